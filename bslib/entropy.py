@@ -1,0 +1,223 @@
+"""From class counts to W: Eq. 3 of the paper, estimators that correct its bias, and intervals.
+
+A batch of images is classified under noise; what is kept are *class counts*, how often each class was predicted (last axis:
+classes). Everything here is a function of such counts, in numpy, without the network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import special, stats
+
+__all__ = ["ESTIMATORS", "chao_shen", "entropy", "entropy_interval", "mean_interval", "miller_madow", "plug_in"]
+
+Floats = NDArray[np.float64]
+
+
+def plug_in(counts: ArrayLike) -> Floats:
+    r"""The paper's estimator: the entropy of the observed frequencies, in nats (Eq. 3).
+
+    .. math:: W = -\sum_k \hat p_k \log \hat p_k, \qquad \hat p_k = \text{counts}_k / n
+
+    It is too low by about :math:`(K - 1) / 2n`, with K classes that can occur (Miller 1955).
+
+    Parameters
+    ----------
+    counts : array_like of int, shape (..., C)
+        How often each of C classes was predicted.
+
+    Returns
+    -------
+    ndarray of float, shape (...)
+
+    >>> plug_in([[250, 0], [125, 125]]).round(4).tolist()
+    [0.0, 0.6931]
+    """
+    counts = _checked(counts)
+    return special.entr(counts / counts.sum(-1, keepdims=True)).sum(-1)
+
+
+def miller_madow(counts: ArrayLike) -> Floats:
+    r"""The plug-in entropy plus :math:`(K - 1) / 2n`, with K the classes that *were seen* (Miller 1955), in nats.
+
+    Classes too rare to be seen are not in K, so where there are such classes part of the bias stays. The value is not cut off
+    at :math:`\log C`.
+
+    Parameters and return value as for :func:`plug_in`.
+
+    >>> miller_madow([5, 5]).round(4).item(), miller_madow([10, 0]).item()
+    (0.7431, 0.0)
+    """
+    counts = _checked(counts)
+    seen = np.count_nonzero(counts, axis=-1)
+    return plug_in(counts) + (seen - 1) / (2 * counts.sum(-1))
+
+
+def chao_shen(counts: ArrayLike) -> Floats:
+    r"""The coverage-adjusted entropy of Chao and Shen (2003), in nats.
+
+    The share of the probability that belongs to classes not seen is estimated from :math:`f_1`, the number of classes seen
+    exactly once (Good-Turing coverage :math:`1 - f_1/n`), and every class is weighted by the chance of having been seen:
+
+    .. math:: -\sum_k \frac{\tilde p_k \log \tilde p_k}{1 - (1 - \tilde p_k)^n}, \qquad \tilde p_k = (1 - f_1/n)\, \hat p_k
+
+    Parameters and return value as for :func:`plug_in`.
+
+    >>> chao_shen([8, 1, 1]).round(4).item(), chao_shen([10, 0, 0]).item()
+    (1.0001, 0.0)
+    """
+    counts = _checked(counts)
+    n = counts.sum(-1, keepdims=True)
+    once = (counts == 1).sum(-1, keepdims=True)
+    # Were every sample alone in its class, the coverage would be 0; the convention is to take one of them as seen twice.
+    coverage = 1 - np.where(once == n, n - 1, once) / n
+    p = coverage * counts / n
+    chance_seen = -np.expm1(n * np.log1p(-np.minimum(p, 1 - 1e-16)))
+    value = np.divide(special.entr(p), chance_seen, out=np.zeros_like(p), where=counts > 0).sum(-1)
+    # One sample (n = 1) has no second one to compare with; its entropy is 0, as for every other estimator.
+    return np.where(n[..., 0] == 1, 0.0, value)
+
+
+#: Name to estimator; the first is the paper's.
+ESTIMATORS: dict[str, Callable[[ArrayLike], Floats]] = {
+    "plug-in": plug_in,
+    "miller-madow": miller_madow,
+    "chao-shen": chao_shen,
+}
+
+
+def entropy(counts: ArrayLike, *, estimator: str = "plug-in", base: float | None = None) -> Floats:
+    """The entropy of the class probabilities behind ``counts``: the wobbliness W (Eq. 3).
+
+    Parameters
+    ----------
+    counts : array_like of int, shape (..., C)
+        How often each of C classes was predicted.
+    estimator : {"plug-in", "miller-madow", "chao-shen"}
+        The paper's, or one that corrects its bias.
+    base : float, optional
+        Base of the logarithm; nats when not given, bits for 2.
+
+    Returns
+    -------
+    ndarray of float, shape (...)
+        0 where a single class was predicted, ``log C`` where all are equally frequent.
+
+    Raises
+    ------
+    ValueError
+        For an unknown estimator, a base that is none, and counts that are negative, fractional or empty.
+
+    >>> entropy([125, 125], base=2).item()
+    1.0
+    """
+    if estimator not in ESTIMATORS:
+        raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {estimator!r}")
+    return ESTIMATORS[estimator](counts) / log_of(base)
+
+
+def log_of(base: float | None) -> float:
+    """The natural logarithm of ``base`` (1 for nats), or a ValueError where ``base`` cannot be one.
+
+    >>> log_of(None)
+    1.0
+    """
+    if base is None:
+        return 1.0
+    if not (math.isfinite(base) and base > 1):
+        raise ValueError(f"base must be a finite number above 1 (or None for nats), got {base!r}")
+    return math.log(base)
+
+
+def entropy_interval(counts: ArrayLike, *, level: float = 0.95) -> tuple[Floats, Floats]:
+    r"""An interval for the entropy at one point, given its counts: the Monte-Carlo error of W, in nats.
+
+    The delta method to second order around the Miller-Madow estimate, with K the classes that were seen:
+
+    .. math:: \operatorname{var}(W) \approx \frac{\sum_k \hat p_k \log^2 \hat p_k - W^2}{n} + \frac{K - 1}{2 n^2}
+
+    Where all n samples fell into one class this is 0, although other classes may exist. So the upper end is never below the
+    largest entropy that fits the exact binomial bound :math:`q = 1 - (1 - \text{level})^{1/n}` on the share of classes that n
+    samples can miss.
+
+    Parameters
+    ----------
+    counts : array_like of int, shape (..., C)
+        How often each of C classes was predicted.
+    level : float
+        Confidence level.
+
+    Returns
+    -------
+    low, high : ndarray of float, shape (...)
+        Within [0, log C].
+
+    >>> [round(float(end), 3) for end in entropy_interval([125, 125])]
+    [0.69, 0.693]
+    >>> [round(float(end), 3) for end in entropy_interval([250, 0])]
+    [0.0, 0.065]
+    """
+    counts = _checked(counts)
+    n, classes = counts.sum(-1), counts.shape[-1]
+    p = counts / n[..., None]
+    first = special.xlogy(special.xlogy(p, p), p).sum(-1) - plug_in(counts) ** 2
+    second = (np.count_nonzero(counts, axis=-1) - 1) / (2 * n**2)
+    half = stats.norm.isf((1 - level) / 2) * np.sqrt(np.maximum(first, 0) / n + second)
+    q = np.minimum(1 - (1 - level) ** (1 / n), 1 - 1 / classes)
+    missed = special.entr(q) + special.entr(1 - q) + q * math.log(max(classes - 1, 1))
+    centre, ceiling = miller_madow(counts), math.log(classes)
+    return np.clip(centre - half, 0, ceiling), np.clip(np.maximum(centre + half, missed), 0, ceiling)
+
+
+def mean_interval(values: ArrayLike, *, level: float = 0.95, seed: int = 0, resamples: int = 2000) -> tuple[float, float]:
+    """An interval for the mean of W over a batch: the bootstrap over its points (percentile).
+
+    Each value carries its own Monte-Carlo error, so the spread between points, which is what is resampled, holds both.
+
+    Parameters
+    ----------
+    values : array_like of float, shape (B,)
+        W of B points.
+    level : float
+        Confidence level.
+    seed : int
+        Seed of the resampling.
+    resamples : int
+        Number of bootstrap samples.
+
+    Returns
+    -------
+    low, high : float
+
+    >>> low, high = mean_interval([0.0, 0.1, 0.2, 0.3] * 25)
+    >>> low < 0.15 < high
+    True
+    """
+    values = np.asarray(values, dtype=float)
+    if values.ndim != 1 or values.size < 2:
+        raise ValueError(f"values must be a batch of at least 2 points, shape (B,), got shape {values.shape}")
+    ends = stats.bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=resamples,
+        confidence_level=level,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(ends.low), float(ends.high)
+
+
+def _checked(counts: Any) -> NDArray[Any]:
+    counts = np.asarray(counts)
+    if counts.ndim == 0 or counts.shape[-1] == 0:
+        raise ValueError(f"counts must have shape (..., C) with at least one class, got shape {counts.shape}")
+    if not np.issubdtype(counts.dtype, np.number) or not np.all(np.equal(np.mod(counts, 1), 0)) or np.any(counts < 0):
+        raise ValueError("counts must be whole numbers of 0 or more: how often each class was predicted")
+    if np.any(counts.sum(-1) < 1):
+        raise ValueError("counts must hold at least one sample for each point; some points have none")
+    return counts.astype(np.float64)
