@@ -1,0 +1,236 @@
+"""One training loop for all networks: stochastic gradient descent with momentum on a one-cycle schedule.
+
+The whole data set is one tensor on the device. Order and augmentation are functions of the seed and of the step, and the learning
+rate is one of the step, so weights, momentum and the number of the step are all there is to a checkpoint: a run that was stopped
+goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm.auto import tqdm
+
+from bslib.datasets import to_float
+from bslib.files import atomic_path
+
+__all__ = ["accuracy", "fast_dtype", "load_weights", "save_weights", "train"]
+
+CHECKPOINT_SECONDS = 60.0
+
+
+def train(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    epochs: int,
+    seed: int,
+    learning_rate: float = 0.05,
+    batch_size: int = 128,
+    weight_decay: float = 5e-4,
+    augment: bool = False,
+    dtype: torch.dtype = torch.float32,
+    checkpoint: Path | None = None,
+    description: str = "training",
+    progress: bool = True,
+) -> None:
+    """Train ``network`` in place, on the device it is on.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        Maps float (B, C, H, W) in [0, 1] to logits (B, classes).
+    images : uint8 Tensor, shape (N, C, H, W)
+    labels : int64 Tensor, shape (N,)
+    epochs : int
+        Passes over the data; the last incomplete batch of a pass is left out.
+    seed : int
+        Seed of the order and of the augmentation.
+    learning_rate : float
+        Peak of the cycle: up from a tenth of it over the first quarter of the steps, then down to 0, both linearly.
+    batch_size : int
+        Images a step; the data set's size where that is smaller.
+    weight_decay : float
+    augment : bool
+        Random shifts of up to 4 pixels and mirror images.
+    dtype : torch.dtype
+        Precision of the forward pass; below float32 it runs under autocast.
+    checkpoint : Path, optional
+        Where to keep the state once a minute, and where to look for one to go on from. Removed at the end.
+    description : str
+        What the progress bar says.
+    progress : bool
+        Show a bar with loss, accuracy and time left when training takes longer than two seconds.
+
+    Raises
+    ------
+    ValueError
+        For fewer than one epoch or no images, for a checkpoint that is damaged, and when the loss is no longer finite.
+
+    >>> from bslib.datasets import load
+    >>> from bslib.networks import build
+    >>> digits, network = load("digits"), build("small-fashion", seed=0)
+    >>> train(network, digits.train_images, digits.train_labels, epochs=1, seed=0, batch_size=32)
+    >>> accuracy(network, digits.test_images, digits.test_labels) > 0.5
+    True
+    """
+    if epochs < 1 or len(images) < 1:
+        raise ValueError(f"training needs at least 1 epoch and 1 image, got {epochs} epochs and {len(images)} images")
+    device = next(network.parameters()).device
+    images, labels = images.to(device), labels.to(device)
+    batch_size = min(batch_size, len(images))
+    per_epoch = len(images) // batch_size
+    total = epochs * per_epoch
+    optimizer = torch.optim.SGD(
+        network.parameters(), lr=learning_rate, momentum=0.9, nesterov=True, weight_decay=weight_decay
+    )
+    step = _resume(network, optimizer, checkpoint) if checkpoint and checkpoint.exists() else 0
+    first, saved = step, time.monotonic()
+    network.train()
+    with tqdm(
+        total=total, initial=step, desc=description, unit="step", delay=2, leave=False, disable=not progress
+    ) as bar:
+        while step < total:
+            epoch, place = divmod(step, per_epoch)
+            if place == 0 or step == first:
+                order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(len(images))).to(device)
+            chosen = order[place * batch_size : (place + 1) * batch_size]
+            batch = shifted_and_mirrored(images[chosen], seed=[seed, epochs, step]) if augment else images[chosen]
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * float(np.interp(step, [0, total / 4, total], [0.1, 1, 0]))
+            loss, hits = _step(network, optimizer, to_float(batch), labels[chosen], dtype)
+            step += 1
+            bar.update()
+            if step % 20 == 0 or step == total:  # reading a number waits for the device
+                if not torch.isfinite(loss):
+                    raise ValueError(f"the loss is {loss.item()} at step {step}: try a lower learning rate than {learning_rate}")
+                bar.set_postfix(loss=f"{loss.item():.3f}", accuracy=f"{hits.item() / batch_size:.3f}", refresh=False)
+            if checkpoint and time.monotonic() - saved > CHECKPOINT_SECONDS:
+                _save_checkpoint(network, optimizer, step, checkpoint)
+                saved = time.monotonic()
+    if checkpoint:
+        checkpoint.unlink(missing_ok=True)
+
+
+@torch.no_grad()
+def accuracy(network: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int = 500) -> float:
+    """The share of uint8 ``images`` (N, C, H, W) that ``network`` gives their ``labels`` (N,), in float32.
+
+    >>> accuracy(nn.Flatten(), torch.tensor([[[[9, 0]]], [[[0, 9]]]], dtype=torch.uint8), torch.tensor([0, 0]))
+    0.5
+    """
+    was_training = network.training
+    network.eval()
+    device = next((p.device for p in network.parameters()), images.device)
+    hits = 0
+    for first in range(0, len(images), batch_size):
+        part = slice(first, first + batch_size)
+        predicted = network(to_float(images[part].to(device))).argmax(1)
+        hits += int((predicted == labels[part].to(device)).sum())
+    network.train(was_training)
+    return hits / len(images)
+
+
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the hardware multiplies in it, float32 elsewhere.
+
+    >>> fast_dtype(torch.device("cpu")) in (torch.float32, torch.bfloat16)
+    True
+    """
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    capable = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if capable else torch.float32
+
+
+def shifted_and_mirrored(images: Tensor, *, seed: list[int]) -> Tensor:
+    """Each image (b, C, H, W) moved by up to 4 pixels both ways, black moving in, and every second one mirrored.
+
+    >>> shifted_and_mirrored(torch.ones(2, 3, 8, 8, dtype=torch.uint8), seed=[0]).shape
+    torch.Size([2, 3, 8, 8])
+    """
+    rng = np.random.default_rng(seed)
+    count, _, height, width = images.shape
+    rows = rng.integers(0, 9, (count, 1)) + np.arange(height)
+    columns = rng.integers(0, 9, (count, 1)) + np.arange(width)
+    mirror = rng.random(count) < 0.5
+    columns[mirror] = columns[mirror, ::-1]
+    which, down, across = (
+        torch.from_numpy(index).to(images.device)
+        for index in (np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :])
+    )
+    return functional.pad(images, (4, 4, 4, 4))[which, :, down, across].permute(0, 3, 1, 2)
+
+
+def save_weights(network: nn.Module, path: Path, **also: Tensor) -> None:
+    """Write a network's weights as safetensors, atomically; ``also`` adds tensors under names of their own.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "weights.safetensors"
+    >>> save_weights(nn.Linear(2, 1), path)
+    >>> sorted(load_file(path))
+    ['bias', 'weight']
+    """
+    tensors = {name: t.detach().cpu().contiguous() for name, t in (network.state_dict() | also).items()}
+    with atomic_path(path) as part:
+        save_file(tensors, part)
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Read weights that :func:`save_weights` wrote into ``network``; nothing but tensors is read, no code can run.
+
+    Raises
+    ------
+    ValueError
+        When the file is damaged or holds the weights of another network; the message names it.
+
+    >>> load_weights(nn.Linear(2, 1), Path("no-such-file"))
+    Traceback (most recent call last):
+    ValueError: weights cannot be read from no-such-file: ...
+    """
+    try:
+        network.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as problem:
+        reason = str(problem).splitlines()[0]
+        raise ValueError(f"weights cannot be read from {path}: {reason}; remove the file to train the network again") from None
+
+
+def _step(
+    network: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    lower = dtype != torch.float32
+    with torch.autocast(x.device.type, dtype=dtype) if lower else contextlib.nullcontext():
+        logits = network(x.contiguous(memory_format=torch.channels_last))
+        loss = functional.cross_entropy(logits, y)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return loss.detach(), (logits.argmax(1) == y).sum()
+
+
+def _save_checkpoint(network: nn.Module, optimizer: torch.optim.Optimizer, step: int, checkpoint: Path) -> None:
+    momenta = {f"momentum.{name}": optimizer.state[p]["momentum_buffer"] for name, p in network.named_parameters()}
+    save_weights(network, checkpoint, step=torch.tensor(step), **momenta)
+
+
+def _resume(network: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Path) -> int:
+    """Weights and momentum from a checkpoint; returns the number of steps done."""
+    try:
+        state = load_file(checkpoint)
+        step = int(state.pop("step"))
+        for name, parameter in network.named_parameters():
+            momentum = state.pop(f"momentum.{name}")
+            optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device)
+        network.load_state_dict(state)
+    except (OSError, SafetensorError, RuntimeError, KeyError) as problem:
+        raise ValueError(f"the checkpoint {checkpoint} is damaged ({problem}); remove it to train from the start") from None
+    return step
