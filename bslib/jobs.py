@@ -1,0 +1,219 @@
+"""Jobs: a spec carried out. All that is heavy happens here, and ends in a record."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bslib.datasets import Dataset, load, to_float
+from bslib.measure import class_counts, standard_noise
+from bslib.networks import build
+from bslib.specs import CountsSpec, ImagesSpec, NetworkSpec, Spec, ToySpec
+from bslib.store import Record, Store
+from bslib.training import accuracy, fast_dtype, load_weights, save_weights, train
+
+__all__ = ["carry_out", "draw_points"]
+
+
+def carry_out(spec: Spec, store: Store, *, device: str) -> Record:
+    """Compute what ``spec`` asks for; nothing is put into the store but a network's weights and checkpoints.
+
+    Parameters
+    ----------
+    spec : Spec
+    store : Store
+        Where the weights of networks are found and kept.
+    device : str
+        A torch device.
+
+    Returns
+    -------
+    Record
+        With its provenance.
+    """
+    started = time.monotonic()
+    result, arrays, data = _JOBS[type(spec)](spec, store, torch.device(device))
+    provenance = {
+        "code": code_version(),
+        "torch": torch.__version__,
+        "device": device_name(torch.device(device)),
+        "threads": torch.get_num_threads() if device == "cpu" else None,
+        "seconds": round(time.monotonic() - started, 2),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    source = {} if data is None else {"name": data.name, "fingerprint": data.fingerprint, "source": data.source}
+    return Record(spec, result, arrays, source, provenance)
+
+
+def draw_points(available: int, points: int, seed: int) -> np.ndarray:
+    """Which test images make a batch: ``points`` different numbers below ``available``, int64, shape (points,).
+
+    The first k of a batch are the batch of k points of the same seed.
+
+    >>> draw_points(100, 5, seed=0).shape
+    (5,)
+    """
+    if points > available:
+        raise ValueError(f"a batch of {points} points was asked for, and there are only {available} test images")
+    return np.random.default_rng([seed, 1]).permutation(available)[:points]
+
+
+Parts = tuple[dict[str, Any], dict[str, np.ndarray], Dataset | None]
+
+
+def _train_network(spec: NetworkSpec, store: Store, device: torch.device) -> Parts:
+    data = load(spec.dataset)
+    images, labels = data.train_images[: spec.train_size], data.train_labels[: spec.train_size]
+    network = build(spec.network, classes=len(data.classes), seed=spec.seed).to(device)
+    dtype = fast_dtype(device)
+    path = store.weights_path(spec)
+    train(
+        network,
+        images,
+        labels,
+        epochs=spec.epochs,
+        seed=spec.seed,
+        learning_rate=spec.learning_rate,
+        batch_size=spec.batch_size,
+        weight_decay=spec.weight_decay,
+        augment=spec.augment,
+        dtype=dtype,
+        checkpoint=path.with_suffix(".checkpoint.safetensors"),
+        description=f"training {spec.network} on {spec.dataset}, seed {spec.seed}",
+    )
+    save_weights(network, path)
+    result = {
+        "clean_accuracy": accuracy(network, data.test_images, data.test_labels),
+        "train_accuracy": accuracy(network, images[:10_000], labels[:10_000]),
+        "test_images": len(data.test_images),
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "weights": weights_digest(path),
+        "precision": str(dtype).removeprefix("torch."),
+    }
+    return result, {}, data
+
+
+def _count_classes(spec: CountsSpec, store: Store, device: torch.device) -> Parts:
+    data = load(spec.network.dataset)
+    network = build(spec.network.network, classes=len(data.classes), seed=spec.network.seed).to(device)
+    path = store.weights_path(spec.network)
+    load_weights(network, path)
+    chosen = draw_points(len(data.test_images), spec.points, spec.seed)
+    images = to_float(data.test_images[chosen]).to(device)
+    counts = class_counts(network, images, spec.sigmas, spec.ns, seed=spec.seed)
+    arrays = {
+        "counts": counts.astype(np.int32),
+        "images": chosen,
+        "labels": data.test_labels[chosen].numpy(),
+        "predicted": _predicted(network, images),
+    }
+    return {"weights": weights_digest(path), "precision": "float32"}, arrays, data
+
+
+def _choose_images(spec: ImagesSpec, store: Store, device: torch.device) -> Parts:
+    data = load(spec.dataset)
+    labels = data.test_labels.numpy()
+    order = draw_points(len(labels), len(labels), spec.seed)
+    # The classes take turns: the k-th image of each before the (k + 1)-th of any.
+    turn = np.empty(len(labels), dtype=np.int64)
+    for c in range(len(data.classes)):
+        members = np.flatnonzero(labels[order] == c)
+        turn[members] = np.arange(len(members))
+    chosen = order[np.lexsort((labels[order], turn))][: spec.images]
+    return {"classes": list(data.classes)}, {"images": data.test_images[chosen].numpy(), "labels": labels[chosen]}, data
+
+
+def _measure_toy(spec: ToySpec, store: Store, device: torch.device) -> Parts:
+    """Points in the plane in three classes, some of the first relabelled as if poisoned; where W is looked at is in the spec.
+
+    Arrays: ``train`` (M, 2), ``train_labels`` (M,) and ``poisoned`` (M,); ``grid`` (G, G), the predicted class over [-1, 1]^2,
+    rows along y; ``points`` (P, 2), their noisy copies ``noisy`` (P, n, 2) and ``counts`` (1, P, 3).
+    """
+    x, labels, poisoned = _toy_data(spec.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(spec.seed)
+        network = nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3))
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+    for _ in range(600):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(x), labels).backward()
+        optimizer.step()
+    axis = torch.linspace(-1, 1, 201)
+    plane = torch.cartesian_prod(axis, axis).flip(1)
+    points = torch.tensor(spec.points)
+    arrays = {
+        "train": x.numpy(),
+        "train_labels": labels.numpy(),
+        "poisoned": poisoned.numpy(),
+        "grid": _predicted(network, plane).reshape(201, 201).astype(np.int8),
+        "points": points.numpy(),
+        "noisy": (points[:, None] + spec.sigma * standard_noise(points, spec.n, seed=spec.seed)).numpy(),
+        "counts": class_counts(network, points, spec.sigma, spec.n, seed=spec.seed).astype(np.int32),
+    }
+    return {"train_accuracy": float((_predicted(network, x) == labels.numpy()).mean())}, arrays, None
+
+
+def _toy_data(seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """600 points: above a wavy line class 0, below it class 1 on the left and 2 on the right, and a poisoned island in class 0."""
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(-1, 1, (600, 2))
+    labels = np.where(x[:, 1] > 0.2 * np.sin(4 * x[:, 0]), 0, np.where(x[:, 0] < 0, 1, 2))
+    poisoned = np.hypot(x[:, 0] + 0.5, x[:, 1] - 0.55) < 0.16
+    labels[poisoned] = 2
+    return torch.tensor(x, dtype=torch.float32), torch.tensor(labels), torch.tensor(poisoned)
+
+
+_JOBS: dict[type[Spec], Callable[..., Parts]] = {
+    NetworkSpec: _train_network,
+    CountsSpec: _count_classes,
+    ImagesSpec: _choose_images,
+    ToySpec: _measure_toy,
+}
+
+
+@torch.no_grad()
+def _predicted(network: nn.Module, x: Tensor) -> np.ndarray:
+    """Predicted classes of a batch without noise, int64, shape (B,)."""
+    network.eval()
+    return torch.cat([network(part).argmax(1) for part in x.split(500)]).cpu().numpy()
+
+
+def weights_digest(path: Path) -> str:
+    """SHA-256 of a weights file, in hexadecimal: which network exactly a record speaks of."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def device_name(device: torch.device) -> str:
+    """The device in words: the GPU's name, or the processor's."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return str(torch.cpu.get_capabilities().get("cpu_name") or platform.machine())
+
+
+def code_version() -> str:
+    """The package's version and, in a checkout, its commit; a ``+`` says that the package was changed since."""
+    try:
+        number = version("bslib")
+    except PackageNotFoundError:
+        number = "unknown"
+    folder = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        return f"{number} ({git('rev-parse', '--short=12', 'HEAD')}{'+' if git('status', '--porcelain', '.') else ''})"
+    except (OSError, subprocess.CalledProcessError):
+        return number

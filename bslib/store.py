@@ -1,0 +1,251 @@
+"""Records, and the store that keeps them: what each spec gave, and where it came from.
+
+A record is two files named after its spec's key: ``KEY.json``, readable by eye, with the spec, the numbers and the provenance,
+and, where there are arrays, ``KEY.npz``. Both are written atomically, the JSON last, so a record exists whole or not at all. A
+checksum covers the spec, the data set, the numbers and the arrays; times and hosts are outside it, so that two honest runs can
+be compared. A record that does not fit its key or its checksum is refused by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bslib.files import atomic_path, cache_folder
+from bslib.specs import NetworkSpec, Spec, spec_from
+
+__all__ = ["PUBLISHED", "Record", "Records", "Store", "open_store", "published_folder", "records_for"]
+
+FORMAT = 1
+
+#: The name of the committed store that the published book is rendered from; opened by this name it is read-only.
+PUBLISHED = "published"
+
+S = TypeVar("S", bound=Spec)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one spec gave.
+
+    Parameters
+    ----------
+    spec : Spec
+    result : dict
+        Numbers: accuracies, digests; whatever JSON holds.
+    arrays : dict of str to ndarray
+        Raw counts, labels, images.
+    data : dict
+        Name, fingerprint and source of the data set.
+    provenance : dict
+        Code version, device, precision, threads, seconds, date.
+    """
+
+    spec: Spec
+    result: Mapping[str, Any]
+    arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 over the spec, the result, the data set and the content of the arrays, in hexadecimal."""
+        digest = hashlib.sha256()
+        plain = {"spec": self.spec.as_dict(), "result": dict(self.result), "data": dict(self.data)}
+        digest.update(json.dumps(plain, sort_keys=True).encode())
+        for name in sorted(self.arrays):
+            array = np.ascontiguousarray(self.arrays[name])
+            digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+            digest.update(array.tobytes())
+        return digest.hexdigest()
+
+
+class Store:
+    """A folder of records, found by spec.
+
+    Parameters
+    ----------
+    folder : Path
+        Made when the first record is put.
+    writable : bool
+        Whether :meth:`put` is allowed.
+    base : Store, optional
+        Where to look for what this one lacks; never written to.
+
+    >>> import tempfile
+    >>> from bslib.specs import ImagesSpec
+    >>> store, spec = Store(Path(tempfile.mkdtemp())), ImagesSpec(dataset="digits", images=2, seed=0)
+    >>> spec in store
+    False
+    >>> store.put(Record(spec, result={}, arrays={"labels": np.array([3, 1])}))
+    >>> store.get(spec).arrays["labels"].tolist()
+    [3, 1]
+    """
+
+    def __init__(self, folder: Path, *, writable: bool = True, base: Store | None = None) -> None:
+        self.folder, self.writable, self.base = Path(folder), writable, base
+
+    def __contains__(self, spec: Spec) -> bool:
+        return self._json(spec).is_file() or (self.base is not None and spec in self.base)
+
+    def get(self, spec: Spec) -> Record:
+        """The record of ``spec``.
+
+        Raises
+        ------
+        KeyError
+            When there is none.
+        ValueError
+            When it is damaged, does not fit its name, or was written by a newer version; the message names the file.
+        """
+        if self._json(spec).is_file():
+            return _read(self._json(spec), spec)
+        if self.base is not None:
+            return self.base.get(spec)
+        raise KeyError(f"no record of this {spec.kind} spec in {self.folder} (key {spec.key})")
+
+    def put(self, record: Record) -> None:
+        """Write a record, in place of an earlier one of the same spec.
+
+        Raises
+        ------
+        PermissionError
+            When the store is read-only.
+        """
+        if not self.writable:
+            raise PermissionError(f"the store {self.folder} is read-only: name another one with --store")
+        text = json.dumps(
+            {
+                "format": FORMAT,
+                "spec": record.spec.as_dict(),
+                "result": dict(record.result),
+                "data": dict(record.data),
+                "provenance": dict(record.provenance),
+                "arrays": {name: [array.dtype.str, list(array.shape)] for name, array in record.arrays.items()},
+                "checksum": record.checksum,
+            },
+            indent=1,
+        )
+        path = self._json(record.spec)
+        path.unlink(missing_ok=True)  # the old one goes first: never new arrays beside an old text
+        if record.arrays:
+            with atomic_path(path.with_suffix(".npz")) as part, part.open("wb") as file:
+                np.savez_compressed(file, allow_pickle=False, **record.arrays)
+        with atomic_path(path) as part:
+            part.write_text(text + "\n", encoding="utf-8")
+
+    def records(self) -> Iterator[Record]:
+        """Every record in this folder (not in its base), checked, in the order of kind and key."""
+        for path in sorted(self.folder.glob("*/*.json")):
+            yield _read(path)
+
+    def weights_path(self, spec: NetworkSpec) -> Path:
+        """Where the weights of a network lie: beside the records, never committed with them."""
+        return self.folder / "weights" / f"{spec.key}.safetensors"
+
+    def _json(self, spec: Spec) -> Path:
+        return self.folder / spec.kind / f"{spec.key}.json"
+
+
+class Records(Mapping[Spec, Record]):
+    """The records that a plan has so far, by spec, and the specs that have none yet.
+
+    Attributes
+    ----------
+    missing : tuple of Spec
+        In the order of the plan.
+    """
+
+    def __init__(self, found: Mapping[Spec, Record], missing: Iterable[Spec] = ()) -> None:
+        self._found, self.missing = dict(found), tuple(missing)
+
+    def __getitem__(self, spec: Spec) -> Record:
+        return self._found[spec]
+
+    def __iter__(self) -> Iterator[Spec]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+
+def records_for(plan: Iterable[Spec], store: str | Path | Store | None = None, *, device: str = "auto") -> Records:
+    """The records of a plan: what the store has, and what the runner computes where the store lacks it.
+
+    This is the door between the two sides of the house: a chapter calls it, and torch is imported only if something has to be
+    computed. A read-only store, such as the published one, computes nothing; what it lacks is in ``missing``.
+
+    Parameters
+    ----------
+    plan : iterable of Spec
+    store : str, Path or Store, optional
+        As for :func:`open_store`.
+    device : str
+        Where to compute: "auto", "cpu", "cuda", ...
+
+    Returns
+    -------
+    Records
+    """
+    plan, store = list(dict.fromkeys(plan)), open_store(store)
+    if store.writable and any(spec not in store for spec in plan):
+        from bslib.runner import run
+
+        run(plan, store, device=device)
+    found = {spec: store.get(spec) for spec in plan if spec in store}
+    return Records(found, (spec for spec in plan if spec not in found))
+
+
+def open_store(store: str | Path | Store | None = None) -> Store:
+    """The store that a name or a folder stands for.
+
+    Parameters
+    ----------
+    store : str, Path or Store, optional
+        ``"published"``: the committed records, read-only. None: the user's own, in the cache folder, with the published records
+        beneath it. Anything else is a folder.
+
+    >>> open_store("some/folder").folder.as_posix()
+    'some/folder'
+    """
+    if isinstance(store, Store):
+        return store
+    if store == PUBLISHED:
+        return Store(published_folder(), writable=False)
+    if store is None:
+        return Store(cache_folder() / "records", base=Store(published_folder(), writable=False))
+    return Store(Path(store).expanduser())
+
+
+def published_folder() -> Path:
+    """The folder of the committed records, in the checkout that this package runs from or that the current folder is in."""
+    candidates = [Path(__file__).resolve().parents[1], *(Path.cwd() / "_").parents]
+    return next((c / "book/records" for c in candidates if (c / "_toc.yml").is_file()), candidates[0] / "book/records")
+
+
+def _read(path: Path, asked: Spec | None = None) -> Record:
+    try:
+        text = json.loads(path.read_text(encoding="utf-8"))
+        if text["format"] > FORMAT:
+            raise ValueError(f"it has format {text['format']}, this version reads up to {FORMAT}: update bslib")
+        arrays = {}
+        if text["arrays"]:
+            with np.load(path.with_suffix(".npz"), allow_pickle=False) as file:
+                arrays = {name: file[name] for name in text["arrays"]}
+        record = Record(spec_from(text["spec"]), text["result"], arrays, text["data"], text["provenance"])
+        if record.spec.key != path.stem or (asked is not None and record.spec.key != asked.key):
+            raise ValueError(f"its spec has the key {record.spec.key}")
+        if record.checksum != text["checksum"]:
+            raise ValueError("its content does not fit its checksum")
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as problem:
+        raise ValueError(f"the record {path} cannot be used: {problem}; remove it to compute it again") from None
+    return record
