@@ -1,0 +1,249 @@
+"""The Parameters chapter (Sec. 3.1, Fig. 2): how W depends on n and sigma, its plan and its numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bslib.entropy import ESTIMATORS, entropy
+from bslib.profiles import ParametersSize, profile_named
+from bslib.specs import CountsSpec, NetworkSpec, Spec
+from bslib.statistics import (
+    Estimate,
+    mean_of_networks,
+    nested_bootstrap,
+    percentile_estimate,
+    variation_of_networks,
+)
+from bslib.store import Record, Records, Store, records_for
+
+__all__ = ["Half", "halves", "plan"]
+
+Floats = NDArray[np.float64]
+
+
+def plan(profile: str, *, seed: int = 0) -> list[Spec]:
+    """Every spec of the chapter, in the order in which they are worth having.
+
+    Parameters
+    ----------
+    profile : str
+        A name of :data:`bslib.profiles.PROFILES`.
+    seed : int
+        Seed of the first network; the others follow.
+
+    >>> len(plan("paper")), plan("paper")[0].network
+    (30, 'small-fashion')
+    """
+    return [
+        spec
+        for size in profile_named(profile).parameters
+        for run in range(seed, seed + size.networks)
+        for spec in specs_of(size, run)
+    ]
+
+
+def specs_of(size: ParametersSize, seed: int) -> tuple[NetworkSpec, CountsSpec, CountsSpec]:
+    """One network, the sweep over n on it, and the sweep over sigma on the same batch with the same noise.
+
+    >>> network, over_n, over_sigma = specs_of(profile_named("paper").parameters[0], seed=3)
+    >>> over_n.sigmas, over_sigma.ns, over_sigma.seed
+    ((0.1, 0.25), (250,), 3)
+    """
+    network = NetworkSpec(
+        dataset=size.dataset,
+        network=size.network,
+        seed=seed,
+        epochs=size.epochs,
+        train_size=size.train_size,
+        learning_rate=size.learning_rate,
+        augment=size.augment,
+    )
+    over_n = CountsSpec(network=network, points=size.points, sigmas=size.n_sigmas, ns=size.ns, seed=seed)
+    over_sigma = CountsSpec(network=network, points=size.points, sigmas=size.sigmas, ns=(size.n,), seed=seed)
+    return network, over_n, over_sigma
+
+
+def halves(*, profile: str, seed: int = 0, store: str | Path | Store | None = None) -> tuple[Half, Half]:
+    """The two rows of Fig. 2 from the records of a store, which is completed first unless it is read-only.
+
+    Parameters
+    ----------
+    profile, seed
+        As for :func:`plan`.
+    store
+        As for :func:`bslib.store.open_store`.
+
+    Returns
+    -------
+    (Half, Half)
+        Fashion-MNIST's and CIFAR-10's in ``paper``; a half of which no network is complete is empty.
+    """
+    records = records_for(plan(profile, seed=seed), store)
+    first, second = profile_named(profile).parameters
+    return half_of(first, profile, seed, records), half_of(second, profile, seed, records)
+
+
+def half_of(size: ParametersSize, profile: str, seed: int, records: Records) -> Half:
+    """What ``records`` hold of one data set: the networks of which all three records are there."""
+    runs = [specs_of(size, run) for run in range(seed, seed + size.networks)]
+    complete = [tuple(records[spec] for spec in specs) for specs in runs if all(spec in records for spec in specs)]
+    return Half(size, profile, tuple(complete))
+
+
+@dataclass(frozen=True)
+class Half:
+    """One row of Fig. 2: the records of one data set's networks, and the numbers that follow from them.
+
+    Parameters
+    ----------
+    size : ParametersSize
+    profile : str
+    runs : tuple of (Record, Record, Record)
+        For each network: the network, the sweep over n, the sweep over sigma.
+    """
+
+    size: ParametersSize
+    profile: str
+    runs: tuple[tuple[Record, ...], ...]
+
+    def over_n(self, estimator: str = "plug-in") -> Floats:
+        """W at every n, shape (networks, sigmas, ns, points)."""
+        return np.stack([entropy(over_n.arrays["counts"], estimator=estimator) for _, over_n, _ in self.runs])
+
+    def over_sigma(self, estimator: str = "plug-in") -> Floats:
+        """W at every sigma, shape (networks, sigmas, points)."""
+        counts = [over_sigma.arrays["counts"][:, 0] for _, _, over_sigma in self.runs]
+        return np.stack([entropy(c, estimator=estimator) for c in counts])
+
+    @property
+    def accuracy(self) -> Estimate:
+        """Clean accuracy on the whole test set, over networks."""
+        results = [network.result for network, _, _ in self.runs]
+        return mean_of_networks([r["clean_accuracy"] for r in results], results[0]["test_images"])
+
+    @property
+    def source(self) -> str:
+        """Where the numbers of a figure come from, in one line."""
+        network = self.runs[0][0]
+        keys = ", ".join(run[1].spec.key[:6] for run in self.runs)
+        return (
+            f"{network.data['source']}; {len(self.runs)} of {self.size.networks} networks, "
+            f"{self.size.points} test images each; profile {self.profile}; records {keys}"
+        )
+
+    @property
+    def missing(self) -> str | None:
+        """What is not yet run, in words with the command that runs it; None where there is something to show."""
+        if self.runs:
+            return None
+        return (
+            f"**Not yet run.** This needs {self.size.networks} × {self.size.network} on {self.size.dataset}, and the store holds "
+            f"none of them. `bslib run parameters --profile {self.profile}` computes them; see "
+            "[how to reproduce](../reproduce.md)."
+        )
+
+    def bias(self) -> dict[str, tuple[Floats, Floats]]:
+        """How far each estimator is from the best value, at every n: its mean over points that do and that do not show rare classes.
+
+        The best value of a point is Chao and Shen's at the largest n. A rare class is one that was seen, in less than 1 % of
+        the samples at the largest n.
+
+        Returns
+        -------
+        dict of estimator to (without, with)
+            Each of shape (sigmas, ns): mean error over the points without and with a rare class, all networks together.
+        """
+        counts = np.stack([over_n.arrays["counts"] for _, over_n, _ in self.runs])  # (networks, sigmas, ns, points, classes)
+        last = counts[:, :, -1]
+        rare = ((last > 0) & (last < 0.01 * last.sum(-1, keepdims=True))).any(-1)
+        best = entropy(last, estimator="chao-shen")
+        found = {}
+        for name in ESTIMATORS:
+            error = entropy(counts, estimator=name) - best[:, :, None]
+            found[name] = (_mean_where(error, ~rare), _mean_where(error, rare))
+        return found
+
+    def quantities(self) -> dict[str, Estimate]:
+        """Every number that the chapter's claims speak of, by name; names end in the data set."""
+        if not self.runs:
+            return {}
+        found = {f"accuracy.{self.size.dataset}": self.accuracy}
+        found.update(self._quantities_over_n())
+        found.update(self._quantities_over_sigma())
+        return found
+
+    def _quantities_over_n(self) -> dict[str, Estimate]:
+        w = self.over_n()
+        value, draws = nested_bootstrap(list(w), lambda v: np.stack([v.mean(-1), v.std(-1, ddof=1)]))
+        n = self.size.ns.index(self.size.n)
+        found = {}
+        for s, sigma in enumerate(self.size.n_sigmas):
+            for m, what in enumerate(["mean", "spread"]):
+                quantities = {
+                    f"{what}_growth": lambda v, m=m, s=s: v[..., m, s, -1] - v[..., m, s, 0],
+                    f"{what}_change_after_{self.size.n}": lambda v, m=m, s=s: 1 - v[..., m, s, n] / v[..., m, s, -1],
+                }
+                for name, of in quantities.items():
+                    estimate = percentile_estimate(of(value), of(draws), len(w))
+                    found[f"{name}.{self.size.dataset}.{sigma:g}"] = estimate
+            if len(w) > 1:
+                variation = variation_of_networks(w[:, s, n].mean(-1).tolist())
+                found[f"variation_between_networks.{self.size.dataset}.{sigma:g}"] = variation
+        return found
+
+    def _quantities_over_sigma(self) -> dict[str, Estimate]:
+        value, draws = self.moments_over_sigma()
+        sigmas = self.size.sigmas
+        low = [s for s, sigma in enumerate(sigmas) if sigma in (0.005, 0.01, 0.1, 0.15)]
+        quantities = {
+            "share_of_steps_that_shrink": lambda v: (np.diff(v[..., 1, :]) > 0).mean(-1),
+            "range_of_means_0.005_to_0.15": lambda v: np.ptp(v[..., 0, low], axis=-1),
+        }
+        if 0.01 in sigmas:
+            at = sigmas.index(0.01)
+            quantities["spread_at_0.01"] = lambda v: v[..., 1, at]
+            quantities["upper_quartile_at_0.01"] = lambda v: v[..., 2, at]
+        return {
+            f"{name}.{self.size.dataset}": percentile_estimate(of(value), of(draws), len(self.runs))
+            for name, of in quantities.items()
+        }
+
+    def moments_over_sigma(self) -> tuple[Floats, Floats]:
+        """Mean, standard deviation and upper quartile of W at every sigma, (3, sigmas), and their bootstrap draws."""
+        return nested_bootstrap(
+            list(self.over_sigma()),
+            lambda v: np.stack([v.mean(-1), v.std(-1, ddof=1), np.quantile(v, 0.75, axis=-1)]),
+        )
+
+
+def quantities(first: Half, second: Half) -> dict[str, Estimate]:
+    """The quantities of both halves, and those that compare them."""
+    found = {**first.quantities(), **second.quantities()}
+    if first.runs and second.runs:
+        shared = [sigma for sigma in first.size.sigmas if sigma in second.size.sigmas]
+        name = f"largest_step.{second.size.dataset}.less.{first.size.dataset}"
+        steps = [_largest_step(half, shared) for half in (second, first)]
+        value, draws = steps[0][0] - steps[1][0], steps[0][1] - steps[1][1]
+        found[name] = percentile_estimate(value, draws, min(len(first.runs), len(second.runs)))
+    return found
+
+
+def _largest_step(half: Half, sigmas: list[float]) -> tuple[Floats, Floats]:
+    """The largest step of mean W between neighbouring sigmas, as a share of its range: value and draws."""
+    columns = [half.size.sigmas.index(sigma) for sigma in sigmas]
+    found = []
+    for moments in half.moments_over_sigma():
+        means = moments[..., 0, columns]
+        found.append(np.abs(np.diff(means)).max(-1) / np.ptp(means, axis=-1))
+    return found[0], found[1]
+
+
+def _mean_where(values: Floats, where: NDArray[np.bool_]) -> Floats:
+    """Mean of (networks, sigmas, ns, points) over networks and the points ``where`` (networks, sigmas, points): (sigmas, ns)."""
+    weight = where[:, :, None].astype(float)
+    with np.errstate(invalid="ignore"):
+        return (values * weight).sum((0, 3)) / weight.sum((0, 3))

@@ -1,0 +1,117 @@
+"""Estimates with intervals, thin over SciPy: what repeats are, and what is resampled first.
+
+Networks are the repeats of this book: an interval that resamples only points would speak of one network. So intervals resample
+networks first, and then the points of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+__all__ = ["Estimate", "mean_of_networks", "nested_bootstrap", "variation_of_networks"]
+
+Floats = NDArray[np.float64]
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with a 95 % interval and the number of networks it rests on.
+
+    >>> print(Estimate(0.8812, 0.8790, 0.8834, 5))
+    0.881 [0.879, 0.883]
+    """
+
+    value: float
+    low: float
+    high: float
+    networks: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def nested_bootstrap(
+    networks: Sequence[Floats],
+    statistic: Callable[[Floats], Floats],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[Floats, Floats]:
+    """A statistic of a batch, averaged over networks, and its bootstrap draws: networks are resampled first, then points.
+
+    Parameters
+    ----------
+    networks : sequence of R arrays, shape (..., B)
+        One value for each point of each network's batch (last axis) in any number of settings, which stay paired.
+    statistic : function of an array (..., B)
+        Returns an array of one shape for every batch.
+    resamples : int
+    seed : int
+
+    Returns
+    -------
+    value : ndarray
+        The average over networks of the statistic.
+    draws : ndarray, shape (resamples, ...)
+        The same for each resample.
+
+    >>> value, draws = nested_bootstrap([np.array([0.0, 1.0]), np.array([1.0, 2.0])], lambda w: w.mean(-1))
+    >>> value.item(), draws.shape
+    (1.0, (1000,))
+    """
+    rng = np.random.default_rng(seed)
+    value = np.mean([statistic(w) for w in networks], axis=0)
+    draws = []
+    for _ in range(resamples):
+        chosen = [networks[r] for r in rng.integers(len(networks), size=len(networks))]
+        draws.append(np.mean([statistic(w[..., rng.integers(w.shape[-1], size=w.shape[-1])]) for w in chosen], axis=0))
+    return value, np.array(draws)
+
+
+def percentile_estimate(value: float, draws: Floats, networks: int) -> Estimate:
+    """An estimate whose interval is cut from bootstrap draws.
+
+    >>> print(percentile_estimate(0.5, np.linspace(0, 1, 1001), 5))
+    0.500 [0.025, 0.975]
+    """
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(float(value), float(low), float(high), networks)
+
+
+def mean_of_networks(shares: Sequence[float], trials: int) -> Estimate:
+    """The mean of a share (an accuracy) over networks: Student's t, or for a single network the binomial interval of its trials.
+
+    >>> print(mean_of_networks([0.88], 10_000))
+    0.880 [0.873, 0.886]
+    """
+    mean = float(np.mean(shares))
+    if len(shares) == 1:
+        ends = stats.binomtest(round(mean * trials), trials).proportion_ci(LEVEL, method="wilson")
+        return Estimate(mean, float(ends.low), float(ends.high), 1)
+    low, high = stats.t.interval(LEVEL, len(shares) - 1, loc=mean, scale=max(stats.sem(shares), 1e-12))
+    return Estimate(mean, float(low), float(high), len(shares))
+
+
+def variation_of_networks(values: Sequence[float]) -> Estimate:
+    """The standard deviation over networks as a share of the mean, with the chi-square interval of the former.
+
+    Raises
+    ------
+    ValueError
+        For fewer than two networks, which have no variation.
+
+    >>> print(variation_of_networks([0.9, 1.0, 1.1]))
+    0.100 [0.052, 0.628]
+    """
+    k = len(values)
+    if k < 2:
+        raise ValueError(f"variation between networks needs at least 2 networks, got {k}")
+    share = float(np.std(values, ddof=1) / np.mean(values))
+    low, high = ((k - 1) / stats.chi2.isf([(1 - LEVEL) / 2, (1 + LEVEL) / 2], k - 1)) ** 0.5
+    return Estimate(share, share * float(low), share * float(high), k)
