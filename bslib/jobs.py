@@ -26,7 +26,7 @@ from bslib.training import accuracy, fast_dtype, load_weights, save_weights, tra
 __all__ = ["carry_out", "draw_points"]
 
 
-def carry_out(spec: Spec, store: Store, *, device: str) -> Record:
+def carry_out(spec: Spec, store: Store, *, device: str, progress: bool = True) -> Record:
     """Compute what ``spec`` asks for; nothing is put into the store but a network's weights and checkpoints.
 
     Parameters
@@ -36,6 +36,8 @@ def carry_out(spec: Spec, store: Store, *, device: str) -> Record:
         Where the weights of networks are found and kept.
     device : str
         A torch device.
+    progress : bool
+        Show a bar for what takes longer than two seconds.
 
     Returns
     -------
@@ -43,7 +45,7 @@ def carry_out(spec: Spec, store: Store, *, device: str) -> Record:
         With its provenance.
     """
     started = time.monotonic()
-    result, arrays, data = _JOBS[type(spec)](spec, store, torch.device(device))
+    result, arrays, data = _JOBS[type(spec)](spec, store, torch.device(device), progress)
     provenance = {
         "code": code_version(),
         "torch": torch.__version__,
@@ -57,7 +59,7 @@ def carry_out(spec: Spec, store: Store, *, device: str) -> Record:
 
 
 def draw_points(available: int, points: int, seed: int) -> np.ndarray:
-    """Which test images make a batch: ``points`` different numbers below ``available``, int64, shape (points,).
+    """Which images make a batch: ``points`` different numbers below ``available``, int64, shape (points,).
 
     The first k of a batch are the batch of k points of the same seed.
 
@@ -65,16 +67,19 @@ def draw_points(available: int, points: int, seed: int) -> np.ndarray:
     (5,)
     """
     if points > available:
-        raise ValueError(f"a batch of {points} points was asked for, and there are only {available} test images")
+        raise ValueError(f"{points} images were asked for, and there are only {available}")
     return np.random.default_rng([seed, 1]).permutation(available)[:points]
 
 
 Parts = tuple[dict[str, Any], dict[str, np.ndarray], Dataset | None]
 
 
-def _train_network(spec: NetworkSpec, store: Store, device: torch.device) -> Parts:
+def _train_network(spec: NetworkSpec, store: Store, device: torch.device, progress: bool) -> Parts:
     data = load(spec.dataset)
-    images, labels = data.train_images[: spec.train_size], data.train_labels[: spec.train_size]
+    images, labels = data.train_images, data.train_labels
+    if spec.train_size is not None:
+        chosen = draw_points(len(images), spec.train_size, spec.seed)
+        images, labels = images[chosen], labels[chosen]
     network = build(spec.network, classes=len(data.classes), seed=spec.seed).to(device)
     dtype = fast_dtype(device)
     path = store.weights_path(spec)
@@ -91,6 +96,7 @@ def _train_network(spec: NetworkSpec, store: Store, device: torch.device) -> Par
         dtype=dtype,
         checkpoint=path.with_suffix(".checkpoint.safetensors"),
         description=f"training {spec.network} on {spec.dataset}, seed {spec.seed}",
+        progress=progress,
     )
     save_weights(network, path)
     result = {
@@ -104,14 +110,14 @@ def _train_network(spec: NetworkSpec, store: Store, device: torch.device) -> Par
     return result, {}, data
 
 
-def _count_classes(spec: CountsSpec, store: Store, device: torch.device) -> Parts:
+def _count_classes(spec: CountsSpec, store: Store, device: torch.device, progress: bool) -> Parts:
     data = load(spec.network.dataset)
     network = build(spec.network.network, classes=len(data.classes), seed=spec.network.seed).to(device)
     path = store.weights_path(spec.network)
     load_weights(network, path)
     chosen = draw_points(len(data.test_images), spec.points, spec.seed)
     images = to_float(data.test_images[chosen]).to(device)
-    counts = class_counts(network, images, spec.sigmas, spec.ns, seed=spec.seed)
+    counts = class_counts(network, images, spec.sigmas, spec.ns, seed=spec.seed, progress=progress)
     arrays = {
         "counts": counts.astype(np.int32),
         "images": chosen,
@@ -121,7 +127,7 @@ def _count_classes(spec: CountsSpec, store: Store, device: torch.device) -> Part
     return {"weights": weights_digest(path), "precision": "float32"}, arrays, data
 
 
-def _choose_images(spec: ImagesSpec, store: Store, device: torch.device) -> Parts:
+def _choose_images(spec: ImagesSpec, store: Store, device: torch.device, progress: bool) -> Parts:
     data = load(spec.dataset)
     labels = data.test_labels.numpy()
     order = draw_points(len(labels), len(labels), spec.seed)
@@ -134,7 +140,7 @@ def _choose_images(spec: ImagesSpec, store: Store, device: torch.device) -> Part
     return {"classes": list(data.classes)}, {"images": data.test_images[chosen].numpy(), "labels": labels[chosen]}, data
 
 
-def _measure_toy(spec: ToySpec, store: Store, device: torch.device) -> Parts:
+def _measure_toy(spec: ToySpec, store: Store, device: torch.device, progress: bool) -> Parts:
     """Points in the plane in three classes, some of the first relabelled as if poisoned; where W is looked at is in the spec.
 
     Arrays: ``train`` (M, 2), ``train_labels`` (M,) and ``poisoned`` (M,); ``grid`` (G, G), the predicted class over [-1, 1]^2,

@@ -50,7 +50,7 @@ class NetworkSpec(Spec):
         Seed of the initial weights, the order of the images and the augmentation.
     epochs : int
     train_size : int, optional
-        Train on the first so many training images; all when not given.
+        Train on so many training images, drawn with ``seed``; on all when not given.
     learning_rate, batch_size, weight_decay, augment
         As for :func:`bslib.training.train`.
     """

