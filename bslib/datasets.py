@@ -179,9 +179,7 @@ def _dataset(name: str, tensors: Iterable[torch.Tensor], classes: Iterable[str],
     for tensor in (train_images, train_labels, test_images, test_labels):
         digest.update(f"{tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.numpy().data)
-    return Dataset(
-        name, train_images, train_labels, test_images, test_labels, tuple(classes), digest.hexdigest(), source
-    )
+    return Dataset(name, train_images, train_labels, test_images, test_labels, tuple(classes), digest.hexdigest(), source)
 
 
 def _digits(name: str) -> Dataset:
@@ -198,9 +196,7 @@ def _digits(name: str) -> Dataset:
     labels = torch.from_numpy(bunch.target).to(torch.int64)
     train, test = train_test_split(np.arange(len(labels)), test_size=500, random_state=0, stratify=bunch.target)
     source = f"scikit-learn's digits, {'coloured and ' if name == 'digits-rgb' else ''}enlarged to {side}x{side}"
-    return _dataset(
-        name, (images[train], labels[train], images[test], labels[test]), map(str, bunch.target_names), source
-    )
+    return _dataset(name, (images[train], labels[train], images[test], labels[test]), map(str, bunch.target_names), source)
 
 
 def _coloured(grey: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
-__all__ = ["ESTIMATORS", "chao_shen", "entropy", "entropy_interval", "mean_interval", "miller_madow", "plug_in"]
+__all__ = ["ESTIMATORS", "entropy", "entropy_interval", "grassberger", "mean_interval", "miller_madow", "plug_in"]
 
 Floats = NDArray[np.float64]
 
@@ -58,36 +58,35 @@ def miller_madow(counts: ArrayLike) -> Floats:
     return plug_in(counts) + (seen - 1) / (2 * counts.sum(-1))
 
 
-def chao_shen(counts: ArrayLike) -> Floats:
-    r"""The coverage-adjusted entropy of Chao and Shen (2003), in nats.
+def grassberger(counts: ArrayLike) -> Floats:
+    r"""Grassberger's estimator (2003) for a fixed number of samples, in nats: what bias is left comes from rare classes.
 
-    The share of the probability that belongs to classes not seen is estimated from :math:`f_1`, the number of classes seen
-    exactly once (Good-Turing coverage :math:`1 - f_1/n`), and every class is weighted by the chance of having been seen:
+    .. math:: \psi(n) - \frac{1}{n} \sum_k c_k\, G(c_k), \qquad
+        G(c) = \psi(c) + \frac{(-1)^c}{2} \left[ \psi\left(\frac{c+1}{2}\right) - \psi\left(\frac{c}{2}\right) \right]
 
-    .. math:: -\sum_k \frac{\tilde p_k \log \tilde p_k}{1 - (1 - \tilde p_k)^n}, \qquad \tilde p_k = (1 - f_1/n)\, \hat p_k
+    with the counts :math:`c_k` and the digamma function; where samples are many without end, :math:`\psi(n)` becomes the
+    :math:`\log n` of his paper (Schuermann 2004). Where a single class was seen the value is set to 0; the formula gives
+    :math:`\pm 1/2n` there.
 
     Parameters and return value as for :func:`plug_in`.
 
-    >>> chao_shen([8, 1, 1]).round(4).item(), chao_shen([10, 0, 0]).item()
-    (1.0001, 0.0)
+    >>> grassberger([5, 3, 2]).round(4).item(), grassberger([10, 0]).item()
+    (1.1888, 0.0)
     """
     counts = _checked(counts)
-    n = counts.sum(-1, keepdims=True)
-    once = (counts == 1).sum(-1, keepdims=True)
-    # Were every sample alone in its class, the coverage would be 0; the convention is to take one of them as seen twice.
-    coverage = 1 - np.where(once == n, n - 1, once) / n
-    p = coverage * counts / n
-    chance_seen = -np.expm1(n * np.log1p(-np.minimum(p, 1 - 1e-16)))
-    value = np.divide(special.entr(p), chance_seen, out=np.zeros_like(p), where=counts > 0).sum(-1)
-    # One sample (n = 1) has no second one to compare with; its entropy is 0, as for every other estimator.
-    return np.where(n[..., 0] == 1, 0.0, value)
+    n = counts.sum(-1)
+    c = np.maximum(counts, 1)  # a class not seen adds nothing; its digamma would be infinite
+    sign = 1 - 2 * (c % 2)
+    g = special.digamma(c) + sign / 2 * (special.digamma((c + 1) / 2) - special.digamma(c / 2))
+    value = special.digamma(n) - (counts * g).sum(-1) / n
+    return np.where(counts.max(-1) == n, 0.0, value)
 
 
 #: Name to estimator; the first is the paper's.
 ESTIMATORS: dict[str, Callable[[ArrayLike], Floats]] = {
     "plug-in": plug_in,
     "miller-madow": miller_madow,
-    "chao-shen": chao_shen,
+    "grassberger": grassberger,
 }
 
 
@@ -98,7 +97,7 @@ def entropy(counts: ArrayLike, *, estimator: str = "plug-in", base: float | None
     ----------
     counts : array_like of int, shape (..., C)
         How often each of C classes was predicted.
-    estimator : {"plug-in", "miller-madow", "chao-shen"}
+    estimator : {"plug-in", "miller-madow", "grassberger"}
         The paper's, or one that corrects its bias.
     base : float, optional
         Base of the logarithm; nats when not given, bits for 2.

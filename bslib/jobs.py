@@ -171,7 +171,7 @@ def _measure_toy(spec: ToySpec, store: Store, device: torch.device, progress: bo
 
 
 def _toy_data(seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """600 points: above a wavy line class 0, below it class 1 on the left and 2 on the right, and a poisoned island in class 0."""
+    """600 points: class 0 above a wavy line, 1 and 2 left and right below it; an island in class 0 is poisoned."""
     rng = np.random.default_rng(seed)
     x = rng.uniform(-1, 1, (600, 2))
     labels = np.where(x[:, 1] > 0.2 * np.sin(4 * x[:, 0]), 0, np.where(x[:, 0] < 0, 1, 2))

@@ -75,10 +75,7 @@ def claims_of(chapter: str) -> list[Claim]:
     'fashion-accuracy'
     """
     text = files("bslib.chapters").joinpath(f"{chapter}.toml").read_text(encoding="utf-8")
-    return [
-        Claim(**{**claim, "tests": tuple(Test(**test) for test in claim["tests"])})
-        for claim in tomllib.loads(text)["claim"]
-    ]
+    return [Claim(**{**claim, "tests": tuple(Test(**test) for test in claim["tests"])}) for claim in tomllib.loads(text)["claim"]]
 
 
 def judge(claim: Claim, quantities: Mapping[str, Estimate]) -> str:

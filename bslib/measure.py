@@ -57,7 +57,7 @@ def wobbliness(
         Standard deviation of the noise, in units of the features.
     n : int or sequence of N ints
         Noisy copies of each image.
-    estimator : {"plug-in", "miller-madow", "chao-shen"}
+    estimator : {"plug-in", "miller-madow", "grassberger"}
         How W is taken from the counts; the first is the paper's.
     base : float, optional
         Base of the logarithm; nats when not given.
@@ -78,9 +78,7 @@ def wobbliness(
     ((2, 3), True, True)
     """
     log_of(base)  # a base that is none is refused before the computation, not after it
-    counts = class_counts(
-        model, x, sigma, n, seed=seed, ids=ids, dtype=dtype, batch_size=batch_size, progress=progress
-    )
+    counts = class_counts(model, x, sigma, n, seed=seed, ids=ids, dtype=dtype, batch_size=batch_size, progress=progress)
     if np.ndim(sigma) == 0:
         counts = counts[0]
     return entropy(counts, estimator=estimator, base=base)
@@ -160,9 +158,7 @@ def class_counts(
                 logits = model(torch.add(images, batch.noise, alpha=level).to(own_dtype))
                 labels = _labels(logits, len(images))
                 if counts is None:
-                    counts = torch.zeros(
-                        len(sigmas), len(order), len(x), logits.shape[1], dtype=torch.int64, device=x.device
-                    )
+                    counts = torch.zeros(len(sigmas), len(order), len(x), logits.shape[1], dtype=torch.int64, device=x.device)
                 counts[s].index_put_((segment, batch.point, labels), torch.ones_like(labels), accumulate=True)
                 bar.update(len(images))
     assert counts is not None  # a batch of at least one point has at least one sample
@@ -249,9 +245,7 @@ def _point_keys(x: Tensor, ids: Sequence[Hashable] | None, seed: int) -> list[in
 
 
 @contextlib.contextmanager
-def _evaluating(
-    model: nn.Module, device: torch.device, own: torch.dtype, asked: torch.dtype | None
-) -> Iterator[None]:
+def _evaluating(model: nn.Module, device: torch.device, own: torch.dtype, asked: torch.dtype | None) -> Iterator[None]:
     """Eval mode, no gradients, the precision asked for; afterwards every module is in the mode it was in."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -307,12 +301,9 @@ def _check_points(model: nn.Module, x: Tensor) -> torch.dtype:
     if x.dtype != torch.float32:
         hint = "divide by 255 first" if x.dtype == torch.uint8 else "call x.float() first"
         raise ValueError(f"x must be float32 with features in [0, 1], got {x.dtype}: {hint}")
+    state = list(itertools.chain(model.parameters(), model.buffers()))
+    if state and state[0].device != x.device:
+        raise ValueError(f"x and the model must be on one device, got x on {x.device}, the model on {state[0].device}")
     if not x.isfinite().all():
         raise ValueError("x must be finite, got NaN or infinity among its features")
-    state = next(itertools.chain(model.parameters(), model.buffers()), None)
-    if state is None:
-        return x.dtype
-    if state.device != x.device:
-        raise ValueError(f"x and the model must be on one device, got x on {x.device} and the model on {state.device}")
-    floating = (t for t in itertools.chain(model.parameters(), model.buffers()) if t.is_floating_point())
-    return next((t.dtype for t in floating), x.dtype)
+    return next((t.dtype for t in state if t.is_floating_point()), x.dtype)

@@ -16,7 +16,7 @@ __all__ = ["NETWORKS", "build", "larger_fashion", "small_fashion"]
 
 
 def small_fashion(classes: int = 10) -> nn.Module:
-    """The network of Sec. 3.1: 32 and 12 filters, a dense layer of 50; 76,948 parameters; (B, 1, 28, 28) to (B, classes)."""
+    """The network of Sec. 3.1: 32 and 12 filters, a dense layer of 50; 76,948 parameters; (B, 1, 28, 28) in."""
     return nn.Sequential(
         nn.Conv2d(1, 32, 3), nn.MaxPool2d(2), nn.ReLU(),
         nn.Conv2d(32, 12, 3), nn.ReLU(), nn.Flatten(),
@@ -26,7 +26,7 @@ def small_fashion(classes: int = 10) -> nn.Module:
 
 
 def larger_fashion(classes: int = 10) -> nn.Module:
-    """The network of Sec. 3.2.1: 64 and 32 filters, two dense layers of 500; 2,211,114 parameters; (B, 1, 28, 28) to (B, classes)."""
+    """The network of Sec. 3.2.1: 64 and 32 filters, two dense layers of 500; 2,211,114 parameters; (B, 1, 28, 28) in."""
     return nn.Sequential(
         nn.Conv2d(1, 64, 3), nn.MaxPool2d(2), nn.ReLU(),
         nn.Conv2d(64, 32, 3), nn.ReLU(), nn.Flatten(),
@@ -41,7 +41,7 @@ def _resnet18(classes: int = 10) -> nn.Module:
     network = resnet18(num_classes=classes)
     network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
-    network.maxpool = nn.Identity()  # type: ignore[assignment]
+    network.maxpool = nn.Identity()
     return network
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 
@@ -51,9 +52,7 @@ def run(plan: Iterable[Spec], store: Store, *, device: str = "auto", jobs: int |
     plan = list(dict.fromkeys(plan))
     groups = [group for group in _groups(plan) if any(spec not in store for spec in group)]
     jobs = min(jobs or (os.cpu_count() or 1 if device == "cpu" else 1), len(groups))
-    with tqdm(
-        total=len(plan), initial=_done(plan, store), desc="plan", unit="record", disable=not progress or not groups
-    ) as bar:
+    with tqdm(total=len(plan), initial=_done(plan, store), desc="plan", unit="record", disable=not progress or not groups) as bar:
         if jobs <= 1:
             for group in groups:
                 for _ in run_group(group, store, device, progress):
@@ -82,9 +81,7 @@ def run_group(group: list[Spec], store: Store, device: str, progress: bool) -> I
                 yield network
             weights = store.get(network).result["weights"]
             missing = [
-                spec
-                for spec in group
-                if spec != network and (spec not in store or store.get(spec).result["weights"] != weights)
+                spec for spec in group if spec != network and (spec not in store or store.get(spec).result["weights"] != weights)
             ]
         for spec in missing:
             store.put(carry_out(spec, store, device=device, progress=progress))
@@ -139,7 +136,19 @@ def _run_whole_group(group: list[Spec], store: Store, device: str) -> None:
 
 def _pool(jobs: int) -> ProcessPoolExecutor:
     # Fresh interpreters: a forked one would inherit the state of torch's thread pools.
-    return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+    return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    """Have this worker end when the process that started it is killed; it would go on computing and writing without it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # only workers call this
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _watch(futures: list[Future[None]]) -> Iterator[None]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-__all__ = ["Estimate", "mean_of_networks", "nested_bootstrap", "variation_of_networks"]
+__all__ = ["Estimate", "Estimates", "NotYetRun", "mean_of_networks", "nested_bootstrap", "variation_of_networks"]
 
 Floats = NDArray[np.float64]
 LEVEL = 0.95
@@ -21,10 +22,10 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with a 95 % interval and the number of networks it rests on.
+    """A value with a 95 % interval and the number of networks it rests on; a format applies to all three numbers.
 
-    >>> print(Estimate(0.8812, 0.8790, 0.8834, 5))
-    0.881 [0.879, 0.883]
+    >>> print(Estimate(0.8812, 0.8790, 0.8834, 5), f"{Estimate(0.8812, 0.8790, 0.8834, 5):.1%}")
+    0.881 [0.879, 0.883] 88.1% [87.9%, 88.3%]
     """
 
     value: float
@@ -32,8 +33,34 @@ class Estimate:
     high: float
     networks: int
 
+    def __format__(self, spec: str) -> str:
+        one = spec or ".3f"
+        return f"{self.value:{one}} [{self.low:{one}}, {self.high:{one}}]"
+
     def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return format(self)
+
+
+class NotYetRun:
+    """Stands where an :class:`Estimate` will stand once its records exist; says so in any format.
+
+    >>> f"{NotYetRun():+.2f}"
+    '(not yet run)'
+    """
+
+    def __format__(self, spec: str) -> str:
+        return "(not yet run)"
+
+
+class Estimates(dict[str, Estimate]):
+    """Estimates by name; a name without records gives :class:`NotYetRun`, so that prose can be written before the records.
+
+    >>> f"{Estimates()['growth']:.1f}"
+    '(not yet run)'
+    """
+
+    def __missing__(self, name: str) -> Any:
+        return NotYetRun()
 
 
 def nested_bootstrap(
@@ -74,7 +101,7 @@ def nested_bootstrap(
     return value, np.array(draws)
 
 
-def percentile_estimate(value: float, draws: Floats, networks: int) -> Estimate:
+def percentile_estimate(value: float | np.floating[Any] | Floats, draws: Floats, networks: int) -> Estimate:
     """An estimate whose interval is cut from bootstrap draws.
 
     >>> print(percentile_estimate(0.5, np.linspace(0, 1, 1001), 5))

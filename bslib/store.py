@@ -143,10 +143,12 @@ class Store:
         with atomic_path(path) as part:
             part.write_text(text + "\n", encoding="utf-8")
 
-    def records(self) -> Iterator[Record]:
-        """Every record in this folder (not in its base), checked, in the order of kind and key."""
+    def everything(self) -> Iterator[Record]:
+        """Every record in this folder and then those of its base, each checked, in the order of kind and key."""
         for path in sorted(self.folder.glob("*/*.json")):
             yield _read(path)
+        if self.base is not None:
+            yield from self.base.everything()
 
     def weights_path(self, spec: NetworkSpec) -> Path:
         """Where the weights of a network lie: beside the records, never committed with them."""

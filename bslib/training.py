@@ -90,15 +90,11 @@ def train(
     batch_size = min(batch_size, len(images))
     per_epoch = len(images) // batch_size
     total = epochs * per_epoch
-    optimizer = torch.optim.SGD(
-        network.parameters(), lr=learning_rate, momentum=0.9, nesterov=True, weight_decay=weight_decay
-    )
+    optimizer = torch.optim.SGD(network.parameters(), lr=learning_rate, momentum=0.9, nesterov=True, weight_decay=weight_decay)
     step = _resume(network, optimizer, checkpoint) if checkpoint and checkpoint.exists() else 0
     first, saved = step, time.monotonic()
     network.train()
-    with tqdm(
-        total=total, initial=step, desc=description, unit="step", delay=2, leave=False, disable=not progress
-    ) as bar:
+    with tqdm(total=total, initial=step, desc=description, unit="step", delay=2, leave=False, disable=not progress) as bar:
         while step < total:
             epoch, place = divmod(step, per_epoch)
             if place == 0 or step == first:

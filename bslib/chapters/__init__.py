@@ -1,1 +1,24 @@
 """One module a chapter: its plan (specs), its analysis (records to numbers) and its claims (a TOML file beside it)."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from bslib.specs import Spec
+
+__all__ = ["CHAPTERS", "plan_of"]
+
+#: The chapters by name, in the order of the book.
+CHAPTERS = ("wobbliness", "parameters")
+
+
+def plan_of(chapter: str, profile: str, *, seed: int = 0) -> list[Spec]:
+    """Every spec of a chapter.
+
+    >>> len(plan_of("wobbliness", "smoke"))
+    2
+    """
+    if chapter not in CHAPTERS:
+        raise ValueError(f"chapter must be one of {', '.join(CHAPTERS)}, got {chapter!r}")
+    plan: list[Spec] = import_module(f"bslib.chapters.{chapter}").plan(profile, seed=seed)
+    return plan

@@ -13,6 +13,7 @@ from bslib.profiles import ParametersSize, profile_named
 from bslib.specs import CountsSpec, NetworkSpec, Spec
 from bslib.statistics import (
     Estimate,
+    Estimates,
     mean_of_networks,
     nested_bootstrap,
     percentile_estimate,
@@ -20,7 +21,7 @@ from bslib.statistics import (
 )
 from bslib.store import Record, Records, Store, records_for
 
-__all__ = ["Half", "halves", "plan"]
+__all__ = ["Half", "halves", "plan", "quantities"]
 
 Floats = NDArray[np.float64]
 
@@ -75,15 +76,16 @@ def halves(*, profile: str, seed: int = 0, store: str | Path | Store | None = No
     profile, seed
         As for :func:`plan`.
     store
-        As for :func:`bslib.store.open_store`.
+        As for :func:`bslib.store.open_store`; the profile's own choice when not given.
 
     Returns
     -------
     (Half, Half)
         Fashion-MNIST's and CIFAR-10's in ``paper``; a half of which no network is complete is empty.
     """
-    records = records_for(plan(profile, seed=seed), store)
-    first, second = profile_named(profile).parameters
+    size = profile_named(profile)
+    records = records_for(plan(profile, seed=seed), store or size.store)
+    first, second = size.parameters
     return half_of(first, profile, seed, records), half_of(second, profile, seed, records)
 
 
@@ -142,14 +144,13 @@ class Half:
             return None
         return (
             f"**Not yet run.** This needs {self.size.networks} × {self.size.network} on {self.size.dataset}, and the store holds "
-            f"none of them. `bslib run parameters --profile {self.profile}` computes them; see "
-            "[how to reproduce](../reproduce.md)."
+            f"none of them. `bslib run parameters --profile {self.profile}` computes them."
         )
 
     def bias(self) -> dict[str, tuple[Floats, Floats]]:
-        """How far each estimator is from the best value, at every n: its mean over points that do and that do not show rare classes.
+        """How far each estimator is from the best value at every n: its mean over points without and with rare classes.
 
-        The best value of a point is Chao and Shen's at the largest n. A rare class is one that was seen, in less than 1 % of
+        The best value of a point is Grassberger's at the largest n. A rare class is one that was seen, in less than 1 % of
         the samples at the largest n.
 
         Returns
@@ -160,7 +161,7 @@ class Half:
         counts = np.stack([over_n.arrays["counts"] for _, over_n, _ in self.runs])  # (networks, sigmas, ns, points, classes)
         last = counts[:, :, -1]
         rare = ((last > 0) & (last < 0.01 * last.sum(-1, keepdims=True))).any(-1)
-        best = entropy(last, estimator="chao-shen")
+        best = entropy(last, estimator="grassberger")
         found = {}
         for name in ESTIMATORS:
             error = entropy(counts, estimator=name) - best[:, :, None]
@@ -220,9 +221,9 @@ class Half:
         )
 
 
-def quantities(first: Half, second: Half) -> dict[str, Estimate]:
-    """The quantities of both halves, and those that compare them."""
-    found = {**first.quantities(), **second.quantities()}
+def quantities(first: Half, second: Half) -> Estimates:
+    """The quantities of both halves, and those that compare them; what has no records yet says so."""
+    found = Estimates(first.quantities() | second.quantities())
     if first.runs and second.runs:
         shared = [sigma for sigma in first.size.sigmas if sigma in second.size.sigmas]
         name = f"largest_step.{second.size.dataset}.less.{first.size.dataset}"

@@ -1,0 +1,184 @@
+"""The command ``bslib``: compute records, see what there is, build the book."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+from statistics import fmean
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bslib.chapters import CHAPTERS, plan_of
+from bslib.profiles import profile_named
+from bslib.specs import CountsSpec, NetworkSpec, Spec
+from bslib.store import Store, open_store
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="bslib",
+    help=(
+        "Backdoor smoothing, measured again.\n\n"
+        "Heavy work makes [bold]records[/bold]; the book is drawn from records alone. [bold]run[/bold] computes the records that "
+        "a store lacks, [bold]status[/bold] says what there is, [bold]book[/bold] builds the pages."
+    ),
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+console, errors = Console(), Console(stderr=True)
+
+
+class Profile(StrEnum):
+    """The choices of --profile, as typer wants them."""
+
+    smoke = "smoke"
+    paper = "paper"
+
+
+Chapter = StrEnum("Chapter", {name: name for name in CHAPTERS})  # type: ignore[misc]
+
+Chapters = Annotated[list[Chapter] | None, typer.Argument(help="Chapters; all when none is named.", show_default=False)]
+ProfileOption = Annotated[
+    Profile, typer.Option(help="How much: [bold]smoke[/bold] runs anywhere in minutes, [bold]paper[/bold] has the paper's sizes.")
+]
+StoreOption = Annotated[
+    str | None,
+    typer.Option(
+        help="A folder of records, or [bold]published[/bold]: the committed ones, read-only. "
+        "When not given: your own in the cache folder (BSLIB_CACHE), with the published ones beneath.",
+        show_default=False,
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Seed of the first network; the others follow.")]
+
+
+@app.command()
+def run(
+    chapters: Chapters = None,
+    profile: ProfileOption = Profile.smoke,
+    store: StoreOption = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Networks at a time; one for each core, or one on a GPU, when not given.")
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Compute the records that a store lacks.
+
+    Stop it at any time with Ctrl-C: what is finished is kept, and the same command goes on.
+    """  # fmt: skip
+    with _plainly():
+        from bslib.runner import run as carry_out
+
+        target = open_store(store)
+        if not target.writable:
+            raise PermissionError(f"the store {store!r} is read-only: name a folder with --store, or leave the option out")
+        plan = _plan(chapters, profile, seed)
+        try:
+            carry_out(plan, target, device=device, jobs=jobs)
+        finally:
+            done = sum(spec in target for spec in plan)
+            console.print(f"{done} of {len(plan)} records of profile {profile} are there; new ones are in {target.folder}")
+
+
+@app.command()
+def status(chapters: Chapters = None, profile: ProfileOption = Profile.paper, store: StoreOption = None, seed: Seed = 0) -> None:
+    """What a profile needs, what exists, and how long the rest would take, judged by the records there are."""
+    with _plainly():
+        target = open_store(store)
+        console.print(f"Profile {profile}, records in {target.folder}")
+        table = Table("Chapter", "Data set", "Network", "Records", "Time left, one job at a time")
+        for chapter in chapters or list(Chapter):
+            for (dataset, network), specs in _by_network(_plan([chapter], profile, seed)).items():
+                missing = [spec for spec in specs if spec not in target]
+                left = _seconds(missing, target)
+                time = "unknown: no record to judge by" if left is None else f"{timedelta(seconds=round(left))}"
+                table.add_row(chapter, dataset, network, f"{len(specs) - len(missing)} of {len(specs)}", time)
+        console.print(table)
+
+
+@app.command()
+def book(
+    profile: ProfileOption = Profile.paper,
+    store: Annotated[
+        str | None,
+        typer.Option(help="As for run. When not given: published for paper, your own for smoke.", show_default=False),
+    ] = None,
+    seed: Seed = 0,
+    out: Annotated[Path, typer.Option(help="Folder for the pages; they land in its [bold]html[/bold].")] = Path("_build"),
+    assets_only: Annotated[
+        bool, typer.Option("--assets-only", help="Only fetch the pinned files that the pages need in a browser.")
+    ] = False,
+) -> None:
+    """Build the book: compute missing records (not in a read-only store), execute the notebooks, render the pages."""
+    with _plainly():
+        from bslib import book as pages
+
+        if assets_only:
+            pages.fetch_assets()
+            return
+        store = store or profile_named(profile).store
+        target = open_store(store)
+        if target.writable:
+            from bslib.runner import run as carry_out
+
+            carry_out(_plan(None, profile, seed), target)
+        index = pages.build(profile, store, seed, out=out)
+        console.print(f"The book is at [link={index.as_uri()}]{index}[/link]", soft_wrap=True)
+
+
+def _plan(chapters: list[Chapter] | None, profile: str, seed: int) -> list[Spec]:
+    return [spec for chapter in chapters or list(Chapter) for spec in plan_of(chapter, profile, seed=seed)]
+
+
+def _by_network(plan: list[Spec]) -> dict[tuple[str, str], list[Spec]]:
+    groups: dict[tuple[str, str], list[Spec]] = {}
+    for spec in plan:
+        groups.setdefault(_kind_of_work(spec)[1:], []).append(spec)
+    return groups
+
+
+def _seconds(missing: list[Spec], store: Store) -> float | None:
+    """How long the missing records would take, from the seconds that records of the same work took; None where there are none."""
+    seconds: dict[tuple[str, str, str], list[float]] = {}
+    for record in store.everything() if missing else ():
+        seconds.setdefault(_kind_of_work(record.spec), []).append(record.provenance["seconds"] / _amount(record.spec))
+    if any(_kind_of_work(spec) not in seconds for spec in missing):
+        return None
+    return sum(fmean(seconds[_kind_of_work(spec)]) * _amount(spec) for spec in missing)
+
+
+def _kind_of_work(spec: Spec) -> tuple[str, str, str]:
+    """What is done, on which data set, with which network."""
+    of = spec.network if isinstance(spec, CountsSpec) else spec
+    network = of.network if isinstance(of, NetworkSpec) else ""
+    return spec.kind, getattr(of, "dataset", ""), network
+
+
+def _amount(spec: Spec) -> float:
+    """How much is done, in units that make records of one kind of work comparable."""
+    if isinstance(spec, CountsSpec):
+        return spec.points * max(spec.ns) * len(spec.sigmas)
+    return spec.epochs * (spec.train_size or 50_000) if isinstance(spec, NetworkSpec) else 1
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """What the user can mend is said in one line, with exit code 2; Ctrl-C ends with 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        errors.print("Stopped. What is finished is kept; the same command goes on.")
+        raise typer.Exit(130) from None
+    except (ValueError, KeyError, OSError, RuntimeError) as problem:
+        text = problem.args[0] if isinstance(problem, KeyError) and problem.args else problem
+        errors.print(f"Error: {text}", style="red", markup=False, highlight=False)
+        raise typer.Exit(2) from None
