@@ -1,0 +1,51 @@
+"""What the book's pages need beyond their theme and the usual extensions."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from sphinx.application import Sphinx
+
+
+def tidy_scripts(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Drop thebe, which Jupyter Book always adds and which asks a CDN, and inline scripts that a page has twice."""
+    kept, seen = [], set()
+    for script in context.get("script_files", []):
+        name = str(getattr(script, "filename", script) or "")
+        body = (getattr(script, "attributes", None) or {}).get("body") or ""
+        if "thebe" in name or "THEBE_JS_URL" in body or (body and body in seen):
+            continue
+        seen.add(body)
+        kept.append(script)
+    context["script_files"] = kept
+    context["css_files"] = [css for css in context.get("css_files", []) if "thebe" not in str(getattr(css, "filename", css))]
+
+
+def tidy_lists(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Mend two lists for those who hear the page: the bibliography and a signature of several lines.
+
+    Some of the roles docutils gives are deprecated, and no list may have such children. Sphinx sets the parameters of a
+    long signature as definitions without a term.
+    """
+    body = re.sub(r' role="(list|doc-biblioentry|doc-backlink)"', "", context.get("body", ""))
+    context["body"] = re.sub(r'<dt class="sig .*?</dt>', _signature_as_list, body, flags=re.DOTALL)
+
+
+def _signature_as_list(signature: re.Match[str]) -> str:
+    text = signature.group().replace("<dl>", '<ul class="parameters">').replace("</dl>", "</ul>")
+    return text.replace("<dd>", "<li>").replace("</dd>", "</li>")
+
+
+def head_examples(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Give an example that ends a docstring its heading: napoleon takes it for part of the section above otherwise."""
+    first = next((i for i, line in enumerate(lines) if line.startswith(">>>")), None)
+    if first is not None and "Examples" not in lines:
+        lines[first:first] = ["Examples", "--------", ""]
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.connect("html-page-context", tidy_scripts, priority=900)
+    app.connect("html-page-context", tidy_lists)
+    app.connect("autodoc-process-docstring", head_examples, priority=400)  # napoleon comes at 500
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,14 @@
+// What an axe-core audit asks for and the theme leaves out.
+document.addEventListener("DOMContentLoaded", async () => {
+  // A button's visible text is its name.
+  for (const text of document.querySelectorAll(".search-button__default-text")) {
+    text.closest("button").removeAttribute("aria-label");
+  }
+  // Every part of a page lies in a landmark.
+  const sidebar = document.getElementById("pst-primary-sidebar");
+  sidebar?.setAttribute("role", "complementary");
+  sidebar?.setAttribute("aria-label", "Book");
+  // A formula that scrolls can be reached by keyboard.
+  await window.MathJax?.startup?.promise;
+  for (const formula of document.querySelectorAll("mjx-container[display]")) formula.tabIndex = 0;
+});

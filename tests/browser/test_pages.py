@@ -1,0 +1,168 @@
+"""The rendered book in a browser: offline, light and dark, on a telephone's width.
+
+``$BSLIB_BUILT`` names the folder with the built pages (``_build/html``); without it these tests are skipped.
+"""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import os
+import threading
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Route
+
+playwright = pytest.importorskip("playwright.sync_api")
+
+BUILT = os.environ.get("BSLIB_BUILT")
+CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PAGES = (
+    sorted(
+        str(page.relative_to(BUILT))
+        for page in Path(BUILT).rglob("*.html")
+        if page.relative_to(BUILT).parts[0] not in ("_static", "_sources")
+    )
+    or ["index.html"]  # a book that is not there is an error of the fixture's
+    if BUILT
+    else ["no book built"]
+)
+each_page = pytest.mark.parametrize("page_name", PAGES)
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+class Parsed(HTMLParser):
+    """The ids of a page and what it points to."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: set[str] = set()
+        self.targets: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name in ("id", "name") and value:
+                self.ids.add(value)
+            if name in ("href", "src") and value is not None:
+                self.targets.append(value)
+
+
+@pytest.fixture(scope="session")
+def built() -> Path:
+    """The folder with the built pages."""
+    if not BUILT:
+        pytest.skip("no built book: run `bslib book`, then set BSLIB_BUILT=_build/html")
+    folder = Path(BUILT).resolve()
+    assert (folder / "index.html").is_file(), f"BSLIB_BUILT={BUILT} holds no index.html"
+    return folder
+
+
+@pytest.fixture(scope="session")
+def origin(built: Path) -> Iterator[str]:
+    """The address of a server of the built pages."""
+    handler = functools.partial(Quiet, directory=str(built))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def browser(built: Path) -> Iterator[Browser]:
+    if not Path(CHROMIUM).exists():
+        pytest.skip(f"no browser at {CHROMIUM}: install Debian's chromium, or name another in CHROMIUM")
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="session")
+def parsed(built: Path) -> dict[Path, Parsed]:
+    return {built / name: Parsed((built / name).read_text(encoding="utf-8")) for name in PAGES}
+
+
+@each_page
+def test_internal_links_lead_somewhere(page_name: str, built: Path, parsed: dict[Path, Parsed]) -> None:
+    page = built / page_name
+    broken = []
+    for target in parsed[page].targets:
+        url = urlsplit(target)
+        if url.scheme or url.netloc:
+            continue
+        path = (page.parent / unquote(url.path)).resolve() if url.path else page
+        no_such_place = url.fragment and path in parsed and unquote(url.fragment) not in parsed[path].ids
+        if not path.is_file() or no_such_place:
+            broken.append(target)
+    assert not broken
+
+
+@each_page
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_on_a_narrow_screen(
+    page_name: str, scheme: Literal["light", "dark"], built: Path, origin: str, browser: Browser
+) -> None:
+    """At 390 px: nothing fails or is asked of another site, nothing is cut off, every image and formula is there."""
+    is_redirect = 'http-equiv="Refresh"' in (built / page_name).read_text(encoding="utf-8")
+    context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    try:
+        page = context.new_page()
+        problems: list[str] = []
+        page.on("console", lambda m: problems.append(f"console: {m.text}") if m.type == "error" else None)
+        page.on("pageerror", lambda error: problems.append(f"script: {error}"))
+        page.on("requestfailed", lambda request: problems.append(f"failed: {request.url}"))
+        page.on("response", lambda r: problems.append(f"{r.status}: {r.url}") if r.status >= 400 else None)
+
+        def gate(route: Route) -> None:
+            if route.request.url.startswith((origin + "/", "data:", "blob:")):
+                route.continue_()
+            else:
+                problems.append(f"asked of another site: {route.request.url}")
+                route.abort()
+
+        context.route("**/*", gate)
+        page.goto(f"{origin}/{page_name}", wait_until="load")
+        if is_redirect:
+            page.wait_for_url(lambda url: url != f"{origin}/{page_name}")
+        page.evaluate("document.querySelectorAll('img[loading=lazy]').forEach(image => image.loading = 'eager')")
+        page.wait_for_load_state("networkidle")
+        assert page.evaluate("document.documentElement.dataset.theme") == scheme
+        if page.locator(".math").count():
+            page.wait_for_function("window.MathJax?.startup?.promise")
+            page.evaluate("MathJax.startup.promise")
+            raw = page.evaluate(
+                "[...document.querySelectorAll('.math')].filter(m => !m.querySelector('mjx-container')"
+                " || m.querySelector('mjx-merror')).map(m => m.textContent)"
+            )
+            assert not raw, "formulas that were not rendered"
+            assert page.evaluate("[...document.fonts].some(f => f.family.includes('MJX') && f.status == 'loaded')")
+        images = page.evaluate(
+            "[...document.images].map(i => ({src: i.src, alt: i.alt.trim(), drawn: i.complete && i.naturalWidth > 0}))"
+        )
+        assert [image["src"] for image in images if not image["drawn"]] == []
+        assert [image["src"] for image in images if not image["alt"]] == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert problems == []
+    finally:
+        context.close()

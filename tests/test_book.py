@@ -1,0 +1,216 @@
+"""The book's building blocks on tiny notebooks and a false npm: no network, no rendering."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+nbformat = pytest.importorskip("nbformat")
+pytest.importorskip("papermill")
+
+from bslib import book  # noqa: E402
+
+
+@pytest.fixture
+def notebook(tmp_path: Path) -> Callable[..., Path]:
+    """A function that writes a notebook of code cells, the first of them its parameters."""
+
+    def write(name: str, *cells: str) -> Path:
+        made = nbformat.v4.new_notebook()
+        parameters = nbformat.v4.new_code_cell("seed = 0", metadata={"tags": ["parameters"]})
+        made.cells = [
+            nbformat.v4.new_markdown_cell(f"# {name}"),
+            parameters,
+            *(nbformat.v4.new_code_cell(textwrap.dedent(cell)) for cell in cells),
+        ]
+        path = tmp_path / "sources" / f"{name}.ipynb"
+        path.parent.mkdir(exist_ok=True)
+        nbformat.write(made, path)
+        return path
+
+    return write
+
+
+def printed(path: Path) -> str:
+    cells = nbformat.read(path, as_version=4).cells
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    return "".join(output.text for output in outputs if output.output_type == "stream")
+
+
+@pytest.mark.timeout(300)
+def test_two_notebooks_are_executed_at_once_with_the_parameters(notebook: Callable[..., Path], tmp_path: Path) -> None:
+    # Each waits for a file that the other writes: one after the other, neither would end well.
+    meet = """
+        import pathlib, time
+        pathlib.Path("{mine}").touch()
+        for _ in range(1200):
+            if pathlib.Path("{other}").exists():
+                break
+            time.sleep(0.1)
+        else:
+            raise TimeoutError("the other notebook does not run")
+        print(seed)
+        """
+    sources = [
+        notebook("one", meet.format(mine="1", other="2")),
+        notebook("two", meet.format(mine="2", other="1")),
+    ]
+    before = [source.read_bytes() for source in sources]
+    made = book.execute(sources, tmp_path / "out", {"seed": 7}, jobs=2, cwd=tmp_path)
+    assert made == [tmp_path / "out" / "one.ipynb", tmp_path / "out" / "two.ipynb"]
+    assert [printed(path) for path in made] == ["7\n", "7\n"]
+    assert [source.read_bytes() for source in sources] == before
+    assert (tmp_path / "1").exists(), "the notebooks run in cwd"
+    noted = nbformat.read(made[0], as_version=4).metadata.papermill
+    assert noted["parameters"] == {"seed": 7}
+    assert (noted["input_path"], noted["output_path"]) == ("sources/one.ipynb", "out/one.ipynb")
+
+
+@pytest.mark.timeout(300)
+def test_failing_notebooks_are_named_with_their_cells_and_leave_nothing(notebook: Callable[..., Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    sources = [
+        notebook("good", "print('fine')"),
+        notebook("wrong", "x = 0", "y = 1\n1 / x", "print('not reached')"),
+        notebook("dead", "import os\nos._exit(1)"),
+    ]
+    (out / "wrong.ipynb").write_text("of an earlier run")
+    with pytest.raises(book.BookError) as caught:
+        book.execute(sources, out, {"seed": 1}, jobs=2, cwd=tmp_path)
+    message = str(caught.value)
+    # In [1] are the defaults, In [2] the injected parameters.
+    assert "wrong.ipynb, cell In [4] `y = 1`: ZeroDivisionError: division by zero" in message
+    assert "dead.ipynb, cell In [3] `import os`: DeadKernelError" in message
+    assert "good.ipynb" not in message
+    assert "\x1b" not in message
+    assert [path.name for path in out.iterdir()] == ["good.ipynb"]
+
+
+def test_a_notebook_that_does_not_exist_is_an_error_before_any_is_executed(notebook: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(book.BookError, match=r"no such notebook: .*missing\.ipynb"):
+        book.execute([notebook("good"), tmp_path / "missing.ipynb"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_status_page_says_what_papermill_noted(tmp_path: Path) -> None:
+    done = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Done"), nbformat.v4.new_code_cell("1")])
+    done.metadata.papermill = {
+        "start_time": "2026-02-03T04:05:06.789+00:00",
+        "end_time": "2026-02-03T04:05:18.123+00:00",
+        "duration": 11.334,
+        "exception": None,
+        "parameters": {"profile": "smoke", "seed": 3},
+    }
+    failed = nbformat.from_dict(json.loads(json.dumps(done)))
+    failed.metadata.papermill["exception"] = True
+    for name, made in [("done", done), ("failed", failed), ("never", nbformat.v4.new_notebook())]:
+        nbformat.write(made, tmp_path / f"{name}.ipynb")
+    page = book.write_status(tmp_path)
+    assert page == tmp_path / "status.md"
+    rows = [line for line in page.read_text().splitlines() if "ipynb" in line]
+    values = "2026-02-03 04:05:06 | 11.3 s | `profile = 'smoke'`, `seed = 3` | 1"
+    assert rows == [
+        f"| [](./done.ipynb) | {values} | completed |",
+        f"| [](./failed.ipynb) | {values} | **failed** |",
+        "| [](./never.ipynb) | | | | 0 | **not executed** |",
+    ]
+    version = sys.version.split()[0]
+    assert f"| Python | {version} |" in page.read_text()
+
+
+def tarball(members: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A pinned package and an npm, first on the path: it packs the file ``served`` and notes its calls in ``calls``."""
+    content = tarball({"package/a.js": b"a", "package/fonts/../../../b.woff": b"b", "package/unwanted": b"-"})
+    pin = base64.b64encode(hashlib.sha512(content).digest()).decode()
+    asset = book.Asset("toy@1.0.0", pin, {"package/*.js": "toy", "package/fonts/*.woff": "toy/fonts"})
+    monkeypatch.setattr(book, "ASSETS", (asset,))
+    folder = tmp_path / "registry"
+    folder.mkdir()
+    (folder / "served").write_bytes(content)
+    npm = folder / "npm"
+    npm.write_text(
+        f"#!{sys.executable}\n"
+        "import pathlib, shutil, sys\n"
+        "here = pathlib.Path(__file__).parent\n"
+        "with (here / 'calls').open('a') as calls: calls.write(' '.join(sys.argv[1:3]) + '\\n')\n"
+        "if not (here / 'served').exists(): sys.exit('npm error network: there is none')\n"
+        "to = next(a for a in sys.argv if a.startswith('--pack-destination=')).partition('=')[2]\n"
+        "shutil.copy(here / 'served', pathlib.Path(to) / 'toy-1.0.0.tgz')\n"
+    )
+    npm.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    return folder
+
+
+def files_below(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_assets_are_fetched_once_and_again_when_one_is_missing(registry: Path, tmp_path: Path) -> None:
+    vendor = tmp_path / "deep" / "vendor"
+    for _ in range(2):
+        assert book.fetch_assets(vendor) == vendor
+    assert (registry / "calls").read_text() == "pack toy@1.0.0\n"
+    # A member's folders are not followed: whatever it is called, it lands where we say.
+    assert files_below(tmp_path / "deep") == {
+        "vendor/stamp.json",
+        "vendor/toy/a.js",
+        "vendor/toy/fonts/b.woff",
+    }
+    (vendor / "toy" / "a.js").unlink()
+    book.fetch_assets(vendor)
+    assert (vendor / "toy" / "a.js").read_bytes() == b"a"
+
+
+def test_a_tampered_tarball_is_refused(registry: Path, tmp_path: Path) -> None:
+    (registry / "served").write_bytes(tarball({"package/a.js": b"evil", "package/fonts/b.woff": b"b"}))
+    with pytest.raises(book.BookError, match=r"toy@1\.0\.0: the tarball's SHA-512 is .*refused"):
+        book.fetch_assets(tmp_path / "vendor")
+    assert not (tmp_path / "vendor").exists()
+
+
+def test_without_a_registry_the_error_is_one_line_with_the_reason(
+    registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (registry / "served").unlink()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # no second npm
+    with pytest.raises(book.BookError, match=r"cannot fetch toy@1\.0\.0 .*there is none") as caught:
+        book.fetch_assets(tmp_path / "vendor")
+    assert "\n" not in str(caught.value)
+
+
+def test_root_is_found_from_below_and_its_absence_said(tmp_path: Path) -> None:
+    below = tmp_path / "clone" / "book" / "pages"
+    below.mkdir(parents=True)
+    (tmp_path / "clone" / "_toc.yml").touch()
+    assert book.find_root(below) == tmp_path / "clone"
+    with pytest.raises(book.BookError, match=r"no _toc\.yml in .*run this inside a clone"):
+        book.find_root(tmp_path)
+
+
+def test_importing_the_module_leaves_torch_alone() -> None:
+    code = "import sys, bslib.book; sys.exit('torch' in sys.modules or 'papermill' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

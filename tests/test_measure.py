@@ -1,0 +1,231 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from torch import nn
+
+import bslib
+from bslib.measure import BLOCK, class_counts, standard_noise, wobbliness
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.5), nn.Linear(4 * 6 * 6, 5))
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def counts(network, images, sigma=0.5, n=100, seed=0, **options):
+    return class_counts(network, images, sigma, n, seed=seed, progress=False, **options)
+
+
+def test_counts_are_those_of_a_textbook_loop(network, images):
+    """Eqs. 1 and 2 written out, one noisy copy at a time."""
+    noise = standard_noise(images, 70, seed=3)
+    expected = np.zeros((2, len(images), 5), dtype=int)
+    network.eval()
+    with torch.no_grad():
+        for s, sigma in enumerate((0.2, 0.9)):
+            for b, image in enumerate(images):
+                for z in noise[b]:
+                    expected[s, b, network((image + sigma * z)[None]).argmax()] += 1
+    network.train()
+    measured = counts(network, images, sigma=(0.2, 0.9), n=70, seed=3)
+    assert measured.dtype == np.int64
+    assert np.abs(measured - expected).sum() <= 2  # one label at a tie of logits, at the most
+
+
+def test_a_linear_binary_network_has_the_w_of_its_closed_form():
+    """p = Phi((w.x + b) / (sigma |w|)): an exact check of the whole path."""
+    w, b, sigma, n = torch.tensor([0.6, -0.8, 0.3]), 0.05, 0.7, 20_000
+    network = nn.Linear(3, 2)
+    with torch.no_grad():
+        network.weight.copy_(torch.stack([w, torch.zeros(3)]))
+        network.bias.copy_(torch.tensor([b, 0.0]))
+    x = torch.rand(8, 3, generator=torch.Generator().manual_seed(0))
+    p = stats.norm.cdf(((x @ w + b) / (sigma * w.norm())).numpy())
+    measured = counts(network, x, sigma, n)[0, :, 0]
+    z = (measured - n * p) / np.sqrt(n * p * (1 - p))
+    assert np.abs(z).max() < 4
+    np.testing.assert_allclose(wobbliness(network, x, sigma, n, progress=False), stats.entropy([p, 1 - p], axis=0), atol=0.01)
+
+
+def test_noise_is_standard_normal_and_never_clipped():
+    z = standard_noise(torch.rand(4, 3072), 1000, seed=0).numpy().astype(float)
+    assert z.mean() == pytest.approx(0, abs=4 / math.sqrt(z.size))
+    assert z.var() == pytest.approx(1, abs=4 * math.sqrt(2 / z.size))
+    assert stats.kstest(z.ravel()[::50], "norm").pvalue > 1e-3
+    assert np.isfinite(z).all()
+    assert np.abs(z).max() > 4.5
+
+
+def test_noise_is_independent_between_points_seeds_and_blocks():
+    x = torch.rand(3, 500)
+    z = standard_noise(x, 3 * BLOCK, seed=0)
+    other = standard_noise(x, 3 * BLOCK, seed=1)
+    parts = [z[0, :BLOCK], z[0, BLOCK : 2 * BLOCK], z[1, :BLOCK], z[2, :BLOCK], other[0, :BLOCK]]
+    correlations = np.corrcoef([part.flatten().numpy() for part in parts])
+    assert np.abs(correlations - np.eye(5)).max() < 4 / math.sqrt(BLOCK * 500)
+
+
+def test_seeds_that_share_their_low_32_bits_give_different_noise():
+    """torch's own CPU generator would not: it reads 32 bits of its seed."""
+    x = torch.rand(1, 10)
+    assert not torch.equal(standard_noise(x, 5, seed=7), standard_noise(x, 5, seed=7 + 2**32))
+
+
+@pytest.mark.parametrize("shape", [(2,), (5,), (20,), (1, 8, 8)])
+def test_prefixes_nest(shape):
+    x = torch.rand(2, *shape)
+    assert torch.equal(standard_noise(x, 1000, seed=0)[:, :250], standard_noise(x, 250, seed=0))
+
+
+def test_counts_at_prefixes_are_the_counts_of_shorter_runs(network, images):
+    ns = (300, 10, 64, 65, 250)  # in the order asked for, not sorted
+    together = counts(network, images, sigma=(0.3, 0.6), n=ns)
+    assert together.shape == (2, 5, 6, 5)
+    for k, n in enumerate(ns):
+        assert_equal_but_for_ties(together[:, k], counts(network, images, sigma=(0.3, 0.6), n=n))
+
+
+def assert_equal_but_for_ties(first, second, rate=1e-3):
+    """Labels may differ where rounding decides between two equal logits: in less than one of a thousand copies."""
+    assert first.shape == second.shape
+    assert np.abs(first - second).sum() / 2 <= max(1, rate * first.sum())
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    order=st.permutations(range(6)),
+    keep=st.integers(1, 6),
+    batch_size=st.sampled_from([1, 64, 100, 1000]),
+    threads=st.sampled_from([1, 2]),
+)
+def test_chunk_order_company_and_threads_do_not_matter(network, images, order, keep, batch_size, threads):
+    before = torch.get_num_threads()
+    whole = counts(network, images, sigma=(0.3, 0.6), n=130)
+    chosen = list(order)[:keep]
+    torch.set_num_threads(threads)
+    try:
+        part = counts(network, images[chosen], sigma=0.6, n=130, batch_size=batch_size)
+    finally:
+        torch.set_num_threads(before)
+    assert_equal_but_for_ties(whole[1:, chosen], part)
+
+
+def test_ids_pair_the_noise_of_different_images(network, images):
+    same = counts(network, torch.cat([images[:1]] * 2), ids=["a", "b"])
+    assert not np.array_equal(same[0, 0], same[0, 1])
+    z = standard_noise(torch.stack([images[0], images[1]]), 10, seed=0, ids=[5, 5])
+    assert torch.equal(z[0], z[1])
+    assert not torch.equal(z[0], standard_noise(images[:1], 10, seed=0, ids=["5"])[0])
+
+
+def test_sigma_zero_repeats_the_prediction(network, images):
+    network.eval()
+    labels = network(images).argmax(1).numpy()
+    network.train()
+    measured = counts(network, images, sigma=0.0, n=10)[0]
+    assert (measured[np.arange(6), labels] == 10).all()
+
+
+def test_shapes_follow_what_was_asked(network, images):
+    assert counts(network, images).shape == (1, 6, 5)
+    assert counts(network, images, sigma=[0.5]).shape == (1, 6, 5)
+    assert counts(network, images, n=[10]).shape == (1, 1, 6, 5)
+    assert wobbliness(network, images, 0.5, 10).shape == (6,)
+    assert wobbliness(network, images, [0.5, 1], 10).shape == (2, 6)
+    assert wobbliness(network, images, 0.5, [10, 20]).shape == (2, 6)
+    assert wobbliness(network, images, [0.5], [10, 20]).shape == (1, 2, 6)
+
+
+def test_bfloat16_changes_few_labels(network, images):
+    full, half = counts(network, images, n=640), counts(network, images, n=640, dtype=torch.bfloat16)
+    assert half.sum() == full.sum()
+    assert np.abs(full - half).sum() / 2 < 0.02 * full.sum()
+    own = counts(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).bfloat16(), images)
+    assert own.sum() == 600
+
+
+def test_the_model_gets_its_modes_back_and_is_otherwise_untouched(network, images):
+    network.train()
+    network[1].eval()
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    try:
+        counts(network, images)
+        assert network.training
+        assert not network[1].training
+        assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+        with pytest.raises(ValueError, match="sigma"):
+            counts(network, images, sigma=-1)
+        assert network.training
+    finally:
+        network.train()
+
+
+def test_batches_do_not_grow_with_n(images):
+    sizes = []
+
+    class Watching(nn.Module):
+        def forward(self, x):
+            sizes.append(len(x))
+            return x.flatten(1)[:, :3]
+
+    for n in (250, 10_000):
+        counts(Watching(), images[:2], n=n)
+    assert max(sizes) <= 128
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"sigma": -0.1}, "-0.1"),
+        ({"sigma": math.nan}, "nan"),
+        ({"sigma": math.inf}, "inf"),
+        ({"sigma": []}, "empty"),
+        ({"n": 0}, "0"),
+        ({"n": 2.5}, "2.5"),
+        ({"n": [10, -3]}, "-3"),
+        ({"ids": ["a"]}, "1 ids"),
+        ({"ids": [1.5] * 6}, "1.5"),
+        ({"images": torch.rand(0, 1, 8, 8)}, "(0, 1, 8, 8)"),
+        ({"images": torch.rand(3)}, "(3,)"),
+        ({"images": torch.zeros(2, 1, 8, 8, dtype=torch.uint8)}, "torch.uint8"),
+        ({"images": torch.zeros(2, 1, 8, 8, dtype=torch.float64)}, "torch.float64"),
+        ({"images": torch.full((2, 1, 8, 8), math.nan)}, "NaN"),
+        ({"images": torch.rand(2, 1, 8, 8, device="meta")}, "meta"),
+        ({"images": [[1.0]]}, "list"),
+        ({"network": nn.Flatten(0)}, "(6400,)"),
+        ({"network": nn.Identity()}, "(100, 1, 8, 8)"),
+        ({"network": nn.Sequential(nn.Flatten(), nn.Threshold(1e9, math.nan))}, "NaN"),
+    ],
+)
+def test_bad_requests_name_what_was_received(network, images, change, named):
+    arguments = {"network": network, "images": images} | change
+    with pytest.raises(ValueError) as caught:
+        counts(**arguments)
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_package_hands_out_what_a_stranger_wants(network, images):
+    assert bslib.wobbliness is wobbliness
+    assert set(bslib.__all__) <= set(dir(bslib))
+    with pytest.raises(AttributeError, match="wobblyness"):
+        bslib.wobblyness  # noqa: B018
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_on_a_gpu_the_guarantees_hold_too(network, images):
+    network, images = network.cuda(), images.cuda()
+    whole = counts(network, images, sigma=(0.3, 0.6), n=(130, 300))
+    part = counts(network, images[[4, 2]], sigma=0.6, n=130, batch_size=64)
+    assert_equal_but_for_ties(whole[1:, 0][:, [4, 2]], part, rate=0.01)

@@ -1,0 +1,237 @@
+"""The repository keeps its own rules: clean notebooks, a whole lock, contents that resolve, the rows of the house."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PYTHONS = ("3.11.0", "3.12.0", "3.13.0")
+
+# The house, ground first: a module imports only from its own row or from rows above it (DESIGN.md).
+HOUSE = (
+    ("files",),
+    ("entropy", "measure"),
+    ("triggers", "poisoning"),
+    ("datasets", "networks", "training"),
+    ("patterns",),
+    ("statistics", "detectors"),
+    ("specs", "store", "profiles"),
+    ("jobs", "runner"),
+    ("chapters",),
+    ("figures", "ledger"),
+    ("widgets", "book", "bench"),
+    ("cli", "__main__"),
+)
+ROW = {name: row for row, names in enumerate(HOUSE) for name in names}
+# The one door: records_for computes what the store lacks, and imports the runner only then.
+DOOR = ("store", "runner")
+
+READING_SIDE = (
+    "bslib",
+    "bslib.entropy",
+    "bslib.statistics",
+    "bslib.specs",
+    "bslib.store",
+    "bslib.profiles",
+    "bslib.chapters.parameters",
+    "bslib.figures",
+    "bslib.book",
+    "bslib.cli",
+)
+
+
+# Notebooks
+
+
+def test_notebooks_exist() -> None:
+    assert NOTEBOOKS, "no notebook in notebooks/"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebook_has_no_outputs(path: Path) -> None:
+    cells = json.loads(path.read_text("utf-8"))["cells"]
+    ran = [
+        number
+        for number, cell in enumerate(cells, 1)
+        if cell["cell_type"] == "code" and (cell["outputs"] or cell["execution_count"] is not None)
+    ]
+    assert not ran, f"cells {ran} have outputs or counts: jupyter nbconvert --clear-output --inplace {path}"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebook_has_parameters(path: Path) -> None:
+    cells = json.loads(path.read_text("utf-8"))["cells"]
+    tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    assert len(tagged) == 1, f"{len(tagged)} cells are tagged 'parameters', one is wanted"
+    tree = ast.parse("".join(tagged[0]["source"]))
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    assert {"profile", "seed", "store"} <= names
+
+
+# The lock
+
+
+def lock() -> Iterator[tuple[Requirement, int]]:
+    """Every entry of requirements.txt, and how many hashes it has."""
+    text = (ROOT / "requirements.txt").read_text("utf-8").replace("\\\n", " ")
+    for line in text.splitlines():
+        if line.strip() and not line.lstrip().startswith("#"):
+            head, *hashes = re.split(r"\s+--hash=", line)
+            yield Requirement(head), len(hashes)
+
+
+def locked_version(name: str, python: str) -> str:
+    """The version that the lock gives a Python."""
+    environment = {"python_version": python.rpartition(".")[0], "python_full_version": python}
+    found = [
+        entry
+        for entry, _ in lock()
+        if canonicalize_name(entry.name) == canonicalize_name(name)
+        and (entry.marker is None or entry.marker.evaluate(environment))
+    ]
+    assert len(found) == 1, f"{name} has {len(found)} entries for Python {python}"
+    (pin,) = found[0].specifier
+    assert pin.operator == "==", str(found[0])
+    return pin.version
+
+
+def test_lock_has_hashes() -> None:
+    assert [entry.name for entry, hashes in lock() if hashes == 0] == []
+
+
+def test_lock_covers_every_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = chain.from_iterable(project["optional-dependencies"].values())
+    for requirement in map(Requirement, [*project["dependencies"], *extras]):
+        for python in PYTHONS:
+            version = locked_version(requirement.name, python)
+            assert requirement.specifier.contains(version, prereleases=True), f"{requirement}: the lock has {version}"
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_torch_and_torchvision_are_a_pair(python: str) -> None:
+    assert (locked_version("torch", python), locked_version("torchvision", python)) == ("2.15.0", "0.29.2")
+
+
+# The book
+
+
+def toc_files(entry: Any) -> Iterator[str]:
+    """Every page that an entry of _toc.yml names, at any depth."""
+    if isinstance(entry, dict):
+        for key, value in entry.items():
+            if key in ("root", "file"):
+                yield value
+            else:
+                yield from toc_files(value)
+    elif isinstance(entry, list):
+        for part in entry:
+            yield from toc_files(part)
+
+
+def test_toc_resolves() -> None:
+    pages = list(toc_files(yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8"))))
+    assert pages and len(pages) == len(set(pages))
+    executed = {page.removeprefix("book/executed/") for page in pages if page.startswith("book/executed/")}
+    assert executed - {"status"} == {path.stem for path in NOTEBOOKS}
+    written = [page for page in pages if not page.startswith("book/executed/")]
+    suffixes = ("", ".md", ".rst", ".ipynb")
+    assert [page for page in written if not any((ROOT / (page + suffix)).is_file() for suffix in suffixes)] == []
+
+
+@pytest.mark.skipif("BSLIB_BUILT" not in os.environ, reason="BSLIB_BUILT names no built book: make test builds one")
+def test_smoke_book_is_built() -> None:
+    assert (Path(os.environ["BSLIB_BUILT"]) / "index.html").is_file(), "the book was not built"
+
+
+# The house
+
+
+def room(module: str) -> str:
+    """The name under which a module stands in the house: bslib.chapters.parameters is in chapters."""
+    return module.split(".")[1] if "." in module else "bslib"
+
+
+def modules() -> dict[str, Path]:
+    """Every module of bslib by its dotted name."""
+    found = {}
+    for path in sorted((ROOT / "bslib").rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(module: str, path: Path) -> Iterator[tuple[str, bool]]:
+    """Every module of bslib that a module imports, and whether lazily: in a function, or for the type checker alone."""
+    known = modules()
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    tree = ast.parse(path.read_text("utf-8"))
+    lazy: set[int] = set()
+    for node in ast.walk(tree):
+        function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        if function or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)):
+            lazy.update(map(id, ast.walk(node)))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            levels = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join(levels + ([node.module] if node.module else []))
+            names = [inner if (inner := f"{base}.{alias.name}") in known else base for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if name.split(".")[0] == "bslib":
+                yield name, id(node) in lazy
+
+
+def test_every_module_has_a_row() -> None:
+    assert sorted({room(module) for module in modules()} - {"bslib", *ROW}) == []
+
+
+def test_no_module_imports_upward() -> None:
+    wrong = []
+    for module, path in modules().items():
+        for target, lazy in imports(module, path):
+            here, there = room(module), room(target)
+            by_row = there in ROW and ROW[there] <= ROW.get(here, -1)
+            by_door = lazy and (module == "bslib" or (here, there) == DOOR)  # the package hands out names from every row
+            if not (by_row or by_door):
+                wrong.append(f"{module} imports {target}" + (" lazily" if lazy else ""))
+    assert wrong == []
+
+
+def test_no_module_imports_in_a_circle() -> None:
+    graph: dict[str, set[str]] = {}
+    for module, path in modules().items():
+        targets = {target for target, _ in imports(module, path) if (room(module), room(target)) != DOOR}
+        graph[module] = set() if module == "bslib" else targets - {"bslib"}
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+def test_reading_side_leaves_torch_alone() -> None:
+    script = (
+        "import importlib, sys\n"
+        "for name in sys.argv[1:]:\n"
+        "    importlib.import_module(name)\n"
+        "    if 'torch' in sys.modules: sys.exit(f'importing {name} imports torch')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *READING_SIDE], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
