@@ -258,6 +258,10 @@ def _execute_one(source: Path, target: Path, parameters: dict[str, Any], cwd: Pa
             raise BookError(message.rstrip()) from None  # papermill's own error does not survive the way back
         except Exception as error:  # the kernel died, or never came up: papermill does not say in which cell
             raise BookError(f"{source.name}{_last_cell_begun(part)}: {type(error).__name__}: {error}") from None
+        # What the parameters were is on the status page; the reader of a chapter need not pass them first.
+        for cell in notebook.cells:
+            if {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", [])):
+                cell.metadata.tags.append("remove-cell")
         # Paths as a reader can use them, not those of this machine.
         notebook.metadata.papermill["input_path"] = Path(os.path.relpath(source, cwd)).as_posix()
         notebook.metadata.papermill["output_path"] = Path(os.path.relpath(target, cwd)).as_posix()

@@ -64,12 +64,12 @@ def estimator_bias(half: Half) -> Figure | Markdown:
     """
     if half.missing:
         return _words(half.missing)
-    bias, ns, sigma = half.bias(), half.size.ns, half.size.n_sigmas[0]
+    bias, ns, sigma = half.bias(), half.size.ns, half.size.n_sigmas[-1]
     figure, axes = _panels(2)
     for axis, column, title in zip(axes, (0, 1), ("no rare class", "with a rare class"), strict=True):
         for name, parts in bias.items():
             colour, marker = ESTIMATOR_STYLE[name]
-            axis.plot(ns, parts[column][0], color=colour, marker=marker, label=name, markersize=5)
+            axis.plot(ns, parts[column][-1], color=colour, marker=marker, label=name, markersize=5)
         axis.axhline(0, color=GREY, linewidth=1)
         axis.set(xscale="log", xlabel="noisy copies n", title=f"{title}, " + rf"$\sigma$ = {sigma:g}")
         axis.set_xticks(ns, [f"{n:,}" for n in ns])
@@ -90,7 +90,7 @@ def toy(record: Record) -> Figure:
     assert isinstance(record.spec, ToySpec)
     arrays, colours = record.arrays, (YELLOW, BLUE, "#dfe3e8")
     points, counts = arrays["points"], arrays["counts"][0]
-    figure = plt.figure(figsize=(9, 6.2), layout="constrained")
+    figure = plt.figure(figsize=(7.2, 5), layout="constrained")
     grid = figure.add_gridspec(1, 2, width_ratios=(1.35, 1))
     plane, bars = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
     axis = plane.subplots()
@@ -99,7 +99,7 @@ def toy(record: Record) -> Figure:
     for c, colour in enumerate(colours):
         own = (labels == c) & ~poisoned
         axis.scatter(x[own], y[own], s=7, color=colour, edgecolors="#444444", linewidths=0.3)
-    axis.scatter(x[poisoned], y[poisoned], s=26, color=YELLOW, edgecolors=BLUE, linewidths=1.6, label="poisoned")
+    axis.scatter(x[poisoned], y[poisoned], s=26, color=YELLOW, edgecolors=MEAN, linewidths=1.4, label="poisoned")
     for p, (point, cloud) in enumerate(zip(points, arrays["noisy"], strict=True)):
         axis.scatter(cloud[:, 0], cloud[:, 1], s=2, color="#333333", alpha=0.35, linewidths=0)
         axis.add_patch(Circle(point, 2 * record.spec.sigma, fill=False, color="#333333", linestyle=":"))
@@ -161,7 +161,7 @@ def _boxes(axis: Axes, w: np.ndarray[Any, Any], ticks: Sequence[float]) -> None:
 
 
 def _panels(count: int) -> tuple[Figure, list[Axes]]:
-    figure, axes = plt.subplots(1, count, figsize=(4.6 * count if count > 1 else 7.5, 4), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(1, count, figsize=(7.2, 3.7), layout="constrained", sharey=True)
     return figure, list(np.atleast_1d(axes))
 
 
@@ -172,7 +172,7 @@ def _finish(figure: Figure, axes: list[Axes], source: str, y: str | None = r"$W_
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="y", color="#e3e6ea", linewidth=0.8)
         axis.set_axisbelow(True)
-    figure.supxlabel(source, fontsize=7, color="#5b616b", x=0.01, ha="left")
+    figure.supxlabel(source, fontsize=7.5, color="#5b616b", x=0.01, ha="left")
     plt.close(figure)  # the notebook shows what is returned; pyplot shall not show it once more
     return figure
 

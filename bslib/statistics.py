@@ -35,7 +35,7 @@ class Estimate:
 
     def __format__(self, spec: str) -> str:
         one = spec or ".3f"
-        return f"{self.value:{one}} [{self.low:{one}}, {self.high:{one}}]"
+        return f"{self.value:{one}} [{self.low:{one}}, {self.high:{one}}]".replace("-", "\N{MINUS SIGN}")
 
     def __str__(self) -> str:
         return format(self)
