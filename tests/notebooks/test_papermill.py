@@ -1,0 +1,29 @@
+"""Real papermill runs of the notebooks, by themselves, as a reader would start them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb")))
+def test_a_notebook_runs_by_itself_from_its_own_folder(name, tmp_path):
+    """With its defaults: the paper's profile on the committed records, which computes nothing."""
+    out = tmp_path / "out.ipynb"
+    subprocess.run(
+        [sys.executable, "-m", "papermill", "--no-progress-bar", ROOT / "notebooks" / name, out, "-p", "profile", "paper"],
+        cwd=ROOT / "notebooks",
+        env=os.environ | {"BSLIB_CACHE": str(tmp_path / "cache")},
+        check=True,
+        capture_output=True,
+    )
+    outputs = [o for cell in json.loads(out.read_text())["cells"] for o in cell.get("outputs", [])]
+    pictures = [o for o in outputs if "image/png" in o.get("data", {})]
+    assert pictures, "no figure"
+    assert all(o["output_type"] != "error" for o in outputs)
+    assert not (tmp_path / "cache").exists(), "the published book computes nothing"

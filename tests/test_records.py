@@ -1,0 +1,90 @@
+"""The committed records, read with json, numpy and SciPy alone: what the book says follows from them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from bslib.chapters import parameters
+from bslib.statistics import Estimate
+from bslib.store import PUBLISHED, open_store
+
+RECORDS = Path(__file__).parents[1] / "book" / "records"
+FASHION_MNIST = "201c823b"  # the fingerprint of the original files begins so
+
+
+def raw(kind, **wanted):
+    """Spec and arrays of every committed record of a kind, by seed of the network."""
+    found = {}
+    for path in sorted((RECORDS / kind).glob("*.json")):
+        record = json.loads(path.read_text())
+        spec = record["spec"]
+        if all(spec.get(name) == value for name, value in wanted.items()):
+            arrays = dict(np.load(path.with_suffix(".npz"))) if record["arrays"] else {}
+            found[spec.get("network", {}).get("seed", spec["seed"]) if kind == "counts" else spec["seed"]] = record, arrays
+    return found
+
+
+@pytest.fixture(scope="module")
+def over_n():
+    return raw("counts", ns=[10, 25, 50, 100, 250, 500, 1000])
+
+
+@pytest.fixture(scope="module")
+def over_sigma():
+    return raw("counts", ns=[250])
+
+
+def test_every_committed_record_fits_its_checksum_and_says_where_it_comes_from():
+    records = list(open_store(PUBLISHED).everything())
+    assert len(records) == len(list(RECORDS.glob("*/*.json"))) >= 17
+    for record in records:
+        assert {"code", "torch", "device", "seconds", "date"} <= set(record.provenance)
+        assert "+" not in record.provenance["code"], "made by code that was not committed"
+        if record.data and record.data["name"] == "fashion-mnist":
+            assert record.data["fingerprint"].startswith(FASHION_MNIST)
+
+
+def test_counts_are_whole_and_of_the_right_number(over_n, over_sigma):
+    assert set(over_n) == set(over_sigma) == set(range(5))
+    for record, arrays in [*over_n.values(), *over_sigma.values()]:
+        spec, counts = record["spec"], arrays["counts"]
+        assert counts.shape == (len(spec["sigmas"]), len(spec["ns"]), 250, 10)
+        assert (counts.sum(-1) == np.array(spec["ns"])[:, None]).all()
+        assert (np.diff(counts, axis=1) >= 0).all(), "prefixes nest"
+
+
+def test_both_sweeps_of_a_network_agree_where_they_meet(over_n, over_sigma):
+    """Same images, same noise, same weights, in two jobs: the counts at sigma 0.1 and 0.25, n = 250 are the same numbers."""
+    for seed, (record, arrays) in over_n.items():
+        other, others = over_sigma[seed]
+        assert record["result"]["weights"] == other["result"]["weights"]
+        for sigma in (0.1, 0.25):
+            here = arrays["counts"][record["spec"]["sigmas"].index(sigma), 4]
+            there = others["counts"][other["spec"]["sigmas"].index(sigma), 0]
+            assert np.abs(here - there).sum() <= 2
+
+
+def test_the_chapters_numbers_follow_from_the_raw_counts(over_n, over_sigma):
+    numbers = parameters.quantities(*parameters.halves(profile="paper", store=PUBLISHED))
+    w = np.stack([stats.entropy(arrays["counts"], axis=-1) for _, arrays in over_n.values()])
+    means, spreads = w.mean((0, 3)), w.std(-1, ddof=1).mean(0)
+    for s, sigma in enumerate(("0.1", "0.25")):
+        assert_is(numbers[f"mean_growth.fashion-mnist.{sigma}"], means[s, -1] - means[s, 0])
+        assert_is(numbers[f"spread_growth.fashion-mnist.{sigma}"], spreads[s, -1] - spreads[s, 0])
+        assert_is(numbers[f"mean_change_after_250.fashion-mnist.{sigma}"], 1 - means[s, 4] / means[s, -1])
+    by_sigma = np.stack([stats.entropy(arrays["counts"][:, 0], axis=-1) for _, arrays in over_sigma.values()])
+    assert_is(numbers["spread_at_0.01.fashion-mnist"], by_sigma[:, 1].std(-1, ddof=1).mean())
+    accuracies = [record["result"]["clean_accuracy"] for record, _ in raw("network", dataset="fashion-mnist").values()]
+    low, high = stats.t.interval(0.95, 4, np.mean(accuracies), stats.sem(accuracies))
+    assert_is(numbers["accuracy.fashion-mnist"], np.mean(accuracies))
+    assert numbers["accuracy.fashion-mnist"].low == pytest.approx(low)
+    assert numbers["accuracy.fashion-mnist"].high == pytest.approx(high)
+
+
+def assert_is(estimate: Estimate, value):
+    assert estimate.value == pytest.approx(value)
+    assert estimate.low <= estimate.value <= estimate.high
+    assert estimate.networks == 5
