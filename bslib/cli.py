@@ -180,5 +180,5 @@ def _plainly() -> Iterator[None]:
         raise typer.Exit(130) from None
     except (ValueError, KeyError, OSError, RuntimeError) as problem:
         text = problem.args[0] if isinstance(problem, KeyError) and problem.args else problem
-        errors.print(f"Error: {text}", style="red", markup=False, highlight=False)
+        errors.print(f"Error: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None

@@ -33,10 +33,7 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch.nn.functional import interpolate
-from torchvision.datasets import CIFAR10, FashionMNIST
 from tqdm import tqdm
 
 from bslib.files import atomic_path, cache_folder
@@ -55,6 +52,11 @@ _IDX_SHA256 = {
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
 
+_FASHION_MNIST_CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+
+_CIFAR10_BATCHES = "cifar-10-batches-py"
 _CIFAR10_ARCHIVE = "cifar10-jpeg.tar.xz"
 _CIFAR10_ARCHIVE_SHA256 = "2fe3f73ccba4e47e4a2c25cbfe9a3b2d88417d26992f2d907ef3cbcc38de25c1"
 # In the order of CIFAR-10's own labels, which is alphabetical.
@@ -184,6 +186,9 @@ def _dataset(name: str, tensors: Iterable[torch.Tensor], classes: Iterable[str],
 
 def _digits(name: str) -> Dataset:
     """scikit-learn's digits, enlarged: grey at 28x28 or coloured at 32x32."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     bunch = load_digits()
     side = 32 if name == "digits-rgb" else 28
     grey = torch.from_numpy(bunch.images)[:, None] * (255 / 16)  # pixels are 0 to 16
@@ -221,7 +226,7 @@ def _read(name: str, folder: Path) -> Dataset | None:
     """The data set in ``folder``, in whichever layout; None when there is none."""
     if name == "fashion-mnist":
         return _read_fashion_mnist(folder)
-    if (folder / CIFAR10.base_folder).is_dir():
+    if (folder / _CIFAR10_BATCHES).is_dir():
         return _read_cifar10_batches(folder)
     if all((folder / "cifar10" / split).is_dir() for split in _CIFAR10_IMAGES_PER_CLASS):
         return _read_cifar10_images(folder / "cifar10")
@@ -237,9 +242,11 @@ def _download(name: str) -> Path:
     """
     if os.environ.get("BSLIB_OFFLINE") == "1":
         raise RuntimeError("not tried, since BSLIB_OFFLINE=1")
+    from torchvision.datasets import CIFAR10, FashionMNIST  # takes as long to import as torch itself
+
     target = cache_folder() / "data"
     target.mkdir(parents=True, exist_ok=True)
-    kind, folder = (FashionMNIST, "FashionMNIST") if name == "fashion-mnist" else (CIFAR10, CIFAR10.base_folder)
+    kind, folder = (FashionMNIST, "FashionMNIST") if name == "fashion-mnist" else (CIFAR10, _CIFAR10_BATCHES)
     usual_timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT)  # torchvision sets none, and would wait for minutes
     try:
@@ -259,7 +266,7 @@ def _read_fashion_mnist(folder: Path) -> Dataset | None:
         paths = [next((path for path in pair if path.is_file()), None) for pair in candidates]
         whole = [path for path in paths if path is not None]
         if len(whole) == len(paths):
-            return _dataset("fashion-mnist", map(_read_idx, whole), FashionMNIST.classes, "Fashion-MNIST")
+            return _dataset("fashion-mnist", map(_read_idx, whole), _FASHION_MNIST_CLASSES, "Fashion-MNIST")
     return None
 
 
@@ -282,10 +289,12 @@ def _read_idx(path: Path) -> torch.Tensor:
 
 def _read_cifar10_batches(folder: Path) -> Dataset:
     """The original pixels. The files are pickles; torchvision opens none before the md5 sums of all are right."""
+    from torchvision.datasets import CIFAR10
+
     try:
         train, test = CIFAR10(folder, train=True), CIFAR10(folder, train=False)
     except RuntimeError as error:
-        batches = folder / CIFAR10.base_folder
+        batches = folder / _CIFAR10_BATCHES
         raise ValueError(
             f"{batches} is incomplete or altered (its md5 sums are not CIFAR-10's): delete it and try again"
         ) from error

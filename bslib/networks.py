@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from torchvision.models import resnet18
 
 __all__ = ["NETWORKS", "build", "larger_fashion", "small_fashion"]
 
@@ -38,6 +37,8 @@ def larger_fashion(classes: int = 10) -> nn.Module:
 
 def _resnet18(classes: int = 10) -> nn.Module:
     """He et al.'s ResNet-18 with the usual stem for 32x32 images (3x3, stride 1, no pooling); 11,173,962 parameters."""
+    from torchvision.models import resnet18  # takes as long to import as torch itself
+
     network = resnet18(num_classes=classes)
     network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")

@@ -83,13 +83,13 @@ PROFILES: dict[str, Profile] = {
         store=None,
         toy=ToySize(),
         parameters=(
-            ParametersSize(dataset="digits", network="small-fashion", networks=2, epochs=6, points=50),
+            ParametersSize(dataset="digits", network="small-fashion", networks=2, epochs=6, points=25),
             ParametersSize(
                 dataset="digits-rgb",
                 network="resnet18",
                 networks=1,
-                epochs=1,
-                train_size=512,
+                epochs=2,
+                train_size=96,
                 augment=True,
                 points=5,
                 ns=(10, 25, 50),

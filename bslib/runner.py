@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from bslib.jobs import carry_out, weights_digest
 from bslib.specs import CountsSpec, NetworkSpec, Spec
-from bslib.store import Store
+from bslib.store import Store, lacking
 
 __all__ = ["chosen_device", "run"]
 
@@ -50,7 +50,9 @@ def run(plan: Iterable[Spec], store: Store, *, device: str = "auto", jobs: int |
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs must be 1 or more, got {jobs}")
     plan = list(dict.fromkeys(plan))
-    groups = [group for group in _groups(plan) if any(spec not in store for spec in group)]
+    groups = [group for group in _groups(plan) if lacking(group, store)]
+    if groups:
+        store.folder.mkdir(parents=True, exist_ok=True)  # a place that cannot be written to is found out before the work
     jobs = min(jobs or (os.cpu_count() or 1 if device == "cpu" else 1), len(groups))
     with tqdm(total=len(plan), initial=_done(plan, store), desc="plan", unit="record", disable=not progress or not groups) as bar:
         if jobs <= 1:
@@ -73,16 +75,13 @@ def run_group(group: list[Spec], store: Store, device: str, progress: bool) -> I
     threads = torch.get_num_threads()
     torch.set_num_threads(THREADS)
     try:
-        missing = [spec for spec in group if spec not in store]
-        network = network_of(missing[0]) if missing else None
+        missing = lacking(group, store)
+        network = network_of(group[0])
         if network is not None:
             if not _has_weights(network, store):
                 store.put(carry_out(network, store, device=device, progress=progress))
                 yield network
-            weights = store.get(network).result["weights"]
-            missing = [
-                spec for spec in group if spec != network and (spec not in store or store.get(spec).result["weights"] != weights)
-            ]
+            missing = lacking(group, store)
         for spec in missing:
             store.put(carry_out(spec, store, device=device, progress=progress))
             yield spec
@@ -106,7 +105,7 @@ def chosen_device(device: str) -> str:
         raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {device!r}")
     if kind.type == "cuda" and (kind.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device {device!r} was asked for, and this machine has {torch.cuda.device_count()} CUDA devices")
-    return device
+    return "cpu" if kind.type == "cpu" else device
 
 
 def network_of(spec: Spec) -> NetworkSpec | None:

@@ -91,6 +91,9 @@ class CountsSpec(Spec):
     ns: tuple[int, ...]
     seed: int
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sigmas", tuple(map(float, self.sigmas)))  # 1 and 1.0 are one sigma and have one key
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImagesSpec(Spec):

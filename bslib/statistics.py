@@ -102,12 +102,12 @@ def nested_bootstrap(
 
 
 def percentile_estimate(value: float | np.floating[Any] | Floats, draws: Floats, networks: int) -> Estimate:
-    """An estimate whose interval is cut from bootstrap draws.
+    """An estimate whose interval is cut from bootstrap draws; a draw that is not defined (NaN) takes no part.
 
     >>> print(percentile_estimate(0.5, np.linspace(0, 1, 1001), 5))
     0.500 [0.025, 0.975]
     """
-    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.nanquantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(float(value), float(low), float(high), networks)
 
 

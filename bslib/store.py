@@ -15,22 +15,23 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bslib.files import atomic_path, cache_folder
-from bslib.specs import NetworkSpec, Spec, spec_from
+from bslib.specs import CountsSpec, NetworkSpec, Spec, spec_from
 
-__all__ = ["PUBLISHED", "Record", "Records", "Store", "open_store", "published_folder", "records_for"]
+__all__ = ["PUBLISHED", "Record", "Records", "Store", "lacking", "open_store", "published_folder", "records_for"]
 
 FORMAT = 1
 
 #: The name of the committed store that the published book is rendered from; opened by this name it is read-only.
 PUBLISHED = "published"
 
-S = TypeVar("S", bound=Spec)
+#: What numpy and zipfile raise on a file that is cut or altered, besides OSError and ValueError.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,8 @@ class Store:
         """
         if not self.writable:
             raise PermissionError(f"the store {self.folder} is read-only: name another one with --store")
+        if objects := [name for name, array in record.arrays.items() if array.dtype.hasobject]:
+            raise ValueError(f"arrays of a record hold numbers or text, not objects: {', '.join(objects)}")
         text = json.dumps(
             {
                 "format": FORMAT,
@@ -139,13 +142,13 @@ class Store:
         path.unlink(missing_ok=True)  # the old one goes first: never new arrays beside an old text
         if record.arrays:
             with atomic_path(path.with_suffix(".npz")) as part, part.open("wb") as file:
-                np.savez_compressed(file, allow_pickle=False, **record.arrays)
+                np.savez_compressed(file, **record.arrays)  # type: ignore[arg-type]
         with atomic_path(path) as part:
             part.write_text(text + "\n", encoding="utf-8")
 
     def everything(self) -> Iterator[Record]:
         """Every record in this folder and then those of its base, each checked, in the order of kind and key."""
-        for path in sorted(self.folder.glob("*/*.json")):
+        for path in sorted(self.folder.glob("*/[!.]*.json")):  # what a killed writer left begins with a dot
             yield _read(path)
         if self.base is not None:
             yield from self.base.everything()
@@ -199,12 +202,28 @@ def records_for(plan: Iterable[Spec], store: str | Path | Store | None = None, *
     Records
     """
     plan, store = list(dict.fromkeys(plan)), open_store(store)
-    if store.writable and any(spec not in store for spec in plan):
+    missing = lacking(plan, store)
+    if missing and store.writable:
         from bslib.runner import run
 
         run(plan, store, device=device)
-    found = {spec: store.get(spec) for spec in plan if spec in store}
-    return Records(found, (spec for spec in plan if spec not in found))
+        missing = lacking(plan, store)
+    return Records({spec: store.get(spec) for spec in plan if spec not in missing}, missing)
+
+
+def lacking(plan: Iterable[Spec], store: Store) -> list[Spec]:
+    """What a store lacks of a plan: specs without a record, and counts of weights that their network no longer has.
+
+    A network whose weights were lost is trained again, perhaps on another machine, and is then another network; what was
+    counted on the old weights does not go with it.
+    """
+    return [spec for spec in plan if spec not in store or _is_stale(spec, store)]
+
+
+def _is_stale(spec: Spec, store: Store) -> bool:
+    if not isinstance(spec, CountsSpec) or spec.network not in store:
+        return False
+    return bool(store.get(spec).result["weights"] != store.get(spec.network).result["weights"])
 
 
 def open_store(store: str | Path | Store | None = None) -> Store:
@@ -241,13 +260,13 @@ def _read(path: Path, asked: Spec | None = None) -> Record:
             raise ValueError(f"it has format {text['format']}, this version reads up to {FORMAT}: update bslib")
         arrays = {}
         if text["arrays"]:
-            with np.load(path.with_suffix(".npz"), allow_pickle=False) as file:
+            with path.with_suffix(".npz").open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in text["arrays"]}
         record = Record(spec_from(text["spec"]), text["result"], arrays, text["data"], text["provenance"])
         if record.spec.key != path.stem or (asked is not None and record.spec.key != asked.key):
             raise ValueError(f"its spec has the key {record.spec.key}")
         if record.checksum != text["checksum"]:
             raise ValueError("its content does not fit its checksum")
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as problem:
+    except (*_DAMAGE, OSError, ValueError, KeyError, TypeError) as problem:
         raise ValueError(f"the record {path} cannot be used: {problem}; remove it to compute it again") from None
     return record

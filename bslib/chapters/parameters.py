@@ -175,7 +175,7 @@ class Half:
         found = {f"accuracy.{self.size.dataset}": self.accuracy}
         found.update(self._quantities_over_n())
         found.update(self._quantities_over_sigma())
-        return found
+        return {name: estimate for name, estimate in found.items() if np.isfinite(estimate.value)}
 
     def _quantities_over_n(self) -> dict[str, Estimate]:
         w = self.over_n()
@@ -186,7 +186,7 @@ class Half:
             for m, what in enumerate(["mean", "spread"]):
                 quantities = {
                     f"{what}_growth": lambda v, m=m, s=s: v[..., m, s, -1] - v[..., m, s, 0],
-                    f"{what}_change_after_{self.size.n}": lambda v, m=m, s=s: 1 - v[..., m, s, n] / v[..., m, s, -1],
+                    f"{what}_change_after_{self.size.n}": lambda v, m=m, s=s: _change(v[..., m, s, n], v[..., m, s, -1]),
                 }
                 for name, of in quantities.items():
                     estimate = percentile_estimate(of(value), of(draws), len(w))
@@ -241,6 +241,11 @@ def _largest_step(half: Half, sigmas: list[float]) -> tuple[Floats, Floats]:
         means = moments[..., 0, columns]
         found.append(np.abs(np.diff(means)).max(-1) / np.ptp(means, axis=-1))
     return found[0], found[1]
+
+
+def _change(early: Floats, late: Floats) -> Floats:
+    """How far ``late`` is from ``early``, as a share of ``late``; not defined (NaN) where that is 0."""
+    return np.divide(late - early, late, out=np.full_like(late, np.nan), where=late != 0)
 
 
 def _mean_where(values: Floats, where: NDArray[np.bool_]) -> Floats:

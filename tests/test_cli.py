@@ -1,0 +1,280 @@
+"""The command, as it is typed: what it says, and how it fails."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from datetime import timedelta
+
+import pytest
+from typer.testing import CliRunner
+
+import bslib.book
+import bslib.runner
+from bslib.chapters import plan_of
+from bslib.chapters.parameters import plan
+from bslib.cli import app
+from bslib.profiles import PROFILES
+from bslib.specs import CountsSpec, NetworkSpec
+from bslib.store import PUBLISHED, Store, published_folder
+
+
+def bslib_(*arguments, **more):
+    return CliRunner(env={"COLUMNS": "300", "TERMINAL_WIDTH": "300"}).invoke(app, [str(a) for a in arguments], **more)
+
+
+@pytest.fixture
+def tiny(monkeypatch, tiny_profile):
+    monkeypatch.setitem(PROFILES, "smoke", tiny_profile)
+    return tiny_profile
+
+
+@pytest.fixture
+def store(completed, tmp_path) -> Store:
+    return Store(shutil.copytree(completed.folder, tmp_path / "store"))
+
+
+def assert_refused(result, *words: str) -> None:
+    """Exit code 2, one line on stderr that names the value, no traceback."""
+    assert result.exit_code == 2, (result.output, result.exception)
+    assert isinstance(result.exception, SystemExit) and "Traceback" not in result.output
+    lines = [line for line in result.stderr.splitlines() if line.strip() and not line.startswith(("plan:", "\r"))]  # bars
+    assert len(lines) == 1 and lines[0].startswith("Error: "), result.stderr
+    assert all(word in lines[0] for word in words), result.stderr
+
+
+# --- help --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ([], ["run", "status", "book", "records"]),
+        (
+            ["run"],
+            ["--profile", "--store", "--device", "--jobs", "--seed", "smoke", "paper", "published", "Ctrl-C"],
+        ),
+        (["status"], ["--profile", "--store", "--seed", "exists", "wobbliness"]),
+        (["book"], ["--profile", "--store", "--seed", "notebooks", "render"]),
+    ],
+)
+def test_help_says_what_there_is(command, words):
+    result = bslib_(*command, "--help")
+    assert result.exit_code == 0 and result.stderr == ""
+    assert not [word for word in words if word not in result.stdout]
+
+
+def test_no_arguments_show_the_help():
+    assert "Usage" in bslib_().output
+
+
+@pytest.mark.parametrize("command", ["--help", "run --help", "status --profile smoke --store {}"])
+def test_looking_needs_no_torch(command, tmp_path):
+    code = "import sys\nfrom bslib.cli import app\ntry: app()\nexcept SystemExit as end: assert end.code in (0, None), end.code\n"
+    code += "assert 'torch' not in sys.modules, 'torch was imported'"
+    arguments = command.format(tmp_path).split()
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, env={**os.environ})
+    assert done.returncode == 0, done.stderr
+
+
+# --- run ---------------------------------------------------------------------------------------------------------
+
+
+def test_run_computes_what_a_store_lacks(tiny, store, tmp_path):
+    specs = plan("smoke")
+    done = bslib_("run", "parameters", "--store", store.folder, "--device", "cpu", "--jobs", 1)
+    assert done.exit_code == 0, done.output
+    assert "9 of 9 records of profile smoke are there" in done.stdout and str(store.folder) in done.stdout
+    assert all(spec in store for spec in specs) and len(list(store.everything())) == len(specs) == 9
+    dates = {path: path.stat().st_mtime_ns for path in store.folder.rglob("*")}
+    again = bslib_("run", "parameters", "--store", store.folder)
+    assert again.exit_code == 0 and {path: path.stat().st_mtime_ns for path in store.folder.rglob("*")} == dates
+
+
+def test_run_hands_its_options_on(tiny, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(bslib.runner, "run", lambda *arguments, **more: calls.append((*arguments, more)))
+    store = tmp_path / "s"
+    result = bslib_("run", "--profile", "paper", "--store", store, "--device", "cuda:1", "--jobs", 3, "--seed", 7)
+    assert result.exit_code == 0, result.output
+    ((specs, target, more),) = calls
+    assert specs == plan_of("wobbliness", "paper", seed=7) + plan_of("parameters", "paper", seed=7)
+    assert target.folder == store and more == {"device": "cuda:1", "jobs": 3}
+    assert "0 of 32 records" in result.stdout
+
+
+def test_run_without_a_store_uses_the_cache(tiny, monkeypatch, tmp_path):
+    monkeypatch.setenv("BSLIB_CACHE", str(tmp_path / "mine"))
+    calls = []
+    monkeypatch.setattr(bslib.runner, "run", lambda specs, target, **_: calls.append(target))
+    assert bslib_("run", "wobbliness").exit_code == 0
+    assert calls[0].folder == tmp_path / "mine/records" and calls[0].base.folder == published_folder()
+
+
+def test_ctrl_c_says_that_nothing_is_lost(tiny, store, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bslib.runner, "run", stopped)
+    result = bslib_("run", "parameters", "--store", store.folder)
+    assert result.exit_code == 130 and "6 of 9 records" in result.stdout
+    assert result.stderr.strip() == "Stopped. What is finished is kept; the same command goes on."
+
+
+# --- refusals ----------------------------------------------------------------------------------------------------
+
+
+def test_the_published_store_is_not_run_into(tiny, monkeypatch):
+    monkeypatch.setattr(bslib.runner, "run", lambda *_, **__: pytest.fail("it must not come to this"))
+    assert_refused(bslib_("run", "--store", PUBLISHED), "'published' is read-only", "--store")
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_an_unknown_device_is_named(tiny, tmp_path, device):
+    assert_refused(bslib_("run", "--store", tmp_path / "s", "--device", device), repr(device))
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_store_that_is_a_file_is_named(tiny, tmp_path):
+    file = tmp_path / "a-file"
+    file.write_text("not a folder")
+    assert_refused(bslib_("run", "wobbliness", "--store", file, "--device", "cpu", "--jobs", 1), str(file))
+    assert file.read_text() == "not a folder"
+
+
+def test_a_damaged_record_is_named(tiny, store):
+    spec = plan("smoke")[1]
+    path = store.folder / "counts" / f"{spec.key}.json"
+    path.write_text(path.read_text().replace("digits", "digitz"))
+    assert_refused(bslib_("status", "--profile", "smoke", "--store", store.folder), str(path), "remove it")
+
+
+@pytest.mark.parametrize("arrays", [b"", b"PK\x05\x06" + bytes(18)], ids=["empty", "a zip of nothing"])
+def test_damaged_arrays_are_named(tiny, store, arrays):
+    spec = plan("smoke")[1]
+    path = store.folder / "counts" / f"{spec.key}.npz"
+    path.write_bytes(arrays)
+    assert_refused(bslib_("status", "--profile", "smoke", "--store", store.folder), spec.key, "remove it")
+
+
+def test_a_long_message_is_one_line_in_a_narrow_terminal(tiny, tmp_path):
+    """Nobody can paste a path that was broken at column 80."""
+    narrow = CliRunner(env={"COLUMNS": "40", "TERMINAL_WIDTH": "40"})
+    assert_refused(narrow.invoke(app, ["run", "--store", str(tmp_path / "s"), "--device", "gpu"]), "'gpu'", "cuda:N")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value"),
+    [
+        (["run", "outliers"], "outliers"),
+        (["status", "outliers"], "outliers"),
+        (["run", "--profile", "large"], "large"),
+        (["book", "--profile", "large"], "large"),
+        (["run", "--jobs", "0"], "--jobs"),
+        (["run", "--seed", "one"], "--seed"),
+        (["run", "--colour", "red"], "--colour"),
+        (["walk"], "walk"),
+    ],
+)
+def test_what_is_mistyped_is_named(arguments, value):
+    """By typer, which puts the usage above its line."""
+    result = bslib_(*arguments)
+    assert result.exit_code == 2 and value in result.stderr and "Traceback" not in result.stderr and result.stdout == ""
+
+
+# --- status ------------------------------------------------------------------------------------------------------
+
+
+def rows(result) -> list[list[str]]:
+    """The cells of the table that was printed."""
+    assert result.exit_code == 0, (result.output, result.exception)
+    lines = [line for line in result.stdout.splitlines() if line.startswith("│")]
+    return [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
+
+
+def test_status_counts(tiny, store):
+    result = bslib_("status", "parameters", "--profile", "smoke", "--store", store.folder)
+    assert str(store.folder) in result.stdout
+    assert rows(result) == [
+        ["parameters", "digits", "small-fashion", "6 of 6", "0:00:00"],
+        ["parameters", "digits", "larger-fashion", "0 of 3", "unknown: no record to judge by"],
+    ]
+
+
+def test_status_of_an_empty_store_makes_nothing(tiny, tmp_path):
+    table = rows(bslib_("status", "--profile", "smoke", "--store", tmp_path / "none"))
+    assert [row[3] for row in table if row[0] == "parameters"] == ["0 of 6", "0 of 3"]
+    assert {row[0] for row in table} == {"wobbliness", "parameters"} and not (tmp_path / "none").exists()
+
+
+def test_status_reckons_from_what_there_is(tiny, store):
+    """The time left is that of the records of the other network: same work, same amount."""
+    specs = plan("smoke")[3:6]
+    seconds = []
+    for spec in plan("smoke")[:3]:
+        record = store.get(spec)
+        seconds.append(1000 if isinstance(spec, NetworkSpec) else 300 * max(spec.ns) * len(spec.sigmas))
+        store.put(type(record)(spec, record.result, record.arrays, record.data, {**record.provenance, "seconds": seconds[-1]}))
+    for spec in specs:
+        for path in (store.folder / spec.kind).glob(f"{spec.key}.*"):
+            path.unlink()
+    table = rows(bslib_("status", "parameters", "--profile", "smoke", "--store", store.folder))
+    assert table[0][3:] == ["3 of 6", f"{timedelta(seconds=sum(seconds))}"]
+    assert {type(spec) for spec in specs} == {NetworkSpec, CountsSpec}
+
+
+def test_status_of_the_published_store():
+    table = rows(bslib_("status", "--store", PUBLISHED))
+    there = {spec for chapter in ("wobbliness", "parameters") for spec in plan_of(chapter, "paper")}
+    published = Store(published_folder(), writable=False)
+    shown = sum(int(row[3].split(" of ")[0]) for row in table)
+    assert shown == sum(spec in published for spec in there)
+    assert sum(int(row[3].split(" of ")[1]) for row in table) == len(there)
+
+
+# --- book --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def built(monkeypatch, tmp_path) -> list:
+    """What was run and built, instead of running and building it."""
+    calls = []
+    page = tmp_path / "index.html"
+
+    def build(profile, store, seed, **more):
+        calls.append(("build", {"profile": profile, "store": store, "seed": seed}))
+        return page
+
+    monkeypatch.setattr(bslib.book, "build", build)
+    monkeypatch.setattr(bslib.book, "fetch_assets", lambda: calls.append(("assets", {})))
+    monkeypatch.setattr(bslib.runner, "run", lambda specs, store, **_: calls.append(("run", (store.folder, len(specs)))))
+    return calls
+
+
+def test_the_paper_book_computes_nothing(built, tmp_path):
+    result = bslib_("book")
+    assert result.exit_code == 0, result.output
+    ((name, options),) = built
+    assert name == "build" and (options["profile"], options["store"], options["seed"]) == ("paper", PUBLISHED, 0)
+    assert str(tmp_path / "index.html") in result.stdout
+
+
+def test_the_smoke_book_completes_its_store_first(built, tiny, tmp_path):
+    result = bslib_("book", "--profile", "smoke", "--store", tmp_path / "s", "--seed", 3)
+    assert result.exit_code == 0, result.output
+    assert [name for name, _ in built] == ["run", "build"]
+    assert built[0][1] == (tmp_path / "s", 11) and built[1][1]["seed"] == 3
+
+
+def test_assets_only_builds_nothing(built):
+    assert bslib_("book", "--assets-only").exit_code == 0 and [name for name, _ in built] == ["assets"]
+
+
+def test_a_book_that_fails_is_refused_in_a_line(built, monkeypatch):
+    def failing(*_, **__):
+        raise RuntimeError("notebooks/01_parameters.ipynb failed")
+
+    monkeypatch.setattr(bslib.book, "build", failing)
+    assert_refused(bslib_("book"), "01_parameters.ipynb failed")

@@ -1,0 +1,155 @@
+"""Claims that can be judged, and verdicts that follow from intervals and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import tomllib
+from importlib.resources import files
+
+import pytest
+
+from bslib.chapters import CHAPTERS
+from bslib.chapters.parameters import Half, quantities
+from bslib.ledger import Claim, Test, claims_of, judge, verdicts
+from bslib.profiles import PROFILES
+from bslib.statistics import Estimate, Estimates
+
+WITH_CLAIMS = [name for name in CHAPTERS if files("bslib.chapters").joinpath(f"{name}.toml").is_file()]
+
+
+def claim_of(*tests: Test) -> Claim:
+    return Claim(id="c", where="here", says="so", paper="1", reading="r", tests=tests)
+
+
+@pytest.fixture(scope="module")
+def paper_quantities(made_up_half):
+    """At the paper's sizes, but for fewer points: they change no name."""
+    halves = [
+        made_up_half(dataclasses.replace(size, points=20, networks=2), seed=k)
+        for k, size in enumerate(PROFILES["paper"].parameters)
+    ]
+    return quantities(*halves)
+
+
+# --- the claims --------------------------------------------------------------------------------------------------
+
+
+def test_parameters_has_claims():
+    assert "parameters" in WITH_CLAIMS
+
+
+@pytest.mark.parametrize("chapter", WITH_CLAIMS)
+def test_claims_are_whole(chapter):
+    claims = claims_of(chapter)
+    assert len({claim.id for claim in claims}) == len(claims) > 0
+    for claim in claims:
+        for name in ("id", "where", "says", "paper", "reading"):
+            assert getattr(claim, name).strip(), f"{claim.id}: {name} is empty"
+        assert claim.tests
+        for test in claim.tests:
+            bounds = [bound for bound in (test.at_least, test.at_most) if bound is not None]
+            assert bounds and all(math.isfinite(bound) for bound in bounds), claim.id
+            assert bounds == sorted(bounds), f"{claim.id}: nothing is at least {bounds[0]} and at most {bounds[-1]}"
+
+
+def test_ids_are_unique_over_the_book():
+    ids = [claim.id for chapter in WITH_CLAIMS for claim in claims_of(chapter)]
+    assert len(set(ids)) == len(ids)
+
+
+def test_the_file_is_read_completely():
+    raw = tomllib.loads(files("bslib.chapters").joinpath("parameters.toml").read_text(encoding="utf-8"))
+    assert set(raw) == {"claim"}
+    assert [c["id"] for c in raw["claim"]] == [claim.id for claim in claims_of("parameters")]
+
+
+def test_every_claim_speaks_of_what_the_chapter_computes(paper_quantities):
+    asked = {test.quantity for claim in claims_of("parameters") for test in claim.tests}
+    assert asked <= set(paper_quantities)
+    for name in asked:
+        estimate = paper_quantities[name]
+        assert all(map(math.isfinite, (estimate.value, estimate.low, estimate.high))), name
+        assert estimate.low <= estimate.high and estimate.networks == 2, name
+
+
+def test_with_all_records_every_claim_has_a_verdict(paper_quantities):
+    table = verdicts("parameters", paper_quantities)
+    assert set(table["Verdict"]) <= {"reproduced", "not reproduced", "in part"} and set(table["Networks"]) == {2}
+    assert table["Claim"].tolist() == [claim.says for claim in claims_of("parameters")]
+    first = table.iloc[0]
+    assert first["Measured"] == str(paper_quantities["accuracy.fashion-mnist"]) and first["Paper"] == "88 %"
+
+
+def test_half_the_records_judge_half_the_claims(made_up_half):
+    first, second = PROFILES["paper"].parameters
+    found = quantities(made_up_half(dataclasses.replace(first, points=20)), Half(second, "paper", ()))
+    judged = {claim.id for claim in claims_of("parameters") if judge(claim, found) != "not yet run"}
+    assert judged == {claim.id for claim in claims_of("parameters") if "fashion" in claim.id} | {"reruns-agree"}
+
+
+def test_smoke_yields_no_verdict(made_up_half):
+    halves = [made_up_half(size, "smoke") for size in PROFILES["smoke"].parameters]
+    found = quantities(*halves)
+    table = verdicts("parameters", found)
+    assert found and set(table["Verdict"]) == {"not yet run"}
+    assert set(table["Measured"]) == {""} and set(table["Networks"]) == {0}
+
+
+def test_no_record_yields_no_verdict():
+    assert set(verdicts("parameters", Estimates())["Verdict"]) == {"not yet run"}
+
+
+# --- outcomes and verdicts ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("bounds", "low", "high", "outcome"),
+    [
+        ({"at_least": 0}, 0.1, 0.3, True),
+        ({"at_least": 0}, 0.0, 0.3, True),
+        ({"at_least": 0}, -0.1, 0.3, None),
+        ({"at_least": 0}, -0.1, 0.0, None),
+        ({"at_least": 0}, -0.3, -0.1, False),
+        ({"at_most": 1}, 0.5, 1.0, True),
+        ({"at_most": 1}, 0.5, 1.5, None),
+        ({"at_most": 1}, 1.1, 1.5, False),
+        ({"at_least": 0, "at_most": 1}, 0.0, 1.0, True),
+        ({"at_least": 0, "at_most": 1}, -5.0, 5.0, None),
+        ({"at_least": 0, "at_most": 1}, -5.0, 0.5, None),
+        ({"at_least": 0, "at_most": 1}, 0.5, 5.0, None),
+        ({"at_least": 0, "at_most": 1}, 2.0, 5.0, False),
+        ({"at_least": 0, "at_most": 1}, -2.0, -1.0, False),
+    ],
+)
+def test_the_interval_decides(bounds, low, high, outcome):
+    test = Test(quantity="q", **bounds)
+    for value in (low, (low + high) / 2, high):  # where in it the value lies does not matter
+        assert test.outcome(Estimate(value, low, high, 5)) is outcome
+
+
+HOLDS, FAILS, OPEN = (Estimate(v, v - 1, v + 1, 5) for v in (2.0, -2.0, 0.0))
+
+
+@pytest.mark.parametrize("estimates", list(itertools.product([HOLDS, FAILS, OPEN, None], repeat=2)))
+def test_verdicts_by_truth_table(estimates):
+    claim = claim_of(*(Test(quantity=f"q{k}", at_least=0.0) for k in range(2)))
+    found = {f"q{k}": estimate for k, estimate in enumerate(estimates) if estimate}
+    expected = {
+        (HOLDS, HOLDS): "reproduced",
+        (FAILS, FAILS): "not reproduced",
+    }.get(estimates, "not yet run" if None in estimates else "in part")
+    assert judge(claim, found) == judge(claim, Estimates(found)) == expected
+
+
+def test_a_verdict_needs_a_number():
+    """A quantity that could not be computed neither confirms nor refutes."""
+    claim = claim_of(Test(quantity="q", at_least=0.0))
+    assert judge(claim, {"q": Estimate(math.nan, math.nan, math.nan, 5)}) not in ("reproduced", "not reproduced")
+
+
+@pytest.mark.parametrize("change", [{"quantities": "q"}, {"at_leest": 1.0}])
+def test_a_misspelt_rule_is_an_error(change):
+    with pytest.raises(TypeError):
+        Test(**{"quantity": "q", **change})

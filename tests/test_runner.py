@@ -1,0 +1,314 @@
+"""The runner computes what is missing, alike in one process and in several, and survives being stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bslib import runner
+from bslib.chapters.parameters import specs_of
+from bslib.jobs import carry_out, draw_points
+from bslib.runner import chosen_device, network_of, run
+from bslib.specs import CountsSpec, ImagesSpec, NetworkSpec, ToySpec
+from bslib.store import Record, Store
+
+TOY = ToySpec(points=((0.0, 0.0), (0.5, -0.5)), sigma=0.1, n=20, seed=0)
+IMAGES = ImagesSpec(dataset="digits", images=12, seed=0)
+
+
+@pytest.fixture
+def store(completed, tmp_path) -> Store:
+    """A copy of the completed store, to be damaged."""
+    return Store(shutil.copytree(completed.folder, tmp_path / "store"))
+
+
+@pytest.fixture
+def carried_out(monkeypatch) -> list:
+    """The specs that the runner has carried out, in order; only in this process, so with one job."""
+    specs = []
+
+    def noted(spec, *arguments, **more):
+        specs.append(spec)
+        return carry_out(spec, *arguments, **more)
+
+    monkeypatch.setattr(runner, "carry_out", noted)
+    return specs
+
+
+def remove(store: Store, *specs) -> None:
+    for spec in specs:
+        for path in (store.folder / spec.kind).glob(f"{spec.key}.*"):
+            path.unlink()
+
+
+def complete(plan, store: Store, **more) -> None:
+    run(plan, store, device="cpu", progress=False, **{"jobs": 1, **more})
+
+
+def checksums(store: Store) -> dict[str, str]:
+    return {record.spec.key: record.checksum for record in store.everything()}
+
+
+def weights_of(store: Store, plan, seed: int) -> set[str]:
+    """The digests of the weights that the records of one network speak of."""
+    return {store.get(spec).result["weights"] for spec in plan if network_of(spec).seed == seed}
+
+
+# --- what is computed --------------------------------------------------------------------------------------------
+
+
+def test_a_plan_is_carried_out(completed, tiny_plan):
+    assert all(spec in completed for spec in tiny_plan)
+    assert len(list(completed.everything())) == len(tiny_plan) == 6
+    for record in completed.everything():
+        assert record.data["name"] == "digits" and len(record.data["fingerprint"]) == 64
+        assert record.provenance["threads"] == 1 and record.provenance["seconds"] >= 0 and record.provenance["code"]
+        assert {"device", "torch", "date"} <= set(record.provenance) and record.result["precision"]
+    network, over_n, over_sigma = (completed.get(spec) for spec in tiny_plan[:3])
+    assert network.result["parameters"] == 76_948 and network.result["test_images"] == 500
+    assert over_n.arrays["counts"].shape == (2, 3, 6, 10) and over_sigma.arrays["counts"].shape == (3, 1, 6, 10)
+    assert over_n.arrays["counts"].dtype == np.int32
+    weights = sorted(path.name for path in (completed.folder / "weights").iterdir())
+    assert weights == sorted(f"{spec.key}.safetensors" for spec in tiny_plan if isinstance(spec, NetworkSpec))
+
+
+def test_what_is_there_is_left_alone(store, tiny_plan, carried_out):
+    complete(tiny_plan, store)
+    assert carried_out == []
+    remove(store, tiny_plan[2])
+    before = checksums(store)
+    complete([*tiny_plan, tiny_plan[2]], store)
+    assert carried_out == [tiny_plan[2]]
+    after = checksums(store)
+    assert after.items() > before.items() and len(after) == 6
+
+
+def test_recomputed_records_are_the_same(store, completed, tiny_plan, carried_out):
+    remove(store, *tiny_plan[:3])
+    complete(tiny_plan, store)
+    assert carried_out == tiny_plan[:3] and checksums(store) == checksums(completed)
+
+
+def test_measurements_bring_their_network(tmp_path, tiny_plan, completed, carried_out):
+    store = Store(tmp_path)
+    complete(tiny_plan[1:2], store)
+    assert carried_out == tiny_plan[:2]
+    assert store.get(tiny_plan[1]).checksum == completed.get(tiny_plan[1]).checksum
+
+
+def test_several_jobs_give_what_one_gives(tmp_path, completed, tiny_plan):
+    """Two processes, whatever the number of threads that this one has."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        complete(tiny_plan, Store(tmp_path), jobs=2)
+    finally:
+        torch.set_num_threads(threads)
+    assert checksums(Store(tmp_path)) == checksums(completed)
+    assert {path.parent.name for path in tmp_path.rglob(".*")} == set()
+
+
+def test_threads_are_pinned_and_given_back(store, tiny_plan, carried_out, monkeypatch):
+    threads = torch.get_num_threads()
+    seen = []
+    monkeypatch.setattr(runner, "carry_out", lambda *_, **__: seen.append(torch.get_num_threads()) or pytest.fail("stop"))
+    torch.set_num_threads(2)
+    try:
+        remove(store, tiny_plan[1])
+        with pytest.raises(pytest.fail.Exception):
+            complete(tiny_plan, store)
+        assert seen == [1] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+
+
+# --- weights -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damage", ["lost", "another network's", "truncated"])
+def test_lost_weights_are_trained_again(store, completed, tiny_plan, carried_out, damage):
+    path = store.weights_path(tiny_plan[0])
+    if damage == "another network's":
+        shutil.copy(store.weights_path(tiny_plan[3]), path)
+    elif damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-9])
+    else:
+        path.unlink()
+    remove(store, tiny_plan[2])
+    complete(tiny_plan, store)
+    # On this machine training gives the same weights again, so what was measured on them stands.
+    assert carried_out == [tiny_plan[0], tiny_plan[2]] and checksums(store) == checksums(completed)
+
+
+def elsewhere(completed: Store, folder: Path, specs) -> Store:
+    """A store from another machine, where the network of these specs came out otherwise; without weights."""
+    store = Store(folder)
+    for spec in specs:
+        record = completed.get(spec)
+        store.put(dataclasses.replace(record, result={**record.result, "weights": "0" * 64}))
+    return store
+
+
+@pytest.mark.parametrize("lacking", [1, 2])
+def test_all_records_of_a_network_speak_of_one_network(completed, tiny_plan, tmp_path, carried_out, lacking):
+    """A base has the network and one of two measurements, but not its weights: all three are made here."""
+    base = elsewhere(completed, tmp_path / "base", [spec for spec in tiny_plan[:3] if spec != tiny_plan[lacking]])
+    before = checksums(base)
+    store = Store(tmp_path / "top", base=Store(base.folder, writable=False))
+    complete(tiny_plan[:3], store)
+    assert weights_of(store, tiny_plan[:3], 0) == {completed.get(tiny_plan[0]).result["weights"]}
+    assert set(carried_out) == set(tiny_plan[:3]) and checksums(base) == before
+
+
+@pytest.mark.parametrize("done", [0, 1, 2])
+@pytest.mark.parametrize("lacking", [1, 2])
+def test_stopped_while_making_a_network_anew(completed, tiny_plan, tmp_path, monkeypatch, lacking, done):
+    """As above, stopped after so many records: the same call finishes, and all records speak of one network."""
+    base = elsewhere(completed, tmp_path / "base", [spec for spec in tiny_plan[:3] if spec != tiny_plan[lacking]])
+    store, count = Store(tmp_path / "top", base=Store(base.folder, writable=False)), iter(range(done))
+
+    def stopped(*arguments, **more):
+        if next(count, None) is None:
+            raise KeyboardInterrupt
+        return carry_out(*arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "carry_out", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            complete(tiny_plan[:3], store)
+    complete(tiny_plan[:3], store)
+    assert weights_of(store, tiny_plan[:3], 0) == {completed.get(tiny_plan[0]).result["weights"]}
+
+
+# --- stopped -----------------------------------------------------------------------------------------------------
+
+COMMAND = """
+import sys
+from bslib import profiles
+from bslib.profiles import ParametersSize
+size = ParametersSize(dataset="digits", network="small-fashion", networks=6, epochs=1, train_size=200, points=10,
+                      ns=(10, 300), n_sigmas=(0.1,), sigmas=(0.1, 0.25), n=300)
+profiles.PROFILES["smoke"] = profiles.Profile(name="smoke", store=None, toy=profiles.ToySize(), parameters=(size,))
+from bslib.cli import app
+app(["run", "parameters", "--profile", "smoke", "--device", "cpu", "--store", sys.argv[1], "--jobs", "2"])
+"""
+STOPPED_SIZE = {"networks": 6, "points": 10, "ns": (10, 300), "n_sigmas": (0.1,), "sigmas": (0.1, 0.25), "n": 300}
+
+
+def test_ctrl_c_keeps_what_is_finished(tmp_path, tiny_profile):
+    size = dataclasses.replace(tiny_profile.parameters[0], **STOPPED_SIZE)
+    plan = [spec for seed in range(6) for spec in specs_of(size, seed)]
+    store = Store(tmp_path / "store")
+    command = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, store.folder],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    try:
+        waited = time.monotonic() + 90
+        while not list(store.folder.glob("counts/*.json")) and command.poll() is None and time.monotonic() < waited:
+            time.sleep(0.01)
+        os.killpg(command.pid, signal.SIGINT)  # as a terminal does: to the command and to its workers
+        out, err = command.communicate(timeout=30)
+    finally:
+        if command.poll() is None:
+            os.killpg(command.pid, signal.SIGKILL)
+    assert command.returncode == 130, err
+    assert "Stopped. What is finished is kept; the same command goes on." in err and "Traceback" not in err
+
+    finished = checksums(store)  # every record is whole
+    assert 0 < len(finished) < len(plan) and f"{len(finished)} of {len(plan)} records" in " ".join(out.split())
+    hidden = [path for path in store.folder.rglob(".*") if path.is_file()]
+    assert not [path for path in hidden if path.suffix == ".json"]
+    complete(plan[:9], store)
+    after = checksums(store)
+    assert after.items() >= finished.items() and {spec.key for spec in plan[:9]} <= set(after)
+
+
+def test_a_failing_worker_ends_the_run(tmp_path, tiny_plan, monkeypatch):
+    """The error of a job comes out of the run as it is."""
+    monkeypatch.setattr(runner, "_pool", ThreadPoolExecutor)  # no need to wait for processes to start
+    wrong = dataclasses.replace(tiny_plan[0], network="larger-fashion", train_size=5000)
+    with pytest.raises(ValueError, match="5000 images were asked for, and there are only 1297"):
+        complete([wrong, dataclasses.replace(wrong, seed=1)], Store(tmp_path), jobs=2)
+    assert checksums(Store(tmp_path)) == {}
+
+
+# --- arguments ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", ["gpu", "tpu:0", "mps", "meta", "", "cuda:99"])
+def test_unknown_devices_are_named(tmp_path, device):
+    with pytest.raises(ValueError, match=r"device .*") as caught:
+        run([TOY], Store(tmp_path), device=device)
+    assert repr(device) in str(caught.value) and TOY not in Store(tmp_path)
+
+
+def test_auto_is_what_the_machine_has(monkeypatch):
+    for available, expected in ((False, "cpu"), (True, "cuda")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
+        assert chosen_device("auto") == expected
+
+
+@pytest.mark.parametrize("jobs", [0, -2])
+def test_fewer_than_one_job_is_refused(tmp_path, jobs):
+    with pytest.raises(ValueError, match=f"jobs must be 1 or more, got {jobs}"):
+        run([TOY], Store(tmp_path), device="cpu", jobs=jobs)
+
+
+def test_nothing_to_do_is_done(tmp_path):
+    complete([], Store(tmp_path / "s"))
+    assert not (tmp_path / "s").exists()
+
+
+# --- jobs --------------------------------------------------------------------------------------------------------
+
+
+def test_batches_nest_and_hold_no_image_twice():
+    batch = draw_points(500, 100, seed=3)
+    assert len(set(batch.tolist())) == 100 and batch.min() >= 0 and batch.max() < 500
+    assert np.array_equal(draw_points(500, 20, seed=3), batch[:20])
+    assert not np.array_equal(draw_points(500, 100, seed=4), batch)
+    with pytest.raises(ValueError, match="501 images were asked for, and there are only 500"):
+        draw_points(500, 501, seed=0)
+
+
+def test_images_take_turns_by_class(tmp_path):
+    record: Record = carry_out(IMAGES, Store(tmp_path), device="cpu", progress=False)
+    labels = record.arrays["labels"].tolist()
+    assert sorted(labels[:10]) == list(range(10)) and len(labels) == 12 and record.arrays["images"].shape == (12, 1, 28, 28)
+    assert record.result["classes"][labels[0]] == str(labels[0]) and record.arrays["images"].dtype == np.uint8
+    more = carry_out(dataclasses.replace(IMAGES, images=25), Store(tmp_path), device="cpu", progress=False)
+    assert np.array_equal(more.arrays["images"][:12], record.arrays["images"])
+
+
+def test_the_toy_is_what_its_spec_says(tmp_path):
+    arrays = carry_out(TOY, Store(tmp_path), device="cpu", progress=False).arrays
+    assert arrays["counts"].shape == (1, 2, 3) and (arrays["counts"].sum(-1) == 20).all()
+    assert arrays["grid"].shape == (201, 201) and set(np.unique(arrays["grid"])) == {0, 1, 2}
+    assert np.allclose(arrays["points"], TOY.points) and arrays["noisy"].shape == (2, 20, 2)
+    assert 0 < arrays["poisoned"].sum() < 60 and set(arrays["train_labels"][arrays["poisoned"]]) == {2}
+    # Rows of the grid go along y: a training point has the class of its cell, nearly always.
+    column, row = np.round((arrays["train"].T + 1) * 100).astype(int)
+    assert (arrays["grid"][row, column] == arrays["train_labels"]).mean() > 0.95
+    # So do the noisy copies, whose counts are in the record.
+    for noisy, counts in zip(arrays["noisy"], arrays["counts"][0], strict=True):
+        column, row = np.clip(np.round((noisy.T + 1) * 100).astype(int), 0, 200)
+        assert np.abs(np.bincount(arrays["grid"][row, column], minlength=3) - counts).sum() <= 4
+
+
+def test_network_of(tiny_plan):
+    assert [network_of(spec) for spec in tiny_plan[:3]] == [tiny_plan[0]] * 3
+    assert network_of(TOY) is None and network_of(IMAGES) is None
+    assert isinstance(tiny_plan[1], CountsSpec)

@@ -1,0 +1,341 @@
+"""Records come back as they were put, or are refused by name."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bslib.runner
+from bslib import store as store_module
+from bslib.profiles import profile_named
+from bslib.specs import CountsSpec, ImagesSpec, NetworkSpec
+from bslib.store import FORMAT, PUBLISHED, Record, Store, open_store, published_folder, records_for
+
+NETWORK = NetworkSpec(dataset="digits", network="small-fashion", seed=0, epochs=1)
+COUNTS = CountsSpec(network=NETWORK, points=3, sigmas=(0.1,), ns=(10, 25), seed=0)
+IMAGES = ImagesSpec(dataset="digits", images=2, seed=0)
+RECORD = Record(
+    COUNTS,
+    result={"weights": "ab" * 32, "share": 0.1 + 0.2},
+    arrays={
+        "counts": np.arange(60, dtype=np.int32).reshape(1, 2, 3, 10),
+        "labels": np.array([3, 1, 2]),
+        "grid": np.zeros((0, 4), np.int8),
+        "columns": np.asfortranarray(np.eye(3, dtype=">f4")),
+    },
+    data={"name": "digits", "fingerprint": "f" * 64, "source": "Ziffern, größer"},
+    provenance={"seconds": 1.5, "threads": 1},
+)
+BARE = Record(NETWORK, result={"clean_accuracy": 0.9})
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    store = Store(tmp_path / "store")
+    store.put(RECORD)
+    return store
+
+
+def path_of(store: Store, spec=COUNTS, suffix: str = ".json") -> Path:
+    return store.folder / spec.kind / f"{spec.key}{suffix}"
+
+
+def files_of(store: Store) -> dict[str, bytes]:
+    return {str(p.relative_to(store.folder)): p.read_bytes() for p in store.folder.rglob("*") if p.is_file()}
+
+
+def edit(store: Store, change, spec=COUNTS) -> None:
+    text = json.loads(path_of(store, spec).read_text(encoding="utf-8"))
+    change(text)
+    path_of(store, spec).write_text(json.dumps(text), encoding="utf-8")
+
+
+def assert_refused(store: Store, spec=COUNTS, why: str = "") -> None:
+    """By ``get`` and by ``everything``, with the file's name and what to do."""
+    for read in (lambda: store.get(spec), lambda: list(store.everything())):
+        with pytest.raises(ValueError) as caught:
+            read()
+        message = str(caught.value)
+        assert str(path_of(store, spec)) in message and "remove it" in message and why in message
+
+
+# --- round trip --------------------------------------------------------------------------------------------------
+
+
+def test_a_record_comes_back_whole(store):
+    found = Store(store.folder).get(COUNTS)
+    assert found.spec == COUNTS and found.checksum == RECORD.checksum
+    assert (found.result, found.data, found.provenance) == (RECORD.result, RECORD.data, RECORD.provenance)
+    assert set(found.arrays) == set(RECORD.arrays)
+    for name, array in RECORD.arrays.items():
+        assert found.arrays[name].dtype == array.dtype and found.arrays[name].shape == array.shape
+        assert np.array_equal(found.arrays[name], array)
+    assert set(files_of(store)) == {f"counts/{COUNTS.key}.json", f"counts/{COUNTS.key}.npz"}
+
+
+def test_a_record_without_arrays_is_one_file(store):
+    store.put(BARE)
+    assert store.get(NETWORK).result == BARE.result and not path_of(store, NETWORK, ".npz").exists()
+    assert [record.spec for record in store.everything()] == [COUNTS, NETWORK]
+
+
+def test_put_replaces(store):
+    newer = dataclasses.replace(RECORD, result={"weights": "cd" * 32}, arrays={"counts": np.ones((1, 2), np.int64)})
+    store.put(newer)
+    assert store.get(COUNTS).result == newer.result and list(store.get(COUNTS).arrays) == ["counts"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"spec": dataclasses.replace(COUNTS, seed=1)},
+        {"result": {**RECORD.result, "share": 0.3}},
+        {"data": {**RECORD.data, "fingerprint": "e" * 64}},
+        {"arrays": {**RECORD.arrays, "labels": np.array([3, 1, 1])}},
+        {"arrays": {**RECORD.arrays, "labels": np.array([3, 1, 2], np.int32)}},
+        {"arrays": {**RECORD.arrays, "grid": np.zeros((4, 0), np.int8)}},
+        {"arrays": {("label" if name == "labels" else name): a for name, a in RECORD.arrays.items()}},
+    ],
+    ids=["spec", "result", "data", "value", "dtype", "shape", "name"],
+)
+def test_the_checksum_covers(change):
+    assert dataclasses.replace(RECORD, **change).checksum != RECORD.checksum
+
+
+def test_the_checksum_leaves_out_times_and_memory_layout():
+    elsewhere = {**RECORD.arrays, "counts": np.asfortranarray(RECORD.arrays["counts"])}
+    other = dataclasses.replace(RECORD, provenance={"seconds": 99}, arrays=elsewhere)
+    assert other.checksum == RECORD.checksum
+
+
+def test_absent_is_a_key_error_that_names_the_key(store):
+    assert IMAGES not in store
+    with pytest.raises(KeyError, match=IMAGES.key):
+        store.get(IMAGES)
+    assert list(Store(store.folder / "nowhere").everything()) == []
+
+
+# --- atomic ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", ["savez_compressed", "write_text"])
+@pytest.mark.parametrize("present", [False, True], ids=["new", "replacing"])
+def test_a_put_that_fails_leaves_no_record(tmp_path, monkeypatch, stage, present):
+    store = Store(tmp_path)
+    if present:
+        store.put(RECORD)
+
+    def half(target, *arguments, **more):
+        with target.open("wb") if isinstance(target, Path) else contextlib.nullcontext(target) as file:
+            file.write(b"half a rec")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(np if stage == "savez_compressed" else Path, stage, half)
+    with pytest.raises(OSError, match="disk full"):
+        store.put(dataclasses.replace(RECORD, result={}))
+    monkeypatch.undo()
+    assert COUNTS not in store and list(store.everything()) == []
+    assert b"half a rec" not in files_of(store).values() and set(files_of(store)) <= {f"counts/{COUNTS.key}.npz"}
+    store.put(RECORD)
+    assert store.get(COUNTS).checksum == RECORD.checksum
+
+
+def test_a_result_that_json_cannot_hold_leaves_the_old_record(store):
+    with pytest.raises(TypeError):
+        store.put(dataclasses.replace(RECORD, result={"share": np.float32(0.5)}))
+    assert store.get(COUNTS).result == RECORD.result
+
+
+def test_what_a_killed_writer_leaves_is_no_record(store):
+    # SIGKILL, or the runner's own terminate(), gives atomic_path no chance to clean up: this is what stays then.
+    (path_of(store).parent / f".{COUNTS.key}-x1y2z3.json").write_text('{"format": 1, "spec"')
+    assert [record.spec for record in store.everything()] == [COUNTS]
+
+
+# --- damaged and foreign -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".json", ".npz"])
+def test_no_flipped_bit_goes_unnoticed(store, suffix):
+    """One bit of each byte: refused by name, or it was in what no number depends on (times; the zip's attributes)."""
+    path = path_of(store, suffix=suffix)
+    whole, refused = path.read_bytes(), 0
+    for place in range(0, len(whole), 3 if suffix == ".json" else 1):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << (place % 7)
+        path.write_bytes(damaged)
+        try:
+            found = store.get(COUNTS)
+        except ValueError as problem:
+            assert str(path_of(store)) in str(problem)
+            refused += 1
+        else:
+            assert found.checksum == RECORD.checksum, f"byte {place} of {len(whole)}"
+    assert refused > len(whole) / 4
+
+
+@pytest.mark.parametrize("suffix", [".json", ".npz"])
+def test_truncated_files_are_refused(store, suffix):
+    path = path_of(store, suffix=suffix)
+    whole = path.read_bytes()
+    for length in (0, 1, 10, len(whole) // 2, len(whole) - 3):
+        path.write_bytes(whole[:length])
+        assert_refused(store)
+
+
+def test_an_altered_number_is_refused(store):
+    edit(store, lambda text: text["result"].update(share=0.3))
+    assert_refused(store, why="checksum")
+
+
+def test_altered_arrays_are_refused(store):
+    arrays = {**RECORD.arrays, "labels": np.array([3, 1, 9])}
+    np.savez_compressed(path_of(store, suffix=".npz"), **arrays)
+    assert_refused(store, why="checksum")
+
+
+def test_lost_arrays_are_refused(store):
+    path_of(store, suffix=".npz").unlink()
+    assert_refused(store)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", '{"format": 1}', '{"format": null}', "\xff"])
+def test_json_that_is_no_record_is_refused(store, text):
+    path_of(store).write_text(text, encoding="latin-1")
+    assert_refused(store)
+
+
+def test_a_record_under_another_name_is_refused(store):
+    other = dataclasses.replace(COUNTS, seed=1)
+    for suffix in (".json", ".npz"):
+        path_of(store, suffix=suffix).rename(path_of(store, other, suffix))
+    assert other in store
+    assert_refused(store, other, why=COUNTS.key)
+
+
+def test_a_newer_format_is_refused(store):
+    edit(store, lambda text: text.update(format=FORMAT + 1))
+    assert_refused(store, why=f"format {FORMAT + 1}")
+
+
+def test_a_spec_of_a_newer_version_is_refused(store):
+    edit(store, lambda text: text["spec"].update(trigger="1"))
+    assert_refused(store, why="no field trigger")
+
+
+class Bomb:
+    """Its pickle makes a file when it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_pickles_are_neither_written_nor_read(store, tmp_path):
+    objects = np.array([Bomb(tmp_path / "exploded")] * 3, dtype=object)
+    with pytest.raises(ValueError, match="objects"):
+        store.put(dataclasses.replace(RECORD, arrays={"labels": objects}))
+    assert store.get(COUNTS).checksum == RECORD.checksum, "the old one stays"
+    np.savez_compressed(path_of(store, suffix=".npz"), **{**RECORD.arrays, "labels": objects})
+    assert_refused(store, why="allow_pickle")
+    with zipfile.ZipFile(path_of(store, suffix=".npz")) as file:  # the bomb was live
+        assert b"touch" in file.read("labels.npy")
+    assert not (tmp_path / "exploded").exists()
+
+
+# --- read-only, base, names --------------------------------------------------------------------------------------
+
+
+def test_a_read_only_store_refuses_to_put(store):
+    before = files_of(store)
+    with pytest.raises(PermissionError, match="read-only") as caught:
+        Store(store.folder, writable=False).put(RECORD)
+    assert str(store.folder) in str(caught.value) and files_of(store) == before
+
+
+def test_the_base_is_read_and_never_written(store, tmp_path):
+    before, top = files_of(store), Store(tmp_path / "top", base=Store(store.folder, writable=False))
+    assert COUNTS in top and top.get(COUNTS).checksum == RECORD.checksum
+    with pytest.raises(KeyError):
+        top.get(NETWORK)
+    top.put(BARE)
+    newer = dataclasses.replace(RECORD, result={"weights": "cd" * 32})
+    top.put(newer)
+    assert top.get(COUNTS).result == newer.result
+    assert files_of(store) == before and COUNTS in Store(top.folder)
+    assert [record.spec for record in top.everything()] == [COUNTS, NETWORK, COUNTS]
+
+
+def test_open_store(own_cache, monkeypatch, tmp_path):
+    published = open_store(PUBLISHED)
+    assert published.folder == published_folder() == Path(store_module.__file__).parents[1] / "book/records"
+    assert not published.writable
+    mine = open_store()
+    assert mine.folder == own_cache / "records" and mine.writable
+    assert mine.base.folder == published.folder and not mine.base.writable
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert open_store("~/x").folder == tmp_path / "x" and open_store(str(tmp_path)).folder == tmp_path
+    assert open_store(mine) is mine
+
+
+# --- records_for -------------------------------------------------------------------------------------------------
+
+READING = """
+import sys
+from bslib.chapters import plan_of
+from bslib.chapters.parameters import halves
+from bslib.store import records_for, Store
+from pathlib import Path
+import bslib.figures, bslib.ledger
+plan = plan_of("wobbliness", "paper") + plan_of("parameters", "paper")
+records = records_for(plan, Store(Path(sys.argv[1]), writable=False))
+assert list(records.missing) == list(dict.fromkeys(plan)) and len(records) == 0
+assert halves(profile="paper", store=Store(Path(sys.argv[1]), writable=False))[0].runs == ()
+assert not {"torch", "torchvision"} & set(sys.modules), "torch was imported"
+"""
+
+
+def test_reading_needs_no_torch(tmp_path):
+    environment = {**os.environ, "MPLBACKEND": "agg"}
+    done = subprocess.run([sys.executable, "-c", READING, tmp_path], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_read_only_store_says_what_is_missing_in_order(store, monkeypatch):
+    monkeypatch.setattr(bslib.runner, "run", lambda *_, **__: pytest.fail("a read-only store computes nothing"))
+    plan = [IMAGES, COUNTS, NETWORK, IMAGES]
+    records = records_for(iter(plan), Store(store.folder, writable=False))
+    assert records.missing == (IMAGES, NETWORK)
+    assert list(records) == [COUNTS] and records[COUNTS].checksum == RECORD.checksum and IMAGES not in records
+
+
+def test_a_writable_store_is_completed(store):
+    records = records_for([IMAGES, COUNTS], store, device="cpu")
+    assert list(records) == [IMAGES, COUNTS] and records.missing == ()
+    assert records[IMAGES].arrays["images"].shape == (2, 1, 28, 28)
+    assert records[COUNTS].provenance == RECORD.provenance  # what was there was left alone
+    assert IMAGES in Store(store.folder)
+
+
+def test_what_is_complete_is_not_run(store, monkeypatch):
+    monkeypatch.setattr(bslib.runner, "run", lambda *_, **__: pytest.fail("nothing was missing"))
+    assert list(records_for([COUNTS], store)) == [COUNTS]
+
+
+def test_the_published_store_is_whole():
+    """Every committed record reads, and was made by committed code."""
+    for record in open_store(PUBLISHED).everything():
+        assert record.data.get("fingerprint") or record.spec.kind == "toy"
+        assert record.provenance["code"] and not record.provenance["code"].endswith("+)")
+    assert profile_named("paper").store == PUBLISHED
