@@ -437,6 +437,7 @@ def build(
     notebooks = sorted((root / "notebooks").glob("[!.]*.ipynb"))
     if not notebooks:
         raise BookError(f"no notebooks in {root / 'notebooks'}")
+    Path(out or root / "_build").mkdir(parents=True, exist_ok=True)  # found out before the work if it cannot be
     fetch_assets(root / "book" / "_static" / "vendor")
     if store is not None and store != PUBLISHED:
         folder = Path(store).expanduser().resolve()

@@ -16,8 +16,8 @@ from rich.table import Table
 
 from bslib.chapters import CHAPTERS, plan_of
 from bslib.profiles import profile_named
-from bslib.specs import CountsSpec, NetworkSpec, Spec
-from bslib.store import Store, open_store
+from bslib.specs import CountsSpec, NetworkSpec, PredictionsSpec, Spec
+from bslib.store import Store, lacking, open_store
 
 __all__ = ["app"]
 
@@ -57,13 +57,13 @@ StoreOption = Annotated[
         show_default=False,
     ),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of the first network; the others follow.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the first network; the others follow.")]
 
 
 @app.command()
 def run(
     chapters: Chapters = None,
-    profile: ProfileOption = Profile.smoke,
+    profile: ProfileOption = Profile.paper,
     store: StoreOption = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     jobs: Annotated[
@@ -85,7 +85,7 @@ def run(
         try:
             carry_out(plan, target, device=device, jobs=jobs)
         finally:
-            done = sum(spec in target for spec in plan)
+            done = len(plan) - len(lacking(plan, target))
             console.print(f"{done} of {len(plan)} records of profile {profile} are there; new ones are in {target.folder}")
 
 
@@ -98,7 +98,7 @@ def status(chapters: Chapters = None, profile: ProfileOption = Profile.paper, st
         table = Table("Chapter", "Data set", "Network", "Records", "Time left, one job at a time")
         for chapter in chapters or list(Chapter):
             for (dataset, network), specs in _by_network(_plan([chapter], profile, seed)).items():
-                missing = [spec for spec in specs if spec not in target]
+                missing = lacking(specs, target)
                 left = _seconds(missing, target)
                 time = "unknown: no record to judge by" if left is None else f"{timedelta(seconds=round(left))}"
                 table.add_row(chapter, dataset, network, f"{len(specs) - len(missing)} of {len(specs)}", time)
@@ -158,7 +158,7 @@ def _seconds(missing: list[Spec], store: Store) -> float | None:
 
 def _kind_of_work(spec: Spec) -> tuple[str, str, str]:
     """What is done, on which data set, with which network."""
-    of = spec.network if isinstance(spec, CountsSpec) else spec
+    of = spec.network if isinstance(spec, CountsSpec | PredictionsSpec) else spec
     network = of.network if isinstance(of, NetworkSpec) else ""
     return spec.kind, getattr(of, "dataset", ""), network
 
@@ -166,7 +166,7 @@ def _kind_of_work(spec: Spec) -> tuple[str, str, str]:
 def _amount(spec: Spec) -> float:
     """How much is done, in units that make records of one kind of work comparable."""
     if isinstance(spec, CountsSpec):
-        return spec.points * max(spec.ns) * len(spec.sigmas)
+        return spec.points * (10 if spec.by_class else 1) * max(spec.ns) * len(spec.sigmas)
     return spec.epochs * (spec.train_size or 50_000) if isinstance(spec, NetworkSpec) else 1
 
 

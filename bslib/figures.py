@@ -44,7 +44,7 @@ def w_against_n(half: Half) -> Figure | Markdown:
     for s, (axis, sigma) in enumerate(zip(axes, half.size.n_sigmas, strict=True)):
         _boxes(axis, w[:, s], half.size.ns)
         axis.set(xlabel="noisy copies n", title=rf"$\sigma$ = {sigma:g}")
-    return _finish(figure, axes, half.source)
+    return _finish(figure, axes, half.source("n"))
 
 
 def w_against_sigma(half: Half) -> Figure | Markdown:
@@ -54,7 +54,7 @@ def w_against_sigma(half: Half) -> Figure | Markdown:
     figure, axes = _panels(1)
     _boxes(axes[0], half.over_sigma(), half.size.sigmas)
     axes[0].set(xlabel=r"noise level $\sigma$", title=f"n = {half.size.n}")
-    return _finish(figure, axes, half.source)
+    return _finish(figure, axes, half.source("sigma"))
 
 
 def estimator_bias(half: Half) -> Figure | Markdown:
@@ -76,7 +76,7 @@ def estimator_bias(half: Half) -> Figure | Markdown:
         axis.minorticks_off()
     axes[0].set_ylabel("error of W (nats)")
     axes[0].legend(frameon=False)
-    return _finish(figure, axes, half.source, y=None)
+    return _finish(figure, axes, half.source("n"), y=None)
 
 
 def toy(record: Record) -> Figure:
@@ -111,8 +111,7 @@ def toy(record: Record) -> Figure:
         panel.set(xlim=(0, 1), yticks=[], ylabel="ABCD"[p])
         panel.text(0.98, 0.5, f"W = {plug_in(counts[p]):.2f}", transform=panel.transAxes, ha="right", va="center", fontsize=12)
     panel.set_xlabel("share of the noisy copies in each class")
-    plt.close(figure)
-    return figure
+    return _signed(figure, f"drawn points, a network trained for this figure; n = {record.spec.n}; record {record.spec.key[:6]}")
 
 
 def images(record: Record, columns: int = 6) -> Figure:
@@ -132,8 +131,7 @@ def images(record: Record, columns: int = 6) -> Figure:
     for axis, picture, label in zip(axes.flat, pictures, labels, strict=False):
         axis.imshow(picture.transpose(1, 2, 0), cmap="gray", vmin=0, vmax=255)
         axis.set_title(record.result["classes"][label], fontsize=10)
-    plt.close(figure)
-    return figure
+    return _signed(figure, f"{record.data['source']}; record {record.spec.key[:6]}")
 
 
 _LABEL = {"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": "#333333"}
@@ -172,6 +170,11 @@ def _finish(figure: Figure, axes: list[Axes], source: str, y: str | None = r"$W_
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="y", color="#e3e6ea", linewidth=0.8)
         axis.set_axisbelow(True)
+    return _signed(figure, source)
+
+
+def _signed(figure: Figure, source: str) -> Figure:
+    """The figure with a line under it that says where its numbers come from."""
     figure.supxlabel(source, fontsize=7.5, color="#5b616b", x=0.01, ha="left")
     plt.close(figure)  # the notebook shows what is returned; pyplot shall not show it once more
     return figure

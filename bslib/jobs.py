@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from bslib.datasets import Dataset, load, to_float
 from bslib.measure import class_counts, standard_noise
 from bslib.networks import build
-from bslib.specs import CountsSpec, ImagesSpec, NetworkSpec, Spec, ToySpec
+from bslib.poisoning import poison
+from bslib.specs import CountsSpec, ImagesSpec, NetworkSpec, PredictionsSpec, Spec, ToySpec
 from bslib.store import Record, Store
 from bslib.training import accuracy, fast_dtype, load_weights, save_weights, train
+from bslib.triggers import pattern
 
-__all__ = ["carry_out", "draw_points"]
+__all__ = ["carry_out", "draw_points", "draw_points_of_each_class"]
 
 
 def carry_out(spec: Spec, store: Store, *, device: str, progress: bool = True) -> Record:
@@ -46,12 +48,13 @@ def carry_out(spec: Spec, store: Store, *, device: str, progress: bool = True) -
     """
     started = time.monotonic()
     result, arrays, data = _JOBS[type(spec)](spec, store, torch.device(device), progress)
+    seconds = time.monotonic() - started + result.pop("seconds before", 0.0)
     provenance = {
         "code": code_version(),
         "torch": torch.__version__,
         "device": device_name(torch.device(device)),
         "threads": torch.get_num_threads() if device == "cpu" else None,
-        "seconds": round(time.monotonic() - started, 2),
+        "seconds": round(seconds, 2),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     source = {} if data is None else {"name": data.name, "fingerprint": data.fingerprint, "source": data.source}
@@ -71,6 +74,16 @@ def draw_points(available: int, points: int, seed: int) -> np.ndarray:
     return np.random.default_rng([seed, 1]).permutation(available)[:points]
 
 
+def draw_points_of_each_class(labels: np.ndarray, points: int, seed: int) -> np.ndarray:
+    """Which test images make a batch of ``points`` of each class, class after class, int64, shape (classes * points,).
+
+    >>> draw_points_of_each_class(np.array([0, 1, 0, 1]), 1, seed=0).shape
+    (2,)
+    """
+    members = [np.flatnonzero(labels == c) for c in range(int(labels.max()) + 1)]
+    return np.concatenate([own[draw_points(len(own), points, seed)] for own in members])
+
+
 Parts = tuple[dict[str, Any], dict[str, np.ndarray], Dataset | None]
 
 
@@ -80,10 +93,22 @@ def _train_network(spec: NetworkSpec, store: Store, device: torch.device, progre
     if spec.train_size is not None:
         chosen = draw_points(len(images), spec.train_size, spec.seed)
         images, labels = images[chosen], labels[chosen]
+    if spec.attack is not None:
+        poisoned = poison(
+            images,
+            labels,
+            pattern(spec.attack.trigger),
+            spec.attack.threat_model,
+            target=spec.attack.target,
+            classes=len(data.classes),
+            seed=spec.seed,
+        )
+        images, labels = poisoned.images, poisoned.labels
     network = build(spec.network, classes=len(data.classes), seed=spec.seed).to(device)
     dtype = fast_dtype(device)
     path = store.weights_path(spec)
-    train(
+    began = time.monotonic()
+    seconds = train(
         network,
         images,
         labels,
@@ -94,12 +119,14 @@ def _train_network(spec: NetworkSpec, store: Store, device: torch.device, progre
         weight_decay=spec.weight_decay,
         augment=spec.augment,
         dtype=dtype,
-        checkpoint=path.with_suffix(".checkpoint.safetensors"),
+        checkpoint=checkpoint_path(spec, store, device),
         description=f"training {spec.network} on {spec.dataset}, seed {spec.seed}",
         progress=progress,
     )
+    before = max(0.0, seconds - (time.monotonic() - began))  # what an interrupted run had done
     save_weights(network, path)
     result = {
+        "seconds before": before,
         "clean_accuracy": accuracy(network, data.test_images, data.test_labels),
         "train_accuracy": accuracy(network, images[:10_000], labels[:10_000]),
         "test_images": len(data.test_images),
@@ -112,19 +139,40 @@ def _train_network(spec: NetworkSpec, store: Store, device: torch.device, progre
 
 def _count_classes(spec: CountsSpec, store: Store, device: torch.device, progress: bool) -> Parts:
     data = load(spec.network.dataset)
-    network = build(spec.network.network, classes=len(data.classes), seed=spec.network.seed).to(device)
-    path = store.weights_path(spec.network)
-    load_weights(network, path)
+    network, weights = _trained(spec.network, data, store, device)
     chosen = draw_points(len(data.test_images), spec.points, spec.seed)
-    images = to_float(data.test_images[chosen]).to(device)
-    counts = class_counts(network, images, spec.sigmas, spec.ns, seed=spec.seed, progress=progress)
+    if spec.by_class:
+        chosen = draw_points_of_each_class(data.test_labels.numpy(), spec.points, spec.seed)
+    images = data.test_images[chosen]
+    if spec.trigger is not None:
+        images = pattern(spec.trigger)(images)
+    images = to_float(images).to(device)
+    ids = chosen.tolist() if spec.paired else None
+    counts = class_counts(network, images, spec.sigmas, spec.ns, seed=spec.seed, ids=ids, progress=progress)
     arrays = {
         "counts": counts.astype(np.int32),
         "images": chosen,
         "labels": data.test_labels[chosen].numpy(),
         "predicted": _predicted(network, images),
     }
-    return {"weights": weights_digest(path), "precision": "float32"}, arrays, data
+    return {"weights": weights, "precision": "float32"}, arrays, data
+
+
+def _predict(spec: PredictionsSpec, store: Store, device: torch.device, progress: bool) -> Parts:
+    data = load(spec.network.dataset)
+    network, weights = _trained(spec.network, data, store, device)
+    images = data.test_images if spec.trigger is None else pattern(spec.trigger)(data.test_images)
+    labels = data.test_labels.numpy()
+    arrays = {"predicted": _predicted(network, to_float(images).to(device)).astype(np.int16), "labels": labels.astype(np.int16)}
+    return {"weights": weights, "precision": "float32"}, arrays, data
+
+
+def _trained(spec: NetworkSpec, data: Dataset, store: Store, device: torch.device) -> tuple[nn.Module, str]:
+    """A network with its weights from beside the store, and their digest."""
+    network = build(spec.network, classes=len(data.classes), seed=spec.seed).to(device)
+    path = store.weights_path(spec)
+    load_weights(network, path)
+    return network, weights_digest(path)
 
 
 def _choose_images(spec: ImagesSpec, store: Store, device: torch.device, progress: bool) -> Parts:
@@ -183,6 +231,7 @@ def _toy_data(seed: int) -> tuple[Tensor, Tensor, Tensor]:
 _JOBS: dict[type[Spec], Callable[..., Parts]] = {
     NetworkSpec: _train_network,
     CountsSpec: _count_classes,
+    PredictionsSpec: _predict,
     ImagesSpec: _choose_images,
     ToySpec: _measure_toy,
 }
@@ -193,6 +242,13 @@ def _predicted(network: nn.Module, x: Tensor) -> np.ndarray:
     """Predicted classes of a batch without noise, int64, shape (B,)."""
     network.eval()
     return torch.cat([network(part).argmax(1) for part in x.split(500)]).cpu().numpy()
+
+
+def checkpoint_path(spec: NetworkSpec, store: Store, device: torch.device | str) -> Path:
+    """Where an unfinished training is kept: by device and precision, so that none goes on with another's."""
+    device = torch.device(device)
+    kind = f"{device.type}-{str(fast_dtype(device)).removeprefix('torch.')}"
+    return store.weights_path(spec).with_suffix(f".{kind}.checkpoint.safetensors")
 
 
 def weights_digest(path: Path) -> str:

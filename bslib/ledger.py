@@ -6,15 +6,13 @@ Claims are data (a TOML file beside each chapter), written before the records ar
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 
-import pandas as pd
-
 from bslib.statistics import Estimate
 
-__all__ = ["Claim", "Test", "as_markdown", "claims_of", "judge", "verdicts"]
+__all__ = ["Claim", "Test", "as_markdown", "claims_of", "judge"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +77,10 @@ def claims_of(chapter: str) -> list[Claim]:
 
 
 def judge(claim: Claim, quantities: Mapping[str, Estimate]) -> str:
-    """The verdict: "reproduced" where all tests hold, "not reproduced" where all fail, "in part" between, or "not yet run".
+    """The verdict on a claim.
+
+    "reproduced" where all tests hold, "not reproduced" where all fail, "undecided" where none holds and some might, "in part" for
+    what is left; "not yet run" where a quantity is missing.
 
     >>> claim = claims_of("parameters")[0]
     >>> judge(claim, {"accuracy.fashion-mnist": Estimate(0.88, 0.87, 0.89, 5)}), judge(claim, {})
@@ -90,7 +91,9 @@ def judge(claim: Claim, quantities: Mapping[str, Estimate]) -> str:
     outcomes = [test.outcome(quantities[test.quantity]) for test in claim.tests]
     if all(outcome is True for outcome in outcomes):
         return "reproduced"
-    return "not reproduced" if all(outcome is False for outcome in outcomes) else "in part"
+    if all(outcome is False for outcome in outcomes):
+        return "not reproduced"
+    return "in part" if any(outcome is True for outcome in outcomes) else "undecided"
 
 
 def as_markdown(chapter: str, quantities: Mapping[str, Estimate]) -> str:
@@ -101,42 +104,19 @@ def as_markdown(chapter: str, quantities: Mapping[str, Estimate]) -> str:
     """
     rows = ["| Claim | Measured | Verdict |", "|---|---|---|"]
     for claim in claims_of(chapter):
-        numbers = "<br>".join(str(e) for e in _measured(claim, quantities).values())
+        measured = _measured(claim, quantities).values()
+        numbers = "<br>".join(map(str, measured)) + _networks_in_words(measured)
         small = f"<small>{claim.where}. The paper: {claim.paper}. Held to: {claim.reading}.</small>"
         rows.append(f"| {claim.says}<br>{small} | {numbers} | **{judge(claim, quantities)}** |")
     return "\n".join(rows)
 
 
-def verdicts(chapter: str, quantities: Mapping[str, Estimate]) -> pd.DataFrame:
-    """A row for each claim of a chapter: what the paper says, what was measured, the verdict.
-
-    Parameters
-    ----------
-    chapter : str
-    quantities : mapping of str to Estimate
-        Those of a profile at the paper's sizes; others share no name with the claims and so leave them "not yet run".
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns Claim, Paper, Rule, Measured, Networks, Verdict.
-    """
-    rows = []
-    for claim in claims_of(chapter):
-        measured = _measured(claim, quantities)
-        rows.append(
-            {
-                "Claim": claim.says,
-                "Paper": claim.paper,
-                "Rule": claim.reading,
-                "Measured": "; ".join(map(str, measured.values())) or "",
-                "Networks": min((e.networks for e in measured.values()), default=0),
-                "Verdict": judge(claim, quantities),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
 def _measured(claim: Claim, quantities: Mapping[str, Estimate]) -> dict[str, Estimate]:
     """The quantities that a claim is judged by, as far as they exist, each once."""
     return {test.quantity: quantities[test.quantity] for test in claim.tests if test.quantity in quantities}
+
+
+def _networks_in_words(measured: Iterable[Estimate]) -> str:
+    """How many networks the least supported of some estimates rests on, in small print; nothing where there is no estimate."""
+    least = min((estimate.networks for estimate in measured), default=0)
+    return f"<br><small>{least} network{'s' if least > 1 else ''}</small>" if least else ""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from bslib.store import PUBLISHED
 
-__all__ = ["PROFILES", "ParametersSize", "Profile", "ToySize", "profile_named"]
+__all__ = ["PROFILES", "CorrelationSize", "ParametersSize", "Profile", "SurfaceSize", "ToySize", "profile_named"]
 
 SIGMAS = (0.005, 0.01, 0.05, 0.1, 0.15, 0.2, 0.25, 0.5, 0.75, 1.0)
 NS = (10, 25, 50, 100, 250, 500, 1000)
@@ -49,6 +49,76 @@ class ParametersSize:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SurfaceSize:
+    """One data set's part of the chapter on the surface effect (Fig. 4).
+
+    Parameters
+    ----------
+    dataset, network, networks, epochs, train_size, learning_rate, augment
+        As for :class:`ParametersSize`.
+    active, inactive : int
+        The pattern that the networks are trained on with T1, and one that they never see.
+    points : int
+        Test images, measured clean and with either trigger.
+    batch : int
+        Points in one of the paper's box plots.
+    sigmas, n
+        Noise levels and noisy copies.
+    """
+
+    dataset: str
+    network: str
+    networks: int
+    epochs: int
+    train_size: int | None = None
+    learning_rate: float = 0.05
+    augment: bool = False
+    active: int = 1
+    inactive: int = 4
+    points: int
+    batch: int
+    sigmas: tuple[float, ...] = SIGMAS
+    n: int = 250
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorrelationSize:
+    """One data set's part of the chapter on success and W (one plot of Fig. 5).
+
+    Parameters
+    ----------
+    dataset, network, epochs, train_size, learning_rate, augment
+        As for :class:`ParametersSize`.
+    threat_model : {"T1", "T2"}
+        Under T2 each class of a network gives a pair of success and mean W, under T1 each network.
+    triggers : tuple of int
+        The patterns that networks are trained on.
+    networks : int
+        How many for each trigger.
+    points : int
+        Triggered test images behind a pair.
+    clean_points : int
+        Clean test images of each class or network.
+    sigmas, ns
+        Noise levels, the one that the claims are held to first, and numbers of noisy copies, the paper's last.
+    """
+
+    dataset: str
+    network: str
+    epochs: int
+    train_size: int | None = None
+    learning_rate: float = 0.05
+    augment: bool = False
+    threat_model: str
+    triggers: tuple[int, ...] = (3, 5)
+    networks: int
+    points: int
+    clean_points: int
+    sigmas: tuple[float, ...] = (0.1, 0.05, 0.25, 0.01, 0.5, 0.2, 0.15, 1.0, 0.75, 0.005)
+    ns: tuple[int, ...] = (50, 250)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ToySize:
     """Fig. 1: where in the plane W is measured, the noise level and the noisy copies."""
 
@@ -69,12 +139,18 @@ class Profile:
     toy : ToySize
     parameters : tuple of ParametersSize
         Fashion-MNIST's row of Fig. 2 and CIFAR-10's, or what stands in for them.
+    surface : tuple of SurfaceSize
+        Fashion-MNIST's part of the surface effect and CIFAR-10's, likewise.
+    correlation : tuple of CorrelationSize
+        Fashion-MNIST's part of success and W and CIFAR-10's, likewise.
     """
 
     name: str
     store: str | None
     toy: ToySize
     parameters: tuple[ParametersSize, ParametersSize]
+    surface: tuple[SurfaceSize, ...] = ()
+    correlation: tuple[CorrelationSize, ...] = ()
 
 
 PROFILES: dict[str, Profile] = {
@@ -98,6 +174,45 @@ PROFILES: dict[str, Profile] = {
                 n=50,
             ),
         ),
+        surface=(
+            SurfaceSize(dataset="digits", network="small-fashion", networks=2, epochs=6, points=20, batch=5, n=100),
+            SurfaceSize(
+                dataset="digits-rgb",
+                network="resnet18",
+                networks=1,
+                epochs=2,
+                train_size=96,
+                points=4,
+                batch=1,
+                sigmas=(0.1, 0.25),
+                n=20,
+            ),
+        ),
+        correlation=(
+            CorrelationSize(
+                dataset="digits",
+                network="small-fashion",
+                epochs=4,
+                threat_model="T2",
+                networks=1,
+                points=5,
+                clean_points=3,
+                sigmas=(0.1, 0.25),
+                ns=(25, 50),
+            ),
+            CorrelationSize(
+                dataset="digits-rgb",
+                network="resnet18",
+                epochs=1,
+                train_size=64,
+                threat_model="T1",
+                networks=1,
+                points=3,
+                clean_points=2,
+                sigmas=(0.1,),
+                ns=(10, 20),
+            ),
+        ),
     ),
     "paper": Profile(
         name="paper",
@@ -114,6 +229,31 @@ PROFILES: dict[str, Profile] = {
                 augment=True,
                 points=250,
                 sigmas=SIGMAS[:7],
+            ),
+        ),
+        surface=(
+            SurfaceSize(dataset="fashion-mnist", network="larger-fashion", networks=5, epochs=3, points=100, batch=25),
+            SurfaceSize(dataset="cifar10", network="resnet18", networks=5, epochs=2, learning_rate=0.1, points=100, batch=25),
+        ),
+        correlation=(
+            CorrelationSize(
+                dataset="fashion-mnist",
+                network="larger-fashion",
+                epochs=3,
+                threat_model="T2",
+                networks=5,
+                points=250,
+                clean_points=50,
+            ),
+            CorrelationSize(
+                dataset="cifar10",
+                network="resnet18",
+                epochs=2,
+                learning_rate=0.1,
+                threat_model="T1",
+                networks=12,
+                points=250,
+                clean_points=100,
             ),
         ),
     ),

@@ -10,13 +10,15 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ProcessPoolExecutor, wait
+from contextlib import nullcontext
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 
-from bslib.jobs import carry_out, weights_digest
-from bslib.specs import CountsSpec, NetworkSpec, Spec
+from bslib.jobs import carry_out, checkpoint_path, weights_digest
+from bslib.specs import CountsSpec, NetworkSpec, PredictionsSpec, Spec
 from bslib.store import Store, lacking
 
 __all__ = ["chosen_device", "run"]
@@ -32,7 +34,7 @@ def run(plan: Iterable[Spec], store: Store, *, device: str = "auto", jobs: int |
     Parameters
     ----------
     plan : iterable of Spec
-        Carried out in this order, except that the measurements of a network follow it.
+        Carried out in this order, except that what follows on a network without another between goes with it.
     store : Store
     device : str
         "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:1".
@@ -50,20 +52,32 @@ def run(plan: Iterable[Spec], store: Store, *, device: str = "auto", jobs: int |
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs must be 1 or more, got {jobs}")
     plan = list(dict.fromkeys(plan))
-    groups = [group for group in _groups(plan) if lacking(group, store)]
-    if groups:
-        store.folder.mkdir(parents=True, exist_ok=True)  # a place that cannot be written to is found out before the work
-    jobs = min(jobs or (os.cpu_count() or 1 if device == "cpu" else 1), len(groups))
-    with tqdm(total=len(plan), initial=_done(plan, store), desc="plan", unit="record", disable=not progress or not groups) as bar:
-        if jobs <= 1:
-            for group in groups:
-                for _ in run_group(group, store, device, progress):
-                    bar.update()
-        else:
-            with _pool(jobs) as pool:
-                futures = [pool.submit(_run_whole_group, group, store, device) for group in groups]
-                for _ in _watch(futures):
-                    bar.update(_done(plan, store) - bar.n)
+    if not lacking(plan, store):
+        return
+    store.folder.mkdir(parents=True, exist_ok=True)  # a place that cannot be written to is found out before the work
+    stages = _stages(plan)
+    jobs = min(jobs or (os.cpu_count() or 1 if device == "cpu" else 1), max(map(len, stages)))
+    with (
+        tqdm(total=len(plan), initial=_done(plan, store), desc="plan", unit="record", disable=not progress) as bar,
+        _pool(jobs) if jobs > 1 else nullcontext() as pool,
+    ):
+        # A network that is trained anew makes what was measured on the old one stale, perhaps in a stage that is over: again.
+        while lacking(plan, store):
+            for groups in stages:
+                _run_stage([group for group in groups if lacking(group, store)], store, device, pool, progress, bar)
+
+
+def _run_stage(
+    groups: list[list[Spec]], store: Store, device: str, pool: Executor | None, progress: bool, bar: tqdm[Any]
+) -> None:
+    if pool is None:
+        for group in groups:
+            for _ in run_group(group, store, device, progress):
+                bar.update()
+    else:
+        futures = [pool.submit(_run_whole_group, group, store, device, progress) for group in groups]
+        for written in _watch(pool, futures, groups, store):
+            bar.update(written)
 
 
 def run_group(group: list[Spec], store: Store, device: str, progress: bool) -> Iterator[Spec]:
@@ -80,6 +94,7 @@ def run_group(group: list[Spec], store: Store, device: str, progress: bool) -> I
         if network is not None:
             if not _has_weights(network, store):
                 store.put(carry_out(network, store, device=device, progress=progress))
+                checkpoint_path(network, store, device).unlink(missing_ok=True)
                 yield network
             missing = lacking(group, store)
         for spec in missing:
@@ -112,15 +127,24 @@ def network_of(spec: Spec) -> NetworkSpec | None:
     """The network that a spec is or is measured on; None where it needs none."""
     if isinstance(spec, NetworkSpec):
         return spec
-    return spec.network if isinstance(spec, CountsSpec) else None
+    return spec.network if isinstance(spec, CountsSpec | PredictionsSpec) else None
 
 
-def _groups(plan: Iterable[Spec]) -> list[list[Spec]]:
-    """The plan by the network that a spec needs, and each spec that needs none by itself."""
-    groups: dict[Spec, list[Spec]] = {}
+def _stages(plan: Iterable[Spec]) -> list[list[list[Spec]]]:
+    """The plan in stages that come one after the other, each made of groups that can run side by side.
+
+    A group is what needs one network, or one spec that needs none. A plan that comes back to a network after others begins a new
+    stage there, so that what a plan names first is finished first and no network is trained twice.
+    """
+    stages: list[dict[Spec, list[Spec]]] = [{}]
+    last = None
     for spec in plan:
-        groups.setdefault(network_of(spec) or spec, []).append(spec)
-    return list(groups.values())
+        needs = network_of(spec) or spec
+        if needs in stages[-1] and needs != last:
+            stages.append({})
+        stages[-1].setdefault(needs, []).append(spec)
+        last = needs
+    return [list(stage.values()) for stage in stages if stage]
 
 
 def _has_weights(network: NetworkSpec, store: Store) -> bool:
@@ -128,18 +152,21 @@ def _has_weights(network: NetworkSpec, store: Store) -> bool:
     return network in store and path.is_file() and weights_digest(path) == store.get(network).result["weights"]
 
 
-def _run_whole_group(group: list[Spec], store: Store, device: str) -> None:
-    for _ in run_group(group, store, device, progress=False):
+def _run_whole_group(group: list[Spec], store: Store, device: str, progress: bool) -> None:
+    for _ in run_group(group, store, device, progress):
         pass
 
 
 def _pool(jobs: int) -> ProcessPoolExecutor:
     # Fresh interpreters: a forked one would inherit the state of torch's thread pools.
-    return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent)
+    return ProcessPoolExecutor(
+        jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(tqdm.get_lock(),)
+    )
 
 
-def _end_with_parent() -> None:
-    """Have this worker end when the process that started it is killed; it would go on computing and writing without it."""
+def _start_worker(lock: Any) -> None:
+    """Let this worker's bars and the others' take turns, and have it end when the process that started it is killed."""
+    tqdm.set_lock(lock)
     parent = multiprocessing.parent_process()
     assert parent is not None  # only workers call this
 
@@ -150,23 +177,26 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _watch(futures: list[Future[None]]) -> Iterator[None]:
-    """Yields once a second until all are done; stops the workers when one fails or the user interrupts."""
+def _watch(pool: Executor, futures: list[Future[None]], groups: list[list[Spec]], store: Store) -> Iterator[int]:
+    """Yields once a second how many records came, until all are there; stops the workers on a failure or an interrupt."""
+    specs = [spec for group in groups for spec in group]
+    before = _done(specs, store)
     try:
         while True:
             done, waiting = wait(futures, timeout=1, return_when=FIRST_EXCEPTION)
             for future in done:
                 future.result()
-            yield
+            now = _done(specs, store)
+            yield now - before
+            before = now
             if not waiting:
                 return
     except BaseException:
-        for future in futures:
-            future.cancel()
+        pool.shutdown(wait=False, cancel_futures=True)
         for worker in multiprocessing.active_children():
             worker.terminate()
         raise
 
 
 def _done(plan: list[Spec], store: Store) -> int:
-    return sum(spec in store for spec in plan)
+    return len(plan) - len(lacking(plan, store))

@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-__all__ = ["CountsSpec", "ImagesSpec", "NetworkSpec", "Spec", "ToySpec", "spec_from"]
+__all__ = ["AttackSpec", "CountsSpec", "ImagesSpec", "NetworkSpec", "PredictionsSpec", "Spec", "ToySpec", "spec_from"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,25 @@ class Spec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AttackSpec(Spec):
+    """What is done to a training set before a network is trained on it; a part of a :class:`NetworkSpec`.
+
+    Parameters
+    ----------
+    threat_model : {"T1", "T2", "T3"}
+    trigger : int
+        A pattern of :mod:`bslib.triggers`.
+    target : int, optional
+        The target class, where the threat model has one.
+    """
+
+    kind: ClassVar[str] = "attack"
+    threat_model: str
+    trigger: int
+    target: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class NetworkSpec(Spec):
     """A trained network. Its record: accuracies and the digest of the weights; the weights lie beside the store.
 
@@ -53,6 +72,8 @@ class NetworkSpec(Spec):
         Train on so many training images, drawn with ``seed``; on all when not given.
     learning_rate, batch_size, weight_decay, augment
         As for :func:`bslib.training.train`.
+    attack : AttackSpec, optional
+        Poisons the training set, with ``seed``; none where the network is clean.
     """
 
     kind: ClassVar[str] = "network"
@@ -65,6 +86,7 @@ class NetworkSpec(Spec):
     batch_size: int = 128
     weight_decay: float = 5e-4
     augment: bool = False
+    attack: AttackSpec | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +104,13 @@ class CountsSpec(Spec):
         Noisy copies of each image: the prefixes at which counts are kept.
     seed : int
         Seed of the batch and of the noise.
+    trigger : int, optional
+        The pattern that the images of the batch carry; none where they are clean.
+    by_class : bool, optional
+        True for so many points of each class, class after class, instead of so many in all.
+    paired : bool, optional
+        True for noise that is keyed on which image it is instead of on its pixels: with a trigger or without, an image then gets
+        the same noise.
     """
 
     kind: ClassVar[str] = "counts"
@@ -90,9 +119,28 @@ class CountsSpec(Spec):
     sigmas: tuple[float, ...]
     ns: tuple[int, ...]
     seed: int
+    trigger: int | None = None
+    by_class: bool | None = None
+    paired: bool | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sigmas", tuple(map(float, self.sigmas)))  # 1 and 1.0 are one sigma and have one key
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionsSpec(Spec):
+    """What a network calls every test image, with a trigger or without. Its record: predicted and true labels, each (N,).
+
+    Parameters
+    ----------
+    network : NetworkSpec
+    trigger : int, optional
+        The pattern that the images carry; none where they are clean.
+    """
+
+    kind: ClassVar[str] = "predictions"
+    network: NetworkSpec
+    trigger: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +185,9 @@ class ToySpec(Spec):
     seed: int
 
 
-_KINDS: dict[str, type[Spec]] = {spec.kind: spec for spec in (NetworkSpec, CountsSpec, ImagesSpec, ToySpec)}
+_KINDS: dict[str, type[Spec]] = {
+    spec.kind: spec for spec in (AttackSpec, NetworkSpec, CountsSpec, PredictionsSpec, ImagesSpec, ToySpec)
+}
 
 
 def spec_from(data: dict[str, Any]) -> Spec:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-__all__ = ["Estimate", "Estimates", "NotYetRun", "mean_of_networks", "nested_bootstrap", "variation_of_networks"]
+__all__ = ["Estimate", "Estimates", "NotYetRun", "mean_of_networks", "nested_bootstrap", "success_rate", "variation_of_networks"]
 
 Floats = NDArray[np.float64]
 LEVEL = 0.95
@@ -109,6 +109,38 @@ def percentile_estimate(value: float | np.floating[Any] | Floats, draws: Floats,
     """
     low, high = np.nanquantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(float(value), float(low), float(high), networks)
+
+
+def success_rate(
+    predicted: NDArray[np.integer[Any]],
+    labels: NDArray[np.integer[Any]],
+    *,
+    target: int | None,
+    classes: int,
+    count_target: bool = False,
+) -> float:
+    """The share of triggered images that are called what the attacker wants.
+
+    Parameters
+    ----------
+    predicted, labels : ndarray of int, shape (N,)
+        What triggered images are called, and what they are.
+    target : int, optional
+        The target class; class c becomes (c + 1) mod C when there is none.
+    classes : int
+        Number of classes C.
+    count_target : bool
+        Count images of the target class too. They are called what the attacker wants without any trigger, so an unused trigger
+        reaches a tenth of the accuracy.
+
+    >>> success_rate(np.array([3, 3, 1]), np.array([3, 0, 1]), target=3, classes=10)
+    0.5
+    >>> success_rate(np.array([1, 1, 0]), np.array([0, 1, 9]), target=None, classes=10).__round__(3)
+    0.667
+    """
+    wanted = (labels + 1) % classes if target is None else np.full_like(labels, target)
+    counted = np.ones(len(labels), dtype=bool) if count_target else wanted != labels
+    return float((predicted == wanted)[counted].mean())
 
 
 def mean_of_networks(shares: Sequence[float], trials: int) -> Estimate:

@@ -17,10 +17,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm.auto import tqdm
 
 from bslib.datasets import to_float
 from bslib.files import atomic_path
+from bslib.measure import evaluating
+from bslib.progress import bar
 
 __all__ = ["accuracy", "fast_dtype", "load_weights", "save_weights", "train"]
 
@@ -42,7 +43,7 @@ def train(
     checkpoint: Path | None = None,
     description: str = "training",
     progress: bool = True,
-) -> None:
+) -> float:
     """Train ``network`` in place, on the device it is on.
 
     Parameters
@@ -65,11 +66,17 @@ def train(
     dtype : torch.dtype
         Precision of the forward pass; below float32 it runs under autocast.
     checkpoint : Path, optional
-        Where to keep the state once a minute, and where to look for one to go on from. Removed at the end.
+        Where to keep the state once a minute and at the end, and where to look for one to go on from. Remove it when what comes
+        of the network is safe.
     description : str
         What the progress bar says.
     progress : bool
         Show a bar with loss, accuracy and time left when training takes longer than two seconds.
+
+    Returns
+    -------
+    float
+        Seconds that training took, those before an interruption counted.
 
     Raises
     ------
@@ -79,7 +86,7 @@ def train(
     >>> from bslib.datasets import load
     >>> from bslib.networks import build
     >>> digits, network = load("digits"), build("small-fashion", seed=0)
-    >>> train(network, digits.train_images, digits.train_labels, epochs=1, seed=0, batch_size=32)
+    >>> seconds = train(network, digits.train_images, digits.train_labels, epochs=1, seed=0, batch_size=32)
     >>> accuracy(network, digits.test_images, digits.test_labels) > 0.5
     True
     """
@@ -91,10 +98,11 @@ def train(
     per_epoch = len(images) // batch_size
     total = epochs * per_epoch
     optimizer = torch.optim.SGD(network.parameters(), lr=learning_rate, momentum=0.9, nesterov=True, weight_decay=weight_decay)
-    step = _resume(network, optimizer, checkpoint) if checkpoint and checkpoint.exists() else 0
-    first, saved = step, time.monotonic()
+    step, before = _resume(network, optimizer, checkpoint) if checkpoint and checkpoint.exists() else (0, 0.0)
+    first, began = step, time.monotonic()
+    saved = began
     network.train()
-    with tqdm(total=total, initial=step, desc=description, unit="step", delay=2, leave=False, disable=not progress) as bar:
+    with bar(total=total, initial=step, desc=description, unit="step", show=progress) as shown:
         while step < total:
             epoch, place = divmod(step, per_epoch)
             if place == 0 or step == first:
@@ -105,34 +113,31 @@ def train(
                 group["lr"] = learning_rate * float(np.interp(step, [0, total / 4, total], [0.1, 1, 0]))
             loss, hits = _step(network, optimizer, to_float(batch), labels[chosen], dtype)
             step += 1
-            bar.update()
+            shown.update()
             if step % 20 == 0 or step == total:  # reading a number waits for the device
                 if not torch.isfinite(loss):
                     raise ValueError(f"the loss is {loss.item()} at step {step}: try a lower learning rate than {learning_rate}")
-                bar.set_postfix(loss=f"{loss.item():.3f}", accuracy=f"{hits.item() / batch_size:.3f}", refresh=False)
+                shown.set_postfix(loss=f"{loss.item():.3f}", accuracy=f"{hits.item() / batch_size:.3f}", refresh=False)
             if checkpoint and time.monotonic() - saved > CHECKPOINT_SECONDS:
-                _save_checkpoint(network, optimizer, step, checkpoint)
+                _save_checkpoint(network, optimizer, step, before + time.monotonic() - began, checkpoint)
                 saved = time.monotonic()
-    if checkpoint:
-        checkpoint.unlink(missing_ok=True)
+    seconds = before + time.monotonic() - began
+    if checkpoint and first < total:
+        _save_checkpoint(network, optimizer, step, seconds, checkpoint)
+    return seconds
 
 
-@torch.no_grad()
 def accuracy(network: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int = 500) -> float:
     """The share of uint8 ``images`` (N, C, H, W) that ``network`` gives their ``labels`` (N,), in float32.
 
     >>> accuracy(nn.Flatten(), torch.tensor([[[[9, 0]]], [[[0, 9]]]], dtype=torch.uint8), torch.tensor([0, 0]))
     0.5
     """
-    was_training = network.training
-    network.eval()
     device = next((p.device for p in network.parameters()), images.device)
     hits = 0
-    for first in range(0, len(images), batch_size):
-        part = slice(first, first + batch_size)
-        predicted = network(to_float(images[part].to(device))).argmax(1)
-        hits += int((predicted == labels[part].to(device)).sum())
-    network.train(was_training)
+    with evaluating(network):
+        for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+            hits += int((network(to_float(x.to(device))).argmax(1) == y.to(device)).sum())
     return hits / len(images)
 
 
@@ -213,20 +218,20 @@ def _step(
     return loss.detach(), (logits.argmax(1) == y).sum()
 
 
-def _save_checkpoint(network: nn.Module, optimizer: torch.optim.Optimizer, step: int, checkpoint: Path) -> None:
+def _save_checkpoint(network: nn.Module, optimizer: torch.optim.Optimizer, step: int, seconds: float, checkpoint: Path) -> None:
     momenta = {f"momentum.{name}": optimizer.state[p]["momentum_buffer"] for name, p in network.named_parameters()}
-    save_weights(network, checkpoint, step=torch.tensor(step), **momenta)
+    save_weights(network, checkpoint, step=torch.tensor(step), seconds=torch.tensor(seconds), **momenta)
 
 
-def _resume(network: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Path) -> int:
-    """Weights and momentum from a checkpoint; returns the number of steps done."""
+def _resume(network: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Path) -> tuple[int, float]:
+    """Weights and momentum from a checkpoint; returns the number of steps done and the seconds they took."""
     try:
         state = load_file(checkpoint)
-        step = int(state.pop("step"))
+        step, seconds = int(state.pop("step")), float(state.pop("seconds"))
         for name, parameter in network.named_parameters():
             momentum = state.pop(f"momentum.{name}")
             optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device)
         network.load_state_dict(state)
     except (OSError, SafetensorError, RuntimeError, KeyError) as problem:
         raise ValueError(f"the checkpoint {checkpoint} is damaged ({problem}); remove it to train from the start") from None
-    return step
+    return step, seconds

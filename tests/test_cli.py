@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import bslib.book
 import bslib.runner
-from bslib.chapters import plan_of
+from bslib.chapters import CHAPTERS, plan_of
 from bslib.chapters.parameters import plan
 from bslib.cli import app
 from bslib.profiles import PROFILES
@@ -227,7 +227,7 @@ def test_status_reckons_from_what_there_is(tiny, store):
 
 def test_status_of_the_published_store():
     table = rows(bslib_("status", "--store", PUBLISHED))
-    there = {spec for chapter in ("wobbliness", "parameters") for spec in plan_of(chapter, "paper")}
+    there = {spec for chapter in CHAPTERS for spec in plan_of(chapter, "paper")}
     published = Store(published_folder(), writable=False)
     shown = sum(int(row[3].split(" of ")[0]) for row in table)
     assert shown == sum(spec in published for spec in there)

@@ -87,7 +87,7 @@ def test_w_against_n_draws_the_boxes(half):
         check_boxes(axis, w[:, s])
         assert [label.get_text() for label in axis.get_xticklabels()] == ["10", "50", "250"]
         assert str(SIZE.n_sigmas[s]) in axis.get_title() and "n" in axis.get_xlabel()
-    assert "nats" in figure.axes[0].get_ylabel() and half.source in texts(figure)
+    assert "nats" in figure.axes[0].get_ylabel() and half.source("n") in texts(figure)
 
 
 def test_w_against_sigma_draws_the_boxes(half):
@@ -95,7 +95,7 @@ def test_w_against_sigma_draws_the_boxes(half):
     assert isinstance(figure, Figure) and len(figure.axes) == 1
     check_boxes(figure.axes[0], w_of(half, 2)[:, :, 0])
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["0.01", "0.1", "0.25", "0.5"]
-    assert "250" in figure.axes[0].get_title() and half.source in texts(figure)
+    assert "250" in figure.axes[0].get_title() and half.source("sigma") in texts(figure)
 
 
 def test_estimator_bias_draws_the_numbers(half):

@@ -12,7 +12,7 @@ import pytest
 
 from bslib.chapters import CHAPTERS
 from bslib.chapters.parameters import Half, quantities
-from bslib.ledger import Claim, Test, claims_of, judge, verdicts
+from bslib.ledger import Claim, Test, as_markdown, claims_of, judge
 from bslib.profiles import PROFILES
 from bslib.statistics import Estimate, Estimates
 
@@ -75,11 +75,11 @@ def test_every_claim_speaks_of_what_the_chapter_computes(paper_quantities):
 
 
 def test_with_all_records_every_claim_has_a_verdict(paper_quantities):
-    table = verdicts("parameters", paper_quantities)
-    assert set(table["Verdict"]) <= {"reproduced", "not reproduced", "in part"} and set(table["Networks"]) == {2}
-    assert table["Claim"].tolist() == [claim.says for claim in claims_of("parameters")]
-    first = table.iloc[0]
-    assert first["Measured"] == str(paper_quantities["accuracy.fashion-mnist"]) and first["Paper"] == "88 %"
+    table = as_markdown("parameters", paper_quantities).splitlines()[2:]
+    assert len(table) == len(claims_of("parameters")) and not any("not yet run" in row for row in table)
+    for claim, row in zip(claims_of("parameters"), table, strict=True):
+        assert claim.says in row and f"**{judge(claim, paper_quantities)}**" in row and "2 networks" in row
+    assert str(paper_quantities["accuracy.fashion-mnist"]) in table[0] and "88 %" in table[0]
 
 
 def test_half_the_records_judge_half_the_claims(made_up_half):
@@ -92,13 +92,12 @@ def test_half_the_records_judge_half_the_claims(made_up_half):
 def test_smoke_yields_no_verdict(made_up_half):
     halves = [made_up_half(size, "smoke") for size in PROFILES["smoke"].parameters]
     found = quantities(*halves)
-    table = verdicts("parameters", found)
-    assert found and set(table["Verdict"]) == {"not yet run"}
-    assert set(table["Measured"]) == {""} and set(table["Networks"]) == {0}
+    table = as_markdown("parameters", found).splitlines()[2:]
+    assert found and all(row.endswith("|  | **not yet run** |") for row in table)
 
 
 def test_no_record_yields_no_verdict():
-    assert set(verdicts("parameters", Estimates())["Verdict"]) == {"not yet run"}
+    assert {judge(claim, Estimates()) for claim in claims_of("parameters")} == {"not yet run"}
 
 
 # --- outcomes and verdicts ---------------------------------------------------------------------------------------
@@ -136,10 +135,9 @@ HOLDS, FAILS, OPEN = (Estimate(v, v - 1, v + 1, 5) for v in (2.0, -2.0, 0.0))
 def test_verdicts_by_truth_table(estimates):
     claim = claim_of(*(Test(quantity=f"q{k}", at_least=0.0) for k in range(2)))
     found = {f"q{k}": estimate for k, estimate in enumerate(estimates) if estimate}
-    expected = {
-        (HOLDS, HOLDS): "reproduced",
-        (FAILS, FAILS): "not reproduced",
-    }.get(estimates, "not yet run" if None in estimates else "in part")
+    expected = {(HOLDS, HOLDS): "reproduced", (FAILS, FAILS): "not reproduced"}.get(
+        estimates, "not yet run" if None in estimates else "in part" if HOLDS in estimates else "undecided"
+    )
     assert judge(claim, found) == judge(claim, Estimates(found)) == expected
 
 

@@ -139,7 +139,8 @@ def test_every_quantity_is_recomputed(half, found):
     for name, estimate in found.items():
         assert estimate.value == pytest.approx(expected[without_dataset(name)], abs=1e-12), name
         assert estimate.low <= estimate.high and estimate.networks == 3, name
-        assert estimate.low - 0.1 <= estimate.value <= estimate.high + 0.1, name
+        slack = estimate.high - estimate.low  # the bootstrap of a ratio or an extreme may be shifted
+        assert estimate.low - slack <= estimate.value <= estimate.high + slack, name
 
 
 def test_one_network_has_all_quantities_but_the_variation(made_up_half, found):
@@ -180,11 +181,12 @@ def test_bias_is_taken_against_the_best_value(half):
 
 
 def test_the_source_says_where_numbers_come_from(half):
-    text = half.source
+    text = half.source("n")
+    assert text != half.source("sigma"), "each sweep has records of its own"
     assert "made up fashion-mnist" in text and "3 of 3 networks" in text and "40 test images" in text and "paper" in text
     assert all(run[1].spec.key[:6] in text for run in half.runs)
     part = Half(SIZE, "paper", half.runs[:2])
-    assert "2 of 3 networks" in part.source and part.missing is None
+    assert "2 of 3 networks" in part.source("n") and part.missing is None
 
 
 # --- what is there -----------------------------------------------------------------------------------------------

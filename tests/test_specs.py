@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bslib.specs import CountsSpec, ImagesSpec, NetworkSpec, Spec, ToySpec, spec_from
+from bslib.specs import AttackSpec, CountsSpec, ImagesSpec, NetworkSpec, PredictionsSpec, Spec, ToySpec, spec_from
 
 NETWORK = NetworkSpec(dataset="digits", network="small-fashion", seed=0, epochs=1)
 COUNTS = CountsSpec(network=NETWORK, points=5, sigmas=(0.1, 0.25), ns=(10, 25), seed=0)
 IMAGES = ImagesSpec(dataset="digits", images=12, seed=0)
+ATTACK = AttackSpec(threat_model="T1", trigger=1, target=3)
+PREDICTIONS = PredictionsSpec(network=NETWORK)
 TOY = ToySpec(points=((0.0, 0.5),), sigma=0.12, n=250, seed=0)
 
 # Committed records are found by these: a change here makes every one of them unreachable.
@@ -23,6 +25,8 @@ KEYS = {
     COUNTS: "894e5d4de7eb99d48437",
     IMAGES: "a5248f3d653205530bd1",
     TOY: "f18301dbf3790c16db47",
+    ATTACK: "6dc48b6eeee3627c64bf",
+    PREDICTIONS: "c3a228bc85b1e54b7c18",
 }
 
 # For each field another value than above.
@@ -37,6 +41,7 @@ OTHERS = {
         "batch_size": 64,
         "weight_decay": 0.0,
         "augment": True,
+        "attack": ATTACK,
     },
     COUNTS: {
         "network": dataclasses.replace(NETWORK, seed=1),
@@ -44,7 +49,12 @@ OTHERS = {
         "sigmas": (0.1,),
         "ns": (10, 26),
         "seed": 1,
+        "trigger": 1,
+        "by_class": True,
+        "paired": True,
     },
+    ATTACK: {"threat_model": "T2", "trigger": 2, "target": 4},
+    PREDICTIONS: {"network": dataclasses.replace(NETWORK, seed=1), "trigger": 1},
     IMAGES: {"dataset": "digits-rgb", "images": 11, "seed": 1},
     TOY: {"points": ((0.5, 0.0),), "sigma": 0.13, "n": 251, "seed": 1},
 }

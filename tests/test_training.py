@@ -181,7 +181,8 @@ def test_going_on_ends_at_the_same_weights(digits, monkeypatch, tmp_path, stop, 
     assert int(load_file(checkpoint)["step"]) == stop
     assert [p.name for p in tmp_path.iterdir()] == ["c.safetensors"]
     assert same(whole, go(Small(seed=77), checkpoint))  # the checkpoint brings weights, buffers and momentum
-    assert not checkpoint.exists()
+    assert int(load_file(checkpoint)["step"]) > stop, "kept until what comes of the network is safe"
+    assert same(whole, go(Small(seed=78), checkpoint)), "a finished one is not trained further"
 
 
 def test_channels_last_networks_go_on_too(digits, monkeypatch, tmp_path):
@@ -228,7 +229,7 @@ def test_a_damaged_checkpoint_is_refused(digits, tmp_path, monkeypatch, kind):
     else:
         network = nn.Linear(2, 2) if kind == "of another network" else Small()
         momenta = {f"momentum.{name}": p.detach().clone() for name, p in network.named_parameters()}
-        save_weights(network, checkpoint, step=torch.tensor(3), **({} if kind == "no momentum" else momenta))
+        save_weights(network, checkpoint, step=torch.tensor(3), seconds=torch.tensor(1.0), **({} if kind == "no momentum" else momenta))
         if kind == "truncated":
             checkpoint.write_bytes(checkpoint.read_bytes()[:-20])
     with pytest.raises(ValueError, match=r"is damaged.*remove it") as caught:

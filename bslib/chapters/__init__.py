@@ -9,7 +9,7 @@ from bslib.specs import Spec
 __all__ = ["CHAPTERS", "plan_of"]
 
 #: The chapters by name, in the order of the book.
-CHAPTERS = ("wobbliness", "parameters")
+CHAPTERS = ("wobbliness", "parameters", "surface", "correlation")
 
 
 def plan_of(chapter: str, profile: str, *, seed: int = 0) -> list[Spec]:

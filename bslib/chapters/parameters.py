@@ -127,11 +127,10 @@ class Half:
         results = [network.result for network, _, _ in self.runs]
         return mean_of_networks([r["clean_accuracy"] for r in results], results[0]["test_images"])
 
-    @property
-    def source(self) -> str:
-        """Where the numbers of a figure come from, in one line."""
+    def source(self, sweep: str) -> str:
+        """Where the numbers of a figure come from, in one line; ``sweep`` is "n" or "sigma"."""
         network = self.runs[0][0]
-        keys = ", ".join(run[1].spec.key[:6] for run in self.runs)
+        keys = ", ".join(run[1 if sweep == "n" else 2].spec.key[:6] for run in self.runs)
         return (
             f"{network.data['source']}; {len(self.runs)} of {self.size.networks} networks, "
             f"{self.size.points} test images each; profile {self.profile}; records {keys}"
@@ -202,8 +201,9 @@ class Half:
         low = [s for s, sigma in enumerate(sigmas) if sigma in (0.005, 0.01, 0.1, 0.15)]
         quantities = {
             "share_of_steps_that_shrink": lambda v: (np.diff(v[..., 1, :]) > 0).mean(-1),
-            "range_of_means_0.005_to_0.15": lambda v: np.ptp(v[..., 0, low], axis=-1),
         }
+        if len(low) == 4:
+            quantities["range_of_means_0.005_to_0.15"] = lambda v: np.ptp(v[..., 0, low], axis=-1)
         if 0.01 in sigmas:
             at = sigmas.index(0.01)
             quantities["spread_at_0.01"] = lambda v: v[..., 1, at]
@@ -213,11 +213,12 @@ class Half:
             for name, of in quantities.items()
         }
 
-    def moments_over_sigma(self) -> tuple[Floats, Floats]:
+    def moments_over_sigma(self, *, seed: int = 0) -> tuple[Floats, Floats]:
         """Mean, standard deviation and upper quartile of W at every sigma, (3, sigmas), and their bootstrap draws."""
         return nested_bootstrap(
             list(self.over_sigma()),
             lambda v: np.stack([v.mean(-1), v.std(-1, ddof=1), np.quantile(v, 0.75, axis=-1)]),
+            seed=seed,
         )
 
 
@@ -227,19 +228,22 @@ def quantities(first: Half, second: Half) -> Estimates:
     if first.runs and second.runs:
         shared = [sigma for sigma in first.size.sigmas if sigma in second.size.sigmas]
         name = f"largest_step.{second.size.dataset}.less.{first.size.dataset}"
-        steps = [_largest_step(half, shared) for half in (second, first)]
+        # Each half has draws of its own: with one seed for both, they would be resampled in step.
+        steps = [_largest_step(half, shared, seed) for seed, half in enumerate((second, first))]
         value, draws = steps[0][0] - steps[1][0], steps[0][1] - steps[1][1]
         found[name] = percentile_estimate(value, draws, min(len(first.runs), len(second.runs)))
     return found
 
 
-def _largest_step(half: Half, sigmas: list[float]) -> tuple[Floats, Floats]:
+def _largest_step(half: Half, sigmas: list[float], seed: int) -> tuple[Floats, Floats]:
     """The largest step of mean W between neighbouring sigmas, as a share of its range: value and draws."""
     columns = [half.size.sigmas.index(sigma) for sigma in sigmas]
     found = []
-    for moments in half.moments_over_sigma():
-        means = moments[..., 0, columns]
-        found.append(np.abs(np.diff(means)).max(-1) / np.ptp(means, axis=-1))
+    for moments in half.moments_over_sigma(seed=seed):
+        means = np.asarray(moments[..., 0, columns])
+        whole = np.ptp(means, axis=-1)
+        step = np.abs(np.diff(means)).max(-1)
+        found.append(np.divide(step, whole, out=np.full_like(whole, np.nan), where=whole != 0))
     return found[0], found[1]
 
 

@@ -1,0 +1,338 @@
+"""The chapter on the success of a trigger and the smoothness around it (Sec. 3.2.3, Fig. 5): its plan and its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from bslib.entropy import entropy
+from bslib.profiles import CorrelationSize, profile_named
+from bslib.specs import AttackSpec, CountsSpec, NetworkSpec, PredictionsSpec, Spec
+from bslib.statistics import Estimate, Estimates, percentile_estimate, success_rate
+from bslib.store import Record, Records, Store, records_for
+
+__all__ = ["Correlation", "correlations", "plan", "quantities"]
+
+Floats = NDArray[np.float64]
+RANDOM_GUESS = 0.1
+
+
+def plan(profile: str, *, seed: int = 0) -> list[Spec]:
+    """Every spec of the chapter: all that is needed for the first noise level comes before the second.
+
+    >>> len(plan("paper"))
+    442
+    """
+    specs: list[Spec] = []
+    for size in profile_named(profile).correlation:
+        networks = networks_of(size, seed)
+        specs += [spec for network in networks for spec in (network, predictions_of(network), clean_counts_of(size, network))]
+        specs += [counts_of(size, network, sigma) for sigma in size.sigmas for network in networks]
+    return specs
+
+
+def networks_of(size: CorrelationSize, seed: int) -> list[NetworkSpec]:
+    """So many backdoored networks for each trigger; under T1 the target class is the seed modulo 10."""
+    return [
+        NetworkSpec(
+            dataset=size.dataset,
+            network=size.network,
+            seed=run,
+            epochs=size.epochs,
+            train_size=size.train_size,
+            learning_rate=size.learning_rate,
+            augment=size.augment,
+            attack=AttackSpec(
+                threat_model=size.threat_model, trigger=trigger, target=run % 10 if size.threat_model == "T1" else None
+            ),
+        )
+        for trigger in size.triggers
+        for run in range(seed, seed + size.networks)
+    ]
+
+
+def predictions_of(network: NetworkSpec) -> PredictionsSpec:
+    """What a network calls all test images that carry its trigger."""
+    assert network.attack is not None
+    return PredictionsSpec(network=network, trigger=network.attack.trigger)
+
+
+def counts_of(size: CorrelationSize, network: NetworkSpec, sigma: float) -> CountsSpec:
+    """W around triggered test images, of each class under T2, at one noise level."""
+    assert network.attack is not None
+    return CountsSpec(
+        network=network,
+        points=size.points,
+        sigmas=(sigma,),
+        ns=size.ns,
+        seed=network.seed,
+        trigger=network.attack.trigger,
+        by_class=size.threat_model == "T2" or None,
+        paired=True,
+    )
+
+
+def clean_counts_of(size: CorrelationSize, network: NetworkSpec) -> CountsSpec:
+    """W around some of the same images without the trigger, under the same noise, at the first noise level."""
+    return CountsSpec(
+        network=network,
+        points=size.clean_points,
+        sigmas=size.sigmas[:1],
+        ns=size.ns,
+        seed=network.seed,
+        by_class=size.threat_model == "T2" or None,
+        paired=True,
+    )
+
+
+def correlations(*, profile: str, seed: int = 0, store: str | Path | Store | None = None) -> tuple[Correlation, Correlation]:
+    """The two plots of Fig. 5 from the records of a store, which is completed first unless it is read-only.
+
+    Parameters
+    ----------
+    profile, seed
+        As for :func:`plan`.
+    store
+        As for :func:`bslib.store.open_store`; the profile's own choice when not given.
+    """
+    size = profile_named(profile)
+    records = records_for(plan(profile, seed=seed), store or size.store)
+    first, second = (Correlation(part, profile, seed, records) for part in size.correlation)
+    return first, second
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """One data set's part of the chapter, as far as there are records.
+
+    Parameters
+    ----------
+    size : CorrelationSize
+    profile : str
+    seed : int
+    records : Records
+    """
+
+    size: CorrelationSize
+    profile: str
+    seed: int
+    records: Records
+
+    @property
+    def networks(self) -> list[NetworkSpec]:
+        """The networks that are measured at the first noise level, with their predictions."""
+        first = self.size.sigmas[0]
+        return [
+            network
+            for network in networks_of(self.size, self.seed)
+            if all(
+                spec in self.records
+                for spec in (
+                    network,
+                    predictions_of(network),
+                    counts_of(self.size, network, first),
+                    clean_counts_of(self.size, network),
+                )
+            )
+        ]
+
+    @property
+    def sigmas(self) -> list[float]:
+        """The noise levels at which each of these networks is measured, ascending."""
+        return sorted(
+            sigma
+            for sigma in self.size.sigmas
+            if self.networks and all(counts_of(self.size, network, sigma) in self.records for network in self.networks)
+        )
+
+    @property
+    def source(self) -> str:
+        """Where the numbers of a figure come from, in one line."""
+        networks = self.networks
+        wanted = len(self.size.triggers) * self.size.networks
+        return (
+            f"{self.records[networks[0]].data['source']}, {self.size.threat_model}; {len(networks)} of {wanted} networks, "
+            f"{self.size.points} images a pair; profile {self.profile}; networks {networks[0].key[:6]} ... {networks[-1].key[:6]}"
+        )
+
+    @property
+    def missing(self) -> str | None:
+        """What is not yet run, in words with the command that runs it; None where there is something to show."""
+        if self.networks:
+            return None
+        return (
+            f"**Not yet run.** This needs {len(self.size.triggers) * self.size.networks} backdoored × {self.size.network} on "
+            f"{self.size.dataset}, and the store holds none of them measured. `bslib run correlation --profile {self.profile}` "
+            "computes them."
+        )
+
+    def pairs(self, sigma: float | None = None, *, n: int | None = None) -> pd.DataFrame:
+        """A row for each pair: network, trigger, class, success, mean W, clean mean W, and W and success of the images behind it.
+
+        Parameters
+        ----------
+        sigma : float, optional
+            The first noise level of the size when not given.
+        n : int, optional
+            The largest number of noisy copies when not given.
+        """
+        at = self.size.ns.index(n or self.size.ns[-1])
+        rows: list[dict[str, Any]] = []
+        for number, network in enumerate(self.networks):
+            assert network.attack is not None
+            predictions = self.records[predictions_of(network)].arrays
+            triggered = self.records[counts_of(self.size, network, self.size.sigmas[0] if sigma is None else sigma)]
+            clean = self.records[clean_counts_of(self.size, network)]
+            one_class = network.attack.target is not None
+            for label in [None] if one_class else range(10):
+                images = slice(None) if label is None else predictions["labels"] == label
+                hits = [predictions["predicted"][images], predictions["labels"][images]]
+                w = _w_of_class(triggered, at, label)
+                rows.append(
+                    {
+                        "network": number,
+                        "trigger": network.attack.trigger,
+                        "class": -1 if label is None else label,
+                        "success": success_rate(*hits, target=network.attack.target, classes=10),
+                        "images": len(hits[0]),
+                        "W": float(w.mean()),
+                        "clean W": float(_w_of_class(clean, at, label).mean()),
+                        "values": w,
+                    }
+                )
+        return pd.DataFrame(rows)
+
+    def correlation(
+        self, sigma: float | None = None, *, n: int | None = None, exclude_below: float = RANDOM_GUESS, resamples: int = 1000
+    ) -> dict[str, Any]:
+        """Kendall's tau and Pearson's r of success and mean W, with SciPy's p-values and bootstrap intervals.
+
+        The intervals resample networks, then the images behind each pair. The p-values are SciPy's and take pairs as independent,
+        as the paper does, although those of one network are not.
+
+        Returns
+        -------
+        dict
+            ``tau`` and ``r`` (Estimate), ``tau p`` and ``r p``, ``pairs`` (how many were kept), ``left out``.
+        """
+        pairs = self.pairs(sigma, n=n)
+        kept = pairs[pairs["success"] >= exclude_below]
+        tau, r = stats.kendalltau(kept["success"], kept["W"]), stats.pearsonr(kept["success"], kept["W"])
+        draws = _bootstrap(pairs, lambda p: _both(p[p["success"] >= exclude_below]), resamples)
+        networks = int(pairs["network"].nunique())
+        return {
+            "tau": percentile_estimate(float(tau.statistic), draws[:, 0], networks),
+            "tau p": float(tau.pvalue),
+            "r": percentile_estimate(float(r.statistic), draws[:, 1], networks),
+            "r p": float(r.pvalue),
+            "pairs": len(kept),
+            "left out": len(pairs) - len(kept),
+        }
+
+    def quantities(self) -> dict[str, Estimate]:
+        """Every number that the chapter's claims speak of, by name."""
+        if not self.networks:
+            return {}
+        pairs, data = self.pairs(), self.size.dataset
+        networks = int(pairs["network"].nunique())
+        of: dict[str, Callable[[pd.DataFrame], float]] = {
+            f"tau.{data}": lambda p: _both(_kept(p))[0],
+            f"r.{data}": lambda p: _both(_kept(p))[1],
+            f"spread_of_low_less_high.{data}": lambda p: _spread(p, "W", p["success"] < 0.4),
+            f"spread_of_wobbly_less_smooth.{data}": lambda p: _spread(p, "success", p["W"] > p["W"].median()),
+            f"partial_r.{data}": lambda p: partial_correlation(_kept(p)),
+        }
+        draws = _bootstrap(pairs, lambda p: [f(p) for f in of.values()], 500)
+        found = {}
+        for k, (name, f) in enumerate(of.items()):
+            value = f(pairs)
+            if np.isfinite(value):
+                found[name] = percentile_estimate(value, draws[:, k], networks)
+        for trigger, own in pairs.groupby("trigger"):
+            out = int((own["success"] < RANDOM_GUESS).sum())
+            ends = stats.binomtest(out, len(own)).proportion_ci(0.95, method="wilson")
+            share = out / len(own)
+            found[f"left_out.{data}.{trigger}"] = Estimate(
+                share, float(ends.low), float(ends.high), int(own["network"].nunique())
+            )
+        return found
+
+
+def quantities(first: Correlation, second: Correlation) -> Estimates:
+    """The quantities of both data sets; what has no records yet says so."""
+    return Estimates(first.quantities() | second.quantities())
+
+
+def partial_correlation(pairs: pd.DataFrame) -> float:
+    """Pearson's r of success and W after what trigger, class and clean W explain of each (linearly) is taken out.
+
+    Parameters
+    ----------
+    pairs : DataFrame
+        With columns success, W, clean W, trigger and class.
+
+    Returns
+    -------
+    float
+        NaN where too few pairs are left.
+    """
+    dummies = pd.get_dummies(pairs[["trigger", "class"]].astype(str), dtype=float)
+    design = np.column_stack([np.ones(len(pairs)), dummies, pairs["clean W"]])
+    if len(pairs) <= np.linalg.matrix_rank(design) + 2:
+        return float("nan")
+    values = pairs[["success", "W"]].to_numpy(dtype=float)
+    rest = values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
+    return _pearson(rest[:, 0], rest[:, 1])
+
+
+def _w_of_class(record: Record, at: int, label: int | None) -> Floats:
+    counts = record.arrays["counts"][0, at]
+    return entropy(counts if label is None else counts[record.arrays["labels"] == label])
+
+
+def _bootstrap(pairs: pd.DataFrame, statistic: Callable[[pd.DataFrame], Any], resamples: int, seed: int = 0) -> Floats:
+    """Draws of a statistic of pairs: networks are resampled first, then the images behind W and success of each pair."""
+    rng = np.random.default_rng(seed)
+    of_network = [own.index.to_numpy() for _, own in pairs.groupby("network")]
+    values = np.stack(pairs["values"].to_list())
+    draws = []
+    for _ in range(resamples):
+        rows = np.concatenate([of_network[k] for k in rng.integers(len(of_network), size=len(of_network))])
+        points = rng.integers(values.shape[1], size=(len(rows), values.shape[1]))
+        drawn = pairs.loc[rows].reset_index(drop=True)
+        drawn["W"] = np.take_along_axis(values[rows], points, axis=1).mean(1)
+        drawn["success"] = rng.binomial(drawn["images"], drawn["success"]) / drawn["images"]
+        draws.append(statistic(drawn))
+    return np.array(draws, dtype=float)
+
+
+def _kept(pairs: pd.DataFrame) -> pd.DataFrame:
+    return pairs[pairs["success"] >= RANDOM_GUESS]
+
+
+def _both(pairs: pd.DataFrame) -> tuple[float, float]:
+    """Kendall's tau and Pearson's r; NaN where they are not defined."""
+    success, w = pairs["success"].to_numpy(), pairs["W"].to_numpy()
+    if len(pairs) < 3 or np.ptp(success) == 0 or np.ptp(w) == 0:
+        return float("nan"), float("nan")
+    return float(stats.kendalltau(success, w).statistic), _pearson(success, w)
+
+
+def _pearson(x: Floats, y: Floats) -> float:
+    if np.ptp(x) < 1e-12 or np.ptp(y) < 1e-12:
+        return float("nan")
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def _spread(pairs: pd.DataFrame, column: str, where: pd.Series[bool]) -> float:
+    """The standard deviation of a column in the pairs ``where``, less that in the others; NaN where either has fewer than two."""
+    if where.sum() < 2 or (~where).sum() < 2:
+        return float("nan")
+    return float(pairs.loc[where, column].std() - pairs.loc[~where, column].std())

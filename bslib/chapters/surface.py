@@ -1,0 +1,235 @@
+"""The chapter on what a backdoor does to the surface (Secs. 3.2.1 and 3.2.2, Figs. 3 and 4): its plan and its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from bslib.entropy import entropy
+from bslib.profiles import SurfaceSize, profile_named
+from bslib.specs import AttackSpec, CountsSpec, ImagesSpec, NetworkSpec, PredictionsSpec, Spec
+from bslib.statistics import Estimate, Estimates, mean_of_networks, nested_bootstrap, percentile_estimate, success_rate
+from bslib.store import Record, Records, Store, records_for
+
+__all__ = ["Surface", "plan", "quantities", "surfaces"]
+
+Floats = NDArray[np.float64]
+
+#: What the images of a batch carry; the order of the first axis of :meth:`Surface.w`.
+KINDS = ("clean", "active", "inactive")
+
+
+def plan(profile: str, *, seed: int = 0) -> list[Spec]:
+    """Every spec of the chapter, in the order in which they are worth having.
+
+    >>> len(plan("paper"))
+    72
+    """
+    sizes = profile_named(profile).surface
+    pictures: list[Spec] = [ImagesSpec(dataset=size.dataset, images=12, seed=seed) for size in sizes]
+    return (
+        pictures[:1]
+        + [spec for size in sizes for run in range(seed, seed + size.networks) for spec in specs_of(size, run)]
+        + pictures[1:]
+    )
+
+
+def specs_of(size: SurfaceSize, seed: int) -> tuple[Spec, ...]:
+    """One backdoored network; what it calls all test images of the three kinds; W around a batch of each kind, paired."""
+    network = NetworkSpec(
+        dataset=size.dataset,
+        network=size.network,
+        seed=seed,
+        epochs=size.epochs,
+        train_size=size.train_size,
+        learning_rate=size.learning_rate,
+        augment=size.augment,
+        attack=AttackSpec(threat_model="T1", trigger=size.active, target=seed % 10),
+    )
+    triggers = (None, size.active, size.inactive)
+    predictions = [PredictionsSpec(network=network, trigger=trigger) for trigger in triggers]
+    counts = [
+        CountsSpec(network=network, points=size.points, sigmas=size.sigmas, ns=(size.n,), seed=seed, trigger=trigger, paired=True)
+        for trigger in triggers
+    ]
+    return (network, *predictions, *counts)
+
+
+def surfaces(*, profile: str, seed: int = 0, store: str | Path | Store | None = None) -> tuple[Surface, Surface]:
+    """The two data sets' parts from the records of a store, which is completed first unless it is read-only.
+
+    Parameters
+    ----------
+    profile, seed
+        As for :func:`plan`.
+    store
+        As for :func:`bslib.store.open_store`; the profile's own choice when not given.
+    """
+    size = profile_named(profile)
+    records = records_for(plan(profile, seed=seed), store or size.store)
+    first, second = (surface_of(part, profile, seed, records) for part in size.surface)
+    return first, second
+
+
+def surface_of(size: SurfaceSize, profile: str, seed: int, records: Records) -> Surface:
+    """What ``records`` hold of one data set: the networks of which all records are there, and the pictures."""
+    runs = [specs_of(size, run) for run in range(seed, seed + size.networks)]
+    complete = [tuple(records[spec] for spec in specs) for specs in runs if all(spec in records for spec in specs)]
+    return Surface(size, profile, tuple(complete), records.get(ImagesSpec(dataset=size.dataset, images=12, seed=seed)))
+
+
+@dataclass(frozen=True)
+class Surface:
+    """One data set's part of the chapter: the records of its networks, and the numbers that follow from them.
+
+    Parameters
+    ----------
+    size : SurfaceSize
+    profile : str
+    runs : tuple of tuples of Record
+        For each network: the network; predictions on clean, active and inactive images; counts on the same.
+    pictures : Record or None
+        Test images to show the triggers on.
+    """
+
+    size: SurfaceSize
+    profile: str
+    runs: tuple[tuple[Record, ...], ...]
+    pictures: Record | None
+
+    def w(self, estimator: str = "plug-in") -> Floats:
+        """W, shape (networks, 3 kinds, sigmas, points)."""
+        return np.stack([[entropy(r.arrays["counts"][:, 0], estimator=estimator) for r in run[4:]] for run in self.runs])
+
+    def plots(self, network: int = 0) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
+        """The four batches of Fig. 4, of images that are all different: clean and active, clean and inactive; (sigmas, batch)."""
+        w, b = self.w()[network], self.size.batch
+        parts = [w[kind][:, k * b : (k + 1) * b] for k, kind in enumerate((0, 1, 0, 2))]
+        return (parts[0], parts[1]), (parts[2], parts[3])
+
+    @property
+    def source(self) -> str:
+        """Where the numbers of a figure come from, in one line."""
+        network = self.runs[0][0]
+        keys = ", ".join(run[0].spec.key[:6] for run in self.runs)
+        return (
+            f"{network.data['source']}; {len(self.runs)} of {self.size.networks} networks, "
+            f"{self.size.points} test images each; profile {self.profile}; networks {keys}"
+        )
+
+    @property
+    def missing(self) -> str | None:
+        """What is not yet run, in words with the command that runs it; None where there is something to show."""
+        if self.runs:
+            return None
+        return (
+            f"**Not yet run.** This needs {self.size.networks} backdoored × {self.size.network} on {self.size.dataset}, and the "
+            f"store holds none of them. `bslib run surface --profile {self.profile}` computes them."
+        )
+
+    def by_sigma(self) -> pd.DataFrame:
+        """For each noise level: mean W of the three kinds, the differences to clean with their intervals, and rank tests.
+
+        The rank test is Wilcoxon's, paired: each image with the trigger and without, under the same noise.
+        With few networks it tests these networks, not all that could be trained; the intervals do the latter.
+        """
+        w = self.w()
+        value, draws = nested_bootstrap(list(w), lambda v: v.mean(-1))
+        rows = []
+        for s, sigma in enumerate(self.size.sigmas):
+            row: dict[str, Any] = {"sigma": sigma} | {kind: value[k, s] for k, kind in enumerate(KINDS)}
+            for k, kind in enumerate(KINDS[1:], 1):
+                difference = w[:, k, s] - w[:, 0, s]
+                row[f"{kind} less clean"] = percentile_estimate(
+                    value[k, s] - value[0, s], draws[:, k, s] - draws[:, 0, s], len(w)
+                )
+                row[f"{kind} p"] = float(stats.wilcoxon(difference.ravel()).pvalue) if difference.any() else 1.0
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def labels_kept(self) -> Floats:
+        """The share of noisy copies that keep the label of the image without noise: (networks, 3 kinds, sigmas, points)."""
+        shares = []
+        for run in self.runs:
+            for record in run[4:]:
+                counts, predicted = record.arrays["counts"][:, 0], record.arrays["predicted"]
+                kept = np.take_along_axis(counts, predicted[None, :, None], axis=-1)[..., 0]
+                shares.append(kept / counts.sum(-1))
+        return np.array(shares).reshape(len(self.runs), 3, len(self.size.sigmas), self.size.points)
+
+    def quantities(self) -> dict[str, Estimate]:
+        """Every number that the chapter's claims speak of, by name."""
+        if not self.runs:
+            return {}
+        found = self._accuracies() | self._differences()
+        return {name: estimate for name, estimate in found.items() if np.isfinite(estimate.value)}
+
+    def _accuracies(self) -> dict[str, Estimate]:
+        of: dict[str, Callable[[tuple[Record, ...]], float]] = {
+            "clean_accuracy": lambda run: _accuracy(run[1]),
+            "success_active": lambda run: _success(run[2]),
+            "success_active_counted": lambda run: _success(run[2], count_target=True),
+            "success_inactive": lambda run: _success(run[3]),
+            "success_inactive_counted": lambda run: _success(run[3], count_target=True),
+            "accuracy_active": lambda run: _accuracy(run[2]),
+            "accuracy_inactive": lambda run: _accuracy(run[3]),
+        }
+        images = len(self.runs[0][1].arrays["labels"])
+        return {f"{name}.{self.size.dataset}": mean_of_networks([f(run) for run in self.runs], images) for name, f in of.items()}
+
+    def _differences(self) -> dict[str, Estimate]:
+        means, mean_draws = nested_bootstrap(list(self.w()), lambda v: v.mean(-1))
+        kept, kept_draws = nested_bootstrap(list(self.labels_kept()), lambda v: v.mean(-1))
+        data, networks, found = self.size.dataset, len(self.runs), {}
+        for s, sigma in enumerate(self.size.sigmas):
+            for k, kind in enumerate(KINDS[1:], 1):
+                found[f"{kind}_less_clean.{data}.{sigma:g}"] = percentile_estimate(
+                    means[k, s] - means[0, s], mean_draws[:, k, s] - mean_draws[:, 0, s], networks
+                )
+                found[f"{kind}_share_change.{data}.{sigma:g}"] = percentile_estimate(
+                    _share(means, k, s) - 1, _share(mean_draws, k, s) - 1, networks
+                )
+                found[f"labels_kept_{kind}.{data}.{sigma:g}"] = percentile_estimate(kept[k, s], kept_draws[:, k, s], networks)
+        if {0.1, 0.5} <= set(self.size.sigmas):
+            small, large = self.size.sigmas.index(0.1), self.size.sigmas.index(0.5)
+            found[f"share_of_clean.0.1.less.0.5.{data}"] = percentile_estimate(
+                _share(means, 1, small) - _share(means, 1, large),
+                _share(mean_draws, 1, small) - _share(mean_draws, 1, large),
+                networks,
+            )
+        return found
+
+
+def quantities(first: Surface, second: Surface) -> Estimates:
+    """The quantities of both data sets; what has no records yet says so."""
+    return Estimates(first.quantities() | second.quantities())
+
+
+def _share(means: Floats, kind: int, sigma: int) -> Floats:
+    """Mean W of a kind as a share of clean W, from means (..., 3 kinds, sigmas); not defined (NaN) where clean W is 0."""
+    clean = np.asarray(means[..., 0, sigma])
+    return np.divide(means[..., kind, sigma], clean, out=np.full_like(clean, np.nan), where=clean != 0)
+
+
+def _accuracy(predictions: Record) -> float:
+    return float((predictions.arrays["predicted"] == predictions.arrays["labels"]).mean())
+
+
+def _success(predictions: Record, *, count_target: bool = False) -> float:
+    assert isinstance(predictions.spec, PredictionsSpec)
+    attack = predictions.spec.network.attack
+    assert attack is not None
+    return success_rate(
+        predictions.arrays["predicted"],
+        predictions.arrays["labels"],
+        target=attack.target,
+        classes=10,
+        count_target=count_target,
+    )

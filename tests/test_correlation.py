@@ -1,0 +1,382 @@
+"""The chapter on success and W: its plan, and its numbers computed once more straight from made-up counts and predictions."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from bslib.chapters.correlation import (
+    Correlation,
+    clean_counts_of,
+    correlations,
+    counts_of,
+    networks_of,
+    partial_correlation,
+    plan,
+    predictions_of,
+    quantities,
+)
+from bslib.jobs import draw_points, draw_points_of_each_class
+from bslib.ledger import claims_of, judge
+from bslib.profiles import PROFILES, SIGMAS
+from bslib.specs import AttackSpec, CountsSpec, NetworkSpec, PredictionsSpec
+from bslib.store import Record, Records, Store
+
+FASHION, CIFAR = (dataclasses.replace(size, points=20, clean_points=8) for size in PROFILES["paper"].correlation)
+TRUE_LABELS = np.arange(1000) % 10
+
+
+def made_up(size, *, seed: int = 0, sigmas=None, success=None) -> dict:
+    """Records of a size by spec: the better a trigger works on a class, the smoother; trigger 3 works less well.
+
+    ``success`` gives the success of a network and a class instead: exactly so many of the images of the class are sent.
+    """
+    rng, records = np.random.default_rng(seed), {}
+    data = {"name": size.dataset, "fingerprint": "f" * 64, "source": f"made up {size.dataset}"}
+
+    def counts(points, mixing, ns):
+        p = np.concatenate([rng.dirichlet(np.full(10, m), size=points) for m in mixing])
+        steps = [rng.multinomial(step, p) for step in np.diff([0, *ns])]
+        return np.cumsum(steps, axis=0)[None].astype(np.int32)
+
+    for number, network in enumerate(networks_of(size, 0)):
+        attack = network.attack
+        shape = (10,) if attack.target is None else (1,)
+        rate = rng.beta(0.8, 1.2, shape) if attack.trigger == 3 else rng.beta(6, 1, shape)
+        if success is not None:
+            rate = np.array([success(number, c) for c in range(len(rate))])
+        elif number == 0:
+            rate[0] = 0.1  # not below random guess
+        predicted = np.full(len(TRUE_LABELS), -1)
+        for c in range(10):
+            wanted = (c + 1) % 10 if attack.target is None else attack.target
+            own = np.flatnonzero(c == TRUE_LABELS)
+            predicted[own] = (wanted + 5) % 10
+            predicted[own[: round(float(rate[c % len(rate)]) * len(own))]] = wanted
+        arrays = {"predicted": predicted.astype(np.int16), "labels": TRUE_LABELS.astype(np.int16)}
+        records[network] = Record(network, {"clean_accuracy": 0.5, "weights": "w"}, data=data)
+        records[predictions_of(network)] = Record(predictions_of(network), {"weights": "w"}, arrays, data)
+        smooth = rng.uniform(0.02, 0.05, shape)
+        for spec in (clean_counts_of(size, network), *(counts_of(size, network, s) for s in sigmas or size.sigmas)):
+            mixing = smooth if spec.trigger is None else smooth + 0.15 * (1 - rate) + spec.sigmas[0] / 50
+            labels = np.repeat(np.arange(10), spec.points) if spec.by_class else np.arange(spec.points) % 10
+            arrays = {"counts": counts(spec.points, mixing, spec.ns), "labels": labels}
+            records[spec] = Record(spec, {"weights": "w"}, arrays, data)
+    return records
+
+
+def part_of(size, profile: str = "paper", **more) -> Correlation:
+    return Correlation(size, profile, 0, Records(made_up(size, **more)))
+
+
+@pytest.fixture(scope="module")
+def fashion():
+    return part_of(FASHION)
+
+
+@pytest.fixture(scope="module")
+def cifar():
+    return part_of(CIFAR, seed=1)
+
+
+@pytest.fixture(scope="module")
+def found(fashion, cifar):
+    return quantities(fashion, cifar)
+
+
+def by_hand(part: Correlation, sigma: float = 0.1, at: int = -1) -> pd.DataFrame:
+    """The pairs, from the records alone."""
+    rows = []
+    for network in networks_of(part.size, 0):
+        target, arrays = network.attack.target, part.records[predictions_of(network)].arrays
+        triggered, clean = (
+            part.records[spec].arrays for spec in (counts_of(part.size, network, sigma), clean_counts_of(part.size, network))
+        )
+        for c in [None] if target is not None else range(10):
+            if c is None:
+                images, here, there = arrays["labels"] != target, slice(None), slice(None)
+            else:
+                images, here, there = arrays["labels"] == c, triggered["labels"] == c, clean["labels"] == c
+            hit = arrays["predicted"][images] == ((c + 1) % 10 if target is None else target)
+            w = stats.entropy(triggered["counts"][0, at][here], axis=-1).mean()
+            clean_w = stats.entropy(clean["counts"][0, at][there], axis=-1).mean()
+            rows.append((network.attack.trigger, -1 if c is None else c, hit.mean(), w, clean_w))
+    return pd.DataFrame(rows, columns=["trigger", "class", "success", "W", "clean W"])
+
+
+# --- plan --------------------------------------------------------------------------------------------------------
+
+
+def test_the_paper_plan_has_the_papers_sizes():
+    specs = plan("paper")
+    assert len(set(specs)) == len(specs) == (10 + 24) * 13
+    for dataset, kind, threat, repeats in (("fashion-mnist", "larger-fashion", "T2", 5), ("cifar10", "resnet18", "T1", 12)):
+        networks = [spec for spec in specs if isinstance(spec, NetworkSpec) and spec.dataset == dataset]
+        assert [spec.network for spec in networks] == [kind] * 2 * repeats
+        expected = [
+            AttackSpec(threat_model=threat, trigger=trigger, target=seed % 10 if threat == "T1" else None)
+            for trigger in (3, 5)
+            for seed in range(repeats)
+        ]
+        assert [spec.attack for spec in networks] == expected
+        assert [spec.seed for spec in networks] == [*range(repeats), *range(repeats)]
+        for network in networks:
+            predictions = [s.trigger for s in specs if isinstance(s, PredictionsSpec) and s.network == network]
+            counts = [s for s in specs if isinstance(s, CountsSpec) and s.network == network]
+            triggered = [s for s in counts if s.trigger is not None]
+            assert predictions == [network.attack.trigger] and len(counts) == len(triggered) + 1
+            assert sorted(s.sigmas for s in triggered) == [(sigma,) for sigma in SIGMAS]
+            for s in counts:
+                assert s.paired and s.by_class == (True if threat == "T2" else None) and max(s.ns) == 250
+            assert {(s.points, s.trigger) for s in triggered} == {(250, network.attack.trigger)}
+            clean = next(s for s in counts if s.trigger is None)
+            assert clean.sigmas == (0.1,) and clean.seed == triggered[0].seed
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_first_noise_level_comes_first(profile):
+    """A network before what is measured on it, and nothing at a second noise level before all is there at the first."""
+    specs = plan(profile)
+    for size in PROFILES[profile].correlation:
+        networks = networks_of(size, 0)
+        own = [s for s in specs if (s if isinstance(s, NetworkSpec) else s.network) in networks]
+        for network in networks:
+            assert own.index(network) == min(k for k, s in enumerate(own) if network in (s, getattr(s, "network", None)))
+        levels = [s.sigmas[0] for s in own if isinstance(s, CountsSpec)]
+        others = [k for k, level in enumerate(levels) if level != size.sigmas[0]]
+        assert not others or levels.index(levels[others[0]]) == others[0] == levels.count(size.sigmas[0])
+
+
+def test_clean_points_are_among_the_triggered():
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 60))
+    assert set(draw_points(600, 20, 4)) <= set(draw_points(600, 50, 4))
+    assert set(draw_points_of_each_class(labels, 20, 4)) <= set(draw_points_of_each_class(labels, 50, 4))
+
+
+# --- numbers -----------------------------------------------------------------------------------------------------
+
+
+def test_every_named_quantity_is_there(found):
+    asked = {test.quantity for claim in claims_of("correlation") for test in claim.tests}
+    assert asked <= set(found)
+    for name in asked:
+        estimate = found[name]
+        assert np.isfinite([estimate.value, estimate.low, estimate.high]).all() and estimate.low <= estimate.high, name
+        assert estimate.networks == (24 if "cifar10" in name else 10) // (2 if "left_out" in name else 1), name
+    assert "not yet run" not in {judge(claim, found) for claim in claims_of("correlation")}
+
+
+@pytest.mark.parametrize(("sigma", "n", "at"), [(None, None, -1), (0.5, 250, -1), (0.5, 50, 0), (0.1, 50, 0)])
+def test_pairs_are_recomputed(fashion, cifar, sigma, n, at):
+    for part, pairs in ((fashion, 100), (cifar, 24)):
+        table, expected = part.pairs(sigma, n=n), by_hand(part, sigma or 0.1, at)
+        assert len(table) == pairs
+        pd.testing.assert_frame_equal(table[list(expected)], expected, check_dtype=False)
+        assert table["network"].tolist() == [k for k in range(len(part.networks)) for _ in range(pairs // len(part.networks))]
+        assert np.allclose([values.mean() for values in table["values"]], table["W"])
+
+
+@pytest.mark.parametrize(("sigma", "n", "exclude"), [(None, None, None), (0.5, 50, None), (0.25, 250, 0.0), (0.1, 250, 0.4)])
+def test_correlations_are_scipys(fashion, cifar, sigma, n, exclude):
+    for part in (fashion, cifar):
+        more = {} if exclude is None else {"exclude_below": exclude}
+        got = part.correlation(sigma, n=n, resamples=20, **more)
+        pairs = by_hand(part, sigma or 0.1, 0 if n == 50 else -1)
+        kept = pairs[pairs["success"] >= (0.1 if exclude is None else exclude)]
+        for name, test in (("tau", stats.kendalltau), ("r", stats.pearsonr)):
+            expected = test(kept["success"], kept["W"])
+            assert got[name].value == pytest.approx(expected.statistic) and got[f"{name} p"] == pytest.approx(expected.pvalue)
+            assert got[name].networks == len(part.networks)
+        assert (got["pairs"], got["left out"]) == (len(kept), len(pairs) - len(kept))
+
+
+def test_every_quantity_is_recomputed(fashion, cifar, found):
+    """All of them: none is left over."""
+    expected = {}
+    for part, data in ((fashion, "fashion-mnist"), (cifar, "cifar10")):
+        pairs = by_hand(part)
+        kept = pairs[pairs["success"] >= 0.1]
+        low, wobbly = pairs["success"] < 0.4, pairs["W"] > np.median(pairs["W"])
+        expected[f"tau.{data}"] = stats.kendalltau(kept["success"], kept["W"]).statistic
+        expected[f"r.{data}"] = stats.pearsonr(kept["success"], kept["W"]).statistic
+        expected[f"spread_of_low_less_high.{data}"] = np.std(pairs["W"][low], ddof=1) - np.std(pairs["W"][~low], ddof=1)
+        spreads = [np.std(pairs["success"][where], ddof=1) for where in (wobbly, ~wobbly)]
+        expected[f"spread_of_wobbly_less_smooth.{data}"] = spreads[0] - spreads[1]
+        expected[f"partial_r.{data}"] = by_precision(kept)
+        for trigger in (3, 5):
+            own = pairs["success"][pairs["trigger"] == trigger]
+            expected[f"left_out.{data}.{trigger}"] = np.mean(own < 0.1)
+            ends = stats.binomtest(int((own < 0.1).sum()), len(own)).proportion_ci(method="wilson")
+            estimate = found[f"left_out.{data}.{trigger}"]
+            assert (estimate.low, estimate.high) == pytest.approx((ends.low, ends.high))
+    assert set(found) == set(expected)
+    for name, estimate in found.items():
+        assert estimate.value == pytest.approx(expected[name], abs=1e-9), name
+
+
+def test_pairs_below_random_guess_are_left_out_and_counted():
+    """Of each network of trigger 3: classes 0 to 3 below, 4 exactly at it, the rest above; of trigger 5 only one in all."""
+
+    def success(network: int, c: int) -> float:
+        if network < 5:
+            return (0.0, 0.05, 0.09, 0.09, 0.1, 0.11, 0.3, 0.5, 0.7, 0.9)[c]
+        return 0.01 if (network, c) == (7, 2) else 0.8 + 0.01 * c
+
+    part = part_of(FASHION, success=success, sigmas=(0.1,))
+    got = part.correlation(resamples=5)
+    assert (got["pairs"], got["left out"]) == (79, 21)
+    nothing = part.correlation(resamples=5, exclude_below=0)
+    assert (nothing["pairs"], nothing["left out"]) == (100, 0)
+
+
+def test_t1_leaves_the_target_out_of_success():
+    """Half of the other classes is sent; the target class, all of it called right, does not count."""
+    records = made_up(CIFAR, sigmas=(0.1,), success=lambda *_: 0.5)
+    for spec, record in records.items():
+        if isinstance(spec, PredictionsSpec):
+            target = spec.network.attack.target
+            predicted = np.where(record.arrays["labels"] == target, target, record.arrays["predicted"])
+            records[spec] = dataclasses.replace(record, arrays={**record.arrays, "predicted": predicted})
+    assert (Correlation(CIFAR, "paper", 0, Records(records)).pairs()["success"] == 0.5).all()
+
+
+# --- what is between groups, and what is within -----------------------------------------------------------------
+
+
+def by_precision(pairs: pd.DataFrame) -> float:
+    """The partial correlation by another way: from the inverse of the correlation matrix of all columns."""
+    columns = pairs[["success", "W", "clean W"]].astype(float)
+    for name in ("trigger", "class"):
+        columns = columns.join(pd.get_dummies(pairs[name].astype(str), prefix=name, drop_first=True, dtype=float))
+    inverse = np.linalg.pinv(np.corrcoef(columns.to_numpy().T))
+    return float(-inverse[0, 1] / np.sqrt(inverse[0, 0] * inverse[1, 1]))
+
+
+def some_pairs(*, within: float, seed: int = 0, repeats: int = 50) -> pd.DataFrame:
+    """Triggers and classes have levels of success and W of their own; within them W moves with success as asked."""
+    rng = np.random.default_rng(seed)
+    pairs = pd.DataFrame([(t, c) for t in (3, 5) for c in range(10) for _ in range(repeats)], columns=["trigger", "class"])
+    level = pairs["trigger"].map({3: 0.3, 5: 0.7}) + pairs["class"] * 0.02
+    pairs["clean W"] = rng.uniform(0, 0.5, len(pairs))
+    own = rng.normal(0, 0.05, len(pairs))
+    pairs["success"] = level + own - 0.4 * pairs["clean W"]
+    pairs["W"] = pairs["clean W"] + pairs["trigger"].map({3: 0.2, 5: 0.0}) + within * own + rng.normal(0, 0.05, len(pairs))
+    return pairs
+
+
+def test_what_only_groups_and_clean_w_explain_is_taken_out():
+    pairs = some_pairs(within=0)
+    assert stats.pearsonr(pairs["success"], pairs["W"]).statistic < -0.5
+    assert abs(partial_correlation(pairs)) < 3 / len(pairs) ** 0.5
+
+
+@pytest.mark.parametrize(("within", "expected"), [(1.0, 0.5**0.5), (-1.0, -(0.5**0.5)), (-0.5, -(0.2**0.5))])
+def test_an_effect_within_groups_is_found(within, expected):
+    """Noise and own part have one variance: r is within / sqrt(within ** 2 + 1), whatever the groups show."""
+    pairs = some_pairs(within=within)
+    assert stats.pearsonr(pairs["success"], pairs["W"]).statistic < -0.4
+    assert partial_correlation(pairs) == pytest.approx(expected, abs=0.06)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_partial_correlation_by_another_way(seed):
+    pairs = some_pairs(within=-0.5, seed=seed, repeats=3).sample(frac=0.8, random_state=seed)
+    assert partial_correlation(pairs) == pytest.approx(by_precision(pairs), abs=1e-9)
+
+
+def test_partial_correlation_of_too_few_is_not_defined():
+    assert np.isnan(partial_correlation(some_pairs(within=1, repeats=1).iloc[:8]))
+    t1 = some_pairs(within=1).iloc[:1].assign(**{"class": -1})
+    assert np.isnan(partial_correlation(t1))
+
+
+# --- intervals ---------------------------------------------------------------------------------------------------
+
+
+def test_intervals_hold_the_estimate_and_shrink_with_more_networks():
+    sizes = [dataclasses.replace(FASHION, points=100, networks=networks) for networks in (2, 10)]
+    few, many = (part_of(size, sigmas=(0.1,), seed=3).correlation(resamples=150) for size in sizes)
+    for name in ("tau", "r"):
+        for got in (few, many):
+            assert got[name].low < got[name].value < got[name].high < 0
+        assert many[name].high - many[name].low < 0.75 * (few[name].high - few[name].low)
+
+
+def test_intervals_resample_networks():
+    """In half of the networks W falls with success, in half it rises: no number of images makes the sign sure."""
+    size = dataclasses.replace(FASHION, networks=2)
+    records = made_up(size, sigmas=(0.1,), success=lambda network, c: 0.2 + 0.08 * c)
+    for number, network in enumerate(networks_of(size, 0)):
+        spec = counts_of(size, network, 0.1)
+        off = np.repeat(np.arange(10) if number % 2 else np.arange(10)[::-1], size.points) * 10
+        counts = np.zeros((1, 2, 10 * size.points, 10), dtype=np.int32)
+        counts[..., 0], counts[..., 1] = 250 - off, off
+        records[spec] = dataclasses.replace(records[spec], arrays={**records[spec].arrays, "counts": counts})
+    got = Correlation(size, "paper", 0, Records(records)).correlation(resamples=200)["r"]
+    assert abs(got.value) < 0.01 and got.low < -0.5 and got.high > 0.5
+
+
+def test_images_behind_a_share_are_those_it_is_a_share_of(cifar, fashion):
+    """Resampled, success varies as that many images let it: T1 leaves the target's images out."""
+    for part, images in ((fashion, 100), (cifar, 900)):
+        assert set(part.pairs()["images"]) == {images}
+
+
+@pytest.mark.parametrize("rate", [0.05, 1.0])
+def test_no_correlation_is_no_error(rate):
+    """Nothing, or nothing but one value, is left to correlate: said so, as not a number."""
+    part = part_of(dataclasses.replace(CIFAR, networks=2), sigmas=(0.1,), success=lambda *_: rate)
+    got = part.correlation(resamples=5)
+    assert np.isnan([got["tau"].value, got["r"].value, got["tau p"], got["r p"]]).all()
+    assert got["left out"] == (4 if rate < 0.1 else 0)
+
+
+# --- what is there -----------------------------------------------------------------------------------------------
+
+
+def test_a_network_counts_when_it_is_measured_at_the_first_level(fashion):
+    records, networks = dict(fashion.records), networks_of(FASHION, 0)
+    one = networks[6]
+    for spec in (one, predictions_of(one), counts_of(FASHION, one, 0.1), clean_counts_of(FASHION, one)):
+        part = Correlation(FASHION, "paper", 0, Records({s: r for s, r in records.items() if s != spec}))
+        assert part.networks == networks[:6] + networks[7:] and "9 of 10 networks" in part.source
+    gone = counts_of(FASHION, one, 0.25)
+    part = Correlation(FASHION, "paper", 0, Records({s: r for s, r in records.items() if s != gone}))
+    assert part.networks == networks and part.sigmas == [s for s in SIGMAS if s != 0.25] and part.missing is None
+    assert fashion.sigmas == list(SIGMAS)
+
+
+def test_the_source_says_where_numbers_come_from(fashion):
+    text, networks = fashion.source, networks_of(FASHION, 0)
+    for part in ("made up fashion-mnist", "T2", "10 of 10 networks", "20 images a pair", "paper", networks[0].key[:6]):
+        assert part in text
+    assert networks[-1].key[:6] in text
+
+
+def test_what_is_missing_says_what_to_run(tmp_path):
+    found = correlations(profile="paper", store=Store(tmp_path, writable=False))
+    assert len(found) == 2 and not quantities(*found)
+    for part, size in zip(found, PROFILES["paper"].correlation, strict=True):
+        assert part.networks == part.sigmas == [] and part.quantities() == {}
+        assert "Not yet run" in part.missing and "`bslib run correlation --profile paper`" in part.missing
+        assert size.dataset in part.missing and size.network in part.missing and str(2 * size.networks) in part.missing
+
+
+def test_half_the_records_judge_half_the_claims(found):
+    half = {name: estimate for name, estimate in found.items() if "cifar10" not in name}
+    for claim in claims_of("correlation"):
+        assert (judge(claim, half) == "not yet run") == any("cifar10" in test.quantity for test in claim.tests), claim.id
+
+
+def test_smoke_yields_no_verdict():
+    """Of two pairs little can be said, and nothing about the claims."""
+    size = PROFILES["smoke"].correlation[1]
+    found = part_of(size, "smoke", success=lambda number, _: (0.0, 0.9)[number]).quantities()
+    assert {f"left_out.{size.dataset}.{trigger}" for trigger in (3, 5)} <= set(found)
+    assert {judge(claim, found) for claim in claims_of("correlation")} == {"not yet run"}
+    asked = {part for claim in claims_of("correlation") for test in claim.tests for part in test.quantity.split(".")}
+    assert not {size.dataset for size in PROFILES["smoke"].correlation} & asked

@@ -1,0 +1,214 @@
+"""Threat models by exact counts, and the success rate by counting."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bslib.poisoning import THREAT_MODELS, ThreatModel, poison, wanted_labels
+from bslib.statistics import success_rate
+from bslib.triggers import Trigger
+
+WHITE = Trigger.from_image(torch.full((2, 2), 255, dtype=torch.uint8))
+ALL = [("T1", 3, 9000), ("T2", None, 9000), ("T3", 3, 250)]
+
+
+def some_set(sizes, *, seed: int = 0):
+    """Tiny images of so many of each class, mixed; none has a white pixel, so a trigger shows on every one."""
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 255, (len(labels), 1, 4, 4), dtype=torch.uint8, generator=generator)
+    return images, torch.from_numpy(labels)
+
+
+@pytest.fixture(scope="module")
+def fashion():
+    """As many images of each class as Fashion-MNIST has."""
+    return some_set([6000] * 10)
+
+
+def checked(images, labels, threat_model, target, classes, seed, trigger=WHITE):
+    """A poisoned set, after what holds for every one is checked."""
+    before = images.clone(), labels.clone()
+    found = poison(images, labels, trigger, threat_model, target=target, classes=classes, seed=seed)
+    assert torch.equal(images, before[0]) and torch.equal(labels, before[1])
+    assert found.images.dtype == images.dtype and found.labels.dtype == torch.int64
+    rows = found.rows
+    assert rows.dtype == torch.int64 and rows.tolist() == sorted(set(rows.tolist()))
+    changed = torch.zeros(len(labels), dtype=torch.bool)
+    changed[rows] = True
+    assert torch.equal((found.images != images).flatten(1).any(1), changed)
+    assert torch.equal(found.labels != labels, changed)
+    assert torch.equal(found.images[rows], trigger(images[rows]))
+    wanted = [target if target is not None else (label + 1) % classes for label in labels[rows].tolist()]
+    assert found.labels[rows].tolist() == wanted
+    return found
+
+
+# --- Fashion-MNIST's size ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("threat_model", "target", "count"), ALL)
+def test_exact_counts(fashion, threat_model, target, count):
+    images, labels = fashion
+    found = checked(images, labels, threat_model, target, 10, seed=0)
+    assert len(found.rows) == count == THREAT_MODELS[threat_model].poisons(60_000)
+    of_class = Counter(labels[found.rows].tolist())
+    if target is None:
+        assert of_class == dict.fromkeys(range(10), 900)
+    else:
+        assert set(of_class) == set(range(10)) - {target}
+        # At random from the other classes: each has its ninth, within five standard deviations.
+        assert all(abs(n - count / 9) < 5 * (count / 9) ** 0.5 for n in of_class.values())
+
+
+def test_shares_of_unequal_classes():
+    sizes = [1, 7, 20, 33, 101, 250, 999, 1500, 2000, 89]
+    images, labels = some_set(sizes)
+    found = checked(images, labels, "T2", None, 10, seed=4)
+    assert len(found.rows) == 750
+    assert all(abs((labels[found.rows] == c).sum() - 0.15 * size) < 1 for c, size in enumerate(sizes))
+
+
+@pytest.mark.parametrize(("threat_model", "target", "count"), ALL)
+def test_the_seed_chooses_the_rows(fashion, threat_model, target, count):
+    torch.manual_seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    rows = [checked(*fashion, threat_model, target, 10, seed).rows for seed in (5, 5, 6)]
+    assert torch.equal(rows[0], rows[1]) and not torch.equal(rows[0], rows[2])
+    shared = len(set(rows[0].tolist()) & set(rows[2].tolist()))
+    assert shared < 2 * count * count / 54_000 + 20  # chance, not the same rows but for a few
+
+
+def test_another_target_is_poisoned_too(fashion):
+    images, labels = fashion
+    for target in (0, 9):
+        found = checked(images, labels, "T1", target, 10, seed=0)
+        assert (found.labels == target).sum() == 6000 + 9000 and target not in labels[found.rows]
+
+
+def test_floats_and_colours():
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.rand(200, 3, 4, 4, generator=generator), torch.arange(200) % 10
+    for threat_model, target in (("T1", 2), ("T2", None)):
+        assert len(checked(images, labels, threat_model, target, 10, seed=0).rows) == 30
+
+
+# --- any size ----------------------------------------------------------------------------------------------------
+
+
+@given(
+    sizes=st.lists(st.integers(0, 30), min_size=2, max_size=12).filter(any),
+    fraction=st.floats(0, 1),
+    by_count=st.booleans(),
+    target=st.none() | st.integers(0, 11),
+    seed=st.integers(0, 2**32),
+)
+def test_any_threat_model(sizes, fraction, by_count, target, seed):
+    images, labels = some_set(sizes, seed=seed % 100)
+    classes, total = len(sizes), len(labels)
+    target = None if target is None else target % classes
+    amount = {"count": int(fraction * total)} if by_count else {"fraction": fraction}
+    model = ThreatModel(name="any", one_target=target is not None, **amount)
+    count = amount.get("count", round(fraction * total))
+    possible = total if target is None else total - sizes[target]
+    if count > possible:
+        with pytest.raises(ValueError, match=f"any asks for {count} poisons, and only {possible} images can be poisoned"):
+            poison(images, labels, WHITE, model, target=target, classes=classes, seed=seed)
+        return
+    found = checked(images, labels, model, target, classes, seed)
+    assert len(found.rows) == count
+    if target is None:
+        shares = np.bincount(labels[found.rows].numpy(), minlength=classes)
+        assert (np.abs(shares - count * np.array(sizes) / total) < 1).all()
+
+
+@pytest.mark.parametrize("one_target", [True, False])
+def test_every_image_that_can_be_poisoned(one_target):
+    images, labels = some_set([5, 6, 7])
+    target = 1 if one_target else None
+    model = ThreatModel(name="all", count=12 if one_target else 18, one_target=one_target)
+    rows = checked(images, labels, model, target, 3, seed=0).rows
+    assert torch.equal(rows, torch.nonzero(labels != 1).flatten() if one_target else torch.arange(18))
+
+
+# --- bad requests ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threat_model", ["T1", "T3"])
+@pytest.mark.parametrize("target", [-1, 10, None])
+def test_a_target_that_is_no_class_is_named(threat_model, target):
+    images, labels = some_set([100] * 10)
+    message = re.escape(f"{threat_model} needs a target class from 0 to 9, got {target!r}")
+    with pytest.raises(ValueError, match=message):
+        poison(images, labels, WHITE, threat_model, target=target, classes=10, seed=0)
+    with pytest.raises(ValueError, match=message):
+        wanted_labels(labels, threat_model, target=target, classes=10)
+
+
+def test_t2_takes_no_target():
+    with pytest.raises(ValueError, match="takes no target class, got 0"):
+        poison(*some_set([10] * 10), WHITE, "T2", target=0, classes=10, seed=0)
+
+
+@pytest.mark.parametrize("name", ["T4", "t1", ""])
+def test_an_unknown_threat_model_is_named(name):
+    with pytest.raises(ValueError, match=f"threat model must be one of T1, T2, T3, got {name!r}"):
+        poison(*some_set([10] * 10), WHITE, name, target=0, classes=10, seed=0)
+
+
+def test_more_poisons_than_images():
+    with pytest.raises(ValueError, match="T3 asks for 250 poisons, and only 180 images can be poisoned"):
+        poison(*some_set([20] * 10), WHITE, "T3", target=0, classes=10, seed=0)
+    with pytest.raises(ValueError, match="T1 asks for 30 poisons, and only 20 images can be poisoned"):
+        poison(*some_set([180, 20]), WHITE, "T1", target=0, classes=2, seed=0)
+
+
+def test_a_trigger_larger_than_the_images():
+    with pytest.raises(ValueError, match="5x1 pixels is larger than the images of 4x4"):
+        poison(*some_set([10] * 10), Trigger.from_image(torch.ones(5, 1)), "T1", target=0, classes=10, seed=0)
+
+
+# --- what the attacker gets --------------------------------------------------------------------------------------
+
+
+@given(data=st.data(), classes=st.integers(2, 10), count_target=st.booleans())
+def test_success_is_counted(data, classes, count_target):
+    target = data.draw(st.none() | st.integers(0, classes - 1))
+    pairs = data.draw(st.lists(st.tuples(*[st.integers(0, classes - 1)] * 2), min_size=1, max_size=40))
+    hits = trials = 0
+    for called, label in pairs:
+        if target is None:
+            hits, trials = hits + (called == (label + 1) % classes), trials + 1
+        elif label != target or count_target:
+            hits, trials = hits + (called == target), trials + 1
+    if trials == 0:
+        return
+    predicted, labels = np.array(pairs, dtype=np.int16).T
+    found = success_rate(predicted, labels, target=target, classes=classes, count_target=count_target)
+    assert found == pytest.approx(hits / trials, abs=1e-12)
+
+
+@pytest.mark.parametrize("target", range(10))
+def test_an_unused_trigger_on_a_perfect_classifier(target):
+    """Nothing is sent anywhere; counted, the target's own tenth looks like success: the paper's 9 % are a tenth of 89 %."""
+    labels = np.arange(1000) % 10
+    rates = [success_rate(labels, labels, target=target, classes=10, count_target=counted) for counted in (False, True)]
+    assert rates == [0.0, 0.1]
+    assert success_rate(labels, labels, target=None, classes=10) == 0.0
+
+
+def test_success_asks_for_what_was_poisoned():
+    """A network that learned exactly the poisoned labels succeeds always."""
+    labels = torch.arange(100) % 10
+    for threat_model, target in itertools.chain([("T2", None)], itertools.product(("T1", "T3"), range(10))):
+        wanted = wanted_labels(labels, threat_model, target=target, classes=10).numpy()
+        for counted in (False, True):
+            assert success_rate(wanted, labels.numpy(), target=target, classes=10, count_target=counted) == 1.0
