@@ -159,9 +159,10 @@ def _run_whole_group(group: list[Spec], store: Store, device: str, progress: boo
 
 def _pool(jobs: int) -> ProcessPoolExecutor:
     # Fresh interpreters: a forked one would inherit the state of torch's thread pools.
-    return ProcessPoolExecutor(
-        jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(tqdm.get_lock(),)
-    )
+    context = multiprocessing.get_context("spawn")
+    lock = context.RLock()
+    tqdm.set_lock(lock)
+    return ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker, initargs=(lock,))
 
 
 def _start_worker(lock: Any) -> None:
