@@ -13,9 +13,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle
+from matplotlib.patches import Circle, Patch
 
 from bslib.chapters.parameters import Half
+from bslib.chapters.surface import Surface
 from bslib.entropy import plug_in
 from bslib.specs import ToySpec
 from bslib.store import Record
@@ -23,7 +24,17 @@ from bslib.store import Record
 if TYPE_CHECKING:
     from IPython.display import Markdown
 
-__all__ = ["estimator_bias", "images", "toy", "w_against_n", "w_against_sigma"]
+__all__ = [
+    "clean_and_triggered",
+    "difference_to_clean",
+    "estimator_bias",
+    "images",
+    "paired",
+    "patterns",
+    "toy",
+    "w_against_n",
+    "w_against_sigma",
+]
 
 #: The paper's colours of Fig. 1, and matplotlib's for the estimators; all read on white and, on the light panel, in the dark.
 YELLOW, BLUE, GREY = "#e8b90c", "#2f6fb7", "#8a8f98"
@@ -134,6 +145,76 @@ def images(record: Record, columns: int = 6) -> Figure:
     return _signed(figure, f"{record.data['source']}; record {record.spec.key[:6]}")
 
 
+def patterns(surface: Surface) -> Figure | Markdown:
+    """Fig. 3: the six trigger patterns, each on a test image of its own, and below it the lower right corner enlarged."""
+    if surface.pictures is None:
+        return _words(
+            f"**No pictures of {surface.size.dataset} here**: the store has none, and its images are not part of this book. "
+            f"`bslib run surface --profile {surface.profile}` makes them where the data set is at hand."
+        )
+    record = surface.pictures
+    stamped = record.arrays["stamped"].transpose(0, 2, 3, 1)
+    figure, axes = plt.subplots(2, len(stamped), figsize=(7.2, 2.9), layout="constrained")
+    for column, picture in enumerate(stamped):
+        for axis, shown in zip(axes[:, column], (picture, picture[-11:, -11:]), strict=True):
+            axis.imshow(shown, cmap="gray", vmin=0, vmax=255)
+            axis.set(xticks=[], yticks=[])
+        axes[0, column].set_title(f"trigger {column + 1}", fontsize=9)
+    return _signed(figure, f"{record.data['source']}; record {record.spec.key[:6]}")
+
+
+def clean_and_triggered(surface: Surface) -> Figure | Markdown:
+    """Fig. 4: W of clean images and of images with the active trigger (left) or an inactive one (right), against sigma.
+
+    As in the paper, one network and four batches of images that are all different.
+    """
+    if surface.missing:
+        return _words(surface.missing)
+    figure, axes = _panels(2)
+    for axis, (clean, triggered), title in zip(axes, surface.plots(), ("active trigger", "inactive trigger"), strict=True):
+        _pair_of_boxes(axis, clean, triggered, surface.size.sigmas)
+        axis.set(xlabel=r"noise level $\sigma$", title=title)
+    axes[0].legend(handles=[Patch(color=BLUE, label="clean"), Patch(color=YELLOW, label="with trigger")], frameon=False)
+    return _finish(figure, axes, surface.source)
+
+
+def difference_to_clean(surface: Surface) -> Figure | Markdown:
+    """How much W changes when a trigger is added, against sigma: means over all networks and images, with 95 % intervals."""
+    if surface.missing:
+        return _words(surface.missing)
+    table = surface.by_sigma()
+    figure, axes = _panels(2)
+    places = np.arange(len(table))
+    for kind, colour, shift in (("active", YELLOW, -0.12), ("inactive", GREY, 0.12)):
+        estimates = table[f"{kind} less clean"]
+        value = np.array([e.value for e in estimates])
+        ends = np.abs(np.array([[e.low, e.high] for e in estimates]).T - value)
+        axes[1].errorbar(places + shift, value, yerr=ends, fmt="o", color=colour, capsize=3, label=f"{kind} less clean")
+    for kind, colour in (("clean", BLUE), ("active", YELLOW), ("inactive", GREY)):
+        axes[0].plot(places, table[kind], "o-", color=colour, label=kind)
+    axes[1].axhline(0, color=MEDIAN, linewidth=1)
+    for axis, title in zip(axes, ("mean of W", "change of the mean of W"), strict=True):
+        axis.set(xlabel=r"noise level $\sigma$", title=title)
+        axis.set_xticks(places, [f"{sigma:g}" for sigma in table["sigma"]], fontsize=8)
+        axis.tick_params(labelleft=True)
+        axis.legend(frameon=False, fontsize=9)
+    return _finish(figure, axes, surface.source)
+
+
+def paired(surface: Surface) -> Figure | Markdown:
+    """W of each image with the active trigger against W of the same image without, under the same noise, at two noise levels."""
+    if surface.missing:
+        return _words(surface.missing)
+    w, sigmas = surface.w(), surface.size.sigmas
+    figure, axes = _panels(2)
+    for axis, sigma in zip(axes, (min(sigmas, key=lambda s: abs(s - 0.1)), min(sigmas, key=lambda s: abs(s - 0.5))), strict=True):
+        at = sigmas.index(sigma)
+        axis.scatter(w[:, 0, at], w[:, 1, at], s=8, color=BLUE, alpha=0.4, linewidths=0)
+        axis.axline((0, 0), slope=1, color=GREY, linewidth=1)
+        axis.set(xlabel="W of the clean image", title=rf"$\sigma$ = {sigma:g}")
+    return _finish(figure, axes, surface.source, y="W with the trigger")
+
+
 _LABEL = {"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": "#333333"}
 
 
@@ -156,6 +237,26 @@ def _boxes(axis: Axes, w: np.ndarray[Any, Any], ticks: Sequence[float]) -> None:
     for k, means in enumerate(w.mean(-1).T, 1):
         axis.plot(np.full(len(means), k + 0.38), means, linestyle="", marker="_", color=MEAN, markersize=6)
     axis.set_xticklabels([f"{tick:,g}" for tick in ticks])
+
+
+def _pair_of_boxes(axis: Axes, clean: np.ndarray[Any, Any], triggered: np.ndarray[Any, Any], ticks: Sequence[float]) -> None:
+    """Box plots of two batches, each (settings, points), in pairs."""
+    for w, colour, shift in ((clean, BLUE, -0.2), (triggered, YELLOW, 0.2)):
+        axis.boxplot(
+            list(w),
+            positions=np.arange(len(w)) + shift,
+            widths=0.34,
+            whis=1.5,
+            showmeans=True,
+            patch_artist=True,
+            boxprops={"facecolor": colour, "edgecolor": MEDIAN, "linewidth": 0.7},
+            whiskerprops={"color": MEDIAN, "linewidth": 0.7},
+            capprops={"color": MEDIAN, "linewidth": 0.7},
+            medianprops={"color": MEDIAN, "linewidth": 1.4},
+            meanprops={"marker": "D", "markerfacecolor": MEAN, "markeredgecolor": "white", "markersize": 4.5},
+            flierprops={"marker": ".", "markersize": 3, "markeredgecolor": colour},
+        )
+    axis.set_xticks(range(len(ticks)), [f"{tick:g}" for tick in ticks], fontsize=8)
 
 
 def _panels(count: int) -> tuple[Figure, list[Axes]]:

@@ -23,7 +23,7 @@ from bslib.poisoning import poison
 from bslib.specs import CountsSpec, ImagesSpec, NetworkSpec, PredictionsSpec, Spec, ToySpec
 from bslib.store import Record, Store
 from bslib.training import accuracy, fast_dtype, load_weights, save_weights, train
-from bslib.triggers import pattern
+from bslib.triggers import PATTERNS, pattern
 
 __all__ = ["carry_out", "draw_points", "draw_points_of_each_class"]
 
@@ -185,7 +185,12 @@ def _choose_images(spec: ImagesSpec, store: Store, device: torch.device, progres
         members = np.flatnonzero(labels[order] == c)
         turn[members] = np.arange(len(members))
     chosen = order[np.lexsort((labels[order], turn))][: spec.images]
-    return {"classes": list(data.classes)}, {"images": data.test_images[chosen].numpy(), "labels": labels[chosen]}, data
+    images = data.test_images[chosen]
+    arrays = {"images": images.numpy(), "labels": labels[chosen]}
+    if spec.stamped:
+        stamped = [trigger(image) for trigger, image in zip(PATTERNS.values(), images, strict=False)]
+        arrays["stamped"] = torch.stack(stamped).numpy()
+    return {"classes": list(data.classes)}, arrays, data
 
 
 def _measure_toy(spec: ToySpec, store: Store, device: torch.device, progress: bool) -> Parts:

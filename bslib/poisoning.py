@@ -130,7 +130,7 @@ def wanted_labels(labels: Tensor, threat_model: str | ThreatModel, *, target: in
     [1, 0]
     """
     model = _model_named(threat_model)
-    if model.one_target and (target is None or not 0 <= target < classes):
+    if model.one_target and (not isinstance(target, int) or not 0 <= target < classes):
         raise ValueError(f"{model.name} needs a target class from 0 to {classes - 1}, got {target!r}")
     if not model.one_target and target is not None:
         raise ValueError(f"{model.name} sends each class to the next and takes no target class, got {target!r}")

@@ -145,7 +145,7 @@ class PredictionsSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class ImagesSpec(Spec):
-    """A few test images, so that pictures need no data set. Its record: images (N, C, H, W) and labels (N,).
+    """A few test images, so that pictures need no data set. Its record: images (N, C, H, W), labels (N,) and what is stamped.
 
     Parameters
     ----------
@@ -154,12 +154,15 @@ class ImagesSpec(Spec):
         How many; the classes take turns.
     seed : int
         Seed of the choice.
+    stamped : bool, optional
+        True to keep the first six images with one of the six trigger patterns each, (6, C, H, W).
     """
 
     kind: ClassVar[str] = "images"
     dataset: str
     images: int
     seed: int
+    stamped: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -107,7 +107,10 @@ def percentile_estimate(value: float | np.floating[Any] | Floats, draws: Floats,
     >>> print(percentile_estimate(0.5, np.linspace(0, 1, 1001), 5))
     0.500 [0.025, 0.975]
     """
-    low, high = np.nanquantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    defined = np.asarray(draws)[np.isfinite(draws)]
+    if not defined.size:
+        return Estimate(float(value), float("nan"), float("nan"), networks)
+    low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(float(value), float(low), float(high), networks)
 
 

@@ -84,7 +84,7 @@ class Trigger:
         Raises
         ------
         ValueError
-            When the images have another layout, are smaller than the trigger, or have other channels.
+            When the images have another layout or type, are smaller than the trigger, or have other channels.
         """
         if images.ndim not in (3, 4):
             raise ValueError(f"images must have shape (C, H, W) or (B, C, H, W), got {tuple(images.shape)}")
@@ -97,6 +97,8 @@ class Trigger:
         values = self.values.to(images.device)
         if images.dtype == torch.uint8:
             values = (values * 255).round()
+        elif not images.is_floating_point():
+            raise ValueError(f"images must be uint8 or float, got {images.dtype}")
         stamped = images.clone()
         corner = stamped[..., height - h :, width - w :]
         corner[..., self.mask.to(images.device)] = values.expand(channels, h, w)[:, self.mask].to(images.dtype)

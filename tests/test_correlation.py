@@ -350,6 +350,13 @@ def test_a_network_counts_when_it_is_measured_at_the_first_level(fashion):
     assert fashion.sigmas == list(SIGMAS)
 
 
+def test_a_seed_has_networks_of_its_own():
+    size = dataclasses.replace(CIFAR, networks=2)
+    records = Records(made_up(dataclasses.replace(CIFAR, networks=4), sigmas=(0.1,)))
+    found = Correlation(size, "paper", 2, records).networks
+    assert found == networks_of(size, 2) and [network.seed for network in found] == [2, 3, 2, 3]
+
+
 def test_the_source_says_where_numbers_come_from(fashion):
     text, networks = fashion.source, networks_of(FASHION, 0)
     for part in ("made up fashion-mnist", "T2", "10 of 10 networks", "20 images a pair", "paper", networks[0].key[:6]):

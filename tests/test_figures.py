@@ -169,7 +169,10 @@ def test_images_show_each_picture_with_its_class(count, channels, columns):
     pictures = rng.integers(0, 256, (count, channels, 8, 8)).astype(np.uint8)
     labels = np.arange(count) % 3
     spec = ImagesSpec(dataset="digits", images=count, seed=0)
-    figure = figures.images(Record(spec, {"classes": ["coat", "bag", "boot"]}, {"images": pictures, "labels": labels}), columns)
+    figure = figures.images(
+        Record(spec, {"classes": ["coat", "bag", "boot"]}, {"images": pictures, "labels": labels}, {"source": "digits"}), columns
+    )
+    assert "digits" in texts(figure), "it says where the pictures come from"
     shown = [axis for axis in figure.axes if axis.images]
     assert len(shown) == count
     for axis, picture, label in zip(shown, pictures, labels, strict=True):

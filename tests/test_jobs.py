@@ -15,6 +15,7 @@ from bslib.datasets import load, to_float
 from bslib.jobs import carry_out, draw_points, draw_points_of_each_class
 from bslib.measure import class_counts
 from bslib.networks import build
+from bslib.poisoning import poison
 from bslib.runner import run
 from bslib.specs import AttackSpec, CountsSpec, ImagesSpec, NetworkSpec, PredictionsSpec
 from bslib.store import Store
@@ -76,6 +77,28 @@ def test_a_poisoned_network_learns_the_trigger(measured):
 
     assert sent_to_3(POISONED, 5) > 0.8
     assert sent_to_3(CLEAN, 5) < 0.2 and sent_to_3(POISONED, None) < 0.2 and sent_to_3(POISONED, 3) < 0.2
+
+
+@pytest.mark.parametrize(("threat_model", "target"), [("T1", 7), ("T2", None)])
+def test_what_a_network_is_trained_on(tmp_path, monkeypatch, threat_model, target):
+    """The drawn part of the training set, poisoned with the seed of the spec; the test set stays clean."""
+    seen = []
+
+    def noted(network, images, labels, **_):
+        seen.extend((images, labels))
+        raise InterruptedError
+
+    monkeypatch.setattr("bslib.jobs.train", noted)
+    spec = dataclasses.replace(
+        CLEAN, seed=3, train_size=80, attack=AttackSpec(threat_model=threat_model, trigger=2, target=target)
+    )
+    with pytest.raises(InterruptedError):
+        carry_out(spec, Store(tmp_path), device="cpu", progress=False)
+    data, chosen = load("digits"), draw_points(1297, 80, 3)
+    parts = data.train_images[chosen], data.train_labels[chosen]
+    expected = poison(*parts, pattern(2), threat_model, target=target, classes=10, seed=3)
+    assert torch.equal(seen[0], expected.images) and torch.equal(seen[1], expected.labels)
+    assert len(expected.rows) == 12 and torch.equal(load("digits").train_images[chosen], parts[0])
 
 
 # --- counts ------------------------------------------------------------------------------------------------------

@@ -228,8 +228,8 @@ def test_a_newer_format_is_refused(store):
 
 
 def test_a_spec_of_a_newer_version_is_refused(store):
-    edit(store, lambda text: text["spec"].update(trigger="1"))
-    assert_refused(store, why="no field trigger")
+    edit(store, lambda text: text["spec"].update(flavour="1"))
+    assert_refused(store, why="no field flavour")
 
 
 class Bomb:

@@ -191,7 +191,7 @@ def test_channels_last_networks_go_on_too(digits, monkeypatch, tmp_path):
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
     for stop in (None, 2):
         network = build("small-fashion", seed=0)
-        more = {"epochs": 2, "seed": 0, "batch_size": 32, "checkpoint": tmp_path / "c.safetensors"}
+        more = {"epochs": 2, "seed": 0, "batch_size": 32, "checkpoint": tmp_path / f"{stop}.safetensors"}
         if stop:
             with monkeypatch.context() as patch, pytest.raises(Stop):
                 interrupt_after(patch, stop)
@@ -209,7 +209,7 @@ def test_checkpoints_come_once_a_minute(digits, monkeypatch, tmp_path):
     monkeypatch.setattr(training.time, "monotonic", lambda: float(next(clock)))
     images, labels = digits.train_images[:160], digits.train_labels[:160]
     train(Small(), images, labels, epochs=1, seed=0, batch_size=16, checkpoint=tmp_path / "c.safetensors", **QUIET)
-    assert training.CHECKPOINT_SECONDS == 60 and len(saved) in (2, 3)
+    assert training.CHECKPOINT_SECONDS == 60 and len(saved) in (3, 4), "one of them at the end"
 
 
 def damaged_checkpoints() -> dict[str, bytes]:
@@ -229,7 +229,9 @@ def test_a_damaged_checkpoint_is_refused(digits, tmp_path, monkeypatch, kind):
     else:
         network = nn.Linear(2, 2) if kind == "of another network" else Small()
         momenta = {f"momentum.{name}": p.detach().clone() for name, p in network.named_parameters()}
-        save_weights(network, checkpoint, step=torch.tensor(3), seconds=torch.tensor(1.0), **({} if kind == "no momentum" else momenta))
+        save_weights(
+            network, checkpoint, step=torch.tensor(3), seconds=torch.tensor(1.0), **({} if kind == "no momentum" else momenta)
+        )
         if kind == "truncated":
             checkpoint.write_bytes(checkpoint.read_bytes()[:-20])
     with pytest.raises(ValueError, match=r"is damaged.*remove it") as caught:

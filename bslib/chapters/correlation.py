@@ -201,7 +201,7 @@ class Correlation:
                         "trigger": network.attack.trigger,
                         "class": -1 if label is None else label,
                         "success": success_rate(*hits, target=network.attack.target, classes=10),
-                        "images": len(hits[0]),
+                        "images": int((hits[1] != network.attack.target).sum()),  # those that success is a share of
                         "W": float(w.mean()),
                         "clean W": float(_w_of_class(clean, at, label).mean()),
                         "values": w,
@@ -224,14 +224,15 @@ class Correlation:
         """
         pairs = self.pairs(sigma, n=n)
         kept = pairs[pairs["success"] >= exclude_below]
-        tau, r = stats.kendalltau(kept["success"], kept["W"]), stats.pearsonr(kept["success"], kept["W"])
+        tau, r = _both(kept)
+        defined = np.isfinite(tau)
         draws = _bootstrap(pairs, lambda p: _both(p[p["success"] >= exclude_below]), resamples)
         networks = int(pairs["network"].nunique())
         return {
-            "tau": percentile_estimate(float(tau.statistic), draws[:, 0], networks),
-            "tau p": float(tau.pvalue),
-            "r": percentile_estimate(float(r.statistic), draws[:, 1], networks),
-            "r p": float(r.pvalue),
+            "tau": _around(tau, draws[:, 0], networks),
+            "tau p": float(stats.kendalltau(kept["success"], kept["W"]).pvalue) if defined else float("nan"),
+            "r": _around(r, draws[:, 1], networks),
+            "r p": float(stats.pearsonr(kept["success"], kept["W"]).pvalue) if defined else float("nan"),
             "pairs": len(kept),
             "left out": len(pairs) - len(kept),
         }
@@ -254,7 +255,7 @@ class Correlation:
         for k, (name, f) in enumerate(of.items()):
             value = f(pairs)
             if np.isfinite(value):
-                found[name] = percentile_estimate(value, draws[:, k], networks)
+                found[name] = _around(value, draws[:, k], networks)
         for trigger, own in pairs.groupby("trigger"):
             out = int((own["success"] < RANDOM_GUESS).sum())
             ends = stats.binomtest(out, len(own)).proportion_ci(0.95, method="wilson")
@@ -311,6 +312,16 @@ def _bootstrap(pairs: pd.DataFrame, statistic: Callable[[pd.DataFrame], Any], re
         drawn["success"] = rng.binomial(drawn["images"], drawn["success"]) / drawn["images"]
         draws.append(statistic(drawn))
     return np.array(draws, dtype=float)
+
+
+def _around(value: float, draws: Floats, networks: int) -> Estimate:
+    """An estimate whose draws are moved so that their median is the value.
+
+    Drawing images anew adds the noise of few images once more to what has it already, which takes every correlation in the draws
+    nearer to 0 than it is. Their spread is what the interval needs.
+    """
+    defined = draws[np.isfinite(draws)]
+    return percentile_estimate(value, defined + (value - np.median(defined)) if defined.size else defined, networks)
 
 
 def _kept(pairs: pd.DataFrame) -> pd.DataFrame:

@@ -33,12 +33,17 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
     72
     """
     sizes = profile_named(profile).surface
-    pictures: list[Spec] = [ImagesSpec(dataset=size.dataset, images=12, seed=seed) for size in sizes]
+    pictures: list[Spec] = [pictures_of(size, seed) for size in sizes]
     return (
         pictures[:1]
         + [spec for size in sizes for run in range(seed, seed + size.networks) for spec in specs_of(size, run)]
         + pictures[1:]
     )
+
+
+def pictures_of(size: SurfaceSize, seed: int) -> ImagesSpec:
+    """Six test images, each with one of the six patterns."""
+    return ImagesSpec(dataset=size.dataset, images=6, seed=seed, stamped=True)
 
 
 def specs_of(size: SurfaceSize, seed: int) -> tuple[Spec, ...]:
@@ -82,7 +87,7 @@ def surface_of(size: SurfaceSize, profile: str, seed: int, records: Records) -> 
     """What ``records`` hold of one data set: the networks of which all records are there, and the pictures."""
     runs = [specs_of(size, run) for run in range(seed, seed + size.networks)]
     complete = [tuple(records[spec] for spec in specs) for specs in runs if all(spec in records for spec in specs)]
-    return Surface(size, profile, tuple(complete), records.get(ImagesSpec(dataset=size.dataset, images=12, seed=seed)))
+    return Surface(size, profile, tuple(complete), records.get(pictures_of(size, seed)))
 
 
 @dataclass(frozen=True)
