@@ -112,7 +112,8 @@ def _drawn(*rows: str) -> Trigger:
     return Trigger(mask, torch.tensor([[[grey.get(c, 0.0) for c in row] for row in rows]]))
 
 
-#: The six patterns by their number in Fig. 3. The last row and column of a drawing are the edge of the image.
+#: The six patterns by their number in Fig. 3. The last row and column of a drawing are the edge of the image. A spec names a
+#: pattern by its number, so a pattern that is changed makes the records of its number wrong: remove them.
 PATTERNS: dict[int, Trigger] = {
     # Gu et al.'s pattern of four bright pixels.
     1: _drawn(
@@ -133,13 +134,13 @@ PATTERNS: dict[int, Trigger] = {
         "# ",
         "  ",
     ),
-    # A cross on black.
+    # A grey square: bright patterns set off each other's backdoors, and the paper uses this one as inactive.
     4: _drawn(
-        "#...# ",
-        ".#.#. ",
-        "..#.. ",
-        ".#.#. ",
-        "#...# ",
+        "44444 ",
+        "44444 ",
+        "44444 ",
+        "44444 ",
+        "44444 ",
         "      ",
     ),
     # A smiley on black.

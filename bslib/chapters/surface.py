@@ -24,13 +24,14 @@ Floats = NDArray[np.float64]
 
 #: What the images of a batch carry; the order of the first axis of :meth:`Surface.w`.
 KINDS = ("clean", "active", "inactive")
+TRIGGERS = range(1, 7)
 
 
 def plan(profile: str, *, seed: int = 0) -> list[Spec]:
     """Every spec of the chapter, in the order in which they are worth having.
 
     >>> len(plan("paper"))
-    72
+    112
     """
     sizes = profile_named(profile).surface
     pictures: list[Spec] = [pictures_of(size, seed) for size in sizes]
@@ -47,7 +48,7 @@ def pictures_of(size: SurfaceSize, seed: int) -> ImagesSpec:
 
 
 def specs_of(size: SurfaceSize, seed: int) -> tuple[Spec, ...]:
-    """One backdoored network; what it calls all test images of the three kinds; W around a batch of each kind, paired."""
+    """One backdoored network; what it calls all test images, clean and with each trigger; W around a batch of each kind, paired."""
     network = NetworkSpec(
         dataset=size.dataset,
         network=size.network,
@@ -58,11 +59,10 @@ def specs_of(size: SurfaceSize, seed: int) -> tuple[Spec, ...]:
         augment=size.augment,
         attack=AttackSpec(threat_model="T1", trigger=size.active, target=seed % 10),
     )
-    triggers = (None, size.active, size.inactive)
-    predictions = [PredictionsSpec(network=network, trigger=trigger) for trigger in triggers]
+    predictions = [PredictionsSpec(network=network, trigger=trigger) for trigger in (None, *TRIGGERS)]
     counts = [
         CountsSpec(network=network, points=size.points, sigmas=size.sigmas, ns=(size.n,), seed=seed, trigger=trigger, paired=True)
-        for trigger in triggers
+        for trigger in (None, size.active, size.inactive)
     ]
     return (network, *predictions, *counts)
 
@@ -99,7 +99,8 @@ class Surface:
     size : SurfaceSize
     profile : str
     runs : tuple of tuples of Record
-        For each network: the network; predictions on clean, active and inactive images; counts on the same.
+        For each network: the network; predictions on clean images and on those with each trigger; counts on clean, active and
+        inactive images.
     pictures : Record or None
         Test images to show the triggers on.
     """
@@ -111,7 +112,7 @@ class Surface:
 
     def w(self, estimator: str = "plug-in") -> Floats:
         """W, shape (networks, 3 kinds, sigmas, points)."""
-        return np.stack([[entropy(r.arrays["counts"][:, 0], estimator=estimator) for r in run[4:]] for run in self.runs])
+        return np.stack([[entropy(r.arrays["counts"][:, 0], estimator=estimator) for r in run[-3:]] for run in self.runs])
 
     def plots(self, network: int = 0) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
         """The four batches of Fig. 4, of images that are all different: clean and active, clean and inactive; (sigmas, batch)."""
@@ -163,7 +164,7 @@ class Surface:
         """The share of noisy copies that keep the label of the image without noise: (networks, 3 kinds, sigmas, points)."""
         shares = []
         for run in self.runs:
-            for record in run[4:]:
+            for record in run[-3:]:
                 counts, predicted = record.arrays["counts"][:, 0], record.arrays["predicted"]
                 kept = np.take_along_axis(counts, predicted[None, :, None], axis=-1)[..., 0]
                 shares.append(kept / counts.sum(-1))
@@ -179,13 +180,13 @@ class Surface:
     def _accuracies(self) -> dict[str, Estimate]:
         of: dict[str, Callable[[tuple[Record, ...]], float]] = {
             "clean_accuracy": lambda run: _accuracy(run[1]),
-            "success_active": lambda run: _success(run[2]),
-            "success_active_counted": lambda run: _success(run[2], count_target=True),
-            "success_inactive": lambda run: _success(run[3]),
-            "success_inactive_counted": lambda run: _success(run[3], count_target=True),
-            "accuracy_active": lambda run: _accuracy(run[2]),
-            "accuracy_inactive": lambda run: _accuracy(run[3]),
+            "success_active": lambda run: _success(run[1 + self.size.active]),
+            "success_inactive": lambda run: _success(run[1 + self.size.inactive]),
+            "success_inactive_counted": lambda run: _success(run[1 + self.size.inactive], count_target=True),
+            "accuracy_inactive": lambda run: _accuracy(run[1 + self.size.inactive]),
         }
+        for trigger in TRIGGERS:
+            of[f"success_of_{trigger}"] = lambda run, trigger=trigger: _success(run[1 + trigger])  # type: ignore[misc]
         images = len(self.runs[0][1].arrays["labels"])
         return {f"{name}.{self.size.dataset}": mean_of_networks([f(run) for run in self.runs], images) for name, f in of.items()}
 
