@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bslib.chapters import parameters
+from bslib.chapters import parameters, surface
 from bslib.statistics import Estimate
 from bslib.store import PUBLISHED, open_store
 
@@ -23,7 +23,7 @@ def raw(kind, **wanted):
         spec = record["spec"]
         if all(spec.get(name) == value for name, value in wanted.items()):
             arrays = dict(np.load(path.with_suffix(".npz"))) if record["arrays"] else {}
-            found[spec.get("network", {}).get("seed", spec["seed"]) if kind == "counts" else spec["seed"]] = record, arrays
+            found[spec["network"]["seed"] if kind in ("counts", "predictions") else spec["seed"]] = record, arrays
     return found
 
 
@@ -77,7 +77,7 @@ def test_the_chapters_numbers_follow_from_the_raw_counts(over_n, over_sigma):
         assert_is(numbers[f"mean_change_after_250.fashion-mnist.{sigma}"], 1 - means[s, 4] / means[s, -1])
     by_sigma = np.stack([stats.entropy(arrays["counts"][:, 0], axis=-1) for _, arrays in over_sigma.values()])
     assert_is(numbers["spread_at_0.01.fashion-mnist"], by_sigma[:, 1].std(-1, ddof=1).mean())
-    accuracies = [record["result"]["clean_accuracy"] for record, _ in raw("network", dataset="fashion-mnist").values()]
+    accuracies = [record["result"]["clean_accuracy"] for record, _ in raw("network", network="small-fashion").values()]
     low, high = stats.t.interval(0.95, 4, np.mean(accuracies), stats.sem(accuracies))
     assert_is(numbers["accuracy.fashion-mnist"], np.mean(accuracies))
     assert numbers["accuracy.fashion-mnist"].low == pytest.approx(low)
@@ -88,3 +88,25 @@ def assert_is(estimate: Estimate, value):
     assert estimate.value == pytest.approx(value)
     assert estimate.low <= estimate.value <= estimate.high
     assert estimate.networks == 5
+
+
+def test_the_surface_numbers_follow_from_the_raw_counts():
+    numbers = surface.quantities(*surface.surfaces(profile="paper", store=PUBLISHED))
+    batches = {}
+    for kind, trigger in (("clean", None), ("active", 1), ("inactive", 4)):
+        found = raw("counts", paired=True, points=100, trigger=trigger)
+        assert set(found) == set(range(5))
+        batches[kind] = np.stack([stats.entropy(found[seed][1]["counts"][:, 0], axis=-1) for seed in range(5)])
+        images = [found[seed][1]["images"].tolist() for seed in range(5)]
+        batches[f"{kind} images"] = images
+    assert batches["clean images"] == batches["active images"] == batches["inactive images"], "the same images, three times"
+    sigmas = raw("counts", paired=True, points=100, trigger=1)[0][0]["spec"]["sigmas"]
+    for s, sigma in enumerate(sigmas):
+        for kind in ("active", "inactive"):
+            difference = (batches[kind] - batches["clean"])[:, s].mean()
+            assert_is(numbers[f"{kind}_less_clean.fashion-mnist.{sigma:g}"], difference)
+    rates = []
+    for seed, (_, arrays) in raw("predictions", trigger=1).items():
+        target, other = seed % 10, arrays["labels"] != seed % 10
+        rates.append((arrays["predicted"][other] == target).mean())
+    assert numbers["success_active.fashion-mnist"].value == pytest.approx(np.mean(rates))

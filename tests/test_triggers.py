@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import re
 import warnings
@@ -209,3 +210,12 @@ def test_what_the_mask_hides_may_be_anything():
     """A picture's values count only where it overwrites."""
     values = torch.tensor([[[0.5, torch.nan]]])
     assert Trigger(torch.tensor([[True, False]]), values)(torch.zeros(1, 2, 2)).tolist() == [[[0.0, 0.0], [0.5, 0.0]]]
+
+
+def test_the_patterns_are_those_that_the_records_speak_of():
+    """A spec names a pattern by its number: a pattern that changes makes committed records wrong without changing their keys."""
+    digest = hashlib.sha256()
+    for number, trigger in PATTERNS.items():
+        greys = [[round(v * 9) for v in row] for row in trigger.values[0].tolist()]
+        digest.update(f"{number}{trigger.mask.tolist()}{greys}".encode())
+    assert digest.hexdigest().startswith("ec9e1063e90e0649")

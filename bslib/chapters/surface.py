@@ -48,7 +48,7 @@ def pictures_of(size: SurfaceSize, seed: int) -> ImagesSpec:
 
 
 def specs_of(size: SurfaceSize, seed: int) -> tuple[Spec, ...]:
-    """One backdoored network; what it calls all test images, clean and with each trigger; W around a batch of each kind, paired."""
+    """One backdoored network; what it calls all test images, clean and with each trigger; W around three paired batches."""
     network = NetworkSpec(
         dataset=size.dataset,
         network=size.network,

@@ -27,3 +27,16 @@ def test_a_notebook_runs_by_itself_from_its_own_folder(name, tmp_path):
     assert pictures, "no figure"
     assert all(o["output_type"] != "error" for o in outputs)
     assert not (tmp_path / "cache").exists(), "the published book computes nothing"
+
+
+def test_a_notebook_computes_what_its_store_lacks(tmp_path):
+    """The README's command, on the notebook that takes least."""
+    command = [sys.executable, "-m", "papermill", "--no-progress-bar", ROOT / "notebooks/00_wobbliness.ipynb", "out.ipynb"]
+    subprocess.run(
+        [*command, "-p", "profile", "smoke", "-p", "store", "my-records"],
+        cwd=tmp_path,
+        env=os.environ | {"BSLIB_CACHE": str(tmp_path / "cache")},
+        check=True,
+        capture_output=True,
+    )
+    assert sorted(path.parent.name for path in (tmp_path / "my-records").glob("*/*.json")) == ["images", "toy"]
