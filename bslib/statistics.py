@@ -147,7 +147,7 @@ def success_rate(
 
 
 def mean_of_networks(shares: Sequence[float], trials: int) -> Estimate:
-    """The mean of a share (an accuracy) over networks: Student's t, or for a single network the binomial interval of its trials.
+    """The mean of a share (an accuracy) over networks: Student's t within [0, 1], or for one network the binomial interval.
 
     >>> print(mean_of_networks([0.88], 10_000))
     0.880 [0.873, 0.886]
@@ -157,7 +157,7 @@ def mean_of_networks(shares: Sequence[float], trials: int) -> Estimate:
         ends = stats.binomtest(round(mean * trials), trials).proportion_ci(LEVEL, method="wilson")
         return Estimate(mean, float(ends.low), float(ends.high), 1)
     low, high = stats.t.interval(LEVEL, len(shares) - 1, loc=mean, scale=max(stats.sem(shares), 1e-12))
-    return Estimate(mean, float(low), float(high), len(shares))
+    return Estimate(mean, max(float(low), 0.0), min(float(high), 1.0), len(shares))
 
 
 def variation_of_networks(values: Sequence[float]) -> Estimate:
