@@ -5,7 +5,7 @@ Where a figure has no record yet, its function returns words instead, which say 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
@@ -195,7 +195,7 @@ def difference_to_clean(surface: Surface) -> Figure | Markdown:
     axes[1].axhline(0, color=MEDIAN, linewidth=1)
     for axis, title in zip(axes, ("mean of W", "change of the mean of W"), strict=True):
         axis.set(xlabel=r"noise level $\sigma$", title=title)
-        axis.set_xticks(places, [f"{sigma:g}" for sigma in table["sigma"]], fontsize=8)
+        axis.set_xticks(places, _short(table["sigma"]), fontsize=8)
         axis.tick_params(labelleft=True)
         axis.legend(frameon=False, fontsize=9)
     return _finish(figure, axes, surface.source)
@@ -256,7 +256,12 @@ def _pair_of_boxes(axis: Axes, clean: np.ndarray[Any, Any], triggered: np.ndarra
             meanprops={"marker": "D", "markerfacecolor": MEAN, "markeredgecolor": "white", "markersize": 4.5},
             flierprops={"marker": ".", "markersize": 3, "markeredgecolor": colour},
         )
-    axis.set_xticks(range(len(ticks)), [f"{tick:g}" for tick in ticks], fontsize=8)
+    axis.set_xticks(range(len(ticks)), _short(ticks), fontsize=8)
+
+
+def _short(numbers: Iterable[float]) -> list[str]:
+    """Numbers as narrow labels: .05 for 0.05."""
+    return [f"{number:g}".removeprefix("0") if 0 < number < 1 else f"{number:g}" for number in numbers]
 
 
 def _panels(count: int) -> tuple[Figure, list[Axes]]:

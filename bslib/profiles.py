@@ -4,34 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bslib.specs import AttackSpec, NetworkSpec
 from bslib.store import PUBLISHED
 
-__all__ = ["PROFILES", "CorrelationSize", "ParametersSize", "Profile", "SurfaceSize", "ToySize", "profile_named"]
+__all__ = ["PROFILES", "CorrelationSize", "ParametersSize", "Profile", "SurfaceSize", "ToySize", "TrainedSize", "profile_named"]
 
 SIGMAS = (0.005, 0.01, 0.05, 0.1, 0.15, 0.2, 0.25, 0.5, 0.75, 1.0)
 NS = (10, 25, 50, 100, 250, 500, 1000)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParametersSize:
-    """One data set's half of the Parameters chapter (one row of Fig. 2).
+class TrainedSize:
+    """The networks that a part of a chapter trains.
 
     Parameters
     ----------
     dataset, network : str
     networks : int
-        How many, with seeds of their own.
+        How many (for each trigger, where there are several), with seeds of their own.
     epochs : int
     train_size : int, optional
         Training images; all when not given.
     learning_rate : float
     augment : bool
-    points : int
-        Test images in the batch.
-    ns, n_sigmas
-        The sweep over n: the numbers of noisy copies, and the noise levels at which it is made.
-    sigmas, n
-        The sweep over sigma: the noise levels, and the number of noisy copies.
     """
 
     dataset: str
@@ -41,6 +36,39 @@ class ParametersSize:
     train_size: int | None = None
     learning_rate: float = 0.05
     augment: bool = False
+
+    def network_spec(self, seed: int, attack: AttackSpec | None = None) -> NetworkSpec:
+        """One of these networks, clean or attacked.
+
+        >>> PROFILES["paper"].parameters[0].network_spec(seed=3).seed
+        3
+        """
+        return NetworkSpec(
+            dataset=self.dataset,
+            network=self.network,
+            seed=seed,
+            epochs=self.epochs,
+            train_size=self.train_size,
+            learning_rate=self.learning_rate,
+            augment=self.augment,
+            attack=attack,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParametersSize(TrainedSize):
+    """One data set's half of the Parameters chapter (one row of Fig. 2).
+
+    Parameters
+    ----------
+    points : int
+        Test images in the batch.
+    ns, n_sigmas
+        The sweep over n: the numbers of noisy copies, and the noise levels at which it is made.
+    sigmas, n
+        The sweep over sigma: the noise levels, and the number of noisy copies.
+    """
+
     points: int
     ns: tuple[int, ...] = NS
     n_sigmas: tuple[float, ...] = (0.1, 0.25)
@@ -49,13 +77,11 @@ class ParametersSize:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SurfaceSize:
+class SurfaceSize(TrainedSize):
     """One data set's part of the chapter on the surface effect (Fig. 4).
 
     Parameters
     ----------
-    dataset, network, networks, epochs, train_size, learning_rate, augment
-        As for :class:`ParametersSize`.
     active, inactive : int
         The pattern that the networks are trained on with T1, and one that they never see.
     points : int
@@ -66,13 +92,6 @@ class SurfaceSize:
         Noise levels and noisy copies.
     """
 
-    dataset: str
-    network: str
-    networks: int
-    epochs: int
-    train_size: int | None = None
-    learning_rate: float = 0.05
-    augment: bool = False
     active: int = 1
     inactive: int = 4
     points: int
@@ -82,19 +101,15 @@ class SurfaceSize:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CorrelationSize:
+class CorrelationSize(TrainedSize):
     """One data set's part of the chapter on success and W (one plot of Fig. 5).
 
     Parameters
     ----------
-    dataset, network, epochs, train_size, learning_rate, augment
-        As for :class:`ParametersSize`.
     threat_model : {"T1", "T2"}
         Under T2 each class of a network gives a pair of success and mean W, under T1 each network.
     triggers : tuple of int
         The patterns that networks are trained on.
-    networks : int
-        How many for each trigger.
     points : int
         Triggered test images behind a pair.
     clean_points : int
@@ -103,15 +118,8 @@ class CorrelationSize:
         Noise levels, the one that the claims are held to first, and numbers of noisy copies, the paper's last.
     """
 
-    dataset: str
-    network: str
-    epochs: int
-    train_size: int | None = None
-    learning_rate: float = 0.05
-    augment: bool = False
     threat_model: str
     triggers: tuple[int, ...] = (3, 5)
-    networks: int
     points: int
     clean_points: int
     sigmas: tuple[float, ...] = (0.1, 0.05, 0.25, 0.01, 0.5, 0.2, 0.15, 1.0, 0.75, 0.005)
@@ -153,6 +161,7 @@ class Profile:
     correlation: tuple[CorrelationSize, ...] = ()
 
 
+#: The profiles by name.
 PROFILES: dict[str, Profile] = {
     "smoke": Profile(
         name="smoke",

@@ -34,7 +34,7 @@ def over_n():
 
 @pytest.fixture(scope="module")
 def over_sigma():
-    return raw("counts", ns=[250])
+    return raw("counts", ns=[250], paired=None)
 
 
 def test_every_committed_record_fits_its_checksum_and_says_where_it_comes_from():

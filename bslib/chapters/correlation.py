@@ -41,17 +41,9 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
 def networks_of(size: CorrelationSize, seed: int) -> list[NetworkSpec]:
     """So many backdoored networks for each trigger; under T1 the target class is the seed modulo 10."""
     return [
-        NetworkSpec(
-            dataset=size.dataset,
-            network=size.network,
-            seed=run,
-            epochs=size.epochs,
-            train_size=size.train_size,
-            learning_rate=size.learning_rate,
-            augment=size.augment,
-            attack=AttackSpec(
-                threat_model=size.threat_model, trigger=trigger, target=run % 10 if size.threat_model == "T1" else None
-            ),
+        size.network_spec(
+            run,
+            AttackSpec(threat_model=size.threat_model, trigger=trigger, target=run % 10 if size.threat_model == "T1" else None),
         )
         for trigger in size.triggers
         for run in range(seed, seed + size.networks)

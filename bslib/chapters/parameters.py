@@ -54,15 +54,7 @@ def specs_of(size: ParametersSize, seed: int) -> tuple[NetworkSpec, CountsSpec, 
     >>> over_n.sigmas, over_sigma.ns, over_sigma.seed
     ((0.1, 0.25), (250,), 3)
     """
-    network = NetworkSpec(
-        dataset=size.dataset,
-        network=size.network,
-        seed=seed,
-        epochs=size.epochs,
-        train_size=size.train_size,
-        learning_rate=size.learning_rate,
-        augment=size.augment,
-    )
+    network = size.network_spec(seed)
     over_n = CountsSpec(network=network, points=size.points, sigmas=size.n_sigmas, ns=size.ns, seed=seed)
     over_sigma = CountsSpec(network=network, points=size.points, sigmas=size.sigmas, ns=(size.n,), seed=seed)
     return network, over_n, over_sigma

@@ -14,7 +14,7 @@ from scipy import stats
 
 from bslib.entropy import entropy
 from bslib.profiles import SurfaceSize, profile_named
-from bslib.specs import AttackSpec, CountsSpec, ImagesSpec, NetworkSpec, PredictionsSpec, Spec
+from bslib.specs import AttackSpec, CountsSpec, ImagesSpec, PredictionsSpec, Spec
 from bslib.statistics import Estimate, Estimates, mean_of_networks, nested_bootstrap, percentile_estimate, success_rate
 from bslib.store import Record, Records, Store, records_for
 
@@ -49,16 +49,7 @@ def pictures_of(size: SurfaceSize, seed: int) -> ImagesSpec:
 
 def specs_of(size: SurfaceSize, seed: int) -> tuple[Spec, ...]:
     """One backdoored network; what it calls all test images, clean and with each trigger; W around three paired batches."""
-    network = NetworkSpec(
-        dataset=size.dataset,
-        network=size.network,
-        seed=seed,
-        epochs=size.epochs,
-        train_size=size.train_size,
-        learning_rate=size.learning_rate,
-        augment=size.augment,
-        attack=AttackSpec(threat_model="T1", trigger=size.active, target=seed % 10),
-    )
+    network = size.network_spec(seed, AttackSpec(threat_model="T1", trigger=size.active, target=seed % 10))
     predictions = [PredictionsSpec(network=network, trigger=trigger) for trigger in (None, *TRIGGERS)]
     counts = [
         CountsSpec(network=network, points=size.points, sigmas=size.sigmas, ns=(size.n,), seed=seed, trigger=trigger, paired=True)
