@@ -161,8 +161,12 @@ def _count_classes(spec: CountsSpec, store: Store, device: torch.device, progres
 def _predict(spec: PredictionsSpec, store: Store, device: torch.device, progress: bool) -> Parts:
     data = load(spec.network.dataset)
     network, weights = _trained(spec.network, data, store, device)
-    images = data.test_images if spec.trigger is None else pattern(spec.trigger)(data.test_images)
-    labels = data.test_labels.numpy()
+    images, labels = data.test_images, data.test_labels.numpy()
+    if spec.images is not None:
+        chosen = draw_points(len(images), spec.images, spec.network.seed)
+        images, labels = images[chosen], labels[chosen]
+    if spec.trigger is not None:
+        images = pattern(spec.trigger)(images)
     arrays = {"predicted": _predicted(network, to_float(images).to(device)).astype(np.int16), "labels": labels.astype(np.int16)}
     return {"weights": weights, "precision": "float32"}, arrays, data
 

@@ -84,14 +84,17 @@ class SurfaceSize(TrainedSize):
     ----------
     active, inactive : int
         The pattern that the networks are trained on with T1, and one that they never see.
+    test_images : int, optional
+        Images that accuracies and success are measured on; the whole test set when not given.
     points : int
-        Test images, measured clean and with either trigger.
+        Test images around which W is measured, clean and with either trigger.
     batch : int
         Points in one of the paper's box plots.
     sigmas, n
         Noise levels and noisy copies.
     """
 
+    test_images: int | None = None
     active: int = 1
     inactive: int = 4
     points: int
@@ -110,6 +113,8 @@ class CorrelationSize(TrainedSize):
         Under T2 each class of a network gives a pair of success and mean W, under T1 each network.
     triggers : tuple of int
         The patterns that networks are trained on.
+    test_images : int, optional
+        Images that success is measured on; the whole test set when not given.
     points : int
         Triggered test images behind a pair.
     clean_points : int
@@ -119,6 +124,7 @@ class CorrelationSize(TrainedSize):
     """
 
     threat_model: str
+    test_images: int | None = None
     triggers: tuple[int, ...] = (3, 5)
     points: int
     clean_points: int
@@ -191,6 +197,7 @@ PROFILES: dict[str, Profile] = {
                 networks=1,
                 epochs=2,
                 train_size=96,
+                test_images=40,
                 points=4,
                 batch=1,
                 sigmas=(0.1, 0.25),
@@ -216,6 +223,7 @@ PROFILES: dict[str, Profile] = {
                 train_size=64,
                 threat_model="T1",
                 networks=1,
+                test_images=40,
                 points=3,
                 clean_points=2,
                 sigmas=(0.1,),

@@ -129,18 +129,21 @@ class CountsSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionsSpec(Spec):
-    """What a network calls every test image, with a trigger or without. Its record: predicted and true labels, each (N,).
+    """What a network calls the test images, with a trigger or without. Its record: predicted and true labels, each (N,).
 
     Parameters
     ----------
     network : NetworkSpec
     trigger : int, optional
         The pattern that the images carry; none where they are clean.
+    images : int, optional
+        So many test images, drawn with the network's seed; all when not given.
     """
 
     kind: ClassVar[str] = "predictions"
     network: NetworkSpec
     trigger: int | None = None
+    images: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

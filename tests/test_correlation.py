@@ -59,7 +59,7 @@ def made_up(size, *, seed: int = 0, sigmas=None, success=None) -> dict:
             predicted[own[: round(float(rate[c % len(rate)]) * len(own))]] = wanted
         arrays = {"predicted": predicted.astype(np.int16), "labels": TRUE_LABELS.astype(np.int16)}
         records[network] = Record(network, {"clean_accuracy": 0.5, "weights": "w"}, data=data)
-        records[predictions_of(network)] = Record(predictions_of(network), {"weights": "w"}, arrays, data)
+        records[predictions_of(size, network)] = Record(predictions_of(size, network), {"weights": "w"}, arrays, data)
         smooth = rng.uniform(0.02, 0.05, shape)
         for spec in (clean_counts_of(size, network), *(counts_of(size, network, s) for s in sigmas or size.sigmas)):
             mixing = smooth if spec.trigger is None else smooth + 0.15 * (1 - rate) + spec.sigmas[0] / 50
@@ -92,7 +92,7 @@ def by_hand(part: Correlation, sigma: float = 0.1, at: int = -1) -> pd.DataFrame
     """The pairs, from the records alone."""
     rows = []
     for network in networks_of(part.size, 0):
-        target, arrays = network.attack.target, part.records[predictions_of(network)].arrays
+        target, arrays = network.attack.target, part.records[predictions_of(part.size, network)].arrays
         triggered, clean = (
             part.records[spec].arrays for spec in (counts_of(part.size, network, sigma), clean_counts_of(part.size, network))
         )
@@ -341,7 +341,7 @@ def test_no_correlation_is_no_error(rate):
 def test_a_network_counts_when_it_is_measured_at_the_first_level(fashion):
     records, networks = dict(fashion.records), networks_of(FASHION, 0)
     one = networks[6]
-    for spec in (one, predictions_of(one), counts_of(FASHION, one, 0.1), clean_counts_of(FASHION, one)):
+    for spec in (one, predictions_of(FASHION, one), counts_of(FASHION, one, 0.1), clean_counts_of(FASHION, one)):
         part = Correlation(FASHION, "paper", 0, Records({s: r for s, r in records.items() if s != spec}))
         assert part.networks == networks[:6] + networks[7:] and "9 of 10 networks" in part.source
     gone = counts_of(FASHION, one, 0.25)

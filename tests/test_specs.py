@@ -54,7 +54,7 @@ OTHERS = {
         "paired": True,
     },
     ATTACK: {"threat_model": "T2", "trigger": 2, "target": 4},
-    PREDICTIONS: {"network": dataclasses.replace(NETWORK, seed=1), "trigger": 1},
+    PREDICTIONS: {"network": dataclasses.replace(NETWORK, seed=1), "trigger": 1, "images": 10},
     IMAGES: {"dataset": "digits-rgb", "images": 11, "seed": 1, "stamped": True},
     TOY: {"points": ((0.5, 0.0),), "sigma": 0.13, "n": 251, "seed": 1},
 }

@@ -33,7 +33,9 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
     specs: list[Spec] = []
     for size in profile_named(profile).correlation:
         networks = networks_of(size, seed)
-        specs += [spec for network in networks for spec in (network, predictions_of(network), clean_counts_of(size, network))]
+        specs += [
+            spec for network in networks for spec in (network, predictions_of(size, network), clean_counts_of(size, network))
+        ]
         specs += [counts_of(size, network, sigma) for sigma in size.sigmas for network in networks]
     return specs
 
@@ -50,10 +52,10 @@ def networks_of(size: CorrelationSize, seed: int) -> list[NetworkSpec]:
     ]
 
 
-def predictions_of(network: NetworkSpec) -> PredictionsSpec:
-    """What a network calls all test images that carry its trigger."""
+def predictions_of(size: CorrelationSize, network: NetworkSpec) -> PredictionsSpec:
+    """What a network calls test images that carry its trigger."""
     assert network.attack is not None
-    return PredictionsSpec(network=network, trigger=network.attack.trigger)
+    return PredictionsSpec(network=network, trigger=network.attack.trigger, images=size.test_images)
 
 
 def counts_of(size: CorrelationSize, network: NetworkSpec, sigma: float) -> CountsSpec:
@@ -128,7 +130,7 @@ class Correlation:
                 spec in self.records
                 for spec in (
                     network,
-                    predictions_of(network),
+                    predictions_of(self.size, network),
                     counts_of(self.size, network, first),
                     clean_counts_of(self.size, network),
                 )
@@ -179,7 +181,7 @@ class Correlation:
         rows: list[dict[str, Any]] = []
         for number, network in enumerate(self.networks):
             assert network.attack is not None
-            predictions = self.records[predictions_of(network)].arrays
+            predictions = self.records[predictions_of(self.size, network)].arrays
             triggered = self.records[counts_of(self.size, network, self.size.sigmas[0] if sigma is None else sigma)]
             clean = self.records[clean_counts_of(self.size, network)]
             one_class = network.attack.target is not None

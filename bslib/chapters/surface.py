@@ -50,7 +50,7 @@ def pictures_of(size: SurfaceSize, seed: int) -> ImagesSpec:
 def specs_of(size: SurfaceSize, seed: int) -> tuple[Spec, ...]:
     """One backdoored network; what it calls all test images, clean and with each trigger; W around three paired batches."""
     network = size.network_spec(seed, AttackSpec(threat_model="T1", trigger=size.active, target=seed % 10))
-    predictions = [PredictionsSpec(network=network, trigger=trigger) for trigger in (None, *TRIGGERS)]
+    predictions = [PredictionsSpec(network=network, trigger=t, images=size.test_images) for t in (None, *TRIGGERS)]
     counts = [
         CountsSpec(network=network, points=size.points, sigmas=size.sigmas, ns=(size.n,), seed=seed, trigger=trigger, paired=True)
         for trigger in (None, size.active, size.inactive)
