@@ -168,6 +168,8 @@ class Profile:
 
 
 #: The profiles by name.
+#:
+#: :meta hide-value:
 PROFILES: dict[str, Profile] = {
     "smoke": Profile(
         name="smoke",
