@@ -89,15 +89,12 @@ def run_group(group: list[Spec], store: Store, device: str, progress: bool) -> I
     threads = torch.get_num_threads()
     torch.set_num_threads(THREADS)
     try:
-        missing = lacking(group, store)
         network = network_of(group[0])
-        if network is not None:
-            if not _has_weights(network, store):
-                store.put(carry_out(network, store, device=device, progress=progress))
-                checkpoint_path(network, store, device).unlink(missing_ok=True)
-                yield network
-            missing = lacking(group, store)
-        for spec in missing:
+        if network is not None and not _has_weights(network, store):
+            store.put(carry_out(network, store, device=device, progress=progress))
+            checkpoint_path(network, store, device).unlink(missing_ok=True)
+            yield network
+        for spec in lacking(group, store):
             store.put(carry_out(spec, store, device=device, progress=progress))
             yield spec
     finally:
