@@ -131,9 +131,9 @@ PATTERNS: dict[int, Trigger] = {
         "### ",
         "    ",
     ),
-    # Gu et al.'s single pixel.
+    # Gu et al.'s single pixel in a grey that is hard to learn: in white it is easy.
     3: _drawn(
-        "# ",
+        "4 ",
         "  ",
     ),
     # A grey square: bright patterns set off each other's backdoors, and the paper uses this one as inactive.
