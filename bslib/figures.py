@@ -10,15 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Patch
 
+from bslib.chapters.correlation import RANDOM_GUESS, Correlation, residuals
 from bslib.chapters.parameters import Half
+from bslib.chapters.patterns import Patterns, cleanse_of, scored
 from bslib.chapters.surface import Surface
 from bslib.entropy import plug_in
 from bslib.specs import ToySpec
+from bslib.statistics import Estimate
 from bslib.store import Record
 
 if TYPE_CHECKING:
@@ -26,12 +30,20 @@ if TYPE_CHECKING:
 
 __all__ = [
     "clean_and_triggered",
+    "correlation_by_setting",
     "difference_to_clean",
     "estimator_bias",
     "images",
     "paired",
     "patterns",
+    "reversed_norms",
+    "reversed_triggers",
+    "roc",
+    "roc_by_setting",
+    "success_against_w",
+    "success_within",
     "toy",
+    "universal",
     "w_against_n",
     "w_against_sigma",
 ]
@@ -39,6 +51,8 @@ __all__ = [
 #: The paper's colours of Fig. 1, and matplotlib's for the estimators; all read on white and, on the light panel, in the dark.
 YELLOW, BLUE, GREY = "#e8b90c", "#2f6fb7", "#8a8f98"
 MEAN, MEDIAN = "#c23b22", "#222222"
+TRIGGER_STYLE = {3: (BLUE, "o"), 5: (YELLOW, "s")}
+SETTING_STYLE = (("#1b9e77", "^"), (MEDIAN, "o"), ("#d95f02", "v"), (BLUE, "s"))
 ESTIMATOR_STYLE = {"plug-in": (BLUE, "o"), "miller-madow": ("#d95f02", "s"), "grassberger": ("#1b9e77", "^")}
 
 
@@ -215,6 +229,224 @@ def paired(surface: Surface) -> Figure | Markdown:
     return _finish(figure, axes, surface.source, y="W with the trigger")
 
 
+def success_against_w(correlation: Correlation) -> Figure | Markdown:
+    """Fig. 5: a point for each pair, its success against the mean of W around triggered images; hollow where it is left out."""
+    if correlation.missing:
+        return _words(correlation.missing)
+    found, sigma = correlation.correlation(), correlation.size.sigmas[0]
+    figure, axes = _panels(1)
+    pairs = correlation.pairs()
+    _pairs(axes[0], pairs, "W", "success", hollow=pairs["success"] < RANDOM_GUESS)
+    axes[0].axhline(RANDOM_GUESS, color=GREY, linewidth=1, linestyle=":")
+    axes[0].annotate("random guess", (1, RANDOM_GUESS), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
+    axes[0].set(xlabel=rf"mean of W with the trigger (nats), $\sigma$ = {sigma:g}", ylim=(-0.03, 1.03))
+    axes[0].set_title(
+        rf"$\tau$ = {found['tau'].value:.2f} (p = {found['tau p']:.1g}), r = {found['r'].value:.2f} (p = {found['r p']:.1g}); "
+        f"{found['pairs']} pairs, {found['left out']} left out",
+        fontsize=10,
+    )
+    axes[0].legend(frameon=False, fontsize=9)
+    return _finish(figure, axes, correlation.source, y="success of the trigger")
+
+
+def correlation_by_setting(correlation: Correlation) -> Figure | Markdown:
+    """Kendall's tau and Pearson's r at every noise level, for two numbers of noisy copies and three exclusion rules."""
+    if correlation.missing:
+        return _words(correlation.missing)
+    table, usual = correlation.sensitivity(), correlation.size.ns[-1]
+    figure, axes = _panels(2)
+    settings = list(table.groupby(["n", "exclude below"], sort=False))
+    for k, ((n, below), own) in enumerate(settings):
+        colour, marker = SETTING_STYLE[k]
+        places = np.arange(len(own)) + 0.14 * (k - (len(settings) - 1) / 2)
+        rule = f"below {below:g} left out" if below else "none left out"
+        for axis, name in zip(axes, ("tau", "r"), strict=True):
+            value = np.array([e.value for e in own[name]])
+            ends = np.abs(np.array([[e.low, e.high] for e in own[name]]).T - value)
+            strong = n == usual and below == RANDOM_GUESS
+            axis.errorbar(
+                places, value, yerr=ends, fmt=marker, color=colour, capsize=2, markersize=6 if strong else 4,
+                linewidth=1.8 if strong else 0.9, label=f"n = {n}, {rule}",
+            )  # fmt: skip
+    for axis, title in zip(axes, (r"Kendall's $\tau$", "Pearson's r"), strict=True):
+        axis.axhline(0, color=MEDIAN, linewidth=1)
+        axis.set(xlabel=r"noise level $\sigma$", title=title)
+        axis.set_xticks(range(len(correlation.sigmas)), _short(correlation.sigmas), fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, fontsize=9)
+    return _finish(figure, axes, correlation.source, y="correlation of success and mean W")
+
+
+def success_within(correlation: Correlation) -> Figure | Markdown:
+    """Left: mean W with the trigger against mean W without. Right: what trigger, class and W without do not explain of either."""
+    if correlation.missing:
+        return _words(correlation.missing)
+    pairs = correlation.pairs()
+    pairs = pairs[pairs["success"] >= RANDOM_GUESS]
+    if pairs.empty:
+        return _words("No pair reaches random guess here, so there is nothing to compare.")
+    rest = residuals(pairs).assign(trigger=pairs["trigger"])
+    figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.7), layout="constrained")
+    _pairs(axes[0], pairs, "clean W", "W")
+    axes[0].set(xlabel="mean of W without the trigger", title="smooth when clean, smooth when triggered?")
+    _pairs(axes[1], rest, "W", "success")
+    axes[1].axhline(0, color=GREY, linewidth=1)
+    axes[1].axvline(0, color=GREY, linewidth=1)
+    axes[1].set(xlabel="mean of W, what is left", ylabel="success, what is left", title="within trigger and class")
+    for axis in axes:
+        axis.title.set_fontsize(10)
+    axes[0].legend(frameon=False, fontsize=9)
+    return _finish(figure, list(axes), correlation.source, y="mean of W with the trigger")
+
+
+def roc(patterns: Patterns) -> Figure | Markdown:
+    """Fig. 6: the ROC curve of the detector; left with every own trigger to be found, right with those that work."""
+    if patterns.missing:
+        return _words(patterns.missing)
+    from sklearn.metrics import roc_curve
+
+    figure, axes = _panels(2)
+    for axis, effective in zip(axes, (False, True), strict=True):
+        tests = scored(patterns.tests(), effective=effective)
+        own = tests["carried"] == "own"
+        axis.plot([0, 1], [0, 1], linestyle=":", color=GREY)
+        if own.any():
+            false, true, _ = roc_curve(own, tests["score"])
+            area = patterns.area(effective=effective)
+            axis.step(false, true, where="post", color=YELLOW, linewidth=2.2)
+            axis.text(0.97, 0.05, f"AUC {area:.2f}\n{own.sum()} positive, {(~own).sum()} negative", ha="right", fontsize=10)
+        axis.set(xlabel="false positive rate", aspect="equal", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        axis.set_title("own triggers that work" if effective else "all own triggers", fontsize=11)
+    return _finish(figure, axes, f"{patterns.source}; {_detector(patterns)}", y="true positive rate")
+
+
+def roc_by_setting(patterns: Patterns) -> Figure | Markdown:
+    """The area under the ROC curve against sigma: by the size of the batch, and by what the score takes into account."""
+    if patterns.missing:
+        return _words(patterns.missing)
+    table, full = patterns.sensitivity(), patterns.size.points
+    usual = (table["center"] == "mean") & table["signed"] & ~table["effective"]
+    choices: list[list[tuple[str, pd.Series[bool]]]] = [
+        [(f"{size} points", usual & (table["batch"] == size)) for size in sorted(set(table["batch"]))],
+        [
+            ("mean, signed", usual & (table["batch"] == full)),
+            ("median", (table["center"] == "median") & table["signed"] & ~table["effective"] & (table["batch"] == full)),
+            ("no sign", (table["center"] == "mean") & ~table["signed"] & ~table["effective"] & (table["batch"] == full)),
+            ("working triggers", (table["center"] == "mean") & table["signed"] & table["effective"] & (table["batch"] == full)),
+        ],
+    ]
+    figure, axes = _panels(2)
+    sigmas = sorted(set(table["sigma"]))
+    for axis, lines in zip(axes, choices, strict=True):
+        for k, (label, where) in enumerate(lines):
+            own, (colour, marker) = table[where], SETTING_STYLE[k]
+            places = [sigmas.index(sigma) + 0.12 * (k - 1.5) for sigma in own["sigma"]]
+            _estimates(axis, places, own["area"], colour, marker, label)
+        axis.axhline(0.5, color=GREY, linestyle=":")
+        axis.set(xlabel=r"noise level $\sigma$", ylim=(-0.03, 1.03))
+        axis.set_xticks(range(len(sigmas)), _short(sigmas))
+        axis.legend(frameon=False, fontsize=8, loc="lower right")
+    axes[0].set_title("by the size of the batch", fontsize=11)
+    axes[1].set_title(f"by the score, {full} points", fontsize=11)
+    return _finish(figure, axes, patterns.source, y="area under the ROC curve")
+
+
+def universal(patterns: Patterns) -> Figure | Markdown:
+    """Fig. 7 and what is behind it, against the bound: how many are fooled, to how many classes, and the detector's area."""
+    table = patterns.universal_areas() if not patterns.missing else pd.DataFrame()
+    if table.empty:
+        return _words(patterns.missing or _crafted_missing(patterns))
+    figure, axes = plt.subplots(1, 3, figsize=(7.2, 3.4), layout="constrained")
+    bounds, sigma = sorted(set(table["bound"])), patterns.size.pattern_sigmas[0]
+    first = table[table["sigma"] == sigma]
+    _estimates(axes[0], range(len(bounds)), first["fooled"], BLUE, "o", None)
+    _estimates(axes[1], range(len(bounds)), first["classes"], BLUE, "o", None)
+    for k, (level, own) in enumerate(table.groupby("sigma")):
+        colour, marker = SETTING_STYLE[k]
+        _estimates(axes[2], np.arange(len(own)) + 0.14 * (k - 1), own["auc"], colour, marker, rf"$\sigma$ = {level:g}")
+    axes[2].axhline(0.5, color=GREY, linestyle=":")
+    axes[2].legend(frameon=False, fontsize=8)
+    for axis, title in zip(axes, ("predictions changed", "classes they go to", "AUC against clean"), strict=True):
+        axis.set_xticks(range(len(bounds)), [str(b) for b in bounds])
+        axis.set(xlabel="bound, 255ths", ylim=(0, 1.02 if axis is axes[2] else None))
+        axis.set_title(title, fontsize=10)
+    return _finish(figure, list(axes), patterns.source, y=None)
+
+
+def reversed_triggers(patterns: Patterns) -> Figure | Markdown:
+    """Neural Cleanse's candidates of one clean network and one with each trigger, beside the trigger that was trained in."""
+    crafted = [network for network in reversed(patterns.networks) if cleanse_of(patterns.size, network) in patterns.records]
+    shown = {network.attack.trigger if network.attack else 0: network for network in crafted}
+    if not shown:
+        return _words(patterns.missing or _crafted_missing(patterns))
+    records = {trigger: patterns.records[cleanse_of(patterns.size, shown[trigger])] for trigger in sorted(shown)}
+    classes = len(next(iter(records.values())).arrays["masks"])
+    height = 0.95 * len(records) + 0.4
+    figure, axes = plt.subplots(len(records), classes + 1, figsize=(7.2, height), layout="constrained", squeeze=False)
+    for row, (trigger, record) in zip(axes, records.items(), strict=True):
+        masks, colours = record.arrays["masks"], record.arrays["patterns"]
+        attack = shown[trigger].attack
+        if trigger and patterns.pictures is not None:
+            plain, stamped = (patterns.pictures.arrays[name][trigger - 1] for name in ("images", "stamped"))
+            row[0].imshow(np.where(stamped != plain, stamped, 0).transpose(1, 2, 0), cmap="gray", vmin=0, vmax=255)
+        else:
+            row[0].set_frame_on(False)
+        row[0].set_ylabel(f"trigger {trigger}" if trigger else "clean", fontsize=8)
+        for k, axis in enumerate(row[1:]):
+            axis.imshow((masks[k] * colours[k]).transpose(1, 2, 0), cmap="gray", vmin=0, vmax=1)
+            own = attack is not None and attack.target == k
+            axis.set_title(
+                f"{k}: {masks[k].sum():.0f}", fontsize=7, color=MEAN if own else MEDIAN, weight="bold" if own else None
+            )
+        for axis in row:
+            axis.set(xticks=[], yticks=[])
+    axes[0, 0].set_title("true", fontsize=7)
+    return _signed(figure, patterns.source)
+
+
+def reversed_norms(patterns: Patterns) -> Figure | Markdown:
+    """Left: the norm of every candidate's mask, the backdoor's class marked. Right: the p-value of its W against clean."""
+    table = patterns.candidates() if not patterns.missing else pd.DataFrame()
+    if table.empty:
+        return _words(patterns.missing or _crafted_missing(patterns))
+    first = table[table["sigma"] == patterns.size.pattern_sigmas[0]]
+    figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.6), layout="constrained", sharex=True)
+    for axis, values in zip(axes, (first["norm"], -first["score"].abs() / np.log(10)), strict=True):
+        for own, colour, marker, label in ((False, BLUE, "o", "other classes"), (True, MEAN, "D", "the backdoor's class")):
+            where = first["own"] == own
+            axis.scatter(first["network"][where], values[where], s=20, color=colour, marker=marker, label=label, alpha=0.8)
+        names = ["clean" if n.attack is None else str(n.attack.trigger) for n in patterns.networks]
+        axis.set_xticks(range(len(names)), names, fontsize=8)
+        axis.set(xlabel="trained-in trigger")
+    axes[0].set(title="size of the mask (L1)", ylim=(0, None))
+    axes[1].set(title=r"$\log_{10}$ of the p-value of Levene's test")
+    axes[1].axhline(np.log10(0.05), color=GREY, linestyle=":")
+    axes[0].legend(frameon=False, fontsize=8)
+    return _finish(figure, list(axes), patterns.source, y=None)
+
+
+def _detector(patterns: Patterns) -> str:
+    return rf"$\sigma$ = {patterns.size.sigmas[0]:g}, n = {patterns.size.n}, {patterns.size.points} points"
+
+
+def _crafted_missing(patterns: Patterns) -> str:
+    return (
+        f"**Not yet run.** The crafted patterns of {patterns.size.dataset} have no records yet. "
+        f"`bslib run patterns --profile {patterns.profile}` computes them."
+    )
+
+
+def _estimates(
+    axis: Axes, places: Iterable[float], estimates: Iterable[Estimate], colour: str, marker: str, label: str | None
+) -> None:
+    """Points with their intervals, if there are any."""
+    estimates = list(estimates)
+    if not estimates:
+        return
+    values = np.array([[e.value, e.low, e.high] for e in estimates]).T
+    ends = np.abs(values[1:] - values[0])
+    axis.errorbar(list(places), values[0], yerr=ends, fmt=marker, color=colour, capsize=2, markersize=5, linewidth=1, label=label)
+
+
 _LABEL = {"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": "#333333"}
 
 
@@ -257,6 +489,15 @@ def _pair_of_boxes(axis: Axes, clean: np.ndarray[Any, Any], triggered: np.ndarra
             flierprops={"marker": ".", "markersize": 3, "markeredgecolor": colour},
         )
     axis.set_xticks(range(len(ticks)), _short(ticks), fontsize=8)
+
+
+def _pairs(axis: Axes, pairs: pd.DataFrame, x: str, y: str, hollow: pd.Series[bool] | None = None) -> None:
+    """Two columns against each other, a colour and a marker for each trigger."""
+    for trigger in sorted(set(pairs["trigger"])):
+        own, (colour, marker) = pairs[pairs["trigger"] == trigger], TRIGGER_STYLE[trigger]
+        empty = np.zeros(len(own), dtype=bool) if hollow is None else hollow[own.index].to_numpy()
+        axis.scatter(own[x][~empty], own[y][~empty], s=26, color=colour, marker=marker, alpha=0.85, label=f"trigger {trigger}")
+        axis.scatter(own[x][empty], own[y][empty], s=26, facecolors="none", edgecolors=colour, marker=marker)
 
 
 def _short(numbers: Iterable[float]) -> list[str]:

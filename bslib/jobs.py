@@ -17,10 +17,23 @@ import torch
 from torch import Tensor, nn
 
 from bslib.datasets import Dataset, load, to_float
+from bslib.detectors import logit_shift_variance, strip_entropy
 from bslib.measure import class_counts, standard_noise
 from bslib.networks import build
+from bslib.patterns.neural_cleanse import Candidates, anomaly_index, patched, reverse_triggers
+from bslib.patterns.universal import perturbed, universal_perturbation
 from bslib.poisoning import poison
-from bslib.specs import CountsSpec, ImagesSpec, NetworkSpec, PredictionsSpec, Spec, ToySpec
+from bslib.specs import (
+    CleanseSpec,
+    CountsSpec,
+    ImagesSpec,
+    NetworkSpec,
+    PredictionsSpec,
+    ScoresSpec,
+    Spec,
+    ToySpec,
+    UniversalSpec,
+)
 from bslib.store import Record, Store
 from bslib.training import accuracy, fast_dtype, load_weights, save_weights, train
 from bslib.triggers import PATTERNS, pattern
@@ -84,6 +97,16 @@ def draw_points_of_each_class(labels: np.ndarray, points: int, seed: int) -> np.
     return np.concatenate([own[draw_points(len(own), points, seed)] for own in members])
 
 
+def crafting_and_measuring(available: int) -> tuple[np.ndarray, np.ndarray]:
+    """The test set in two halves, the same for every network: what patterns are crafted on, and what they are measured on.
+
+    >>> [len(half) for half in crafting_and_measuring(101)]
+    [50, 51]
+    """
+    order = np.random.default_rng([0, 5]).permutation(available)
+    return order[: available // 2], order[available // 2 :]
+
+
 Parts = tuple[dict[str, Any], dict[str, np.ndarray], Dataset | None]
 
 
@@ -140,21 +163,110 @@ def _train_network(spec: NetworkSpec, store: Store, device: torch.device, progre
 def _count_classes(spec: CountsSpec, store: Store, device: torch.device, progress: bool) -> Parts:
     data = load(spec.network.dataset)
     network, weights = _trained(spec.network, data, store, device)
-    chosen = draw_points(len(data.test_images), spec.points, spec.seed)
-    if spec.by_class:
-        chosen = draw_points_of_each_class(data.test_labels.numpy(), spec.points, spec.seed)
-    images = data.test_images[chosen]
-    if spec.trigger is not None:
-        images = pattern(spec.trigger)(images)
-    images = to_float(images).to(device)
+    chosen = _measured_on(spec, data)
+    batches = _carrying(spec, data.test_images[chosen], store)
+    images = torch.cat(batches).to(device)
     ids = chosen.tolist() if spec.paired else None
     counts = class_counts(network, images, spec.sigmas, spec.ns, seed=spec.seed, ids=ids, progress=progress)
     arrays = {
         "counts": counts.astype(np.int32),
-        "images": chosen,
-        "labels": data.test_labels[chosen].numpy(),
+        "images": np.tile(chosen, len(batches)),
+        "labels": np.tile(data.test_labels[chosen].numpy(), len(batches)),
         "predicted": _predicted(network, images),
     }
+    return {"weights": weights, "precision": "float32"}, arrays, data
+
+
+def _measured_on(spec: CountsSpec, data: Dataset) -> np.ndarray:
+    """Which test images make the batch."""
+    if spec.by_class:
+        return draw_points_of_each_class(data.test_labels.numpy(), spec.points, spec.seed)
+    if spec.held_out:
+        _, measuring = crafting_and_measuring(len(data.test_images))
+        return measuring[draw_points(len(measuring), spec.points, spec.seed)]
+    return draw_points(len(data.test_images), spec.points, spec.seed)
+
+
+def _carrying(spec: CountsSpec | ScoresSpec, images: Tensor, store: Store) -> list[Tensor]:
+    """The uint8 images as float batches with what the spec says they carry: one batch, or one for each candidate."""
+    if spec.pattern is None:
+        return [to_float(images if spec.trigger is None else pattern(spec.trigger)(images))]
+    crafted = {name: torch.from_numpy(array) for name, array in store.get(spec.pattern).arrays.items()}
+    if isinstance(spec.pattern, UniversalSpec):
+        return [perturbed(to_float(images), crafted["perturbation"])]
+    pairs = zip(crafted["masks"], crafted["patterns"], strict=True)
+    return [patched(to_float(images), mask, colours) for mask, colours in pairs]
+
+
+def _perturb(spec: UniversalSpec, store: Store, device: torch.device, progress: bool) -> Parts:
+    data = load(spec.network.dataset)
+    network, weights = _trained(spec.network, data, store, device)
+    crafting, measuring = crafting_and_measuring(len(data.test_images))
+    images = data.test_images[crafting[draw_points(len(crafting), spec.images, spec.seed)]]
+    found = universal_perturbation(
+        network,
+        to_float(images).to(device),
+        bound=spec.bound / 255,
+        passes=spec.passes,
+        batch_size=spec.batch_size,
+        seed=spec.seed,
+        progress=progress,
+    )
+    others = to_float(data.test_images[measuring]).to(device)
+    arrays = {
+        "perturbation": found.perturbation.cpu().numpy(),
+        "fooling_rates": np.array(found.fooling_rates),
+        "without": _predicted(network, others).astype(np.int16),
+        "with": _predicted(network, perturbed(others, found.perturbation)).astype(np.int16),
+    }
+    return {"weights": weights, "precision": "float32"}, arrays, data
+
+
+def _cleanse(spec: CleanseSpec, store: Store, device: torch.device, progress: bool) -> Parts:
+    data = load(spec.network.dataset)
+    network, weights = _trained(spec.network, data, store, device)
+    crafting, measuring = crafting_and_measuring(len(data.test_images))
+    images = data.test_images[crafting[draw_points(len(crafting), spec.images, spec.seed)]]
+    found = reverse_triggers(
+        network,
+        to_float(images).to(device),
+        classes=len(data.classes),
+        samples=spec.samples,
+        steps=spec.steps,
+        seed=spec.seed,
+        progress=progress,
+    )
+    arrays = {name: getattr(found, name).cpu().numpy() for name in ("masks", "patterns", "success", "steps")}
+    rng = np.random.default_rng([spec.seed, 6])
+    others = {
+        "test": (data.test_images, data.test_labels, measuring[: spec.checked]),
+        "train": (data.train_images, data.train_labels, rng.permutation(len(data.train_labels))[: spec.checked]),
+    }
+    for name, (pictures, labels, chosen) in others.items():
+        arrays[f"success_{name}"] = _sent(network, pictures[chosen], labels[chosen], found, device)
+    return {"weights": weights, "precision": "float32", "anomaly_index": anomaly_index(found.norms.cpu())}, arrays, data
+
+
+def _sent(network: nn.Module, images: Tensor, labels: Tensor, found: Candidates, device: torch.device) -> np.ndarray:
+    """The share of images of other classes that each candidate sends to its class, shape (K,)."""
+    shares = []
+    for k, (mask, colours) in enumerate(zip(found.masks, found.patterns, strict=True)):
+        others = to_float(images[labels != k]).to(device)
+        shares.append(float((_predicted(network, patched(others, mask, colours)) == k).mean()))
+    return np.array(shares)
+
+
+def _score(spec: ScoresSpec, store: Store, device: torch.device, progress: bool) -> Parts:
+    data = load(spec.network.dataset)
+    network, weights = _trained(spec.network, data, store, device)
+    crafting, measuring = crafting_and_measuring(len(data.test_images))
+    overlays = data.test_images[crafting[draw_points(len(crafting), spec.overlays, spec.seed)]]
+    images = data.test_images[measuring[draw_points(len(measuring), spec.points, spec.seed)]]
+    clean, over = (to_float(part).to(device) for part in (images, overlays))
+    batches = [batch.to(device) for batch in _carrying(spec, images, store)]
+    arrays = {"strip": np.stack([strip_entropy(network, batch, over).cpu().numpy() for batch in batches])}
+    if spec.trigger is not None or spec.pattern is not None:
+        arrays["logit_variance"] = np.array([logit_shift_variance(network, clean, batch) for batch in batches])
     return {"weights": weights, "precision": "float32"}, arrays, data
 
 
@@ -241,6 +353,9 @@ _JOBS: dict[type[Spec], Callable[..., Parts]] = {
     NetworkSpec: _train_network,
     CountsSpec: _count_classes,
     PredictionsSpec: _predict,
+    UniversalSpec: _perturb,
+    CleanseSpec: _cleanse,
+    ScoresSpec: _score,
     ImagesSpec: _choose_images,
     ToySpec: _measure_toy,
 }

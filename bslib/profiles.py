@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from bslib.specs import AttackSpec, NetworkSpec
 from bslib.store import PUBLISHED
 
-__all__ = ["PROFILES", "CorrelationSize", "ParametersSize", "Profile", "SurfaceSize", "ToySize", "TrainedSize", "profile_named"]
+__all__ = [
+    "PROFILES",
+    "CorrelationSize",
+    "ParametersSize",
+    "PatternsSize",
+    "Profile",
+    "SurfaceSize",
+    "ToySize",
+    "TrainedSize",
+    "profile_named",
+]
 
 SIGMAS = (0.005, 0.01, 0.05, 0.1, 0.15, 0.2, 0.25, 0.5, 0.75, 1.0)
 NS = (10, 25, 50, 100, 250, 500, 1000)
@@ -133,6 +143,59 @@ class CorrelationSize(TrainedSize):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PatternsSize(TrainedSize):
+    """One data set's part of the chapter on patterns that smooth (Figs. 6 and 7).
+
+    Parameters
+    ----------
+    networks : int
+        So many clean networks, and so many with each trigger.
+    threat_model : {"T1", "T3"}
+    triggers : tuple of int
+        The patterns that networks are trained on; W is measured around all six.
+    test_images : int, optional
+        Images that the success of a network's own trigger is measured on; the whole test set when not given.
+    points : int
+        Test images in a batch of the detector.
+    sigmas, n
+        Noise levels, the one that the claims are held to first, and noisy copies.
+    bounds : tuple of int
+        Sup norms of the universal perturbations, in 255ths.
+    crafted_on : int
+        Test images that a universal perturbation or Neural Cleanse's candidates are made from.
+    passes : int
+        At most so many passes of the universal perturbation.
+    samples, steps : int
+        Images that a step of Neural Cleanse sees, and at most so many steps.
+    checked : int
+        Test and training images that its candidates' success is measured on.
+    pattern_points : int
+        Test images in a batch with a crafted pattern.
+    pattern_sigmas : tuple of float
+        Noise levels at which these are measured; each one of ``sigmas``.
+    scored, overlays : int
+        Images that other detectors are asked about, and the clean images that STRIP lays on each.
+    """
+
+    threat_model: str
+    triggers: tuple[int, ...] = (1, 3, 4)
+    test_images: int | None = None
+    points: int
+    sigmas: tuple[float, ...] = (0.1, 0.05, 0.25, 0.5, 0.01)
+    n: int = 250
+    bounds: tuple[int, ...] = (4, 8, 10, 16, 26)
+    crafted_on: int = 500
+    passes: int = 10
+    samples: int = 64
+    steps: int = 1000
+    checked: int = 5000
+    pattern_points: int
+    pattern_sigmas: tuple[float, ...] = (0.1, 0.05, 0.25)
+    scored: int = 100
+    overlays: int = 100
+
+
+@dataclass(frozen=True, kw_only=True)
 class ToySize:
     """Fig. 1: where in the plane W is measured, the noise level and the noisy copies."""
 
@@ -157,6 +220,8 @@ class Profile:
         Fashion-MNIST's part of the surface effect and CIFAR-10's, likewise.
     correlation : tuple of CorrelationSize
         Fashion-MNIST's part of success and W and CIFAR-10's, likewise.
+    patterns : tuple of PatternsSize
+        Fashion-MNIST's part of the patterns that smooth and CIFAR-10's, likewise.
     """
 
     name: str
@@ -165,6 +230,7 @@ class Profile:
     parameters: tuple[ParametersSize, ParametersSize]
     surface: tuple[SurfaceSize, ...] = ()
     correlation: tuple[CorrelationSize, ...] = ()
+    patterns: tuple[PatternsSize, ...] = ()
 
 
 #: The profiles by name.
@@ -232,6 +298,52 @@ PROFILES: dict[str, Profile] = {
                 ns=(10, 20),
             ),
         ),
+        patterns=(
+            PatternsSize(
+                dataset="digits",
+                network="small-fashion",
+                networks=1,
+                epochs=6,
+                threat_model="T3",
+                triggers=(1, 5),
+                points=20,
+                sigmas=(0.1, 0.25),
+                n=50,
+                bounds=(16, 48),
+                crafted_on=60,
+                passes=2,
+                samples=32,
+                steps=60,
+                checked=100,
+                pattern_points=10,
+                pattern_sigmas=(0.1,),
+                scored=10,
+                overlays=10,
+            ),
+            PatternsSize(
+                dataset="digits-rgb",
+                network="resnet18",
+                networks=1,
+                epochs=1,
+                train_size=64,
+                threat_model="T1",
+                triggers=(1,),
+                test_images=40,
+                points=3,
+                sigmas=(0.1,),
+                n=10,
+                bounds=(16,),
+                crafted_on=8,
+                passes=1,
+                samples=2,
+                steps=2,
+                checked=10,
+                pattern_points=2,
+                pattern_sigmas=(0.1,),
+                scored=2,
+                overlays=2,
+            ),
+        ),
     ),
     "paper": Profile(
         name="paper",
@@ -273,6 +385,27 @@ PROFILES: dict[str, Profile] = {
                 networks=12,
                 points=250,
                 clean_points=100,
+            ),
+        ),
+        patterns=(
+            PatternsSize(
+                dataset="fashion-mnist",
+                network="larger-fashion",
+                epochs=3,
+                threat_model="T3",
+                networks=3,
+                points=250,
+                pattern_points=100,
+            ),
+            PatternsSize(
+                dataset="cifar10",
+                network="resnet18",
+                epochs=2,
+                learning_rate=0.1,
+                threat_model="T1",
+                networks=3,
+                points=250,
+                pattern_points=100,
             ),
         ),
     ),

@@ -18,7 +18,7 @@ import torch
 from tqdm.auto import tqdm
 
 from bslib.jobs import carry_out, checkpoint_path, weights_digest
-from bslib.specs import CountsSpec, NetworkSpec, PredictionsSpec, Spec
+from bslib.specs import MeasuredSpec, NetworkSpec, Spec
 from bslib.store import Store, lacking
 
 __all__ = ["chosen_device", "run"]
@@ -124,7 +124,7 @@ def network_of(spec: Spec) -> NetworkSpec | None:
     """The network that a spec is or is measured on; None where it needs none."""
     if isinstance(spec, NetworkSpec):
         return spec
-    return spec.network if isinstance(spec, CountsSpec | PredictionsSpec) else None
+    return spec.network if isinstance(spec, MeasuredSpec) else None
 
 
 def _stages(plan: Iterable[Spec]) -> list[list[list[Spec]]]:

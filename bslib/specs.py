@@ -12,7 +12,20 @@ import json
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-__all__ = ["AttackSpec", "CountsSpec", "ImagesSpec", "NetworkSpec", "PredictionsSpec", "Spec", "ToySpec", "spec_from"]
+__all__ = [
+    "AttackSpec",
+    "CleanseSpec",
+    "CountsSpec",
+    "ImagesSpec",
+    "MeasuredSpec",
+    "NetworkSpec",
+    "PredictionsSpec",
+    "ScoresSpec",
+    "Spec",
+    "ToySpec",
+    "UniversalSpec",
+    "spec_from",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,12 +103,73 @@ class NetworkSpec(Spec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CountsSpec(Spec):
-    """Class counts of a network on a batch of test images. Its record: counts (S, N, B, C), labels (B,), which images (B,).
+class MeasuredSpec(Spec):
+    """What is measured on, or crafted for, one network; its record says on which weights.
 
     Parameters
     ----------
     network : NetworkSpec
+    """
+
+    network: NetworkSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniversalSpec(MeasuredSpec):
+    """A universal perturbation (:mod:`bslib.patterns.universal`). Its record: the perturbation (C, H, W), the fooling rates, and
+    what images that it was not crafted on are called without it and with it, each (N,).
+
+    Parameters
+    ----------
+    images : int
+        Test images it is crafted on, from the half of the test set that W is not measured on.
+    bound : int
+        Its sup norm, in 255ths.
+    passes, batch_size
+        As for :func:`bslib.patterns.universal.universal_perturbation`.
+    seed : int
+        Seed of the choice of images and of their order.
+    """  # noqa: D205
+
+    kind: ClassVar[str] = "universal"
+    images: int
+    bound: int
+    passes: int
+    batch_size: int
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanseSpec(MeasuredSpec):
+    """Neural Cleanse's trigger candidates, one a class (:mod:`bslib.patterns.neural_cleanse`). Its record: masks (K, 1, H, W),
+    patterns (K, C, H, W), their success on the images that made them, on other test images and on training images, each (K,).
+
+    Parameters
+    ----------
+    images : int
+        Test images they are crafted on, from the half of the test set that W is not measured on.
+    samples, steps
+        As for :func:`bslib.patterns.neural_cleanse.reverse_triggers`.
+    checked : int
+        So many other test images, and training images, that their success is measured on; all where there are fewer.
+    seed : int
+        Seed of the choice of images, of the start and of the order.
+    """  # noqa: D205
+
+    kind: ClassVar[str] = "cleanse"
+    images: int
+    samples: int
+    steps: int
+    checked: int
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountsSpec(MeasuredSpec):
+    """Class counts of a network on a batch of test images. Its record: counts (S, N, B, C), labels (B,), which images (B,).
+
+    Parameters
+    ----------
     points : int
         Test images in the batch, drawn without replacement with ``seed``.
     sigmas : tuple of S floats
@@ -111,10 +185,14 @@ class CountsSpec(Spec):
     paired : bool, optional
         True for noise that is keyed on which image it is instead of on its pixels: with a trigger or without, an image then gets
         the same noise.
+    held_out : bool, optional
+        True to draw from the half of the test set that no pattern is crafted on.
+    pattern : UniversalSpec or CleanseSpec, optional
+        The crafted pattern that the images carry. Of Neural Cleanse's candidates each is put on the whole batch, one after the
+        other, so B is the number of classes times ``points``.
     """
 
     kind: ClassVar[str] = "counts"
-    network: NetworkSpec
     points: int
     sigmas: tuple[float, ...]
     ns: tuple[int, ...]
@@ -122,18 +200,19 @@ class CountsSpec(Spec):
     trigger: int | None = None
     by_class: bool | None = None
     paired: bool | None = None
+    held_out: bool | None = None
+    pattern: UniversalSpec | CleanseSpec | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sigmas", tuple(map(float, self.sigmas)))  # 1 and 1.0 are one sigma and have one key
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictionsSpec(Spec):
+class PredictionsSpec(MeasuredSpec):
     """What a network calls the test images, with a trigger or without. Its record: predicted and true labels, each (N,).
 
     Parameters
     ----------
-    network : NetworkSpec
     trigger : int, optional
         The pattern that the images carry; none where they are clean.
     images : int, optional
@@ -141,9 +220,33 @@ class PredictionsSpec(Spec):
     """
 
     kind: ClassVar[str] = "predictions"
-    network: NetworkSpec
     trigger: int | None = None
     images: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoresSpec(MeasuredSpec):
+    """What other detectors say about a batch of test images (:mod:`bslib.detectors`). Its record: STRIP's entropies (G, B) and
+    the variance of the shift of the logits (G,), G being the number of candidates, or 1.
+
+    Parameters
+    ----------
+    points : int
+        Images in the batch, from the half of the test set that no pattern is crafted on.
+    overlays : int
+        Clean images of STRIP, from the other half.
+    seed : int
+        Seed of both choices.
+    trigger, pattern
+        As in :class:`CountsSpec`; a clean batch has no shift.
+    """  # noqa: D205
+
+    kind: ClassVar[str] = "scores"
+    points: int
+    overlays: int
+    seed: int
+    trigger: int | None = None
+    pattern: UniversalSpec | CleanseSpec | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,8 +295,11 @@ class ToySpec(Spec):
 
 
 _KINDS: dict[str, type[Spec]] = {
-    spec.kind: spec for spec in (AttackSpec, NetworkSpec, CountsSpec, PredictionsSpec, ImagesSpec, ToySpec)
-}
+    spec.kind: spec
+    for spec in (
+        AttackSpec, CleanseSpec, CountsSpec, ImagesSpec, NetworkSpec, PredictionsSpec, ScoresSpec, ToySpec, UniversalSpec
+    )
+}  # fmt: skip
 
 
 def spec_from(data: dict[str, Any]) -> Spec:

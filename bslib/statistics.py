@@ -8,16 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-__all__ = ["Estimate", "Estimates", "NotYetRun", "mean_of_networks", "nested_bootstrap", "success_rate", "variation_of_networks"]
+__all__ = [
+    "Estimate",
+    "Estimates",
+    "Levene",
+    "NotYetRun",
+    "auc",
+    "levene",
+    "mean_of_networks",
+    "nested_bootstrap",
+    "success_rate",
+    "variation_of_networks",
+    "without_outliers",
+]
 
 Floats = NDArray[np.float64]
 LEVEL = 0.95
+MOST_EVIDENCE = 1000.0
 
 
 @dataclass(frozen=True)
@@ -177,3 +190,103 @@ def variation_of_networks(values: Sequence[float]) -> Estimate:
     share = float(np.std(values, ddof=1) / np.mean(values))
     low, high = ((k - 1) / stats.chi2.isf([(1 - LEVEL) / 2, (1 + LEVEL) / 2], k - 1)) ** 0.5
     return Estimate(share, share * float(low), share * float(high), k)
+
+
+def without_outliers(values: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    """The values that are no outliers (Eq. 4): at most 1.5 interquartile ranges below the first quartile or above the third.
+
+    Where all values are equal, nothing is removed.
+
+    Parameters
+    ----------
+    values : ndarray of float, shape (B,)
+
+    >>> without_outliers(np.array([1.0, 2.0, 3.0, 4.0, 50.0])).tolist()
+    [1.0, 2.0, 3.0, 4.0]
+    """
+    first, third = np.percentile(values, [25, 75])
+    reach = 1.5 * (third - first)
+    return values[(values >= first - reach) & (values <= third + reach)]
+
+
+class Levene(NamedTuple):
+    """What :func:`levene` found: high scores say that the tested batch varies less than the clean one."""
+
+    score: float
+    pvalue: float
+
+
+def levene(clean: NDArray[np.floating[Any]], tested: NDArray[np.floating[Any]], *, center: str = "mean") -> Levene:
+    """Levene's test on W of a clean and of a tested batch, after the outlier rule, with a direction (Sec. 3.2.4).
+
+    The score is the negative logarithm of the p-value, with a minus sign where the tested batch varies more. It grows with the
+    evidence also where p is too small for a float. Its absolute value is the test without a direction, as the paper has it.
+
+    Where neither batch varies there is no evidence: score 0, p = 1. Where each batch deviates from its centre by one amount only
+    (one is constant, say, and the other takes two values equally often) the statistic has no bound: the score is the largest
+    that is used, 1,000, and p = 0. A batch of one point is constant; two such leave nothing to test: score 0, p = 1.
+
+    Parameters
+    ----------
+    clean, tested : ndarray of float, shape (B,)
+        W of the points of each batch, at least one each.
+    center : {"mean", "median"}
+        Olkin's form of the test, which the paper cites, or Brown and Forsythe's.
+
+    Raises
+    ------
+    ValueError
+        For an empty batch, values that are not finite, or another centre.
+
+    >>> levene(np.array([2.0, 4, 6, 8, 10]), np.array([1.0, 2, 3, 4, 5])).pvalue.__round__(4)
+    0.1894
+    >>> levene(np.zeros(25), np.zeros(25))
+    Levene(score=0.0, pvalue=1.0)
+    """
+    if center not in ("mean", "median"):
+        raise ValueError(f"center must be mean or median, got {center!r}")
+    kept = [without_outliers(_checked_batch(name, w)) for name, w in (("clean", clean), ("tested", tested))]
+    middle = np.mean if center == "mean" else np.median
+    less = float(np.subtract(*(np.abs(batch - middle(batch)).mean() for batch in kept)))
+    if abs(less) < 1e-12 or sum(map(len, kept)) < 3:  # rounding leaves 1e-17 of a constant batch
+        return Levene(0.0, 1.0)
+    with np.errstate(divide="ignore"):
+        statistic = stats.levene(*kept, center=center).statistic
+    log_p = float(stats.f.logsf(statistic, 1, sum(map(len, kept)) - 2))
+    return Levene(float(np.sign(less)) * min(-log_p, MOST_EVIDENCE), float(np.exp(log_p)))
+
+
+def _checked_batch(name: str, w: NDArray[np.floating[Any]]) -> Floats:
+    batch = np.asarray(w, dtype=float)
+    if batch.ndim != 1 or not len(batch) or not np.isfinite(batch).all():
+        raise ValueError(f"the {name} batch must be finite values of W, shape (B,), got {str(batch.tolist())[:60]}")
+    return batch
+
+
+def auc(scores: ArrayLike, positive: ArrayLike, networks: ArrayLike, *, resamples: int = 1000, seed: int = 0) -> Estimate:
+    """The area under the ROC curve, with an interval that resamples networks, each with all its batches.
+
+    It is the share of pairs, one batch that is positive and one that is not, in which the positive one has the higher score; a
+    tie counts half. Where the scores of this sample separate perfectly, so do those of every resample, and the interval has no
+    width: it cannot tell what other networks would do.
+
+    Parameters
+    ----------
+    scores, positive, networks : array_like, shape (M,)
+        A batch's score, whether it is one that should be found, and which network it belongs to.
+
+    >>> print(auc([3.0, 2.0, 1.0, 0.0], [True, True, False, False], [0, 1, 0, 1]))
+    1.000 [1.000, 1.000]
+    """
+    from sklearn.metrics import roc_auc_score
+
+    values, found = np.asarray(scores, dtype=float), np.asarray(positive, dtype=bool)
+    names, which = np.unique(np.asarray(networks), return_inverse=True)
+    value = float(roc_auc_score(found, values))
+    difference = values[found][:, None] - values[~found]
+    wins = (difference > 0) + 0.5 * (difference == 0)
+    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
+    weights = drawn[:, which[found]], drawn[:, which[~found]]
+    with np.errstate(invalid="ignore"):  # a resample without a positive or without a negative batch has no area
+        draws = np.einsum("rp,pn,rn->r", weights[0], wins, weights[1], optimize=True) / (weights[0].sum(1) * weights[1].sum(1))
+    return percentile_estimate(value, draws, len(names))

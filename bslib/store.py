@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bslib.files import atomic_path, cache_folder
-from bslib.specs import CountsSpec, NetworkSpec, PredictionsSpec, Spec, spec_from
+from bslib.specs import MeasuredSpec, NetworkSpec, Spec, spec_from
 
 __all__ = ["PUBLISHED", "Record", "Records", "Store", "lacking", "open_store", "published_folder", "records_for"]
 
@@ -221,7 +221,7 @@ def lacking(plan: Iterable[Spec], store: Store) -> list[Spec]:
 
 
 def _is_stale(spec: Spec, store: Store) -> bool:
-    if not isinstance(spec, CountsSpec | PredictionsSpec) or spec.network not in store:
+    if not isinstance(spec, MeasuredSpec) or spec.network not in store:
         return False
     return bool(store.get(spec).result["weights"] != store.get(spec.network).result["weights"])
 

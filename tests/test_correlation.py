@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partialmethod
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import pyplot as plt
+from matplotlib.colors import to_hex
 from scipy import stats
 
+from bslib import figures
 from bslib.chapters.correlation import (
     Correlation,
     clean_counts_of,
     correlations,
     counts_of,
     networks_of,
+    p_values,
     partial_correlation,
     plan,
     predictions_of,
     quantities,
+    residuals,
 )
 from bslib.jobs import draw_points, draw_points_of_each_class
 from bslib.ledger import claims_of, judge
 from bslib.profiles import PROFILES, SIGMAS
 from bslib.specs import AttackSpec, CountsSpec, NetworkSpec, PredictionsSpec
 from bslib.store import Record, Records, Store
+
+matplotlib.use("agg")
 
 FASHION, CIFAR = (dataclasses.replace(size, points=20, clean_points=8) for size in PROFILES["paper"].correlation)
 TRUE_LABELS = np.arange(1000) % 10
@@ -86,6 +95,15 @@ def cifar():
 @pytest.fixture(scope="module")
 def found(fashion, cifar):
     return quantities(fashion, cifar)
+
+
+LEVELS, SETTINGS = [0.05, 0.1, 0.5], [(250, 0.0), (250, 0.1), (250, 0.3), (50, 0.1)]
+
+
+@pytest.fixture(scope="module")
+def three():
+    """Three networks of each trigger at three noise levels."""
+    return part_of(dataclasses.replace(FASHION, networks=3), sigmas=LEVELS)
 
 
 def by_hand(part: Correlation, sigma: float = 0.1, at: int = -1) -> pd.DataFrame:
@@ -294,6 +312,71 @@ def test_partial_correlation_of_too_few_is_not_defined():
     assert np.isnan(partial_correlation(t1))
 
 
+def within(pairs: pd.DataFrame, *names: str) -> np.ndarray:
+    """Columns less the means of each trigger and each class, in turns until nothing changes: no regression."""
+    less = np.eye(len(pairs))
+    for group in (pairs["trigger"].to_numpy(), pairs["class"].to_numpy()):
+        same = group[:, None] == group
+        less = less @ (np.eye(len(pairs)) - same / same.sum(1))
+    return (np.linalg.matrix_power(less, 2**10) @ pairs[list(names)].to_numpy(dtype=float)).T
+
+
+def left_over(pairs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Success and W within trigger and class, each less its line on clean W within the same."""
+    success, w, clean = within(pairs, "success", "W", "clean W")
+    return tuple(y - clean * (clean @ y) / (clean @ clean) for y in (success, w))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_residuals_are_what_is_within_groups(seed):
+    pairs = some_pairs(within=-0.5, seed=seed, repeats=4).sample(frac=0.7, random_state=seed)  # no two groups of one size
+    for got, expected in ((residuals(pairs), left_over(pairs)), (residuals(pairs, ()), within(pairs, "success", "W"))):
+        assert list(got.columns) == ["success", "W"] and got.index.equals(pairs.index)
+        assert np.allclose(got.to_numpy().T, expected, atol=1e-9)
+    assert partial_correlation(pairs, given=()) == pytest.approx(stats.pearsonr(*within(pairs, "success", "W")).statistic)
+    assert residuals(pairs.iloc[:5]).isna().all(axis=None)
+
+
+@pytest.mark.parametrize(("r", "pairs"), [(-0.58, 79), (0.3, 12), (0.0, 24), (-0.95, 5)])
+def test_p_values_are_scipys(r, pairs):
+    """Columns made to have exactly that r, and a ranking without ties that has some tau."""
+    x, y = np.linalg.qr(np.column_stack([np.ones(pairs), np.random.default_rng(0).normal(size=(pairs, 2))]))[0][:, 1:].T
+    made = stats.pearsonr(x, r * x + (1 - r**2) ** 0.5 * y)
+    ranks = stats.kendalltau(np.arange(pairs), np.argsort(x - r * np.arange(pairs) / pairs), method="asymptotic")
+    assert made.statistic == pytest.approx(r, abs=1e-12)
+    assert p_values(tau=ranks.statistic, r=r, pairs=pairs) == pytest.approx((ranks.pvalue, made.pvalue), rel=1e-6, abs=0)
+
+
+def test_sensitivity_has_every_setting_at_every_level(three):
+    table = three.sensitivity(resamples=3)
+    found = table[["sigma", "n", "exclude below"]].itertuples(index=False, name=None)
+    assert list(found) == [(sigma, *setting) for sigma in LEVELS for setting in SETTINGS]
+    for _, row in table.iterrows():
+        pairs = by_hand(three, row["sigma"], 0 if row["n"] == 50 else -1)
+        kept = pairs[pairs["success"] >= row["exclude below"]]
+        tau, r = stats.kendalltau(kept["success"], kept["W"]), stats.pearsonr(kept["success"], kept["W"])
+        assert (row["tau"].value, row["tau p"], row["r"].value, row["r p"]) == pytest.approx((*tau, *r))
+        assert (row["pairs"], row["left out"]) == (len(kept), len(pairs) - len(kept))
+    assert table["left out"].nunique() == 3
+
+
+def test_breakdown_is_recomputed(fashion, cifar):
+    for part in (fashion, cifar):
+        kept = by_hand(part).query("success >= 0.1")
+        expected = {"all pairs": (kept["success"], kept["W"])}
+        for trigger in (3, 5):
+            expected[f"trigger {trigger} alone"] = tuple(kept.loc[kept["trigger"] == trigger, ["success", "W"]].to_numpy().T)
+        expected["what trigger and class explain taken out"] = within(kept, "success", "W")
+        expected["and what clean W explains"] = left_over(kept)
+        expected["W with the trigger, and without"] = (kept["W"], kept["clean W"])
+        got = part.breakdown(resamples=15)
+        assert list(got) == list(expected)
+        for name, columns in expected.items():
+            assert got[name].value == pytest.approx(stats.pearsonr(*columns).statistic), name
+            assert -1 <= got[name].low <= got[name].value <= got[name].high <= 1 and got[name].networks == len(part.networks)
+    assert Correlation(FASHION, "paper", 0, Records({})).breakdown() == {}
+
+
 # --- intervals ---------------------------------------------------------------------------------------------------
 
 
@@ -333,6 +416,26 @@ def test_no_correlation_is_no_error(rate):
     got = part.correlation(resamples=5)
     assert np.isnan([got["tau"].value, got["r"].value, got["tau p"], got["r p"]]).all()
     assert got["left out"] == (4 if rate < 0.1 else 0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_intervals_of_correlations_stay_between_minus_one_and_one(seed):
+    """Few pairs, all but in order: tau is -1 itself with three of the seeds."""
+    size = dataclasses.replace(CIFAR, networks=2, points=8)
+    part = part_of(size, sigmas=(0.1,), seed=seed, success=lambda network, _: (0.2, 0.4, 0.6, 0.8)[network])
+    got = part.correlation(resamples=100)
+    for name in ("tau", "r"):
+        assert got[name].value < -0.6 and -1 <= got[name].low <= got[name].value <= got[name].high <= 1
+
+
+@pytest.mark.parametrize("rates", [(0.0, 0.0), (0.0, 0.9), (0.9, 0.9)])
+def test_what_is_left_of_few_pairs_is_no_error(rates):
+    """One network for each trigger, as in the smoke profile; none of the two is kept, or one, or both."""
+    part = part_of(dataclasses.replace(CIFAR, networks=1), sigmas=(0.1,), success=lambda network, _: rates[network])
+    found = part.breakdown(resamples=10)
+    assert set(found) <= {"W with the trigger, and without"}  # the others are not defined
+    assert all(-1 <= estimate.low <= estimate.high <= 1 for estimate in found.values())
+    figures.success_within(part)
 
 
 # --- what is there -----------------------------------------------------------------------------------------------
@@ -387,3 +490,106 @@ def test_smoke_yields_no_verdict():
     assert {judge(claim, found) for claim in claims_of("correlation")} == {"not yet run"}
     asked = {part for claim in claims_of("correlation") for test in claim.tests for part in test.quantity.split(".")}
     assert not {size.dataset for size in PROFILES["smoke"].correlation} & asked
+
+
+# --- figures -----------------------------------------------------------------------------------------------------
+
+DRAW = (figures.success_against_w, figures.correlation_by_setting, figures.success_within)
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_open():
+    yield
+    left = plt.get_fignums()
+    plt.close("all")
+    assert left == [], "a figure that pyplot holds is shown twice in a notebook"
+
+
+@pytest.fixture
+def few_resamples(monkeypatch):
+    for name in ("correlation", "sensitivity"):
+        monkeypatch.setattr(Correlation, name, partialmethod(getattr(Correlation, name), resamples=5))
+
+
+def legend_of(axis) -> dict[str, str]:
+    legend = axis.get_legend()
+    names, handles = legend.get_texts(), legend.legend_handles
+    return {name.get_text(): to_hex(dots.get_facecolor()[0]) for name, dots in zip(names, handles, strict=True)}
+
+
+def check_points(axis, pairs: pd.DataFrame, x: str, y: str, hollow: pd.Series) -> dict[str, str]:
+    """Each trigger has a colour and a marker of its own, its points are those of the pairs; returns the colours."""
+    found, shapes = {}, []
+    for trigger, full, ring in zip((3, 5), axis.collections[::2], axis.collections[1::2], strict=True):
+        found[f"trigger {trigger}"] = to_hex(full.get_facecolor()[0])
+        shapes += [len(dots.get_paths()[0].vertices) for dots in (full, ring)]
+        assert not len(ring.get_facecolor()), "hollow"
+        for dots, where in ((full, ~hollow), (ring, hollow)):
+            assert np.allclose(dots.get_offsets(), pairs.loc[(pairs["trigger"] == trigger) & where, [x, y]], atol=1e-9)
+            assert {to_hex(colour) for colour in dots.get_edgecolor()} == {found[f"trigger {trigger}"]}
+    assert len(set(found.values())) == 2 and shapes[0] == shapes[1] != shapes[2] == shapes[3]
+    return found
+
+
+def test_success_against_w_draws_every_pair(fashion, cifar, few_resamples):
+    for part in (fashion, cifar):
+        figure, pairs = figures.success_against_w(part), by_hand(part)
+        (axis,), low = figure.axes, pairs["success"] < 0.1
+        assert low.any() and (pairs["success"] == 0.1).any()
+        assert legend_of(axis) == check_points(axis, pairs, "W", "success", low)
+        kept = pairs[~low]
+        for number, test in ((r"$\tau$", stats.kendalltau), ("r", stats.pearsonr)):
+            statistic, p = test(kept["success"], kept["W"])
+            assert f"{number} = {statistic:.2f} (p = {p:.1g})" in axis.get_title()
+        assert axis.get_title().endswith(f"; {len(kept)} pairs, {low.sum()} left out") and axis.get_xlabel().endswith("= 0.1")
+        assert [list(line.get_ydata()) for line in axis.lines] == [[0.1, 0.1]] and axis.texts[0].get_text() == "random guess"
+        assert axis.get_ylim()[0] < 0 and axis.get_ylim()[1] > 1 and "success" in axis.get_ylabel()
+        assert figure.get_supxlabel() == part.source
+
+
+def test_correlation_by_setting_draws_the_table(three, few_resamples):
+    figure, table = figures.correlation_by_setting(three), three.sensitivity()
+    names = [f"n = {n}, {f'below {below:g}' if below else 'none'} left out" for n, below in SETTINGS]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == names and figure.get_supxlabel() == three.source
+    for axis, column, title in zip(figure.axes, ("tau", "r"), (r"Kendall's $\tau$", "Pearson's r"), strict=True):
+        assert axis.get_title() == title and [bar.get_label() for bar in axis.containers] == names
+        assert [label.get_text() for label in axis.get_xticklabels()] == [".05", ".1", ".5"]
+        points = [bar[0] for bar in axis.containers]
+        places = np.array([dots.get_xdata() for dots in points])
+        assert np.abs(places - np.arange(3)).max() < 0.3 and len(np.unique(places)) == 12, "no setting is drawn over another"
+        for bar, x, (n, below) in zip(axis.containers, places, SETTINGS, strict=True):
+            own = table[column][(table["n"] == n) & (table["exclude below"] == below)]
+            assert list(bar[0].get_ydata()) == [estimate.value for estimate in own]
+            ends = [[(at, estimate.low), (at, estimate.high)] for at, estimate in zip(x, own, strict=True)]
+            assert np.allclose(bar[2][0].get_segments(), ends)
+        assert len({dots.get_color() for dots in points}) == len({dots.get_marker() for dots in points}) == 4
+
+
+def test_success_within_draws_w_and_what_is_left(fashion, cifar):
+    for part in (fashion, cifar):
+        figure, kept = figures.success_within(part), by_hand(part).query("success >= 0.1")
+        (left, right), none = figure.axes, pd.Series(False, index=kept.index)
+        success, w = left_over(kept)
+        rest = kept.assign(success=success, W=w)
+        found = [check_points(left, kept, "clean W", "W", none), check_points(right, rest, "W", "success", none)]
+        assert found == [legend_of(left)] * 2 and figure.get_supxlabel() == part.source
+        assert "without" in left.get_xlabel() and "with the trigger" in left.get_ylabel()
+        assert "W" in right.get_xlabel() and "success" in right.get_ylabel()
+
+
+@pytest.mark.parametrize("draw", DRAW)
+def test_what_is_missing_is_said_in_words(draw):
+    found = draw(Correlation(CIFAR, "paper", 0, Records({})))
+    assert type(found).__name__ == "Markdown" and "cifar10" in found.data
+    assert "Not yet run" in found.data and "`bslib run correlation --profile paper`" in found.data
+
+
+@pytest.mark.parametrize("draw", [figures.success_against_w, figures.success_within])
+def test_a_trigger_alone_keeps_its_colour(three, draw, few_resamples):
+    """Until the networks of both are there, and where no pair of one is kept."""
+    both = legend_of(draw(three).axes[0])
+    for trigger in (3, 5):
+        gone = [network for network in three.networks if network.attack.trigger != trigger]
+        records = Records({spec: record for spec, record in three.records.items() if spec not in gone})
+        alone = legend_of(draw(dataclasses.replace(three, records=records)).axes[0])
+        assert alone == {f"trigger {trigger}": both[f"trigger {trigger}"]}

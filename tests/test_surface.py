@@ -5,15 +5,23 @@ from __future__ import annotations
 import dataclasses
 import itertools
 
+import matplotlib
 import numpy as np
 import pytest
+import torch
+from matplotlib import pyplot as plt
+from matplotlib.colors import to_hex
 from scipy import stats
 
-from bslib.chapters.surface import Surface, plan, quantities, specs_of, surface_of, surfaces
+from bslib import figures
+from bslib.chapters.surface import Surface, pictures_of, plan, quantities, specs_of, surface_of, surfaces
 from bslib.ledger import claims_of, judge
 from bslib.profiles import PROFILES, SIGMAS
 from bslib.specs import AttackSpec, CountsSpec, ImagesSpec, NetworkSpec, PredictionsSpec
 from bslib.store import Record, Records, Store
+from bslib.triggers import PATTERNS
+
+matplotlib.use("agg")
 
 FASHION, CIFAR = (dataclasses.replace(size, points=40, batch=10) for size in PROFILES["paper"].surface)
 IMAGES = 300
@@ -273,3 +281,122 @@ def test_smoke_yields_no_verdict():
     found = quantities(*(surface(size, "smoke", seed=k) for k, size in enumerate(PROFILES["smoke"].surface)))
     assert found and {judge(claim, found) for claim in claims_of("surface")} == {"not yet run"}
     assert not {test.quantity for claim in claims_of("surface") for test in claim.tests} & set(found)
+
+
+# --- figures -----------------------------------------------------------------------------------------------------
+
+SHORT = [".005", ".01", ".05", ".1", ".15", ".2", ".25", ".5", ".75", "1"]
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_open():
+    yield
+    left = plt.get_fignums()
+    plt.close("all")
+    assert left == [], "a figure that pyplot holds is shown twice in a notebook"
+
+
+def with_pictures(size) -> tuple[Surface, np.ndarray]:
+    """Six random images with the patterns, stamped as the record's are; and what they were before, (images, H, W, channels)."""
+    side, channels = (28, 1) if size is FASHION else (32, 3)
+    images = torch.randint(20, 230, (6, channels, side, side), generator=torch.manual_seed(0)).to(torch.uint8)
+    stamped = torch.stack([trigger(image) for trigger, image in zip(PATTERNS.values(), images, strict=True)])
+    arrays = {"images": images.numpy(), "labels": np.arange(6), "stamped": stamped.numpy()}
+    record = Record(pictures_of(size, 0), {"classes": list("abcdefghij")}, arrays, {"source": f"made up {size.dataset}"})
+    return Surface(size, "paper", (), record), images.numpy().transpose(0, 2, 3, 1)
+
+
+def ticks_of(axis) -> list[tuple[float, str]]:
+    return [(at, label.get_text()) for at, label in zip(axis.get_xticks(), axis.get_xticklabels(), strict=True)]
+
+
+def check_box(axis, box, values: np.ndarray, middle: float) -> None:
+    x, y = box.get_path().vertices.T
+    first, median, third = np.percentile(values, [25, 50, 75])
+    assert ((x.min() + x.max()) / 2, y.min(), y.max()) == pytest.approx((middle, first, third))
+    inside = (values >= first - 1.5 * (third - first)) & (values <= third + 1.5 * (third - first))
+    here = [line for line in axis.lines if len(line.get_xdata()) and abs(np.mean(line.get_xdata()) - middle) < 0.15]
+    drawn = [np.asarray(line.get_ydata(), dtype=float) for line in here if line.get_marker() != "."]
+    for ys in ((first, values[inside].min()), (third, values[inside].max()), (median, median), (values.mean(),)):
+        assert any(len(y) == len(ys) and np.allclose(y, ys) for y in drawn), ys
+    outliers = [line.get_ydata() for line in here if line.get_marker() == "."]
+    assert np.allclose(np.sort(np.concatenate([[], *outliers])), np.sort(values[~inside]))
+
+
+@pytest.mark.parametrize("size", [FASHION, CIFAR], ids=["fashion-mnist", "cifar10"])
+def test_patterns_shows_six_pictures_and_their_corners(size):
+    part, before = with_pictures(size)
+    figure = figures.patterns(part)
+    whole, corners = figure.axes[:6], figure.axes[6:]
+    assert [axis.get_title() for axis in whole] == [f"trigger {k}" for k in range(1, 7)] and len(corners) == 6
+    stamped = part.pictures.arrays["stamped"].transpose(0, 2, 3, 1)
+    for k, (picture, clean) in enumerate(zip(stamped, before, strict=True)):
+        (upper,), (lower,) = whole[k].images, corners[k].images
+        assert np.array_equal(np.squeeze(upper.get_array()), np.squeeze(picture))
+        side = lower.get_array().shape[0]
+        assert side < 14 and np.array_equal(np.squeeze(lower.get_array()), np.squeeze(picture[-side:, -side:]))
+        changed = picture != clean
+        assert changed.any() and changed.sum() == changed[-side:, -side:].sum(), "the whole pattern is in the corner"
+        assert all(image.origin == "upper" and image.get_clim() == (0, 255) for image in (upper, lower))
+        assert not any(len(axis.get_xticks()) + len(axis.get_yticks()) for axis in (whole[k], corners[k]))
+    assert figure.get_supxlabel() == f"made up {size.dataset}; record {part.pictures.spec.key[:6]}"
+
+
+def test_clean_and_triggered_draws_four_batches(fashion):
+    figure, w = figures.clean_and_triggered(fashion), w_of(fashion)[0]
+    assert [axis.get_title() for axis in figure.axes] == ["active trigger", "inactive trigger"]
+    patches = figure.axes[0].get_legend().get_patches()
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["clean", "with trigger"]
+    for axis, kind, start in zip(figure.axes, (1, 2), (0, 20), strict=True):
+        assert len(axis.patches) == 20 and ticks_of(axis) == list(enumerate(SHORT)) and r"\sigma" in axis.get_xlabel()
+        for s in range(10):
+            check_box(axis, axis.patches[s], w[0, s, start : start + 10], s - 0.2)
+            check_box(axis, axis.patches[10 + s], w[kind, s, start + 10 : start + 20], s + 0.2)
+        colours = [to_hex(box.get_facecolor()) for box in axis.patches]
+        assert colours == [to_hex(patch.get_facecolor()) for patch in patches for _ in range(10)] and len(set(colours)) == 2
+    assert "nats" in figure.axes[0].get_ylabel() and figure.get_supxlabel() == fashion.source
+
+
+def test_difference_to_clean_draws_means_and_intervals(fashion, both):
+    figure, mean = figures.difference_to_clean(fashion), w_of(fashion).mean((0, 3))
+    left, right = figure.axes
+    lines, kinds = {line.get_label(): line for line in left.lines}, ("clean", "active", "inactive")
+    for k, kind in enumerate(kinds):
+        assert np.allclose(lines[kind].get_xydata(), np.column_stack([np.arange(10), mean[k]]))
+    assert len({lines[kind].get_color() for kind in kinds}) == 3
+    bars = {bar.get_label(): bar for bar in right.containers}
+    for k, kind in enumerate(kinds[1:], 1):
+        points, _, (segments,) = bars[f"{kind} less clean"]
+        assert points.get_color() == lines[kind].get_color() and np.allclose(points.get_ydata(), mean[k] - mean[0])
+        assert np.abs(points.get_xdata() - np.arange(10)).max() < 0.3
+        named = [both[f"{kind}_less_clean.fashion-mnist.{sigma:g}"] for sigma in SIGMAS]
+        for x, segment, estimate in zip(points.get_xdata(), segments.get_segments(), named, strict=True):
+            assert np.allclose(segment, [(x, estimate.low), (x, estimate.high)])
+    assert not set(points.get_xdata()) & set(bars["active less clean"][0].get_xdata()), "one is not drawn over the other"
+    assert any(list(line.get_ydata()) == [0, 0] for line in right.lines) and figure.get_supxlabel() == fashion.source
+    for axis, names in ((left, kinds), (right, [f"{kind} less clean" for kind in kinds[1:]])):
+        assert [text.get_text() for text in axis.get_legend().get_texts()] == list(names)
+        assert ticks_of(axis) == list(enumerate(SHORT)) and axis.yaxis.get_tick_params()["labelleft"]
+
+
+@pytest.mark.parametrize(
+    ("sigmas", "shown"), [(SIGMAS, (0.1, 0.5)), ((0.1, 0.25), (0.1, 0.25)), ((0.01, 0.12, 1.0), (0.12, 0.12))]
+)
+def test_paired_draws_every_image(sigmas, shown):
+    part = surface(dataclasses.replace(FASHION, sigmas=sigmas), networks=2)
+    figure, w = figures.paired(part), w_of(part)
+    for axis, sigma in zip(figure.axes, shown, strict=True):
+        (dots,), (diagonal,), at = axis.collections, axis.lines, sigmas.index(sigma)
+        assert np.allclose(dots.get_offsets(), np.column_stack([w[:, 0, at].ravel(), w[:, 1, at].ravel()]))
+        assert axis.get_title().endswith(f"= {sigma:g}") and "clean" in axis.get_xlabel()
+        assert diagonal.get_slope() == 1 and tuple(diagonal.get_xy1()) == (0, 0)
+        assert to_hex(diagonal.get_color()) != to_hex(dots.get_facecolor()[0])
+    assert "with the trigger" in figure.axes[0].get_ylabel() and figure.get_supxlabel() == part.source
+
+
+@pytest.mark.parametrize("draw", [figures.patterns, figures.clean_and_triggered, figures.difference_to_clean, figures.paired])
+def test_what_is_missing_is_said_in_words(draw):
+    found = draw(Surface(CIFAR, "paper", (), None))
+    assert type(found).__name__ == "Markdown" and "cifar10" in found.data
+    assert ("No pictures" if draw is figures.patterns else "Not yet run") in found.data
+    assert "`bslib run surface --profile paper`" in found.data

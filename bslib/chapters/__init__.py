@@ -9,7 +9,7 @@ from bslib.specs import Spec
 __all__ = ["CHAPTERS", "plan_of"]
 
 #: The chapters by name, in the order of the book.
-CHAPTERS = ("wobbliness", "parameters", "surface", "correlation")
+CHAPTERS = ("wobbliness", "parameters", "surface", "correlation", "patterns")
 
 
 def plan_of(chapter: str, profile: str, *, seed: int = 0) -> list[Spec]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ from bslib.specs import AttackSpec, CountsSpec, NetworkSpec, PredictionsSpec, Sp
 from bslib.statistics import Estimate, Estimates, percentile_estimate, success_rate
 from bslib.store import Record, Records, Store, records_for
 
-__all__ = ["Correlation", "correlations", "plan", "quantities"]
+__all__ = ["Correlation", "correlations", "p_values", "plan", "quantities"]
 
 Floats = NDArray[np.float64]
 RANDOM_GUESS = 0.1
+#: Pairs with a success below this are left out: none, the paper's rule, and a stricter one.
+EXCLUDE_BELOW = (0.0, RANDOM_GUESS, 0.3)
 
 
 def plan(profile: str, *, seed: int = 0) -> list[Spec]:
@@ -217,10 +219,10 @@ class Correlation:
             ``tau`` and ``r`` (Estimate), ``tau p`` and ``r p``, ``pairs`` (how many were kept), ``left out``.
         """
         pairs = self.pairs(sigma, n=n)
-        kept = pairs[pairs["success"] >= exclude_below]
+        kept = _kept(pairs, exclude_below)
         tau, r = _both(kept)
         defined = np.isfinite(tau)
-        draws = _bootstrap(pairs, lambda p: _both(p[p["success"] >= exclude_below]), resamples)
+        draws = _bootstrap(pairs, lambda p: _both(_kept(p, exclude_below)), resamples)
         networks = int(pairs["network"].nunique())
         return {
             "tau": _around(tau, draws[:, 0], networks),
@@ -229,6 +231,44 @@ class Correlation:
             "r p": float(stats.pearsonr(kept["success"], kept["W"]).pvalue) if defined else float("nan"),
             "pairs": len(kept),
             "left out": len(pairs) - len(kept),
+        }
+
+    def sensitivity(self, resamples: int = 200) -> pd.DataFrame:
+        """The correlation at every noise level measured, for each number of noisy copies and several exclusion rules.
+
+        Returns
+        -------
+        DataFrame
+            Columns sigma, n and exclude below, and those of :meth:`correlation`. The paper's n goes with every rule, the others
+            with the paper's rule alone.
+        """
+        usual = self.size.ns[-1]
+        settings = [(usual, below) for below in EXCLUDE_BELOW] + [(n, RANDOM_GUESS) for n in self.size.ns[:-1]]
+        return pd.DataFrame(
+            {"sigma": sigma, "n": n, "exclude below": below}
+            | self.correlation(sigma, n=n, exclude_below=below, resamples=resamples)
+            for sigma in self.sigmas
+            for n, below in settings
+        )
+
+    def breakdown(self, resamples: int = 500) -> dict[str, Estimate]:
+        """Pearson's r of success and mean W within parts of the pairs, and of mean W with and without the trigger, by name."""
+        if not self.networks:
+            return {}
+        of: dict[str, Callable[[pd.DataFrame], float]] = {"all pairs": lambda p: _both(p)[1]}
+        for trigger in self.size.triggers:
+            of[f"trigger {trigger} alone"] = lambda p, t=trigger: _both(p[p["trigger"] == t])[1]  # type: ignore[misc]
+        of["what trigger and class explain taken out"] = lambda p: partial_correlation(p, given=())
+        of["and what clean W explains"] = partial_correlation
+        of["W with the trigger, and without"] = lambda p: _pearson(p["W"].to_numpy(), p["clean W"].to_numpy())
+        pairs = self.pairs()
+        draws = _bootstrap(pairs, lambda p: [f(_kept(p)) for f in of.values()], resamples)
+        values = [f(_kept(pairs)) for f in of.values()]
+        networks = int(pairs["network"].nunique())
+        return {
+            name: _around(value, draws[:, k], networks)
+            for k, (name, value) in enumerate(zip(of, values, strict=True))
+            if np.isfinite(value)
         }
 
     def quantities(self) -> dict[str, Estimate]:
@@ -249,7 +289,7 @@ class Correlation:
         for k, (name, f) in enumerate(of.items()):
             value = f(pairs)
             if np.isfinite(value):
-                found[name] = _around(value, draws[:, k], networks)
+                found[name] = _around(value, draws[:, k], networks, correlation=not name.startswith("spread"))
         for trigger, own in pairs.groupby("trigger"):
             out = int((own["success"] < RANDOM_GUESS).sum())
             ends = stats.binomtest(out, len(own)).proportion_ci(0.95, method="wilson")
@@ -265,26 +305,51 @@ def quantities(first: Correlation, second: Correlation) -> Estimates:
     return Estimates(first.quantities() | second.quantities())
 
 
-def partial_correlation(pairs: pd.DataFrame) -> float:
-    """Pearson's r of success and W after what trigger, class and clean W explain of each (linearly) is taken out.
+def partial_correlation(pairs: pd.DataFrame, given: Sequence[str] = ("clean W",)) -> float:
+    """Pearson's r of success and W after what trigger, class and ``given`` explain of each (linearly) is taken out.
 
     Parameters
     ----------
     pairs : DataFrame
-        With columns success, W, clean W, trigger and class.
+        With columns success, W, trigger, class and those of ``given``.
+    given : sequence of str
 
     Returns
     -------
     float
         NaN where too few pairs are left.
     """
+    success, w = residuals(pairs, given).to_numpy().T
+    return _pearson(success, w)
+
+
+def residuals(pairs: pd.DataFrame, given: Sequence[str] = ("clean W",)) -> pd.DataFrame:
+    """What trigger, class and ``given`` do not explain (linearly) of success and W; NaN where too few pairs are left.
+
+    Parameters
+    ----------
+    pairs, given
+        As for :func:`partial_correlation`.
+    """
     dummies = pd.get_dummies(pairs[["trigger", "class"]].astype(str), dtype=float)
-    design = np.column_stack([np.ones(len(pairs)), dummies, pairs["clean W"]])
+    design = np.column_stack([np.ones(len(pairs)), dummies, pairs[list(given)]])
+    values = pairs[["success", "W"]].astype(float)
     if len(pairs) <= np.linalg.matrix_rank(design) + 2:
-        return float("nan")
-    values = pairs[["success", "W"]].to_numpy(dtype=float)
-    rest = values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
-    return _pearson(rest[:, 0], rest[:, 1])
+        return values * float("nan")
+    return values - design @ np.linalg.lstsq(design, values.to_numpy(), rcond=None)[0]
+
+
+def p_values(*, tau: float, r: float, pairs: int) -> tuple[float, float]:
+    """Two-sided p-values of Kendall's tau (its normal approximation) and Pearson's r, from the coefficients and the sample size.
+
+    They tell which sample sizes fit the numbers that a paper reports.
+
+    >>> [f"{p:.1g}" for p in p_values(tau=-0.49, r=-0.58, pairs=79)]
+    ['2e-10', '2e-08']
+    """
+    z = 3 * tau * (pairs * (pairs - 1)) ** 0.5 / (2 * (2 * pairs + 5)) ** 0.5
+    t = r * ((pairs - 2) / (1 - r**2)) ** 0.5
+    return float(2 * stats.norm.sf(abs(z))), float(2 * stats.t.sf(abs(t), pairs - 2))
 
 
 def _w_of_class(record: Record, at: int, label: int | None) -> Floats:
@@ -295,31 +360,37 @@ def _w_of_class(record: Record, at: int, label: int | None) -> Floats:
 def _bootstrap(pairs: pd.DataFrame, statistic: Callable[[pd.DataFrame], Any], resamples: int, seed: int = 0) -> Floats:
     """Draws of a statistic of pairs: networks are resampled first, then the images behind W and success of each pair."""
     rng = np.random.default_rng(seed)
-    of_network = [own.index.to_numpy() for _, own in pairs.groupby("network")]
+    of_network = list(pairs.groupby("network").indices.values())
     values = np.stack(pairs["values"].to_list())
+    columns = {name: pairs[name].to_numpy() for name in ("trigger", "class", "clean W", "success", "images")}
     draws = []
     for _ in range(resamples):
         rows = np.concatenate([of_network[k] for k in rng.integers(len(of_network), size=len(of_network))])
         points = rng.integers(values.shape[1], size=(len(rows), values.shape[1]))
-        drawn = pairs.loc[rows].reset_index(drop=True)
+        drawn = {name: column[rows] for name, column in columns.items()}
         drawn["W"] = np.take_along_axis(values[rows], points, axis=1).mean(1)
         drawn["success"] = rng.binomial(drawn["images"], drawn["success"]) / drawn["images"]
-        draws.append(statistic(drawn))
+        draws.append(statistic(pd.DataFrame(drawn)))
     return np.array(draws, dtype=float)
 
 
-def _around(value: float, draws: Floats, networks: int) -> Estimate:
-    """An estimate whose draws are moved so that their median is the value.
+def _around(value: float, draws: Floats, networks: int, *, correlation: bool = True) -> Estimate:
+    """An estimate whose draws are moved so that their median is the value; correlations on Fisher's scale, which has no ends.
 
     Drawing images anew adds the noise of few images once more to what has it already, which takes every correlation in the draws
     nearer to 0 than it is. Their spread is what the interval needs.
     """
     defined = draws[np.isfinite(draws)]
-    return percentile_estimate(value, defined + (value - np.median(defined)) if defined.size else defined, networks)
+    if not defined.size:
+        return percentile_estimate(value, defined, networks)
+    if not correlation:
+        return percentile_estimate(value, defined + (value - np.median(defined)), networks)
+    z, of_value = (np.arctanh(np.clip(r, -1 + 1e-9, 1 - 1e-9)) for r in (defined, value))
+    return percentile_estimate(value, np.tanh(z + (of_value - np.median(z))), networks)
 
 
-def _kept(pairs: pd.DataFrame) -> pd.DataFrame:
-    return pairs[pairs["success"] >= RANDOM_GUESS]
+def _kept(pairs: pd.DataFrame, below: float = RANDOM_GUESS) -> pd.DataFrame:
+    return pairs[pairs["success"] >= below]
 
 
 def _both(pairs: pd.DataFrame) -> tuple[float, float]:
@@ -331,7 +402,7 @@ def _both(pairs: pd.DataFrame) -> tuple[float, float]:
 
 
 def _pearson(x: Floats, y: Floats) -> float:
-    if np.ptp(x) < 1e-12 or np.ptp(y) < 1e-12:
+    if len(x) < 2 or not (np.ptp(x) > 1e-12 and np.ptp(y) > 1e-12):  # NaN included
         return float("nan")
     return float(np.corrcoef(x, y)[0, 1])
 

@@ -1,0 +1,532 @@
+"""The chapter on what else smooths the surface (Secs. 3.2.4 and 4, Figs. 6 and 7): its plan and its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bslib.entropy import entropy
+from bslib.profiles import PatternsSize, profile_named
+from bslib.specs import (
+    AttackSpec,
+    CleanseSpec,
+    CountsSpec,
+    ImagesSpec,
+    NetworkSpec,
+    PredictionsSpec,
+    ScoresSpec,
+    Spec,
+    UniversalSpec,
+)
+from bslib.statistics import Estimate, Estimates, auc, levene, nested_bootstrap, percentile_estimate, success_rate
+from bslib.store import Record, Records, Store, records_for
+
+__all__ = ["Patterns", "parts", "plan", "quantities"]
+
+Floats = NDArray[np.float64]
+TRIGGERS = range(1, 7)
+#: A trigger that works: own triggers below are left out where only these are asked for.
+EFFECTIVE = 0.9
+
+
+# --- the plan --------------------------------------------------------------------------------------------------------
+
+
+def plan(profile: str, *, seed: int = 0) -> list[Spec]:
+    """Every spec of the chapter: the detector on triggers first, then universal perturbations, Neural Cleanse, other detectors.
+
+    >>> len(plan("paper"))
+    836
+    """
+    specs: list[Spec] = []
+    for size in profile_named(profile).patterns:
+        specs.append(pictures_of(size, seed))
+        networks = networks_of(size, seed)
+        rounds = (detector_specs, universal_specs, cleanse_specs, scores_specs)
+        specs += [spec for needed in rounds for network in networks for spec in needed(size, network)]
+    return specs
+
+
+def pictures_of(size: PatternsSize, seed: int) -> ImagesSpec:
+    """Six test images with one of the six triggers each, as the chapter on the surface has them."""
+    return ImagesSpec(dataset=size.dataset, images=6, seed=seed, stamped=True)
+
+
+def networks_of(size: PatternsSize, seed: int) -> list[NetworkSpec]:
+    """Clean networks, and as many with each trigger; the target class is the seed modulo 10."""
+    attacks = [None, *size.triggers]
+    return [
+        size.network_spec(
+            run, None if trigger is None else AttackSpec(threat_model=size.threat_model, trigger=trigger, target=run % 10)
+        )
+        for trigger in attacks
+        for run in range(seed, seed + size.networks)
+    ]
+
+
+def detector_specs(size: PatternsSize, network: NetworkSpec) -> list[Spec]:
+    """The network, the success of its own trigger, and W of two clean batches and of one with each of the six triggers."""
+    specs: list[Spec] = [network]
+    if network.attack is not None:
+        specs.append(PredictionsSpec(network=network, trigger=network.attack.trigger, images=size.test_images))
+    return specs + [batch_of(size, network, trigger) for trigger in (None, 0, *TRIGGERS)]
+
+
+def batch_of(size: PatternsSize, network: NetworkSpec, trigger: int | None) -> CountsSpec:
+    """A batch with images of its own: None is the clean one that others are tested against, 0 a second clean one."""
+    return CountsSpec(
+        network=network,
+        points=size.points,
+        sigmas=size.sigmas,
+        ns=(size.n,),
+        seed=10 * network.seed + (0 if trigger is None else 1 + trigger),
+        trigger=trigger or None,
+        held_out=True,
+    )
+
+
+def universal_specs(size: PatternsSize, network: NetworkSpec) -> list[Spec]:
+    """A universal perturbation of each bound, and W of a batch with it."""
+    crafted = [
+        UniversalSpec(network=network, images=size.crafted_on, bound=bound, passes=size.passes, batch_size=10, seed=network.seed)
+        for bound in size.bounds
+    ]
+    return [spec for one in crafted for spec in (one, crafted_batch_of(size, one))]
+
+
+def cleanse_specs(size: PatternsSize, network: NetworkSpec) -> list[Spec]:
+    """A trigger candidate for each class, and W of a batch with each."""
+    crafted = cleanse_of(size, network)
+    return [crafted, crafted_batch_of(size, crafted)]
+
+
+def cleanse_of(size: PatternsSize, network: NetworkSpec) -> CleanseSpec:
+    """Neural Cleanse on a network."""
+    return CleanseSpec(
+        network=network,
+        images=size.crafted_on,
+        samples=size.samples,
+        steps=size.steps,
+        checked=size.checked,
+        seed=network.seed,
+    )
+
+
+def crafted_batch_of(size: PatternsSize, pattern: UniversalSpec | CleanseSpec) -> CountsSpec:
+    """A batch that carries a crafted pattern, of images that it was not crafted on."""
+    return CountsSpec(
+        network=pattern.network,
+        points=size.pattern_points,
+        sigmas=size.pattern_sigmas,
+        ns=(size.n,),
+        seed=10 * pattern.network.seed + 8,
+        held_out=True,
+        pattern=pattern,
+    )
+
+
+def scores_specs(size: PatternsSize, network: NetworkSpec) -> list[Spec]:
+    """What STRIP and the variance of the logits say of the same things."""
+    carried: list[dict[str, Any]] = [{}, *({"trigger": trigger} for trigger in TRIGGERS)]
+    carried += [{"pattern": spec} for spec in universal_specs(size, network)[::2]] + [{"pattern": cleanse_of(size, network)}]
+    return [
+        ScoresSpec(network=network, points=size.scored, overlays=size.overlays, seed=network.seed, **what) for what in carried
+    ]
+
+
+# --- the numbers -----------------------------------------------------------------------------------------------------
+
+
+def parts(*, profile: str, seed: int = 0, store: str | Path | Store | None = None) -> tuple[Patterns, Patterns]:
+    """The two data sets' parts from the records of a store, which is completed first unless it is read-only.
+
+    Parameters
+    ----------
+    profile, seed
+        As for :func:`plan`.
+    store
+        As for :func:`bslib.store.open_store`; the profile's own choice when not given.
+    """
+    size = profile_named(profile)
+    records = records_for(plan(profile, seed=seed), store or size.store)
+    first, second = (Patterns(part, profile, seed, records) for part in size.patterns)
+    return first, second
+
+
+@dataclass(frozen=True)
+class Patterns:
+    """One data set's part of the chapter, as far as there are records.
+
+    Parameters
+    ----------
+    size : PatternsSize
+    profile : str
+    seed : int
+    records : Records
+    """
+
+    size: PatternsSize
+    profile: str
+    seed: int
+    records: Records
+
+    @cached_property
+    def networks(self) -> list[NetworkSpec]:
+        """The networks on which the detector is measured on all triggers."""
+        return [
+            network
+            for network in networks_of(self.size, self.seed)
+            if all(spec in self.records for spec in detector_specs(self.size, network))
+        ]
+
+    @property
+    def pictures(self) -> Record | None:
+        """Images with and without each trigger, where the store has them."""
+        return self.records.get(pictures_of(self.size, self.seed))
+
+    @property
+    def source(self) -> str:
+        """Where the numbers of a figure come from, in one line."""
+        networks = self.networks
+        return (
+            f"{self.records[networks[0]].data['source']}, {self.size.threat_model}; {len(networks)} of "
+            f"{len(networks_of(self.size, self.seed))} networks; profile {self.profile}; "
+            f"networks {networks[0].key[:6]} ... {networks[-1].key[:6]}"
+        )
+
+    @property
+    def missing(self) -> str | None:
+        """What is not yet run, in words with the command that runs it; None where there is something to show."""
+        wanted = len(networks_of(self.size, self.seed))
+        if len({network.attack is None for network in self.networks}) == 2:
+            return None
+        return (
+            f"**Not yet run.** This needs {wanted} × {self.size.network} on {self.size.dataset}, clean and backdoored, and the "
+            f"store holds {len(self.networks) or 'none'} of them measured. "
+            f"`bslib run patterns --profile {self.profile}` computes them."
+        )
+
+    def success(self, network: NetworkSpec) -> float:
+        """How often a network's own trigger succeeds; NaN for a clean network."""
+        if network.attack is None:
+            return float("nan")
+        arrays = self.records[detector_specs(self.size, network)[1]].arrays
+        return success_rate(arrays["predicted"], arrays["labels"], target=network.attack.target, classes=10)
+
+    def tests(
+        self, sigma: float | None = None, *, batch: int | None = None, center: str = "mean", points: int | None = None
+    ) -> pd.DataFrame:
+        """Levene's test of every batch that carries a trigger, or nothing, against a clean one of the same network.
+
+        Parameters
+        ----------
+        sigma : float, optional
+            The first noise level of the size when not given.
+        batch : int, optional
+            Points in a batch; all when not given. A smaller one gives several batches of different points.
+        center : {"mean", "median"}
+        points : int, optional
+            Use only so many points in all.
+
+        Returns
+        -------
+        DataFrame
+            Columns network (its number), carried ("own", "unseen" or "nothing"), trigger, success (of the network's own trigger),
+            score and p (:func:`bslib.statistics.levene`).
+        """
+        at = self.size.sigmas.index(self.size.sigmas[0] if sigma is None else sigma)
+        rows = []
+        for number, network in enumerate(self.networks):
+            own = network.attack.trigger if network.attack else None
+            clean, success = self._w(batch_of(self.size, network, None), at), self.success(network)
+            for trigger in (0, *TRIGGERS):
+                tested = self._w(batch_of(self.size, network, trigger), at)
+                carried = "nothing" if trigger == 0 else "own" if trigger == own else "unseen"
+                for first, second in _batches(clean[:points], tested[:points], batch):
+                    found = levene(first, second, center=center)
+                    rows.append((number, carried, trigger, success, found.score, found.pvalue))
+        return pd.DataFrame(rows, columns=["network", "carried", "trigger", "success", "score", "p"])
+
+    def area(
+        self,
+        sigma: float | None = None,
+        *,
+        batch: int | None = None,
+        center: str = "mean",
+        signed: bool = True,
+        effective: bool = False,
+        resamples: int = 1000,
+    ) -> Estimate:
+        """The area under the ROC curve of the detector: own triggers are to be found, all else is not.
+
+        Parameters
+        ----------
+        sigma, batch, center
+            As for :meth:`tests`.
+        signed : bool
+            Whether only a smaller variation counts, or any difference, as in the paper.
+        effective : bool
+            Leave out own triggers that succeed on fewer than 90 % of the images.
+        """
+        tests = scored(self.tests(sigma, batch=batch, center=center), signed=signed, effective=effective)
+        return auc(tests["score"], tests["carried"] == "own", tests["network"], resamples=resamples)
+
+    def sensitivity(self, resamples: int = 200) -> pd.DataFrame:
+        """The area under the ROC curve at every noise level and batch size, with either centre, sign and choice of positives."""
+        rows = []
+        for sigma in sorted(self.size.sigmas):
+            for batch in (b for b in (25, 50, 100, self.size.points) if b <= self.size.points):
+                for center in ("mean", "median"):
+                    tests = self.tests(sigma, batch=batch, center=center)
+                    for signed in (True, False):
+                        for effective in (False, True):
+                            some = scored(tests, signed=signed, effective=effective)
+                            if (some["carried"] == "own").any():
+                                area = auc(some["score"], some["carried"] == "own", some["network"], resamples=resamples)
+                                rows.append((sigma, batch, center, signed, effective, area))
+        return pd.DataFrame(rows, columns=["sigma", "batch", "center", "signed", "effective", "area"])
+
+    def universal(self) -> pd.DataFrame:
+        """Every universal perturbation that is there: how many predictions it changes, where to, and how W tells it from clean.
+
+        Returns
+        -------
+        DataFrame
+            Columns network, bound (255ths), fooled (of the images it was crafted on), fooled held out, classes (that the fooled
+            images are sent to: the exponential of the entropy of their shares, so 1 where all go to one), sigma, score, p and W.
+        """
+        rows = []
+        for number, network in enumerate(self.networks):
+            for crafted, counted in zip(*[iter(universal_specs(self.size, network))] * 2, strict=True):
+                if crafted in self.records and counted in self.records:
+                    assert isinstance(crafted, UniversalSpec) and isinstance(counted, CountsSpec)
+                    arrays = self.records[crafted].arrays
+                    fooled = arrays["with"] != arrays["without"]
+                    sent = np.bincount(arrays["with"][fooled], minlength=10)
+                    classes = float(np.exp(entropy(sent[None])[0])) if fooled.any() else float("nan")
+                    for at, sigma in enumerate(counted.sigmas):
+                        found = levene(self._clean(network, sigma), self._w(counted, at))
+                        rows.append(
+                            (
+                                number, crafted.bound, float(arrays["fooling_rates"].max()), float(fooled.mean()), classes,
+                                sigma, found.score, found.pvalue, float(self._w(counted, at).mean()),
+                            )
+                        )  # fmt: skip
+        names = ["network", "bound", "fooled", "fooled held out", "classes", "sigma", "score", "p", "W"]
+        return pd.DataFrame(rows, columns=names)
+
+    def universal_areas(self) -> pd.DataFrame:
+        """For each bound and noise level the area under the ROC curve, universal perturbations against second clean batches.
+
+        Returns
+        -------
+        DataFrame
+            Columns bound, sigma, auc, fooled (held out) and classes, the last three Estimates over networks.
+        """
+        rows = []
+        for (bound, sigma), own in self.universal().groupby(["bound", "sigma"]):
+            sigma = cast(float, sigma)
+            nothing = self.tests(sigma, points=self.size.pattern_points)
+            nothing = nothing[(nothing["carried"] == "nothing") & nothing["network"].isin(own["network"])]
+            both = pd.concat([own.assign(carried="universal"), nothing])
+            area = auc(both["score"], both["carried"] == "universal", both["network"])
+            rows.append((bound, sigma, area, _over_networks(own, own["fooled held out"]), _over_networks(own, own["classes"])))
+        return pd.DataFrame(rows, columns=["bound", "sigma", "auc", "fooled", "classes"])
+
+    def candidates(self) -> pd.DataFrame:
+        """Every candidate of Neural Cleanse that is there: its norm, its success, and how W tells it from clean.
+
+        Returns
+        -------
+        DataFrame
+            Columns network, backdoored, class, own (whether it is the class of the network's backdoor), norm, index (of the
+            network), success (on the images that made it), success on test images and on training images, sigma, score, p and W.
+        """
+        rows = []
+        for number, network in enumerate(self.networks):
+            crafted, counted = cleanse_specs(self.size, network)
+            if crafted not in self.records or counted not in self.records:
+                continue
+            assert isinstance(counted, CountsSpec)
+            record = self.records[crafted]
+            arrays = record.arrays
+            norms = arrays["masks"].sum((1, 2, 3))
+            for at, sigma in enumerate(counted.sigmas):
+                w = self._w(counted, at).reshape(len(norms), -1)
+                for k, norm in enumerate(norms):
+                    found = levene(self._clean(network, sigma), w[k])
+                    rows.append(
+                        (
+                            number, network.attack is not None, k, network.attack is not None and network.attack.target == k,
+                            float(norm), record.result["anomaly_index"], *(float(arrays[f"success{part}"][k]) for part in PARTS),
+                            sigma, found.score, found.pvalue, float(w[k].mean()),
+                        )
+                    )  # fmt: skip
+        names = ["network", "backdoored", "class", "own", "norm", "index", *(f"success{part}" for part in PARTS)]
+        return pd.DataFrame(rows, columns=[*names, "sigma", "score", "p", "W"])
+
+    def others(self) -> pd.DataFrame:
+        """What W and other detectors say of the same patterns on the same networks: scores that are high where one is suspected.
+
+        Returns
+        -------
+        DataFrame
+            Columns network, carried ("own", "unseen", "universal" or "reversed", the candidate with the smallest mask), bound,
+            and a score of each detector: "W" (Levene's), "STRIP" (how much less undecided than without the pattern) and "logit
+            variance" (its negative).
+        """
+        rows = []
+        for number, network in enumerate(self.networks):
+            specs = scores_specs(self.size, network)
+            if any(spec not in self.records for spec in [*specs, *cleanse_specs(self.size, network)]):
+                continue
+            clean = float(self.records[specs[0]].arrays["strip"].mean())
+            masks = self.records[cleanse_of(self.size, network)].arrays["masks"]
+            smallest = int(masks.sum((1, 2, 3)).argmin())
+            for spec in specs[1:]:
+                assert isinstance(spec, ScoresSpec)
+                carried, at = _carried(spec, network), smallest if isinstance(spec.pattern, CleanseSpec) else 0
+                arrays = self.records[spec].arrays
+                strip, variance = clean - float(arrays["strip"][at].mean()), float(arrays["logit_variance"][at])
+                bound = spec.pattern.bound if isinstance(spec.pattern, UniversalSpec) else -1
+                rows.append((number, carried, bound, self._score_of(spec, at), strip, -variance))
+        return pd.DataFrame(rows, columns=["network", "carried", "bound", *DETECTORS])
+
+    def detectors(self, bound: int = 10) -> pd.DataFrame:
+        """For each detector the area under the ROC curve of own triggers, universal perturbations and reversed triggers.
+
+        What must not be found are triggers that a network has never seen.
+
+        Returns
+        -------
+        DataFrame
+            A row for each detector, a column for each pattern, of Estimates.
+        """
+        scores = self.others()
+        scores = scores[(scores["carried"] != "universal") | (scores["bound"] == bound)]
+        table = {}
+        for carried in ("own", "universal", "reversed"):
+            some = scores[scores["carried"].isin([carried, "unseen"])]
+            if set(some["carried"]) == {carried, "unseen"}:
+                table[carried] = {name: auc(some[name], some["carried"] == carried, some["network"]) for name in DETECTORS}
+        return pd.DataFrame(table)
+
+    def success_table(self) -> str:
+        """How well the own triggers of the networks work, as a Markdown table."""
+        rows = ["| own trigger | networks | success, lowest to highest |", "|---|---|---|"]
+        for trigger in self.size.triggers:
+            own = [self.success(n) for n in self.networks if n.attack is not None and n.attack.trigger == trigger]
+            rows.append(f"| {trigger} | {len(own)} | {f'{min(own):.1%} to {max(own):.1%}' if own else '(not yet run)'} |")
+        return "\n".join(rows)
+
+    def cleanse_table(self) -> str:
+        """What Neural Cleanse says of each network, as a Markdown table."""
+        rows = [
+            "| network | anomaly index | smallest mask | the backdoor's class | median | success on training images |",
+            "|---|---|---|---|---|---|",
+        ]
+        table = self.candidates()
+        for number, own in table[table["sigma"] == self.size.pattern_sigmas[0]].groupby("network"):
+            attack = self.networks[cast(int, number)].attack
+            name = "clean" if attack is None else f"trigger {attack.trigger}, class {attack.target}"
+            smallest = own.sort_values("norm").iloc[0]
+            target = "" if attack is None else f"{own.loc[own['own'], 'norm'].iloc[0]:.1f}"
+            rows.append(
+                f"| {name} | {own['index'].iloc[0]:.1f} | {smallest['norm']:.1f}, class {smallest['class']} | {target} "
+                f"| {own['norm'].median():.1f} | at least {own['success_train'].min():.1%} |"
+            )
+        return "\n".join(rows) if len(rows) > 2 else "(Not yet run.)"
+
+    def detectors_table(self) -> str:
+        """:meth:`detectors` as a Markdown table."""
+        table = self.detectors()
+        if table.empty:
+            return "(Not yet run.)"
+        rows = ["| area under the ROC curve | " + " | ".join(table.columns) + " |", "|---|" + "---|" * len(table.columns)]
+        rows += [f"| {name} | " + " | ".join(f"{area:.2f}" for area in row) + " |" for name, row in table.iterrows()]
+        return "\n".join(rows)
+
+    def quantities(self) -> dict[str, Estimate]:
+        """Every number that the chapter's claims speak of, by name."""
+        data, sigma, found = self.size.dataset, self.size.sigmas[0], {}
+        if self.missing is None:
+            found[f"auc.{data}"] = self.area()
+        areas = self.universal_areas()
+        for _, row in areas[(areas["bound"] == CLAIMED_BOUND) & (areas["sigma"] == sigma)].iterrows():
+            found |= {f"{name}_universal.{data}": row[name] for name in ("auc", "fooled", "classes")}
+        candidates = self.candidates()
+        candidates = candidates[candidates["sigma"] == sigma]
+        if len(candidates):
+            clean = candidates[~candidates["backdoored"]]
+            less = clean["W"] - [self._clean(self.networks[k], sigma).mean() for k in clean["network"]]
+            found[f"candidates_found.{data}"] = _over_networks(candidates, (candidates["p"] < 0.05) & (candidates["score"] > 0))
+            log_p = -candidates["score"].abs() / np.log(10)
+            found[f"candidates_p_varies.{data}"] = _over_networks(
+                candidates, (log_p - log_p.groupby(candidates["network"]).transform("median")).abs()
+            )
+            found[f"candidates_success_train.{data}"] = _over_networks(candidates, candidates["success_train"])
+            found[f"candidates_success_on_clean.{data}"] = _over_networks(clean, clean["success_test"])
+            found[f"candidates_less_clean_on_clean.{data}"] = _over_networks(clean, less)
+        return {name: estimate for name, estimate in found.items() if np.isfinite(estimate.value)}
+
+    def _score_of(self, spec: ScoresSpec, at: int) -> float:
+        """Levene's score of the batch of W that carries what ``spec`` says, as many points as a crafted pattern has."""
+        if spec.pattern is None:
+            tested = self._w(batch_of(self.size, spec.network, spec.trigger), 0)[: self.size.pattern_points]
+        else:
+            w = self._w(crafted_batch_of(self.size, spec.pattern), 0)
+            tested = w[at * self.size.pattern_points : (at + 1) * self.size.pattern_points]
+        return levene(self._clean(spec.network, self.size.sigmas[0]), tested).score
+
+    def _w(self, spec: CountsSpec, at: int) -> Floats:
+        """W of a batch at one of its noise levels, shape (B,)."""
+        return entropy(self.records[spec].arrays["counts"][at, 0])
+
+    def _clean(self, network: NetworkSpec, sigma: float) -> Floats:
+        """W of as many clean points as a batch with a crafted pattern has."""
+        spec = batch_of(self.size, network, None)
+        return self._w(spec, spec.sigmas.index(sigma))[: self.size.pattern_points]
+
+
+PARTS = ("", "_test", "_train")
+DETECTORS = ("W", "STRIP", "logit variance")
+#: The sup norm of the universal perturbations that claims are held to, in 255ths: the original's.
+CLAIMED_BOUND = 10
+
+
+def quantities(first: Patterns, second: Patterns) -> Estimates:
+    """The quantities of both data sets; what has no records yet says so."""
+    return Estimates(first.quantities() | second.quantities())
+
+
+def scored(tests: pd.DataFrame, *, signed: bool = True, effective: bool = False) -> pd.DataFrame:
+    """The tests that an ROC curve is drawn from, with the score that it is drawn by; see :meth:`Patterns.area`."""
+    kept = tests[(tests["carried"] != "own") | (tests["success"] >= EFFECTIVE)] if effective else tests
+    return kept if signed else kept.assign(score=kept["score"].abs())
+
+
+def _batches(clean: Floats, tested: Floats, size: int | None) -> Iterator[tuple[Floats, Floats]]:
+    """Two batches cut into pairs of batches of one size; what is left over at the end is not used."""
+    size = size or len(clean)
+    for start in range(0, len(clean) - size + 1, size):
+        yield clean[start : start + size], tested[start : start + size]
+
+
+def _carried(spec: ScoresSpec, network: NetworkSpec) -> str:
+    if spec.pattern is not None:
+        return "universal" if isinstance(spec.pattern, UniversalSpec) else "reversed"
+    return "own" if network.attack is not None and network.attack.trigger == spec.trigger else "unseen"
+
+
+def _over_networks(table: pd.DataFrame, values: pd.Series[Any]) -> Estimate:
+    """The mean over networks of the mean of some values of each, with its interval."""
+    of_each = [own.to_numpy(dtype=float) for _, own in values.groupby(table["network"])]
+    value, draws = nested_bootstrap(of_each, lambda v: v.mean(-1))
+    return percentile_estimate(value, draws, len(of_each))

@@ -1,0 +1,81 @@
+"""What others measure on a network that may be backdoored, for comparison with W on the same images (Sec. 4)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bslib.measure import evaluating
+
+__all__ = ["logit_shift_variance", "strip_entropy"]
+
+
+def strip_entropy(model: nn.Module, images: Tensor, overlays: Tensor) -> Tensor:
+    """STRIP (Gao et al., 2019): how undecided the network is about an image on which clean images are laid.
+
+    Each overlay is added to the image and the sum cut to [0, 1]; of each softmax output the entropy over the classes is taken,
+    then the mean over the overlays. A trigger keeps its say under any overlay, so a low value is suspicious.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Maps (B, C, H, W) to logits; used in eval mode.
+    images : float32 Tensor, shape (B, C, H, W)
+        In [0, 1].
+    overlays : float32 Tensor, shape (N, C, H, W)
+        Clean images in [0, 1].
+
+    Returns
+    -------
+    Tensor, shape (B,)
+        In nats, between 0 and the logarithm of the number of classes.
+
+    Raises
+    ------
+    ValueError
+        When there are no overlays, or they have another shape than the images.
+
+    >>> two_equal_logits = nn.Sequential(nn.AdaptiveAvgPool2d((2, 1)), nn.Flatten())
+    >>> strip_entropy(two_equal_logits, torch.zeros(1, 1, 2, 2), torch.zeros(5, 1, 2, 2))
+    tensor([0.6931])
+    """
+    if not len(overlays) or overlays.shape[1:] != images.shape[1:]:
+        raise ValueError(f"overlays must be at least one image of shape {tuple(images.shape[1:])}, got {tuple(overlays.shape)}")
+    entropies = []
+    with evaluating(model):
+        for image in images:
+            log_p = torch.cat([functional.log_softmax(model((image + part).clamp(0, 1)), dim=1) for part in overlays.split(500)])
+            entropies.append(-(log_p.exp() * log_p).sum(1).mean())
+    return torch.stack(entropies)
+
+
+def logit_shift_variance(model: nn.Module, clean: Tensor, patterned: Tensor) -> float:
+    """How differently a pattern moves the logits of different images (after Zhu et al., 2020): its variance, mean over classes.
+
+    A trigger moves every image the same way, so a low value is suspicious.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Maps (B, C, H, W) to logits; used in eval mode.
+    clean, patterned : float32 Tensor, shape (B, C, H, W)
+        The same images without the pattern and with it, at least two.
+
+    Raises
+    ------
+    ValueError
+        When the shapes differ or there are fewer than two images.
+
+    >>> x = torch.rand(5, 1, 2, 2)
+    >>> logit_shift_variance(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), x, x + 1) < 1e-10
+    True
+    """
+    if clean.shape != patterned.shape or len(clean) < 2:
+        raise ValueError(
+            f"two batches of the same images are needed, at least two, got {tuple(clean.shape)} and {tuple(patterned.shape)}"
+        )
+    with evaluating(model):
+        pairs = zip(clean.split(500), patterned.split(500), strict=True)
+        shift = torch.cat([model(y) - model(x) for x, y in pairs])
+    return float(shift.var(0).mean())

@@ -1,0 +1,261 @@
+"""Neural Cleanse (Wang et al., 2019): for each class the smallest patch that sends every image to it.
+
+A patch is a mask m and a pattern p; an image becomes (1 - m) x + m p. Both are optimised for success with a penalty on the size
+of the mask, whose weight lambda a schedule moves up while success stays high and down while it does not. A class whose patch is
+much smaller than the others' is suspicious: the patch may be a trigger that was trained in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bslib.measure import evaluating
+from bslib.progress import bar
+
+__all__ = ["Candidates", "Schedule", "anomaly_index", "patched", "reverse_triggers"]
+
+EPSILON = 1e-7
+
+
+class Candidates(NamedTuple):
+    """What :func:`reverse_triggers` gave, one entry a class.
+
+    Parameters
+    ----------
+    masks : float32 Tensor, shape (K, 1, H, W)
+    patterns : float32 Tensor, shape (K, C, H, W)
+    success : float32 Tensor, shape (K,)
+        The share of the images of the step at which a mask was kept that went to its class; NaN where no mask ever reached the
+        threshold and the last one stands in.
+    steps : int64 Tensor, shape (K,)
+        Steps taken until the class stopped.
+    """
+
+    masks: Tensor
+    patterns: Tensor
+    success: Tensor
+    steps: Tensor
+
+    @property
+    def norms(self) -> Tensor:
+        """L1 norms of the masks, shape (K,)."""
+        return self.masks.flatten(1).sum(1)
+
+
+def patched(images: Tensor, mask: Tensor, pattern: Tensor) -> Tensor:
+    """(1 - mask) * images + mask * pattern; mask (1, H, W), pattern (C, H, W).
+
+    >>> patched(torch.zeros(1, 1, 1, 2), torch.tensor([[[1.0, 0.5]]]), torch.ones(1, 1, 2)).tolist()
+    [[[[1.0, 0.5]]]]
+    """
+    return (1 - mask) * images + mask * pattern
+
+
+@dataclass
+class Schedule:
+    """The authors' schedule of lambda for one class, and when to stop; :meth:`update` is called once a step.
+
+    lambda starts at 0 and becomes ``first`` once success was at least ``threshold`` in ``patience`` steps in a row. Then it
+    doubles after ``patience`` successes in a row, again and again, and is divided by 2 ** 1.5 after as many failures. The class
+    is done when lambda has moved both ways and the smallest successful mask has not shrunk for 5 * ``patience`` steps.
+    """
+
+    threshold: float = 0.99
+    first: float = 1e-3
+    patience: int = 5
+    weight: float = 0.0
+    best: float = float("inf")
+    done: bool = False
+    _before: float = float("inf")
+    _stale: int = 0
+    _set: int = 0
+    _ups: int = 0
+    _downs: int = 0
+    _went_up: bool = False
+    _went_down: bool = False
+
+    def update(self, success: float, norm: float) -> bool:
+        """Take in the success and the mask's norm of a step; returns whether its mask is the best so far.
+
+        >>> schedule = Schedule()
+        >>> [schedule.update(success, 9.0) for success in (0.5, 1.0, 1.0, 1.0, 1.0, 1.0)], schedule.weight
+        ([False, True, False, False, False, False], 0.001)
+        """
+        good = success >= self.threshold
+        better = good and norm < self.best
+        self.best = norm if better else self.best
+        if self.best < float("inf"):
+            self._stale = self._stale + 1 if self.best >= self._before else 0
+        self._before = self.best
+        self.done = self._went_up and self._went_down and self._stale >= 5 * self.patience
+        if not self.done:
+            self._move(good)
+        return better
+
+    def _move(self, good: bool) -> None:
+        if self.weight == 0 and good:
+            self._set += 1
+            if self._set >= self.patience:
+                self.weight = self.first
+                self._ups, self._downs, self._went_up, self._went_down = 0, 0, False, False
+        else:
+            self._set = 0
+        self._ups, self._downs = (self._ups + 1, 0) if good else (0, self._downs + 1)
+        if self._ups >= self.patience:
+            self.weight *= 2
+            self._ups, self._went_up = 0, True
+        elif self._downs >= self.patience:
+            self.weight /= 2**1.5
+            self._downs, self._went_down = 0, True
+
+
+def reverse_triggers(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    classes: int,
+    samples: int = 1000,
+    batch_size: int = 32,
+    steps: int = 1000,
+    learning_rate: float = 0.1,
+    seed: int,
+    progress: bool = True,
+) -> Candidates:
+    """A trigger candidate for each class; the classes are optimised side by side, each with a state and a schedule of its own.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Maps (B, C, H, W) to logits (B, classes); used in eval mode.
+    images : float32 Tensor, shape (B, C, H, W)
+        In [0, 1], of all classes.
+    classes : int
+        Number of classes K.
+    samples : int
+        Images that a step sees, in ``samples // batch_size`` updates; success and norm are averages over them. The authors have
+        1,000.
+    batch_size : int
+        Images an update and class; ``samples`` where that is smaller.
+    steps : int
+        At most so many steps a class.
+    learning_rate : float
+        Of Adam, with the authors' betas of 0.5 and 0.9.
+    seed : int
+        Seed of the start and of the order of the images.
+    progress : bool
+        Show a bar when it takes longer than two seconds.
+
+    Returns
+    -------
+    Candidates
+
+    Raises
+    ------
+    ValueError
+        For an empty batch, no step, or no images.
+    """
+    batch_size = min(batch_size, samples)
+    if batch_size < 1 or steps < 1 or not len(images):
+        raise ValueError(
+            f"a step needs at least one batch and an image, got {samples} samples, batch_size {batch_size}, {steps} steps and "
+            f"{len(images)} images"
+        )
+    updates = samples // batch_size
+    rng = np.random.default_rng([seed, 4])
+    masks, patterns = (_start(rng, (classes, c, *images.shape[2:]), images.device) for c in (1, images.shape[1]))
+    optimizer = torch.optim.Adam([masks, patterns], lr=learning_rate, betas=(0.5, 0.9))
+    schedules = [Schedule() for _ in range(classes)]
+    never = torch.full((classes,), torch.nan)
+    kept = Candidates(_bounded(masks), _bounded(patterns), never, torch.zeros(classes, dtype=torch.int64))
+    order: list[int] = []
+    with evaluating(model), bar(total=steps, desc="Neural Cleanse", unit="step", show=progress) as shown:
+        for _ in range(steps):
+            active = [k for k in range(classes) if not schedules[k].done]
+            if not active:
+                break
+            success, norms = np.zeros(len(active)), np.zeros(len(active))
+            weights = torch.tensor([schedules[k].weight for k in active], device=images.device)
+            for _ in range(updates):
+                if len(order) < batch_size:
+                    order = order + rng.permutation(len(images)).tolist()
+                chosen, order = order[:batch_size], order[batch_size:]
+                hits, sizes = _update(model, images[chosen], masks, patterns, active, weights, optimizer)
+                success += hits / updates
+                norms += sizes / updates
+            mask, pattern = _bounded(masks), _bounded(patterns)
+            for at, k in enumerate(active):
+                kept.steps[k] += 1
+                better = schedules[k].update(success[at], norms[at])
+                if better or schedules[k].best == float("inf"):
+                    kept.masks[k], kept.patterns[k] = mask[k], pattern[k]
+                    kept.success[k] = success[at] if better else torch.nan
+            shown.update()
+            shown.set_postfix(classes=len(active), refresh=False)
+    return kept
+
+
+def _update(
+    model: nn.Module,
+    images: Tensor,
+    masks: Tensor,
+    patterns: Tensor,
+    active: list[int],
+    weights: Tensor,
+    optimizer: torch.optim.Optimizer,
+) -> tuple[np.ndarray, np.ndarray]:
+    """One step of Adam for all active classes; returns each one's success on the images, and its mask's norm, before the step."""
+    with torch.enable_grad():
+        mask, pattern = _bounded(masks[active], keep=True), _bounded(patterns[active], keep=True)
+        x = patched(images[None], mask[:, None], pattern[:, None])  # (K, B, C, H, W)
+        logits = model(x.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+        wanted = torch.tensor(active, device=images.device).repeat_interleave(len(images))
+        losses = functional.cross_entropy(logits, wanted, reduction="none").view(len(active), -1).mean(1)
+        norms = mask.flatten(1).sum(1)
+        masks.grad, patterns.grad = torch.autograd.grad((losses + weights * norms).sum(), [masks, patterns])
+    optimizer.step()
+    hits = (logits.argmax(1) == wanted).view(len(active), -1).float().mean(1)
+    return hits.cpu().double().numpy(), norms.detach().cpu().double().numpy()
+
+
+def _start(rng: np.random.Generator, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Parameters whose bounded values are uniform in [0, 1]."""
+    uniform = torch.from_numpy(rng.random(shape, dtype=np.float32)).to(device)
+    return torch.arctanh((uniform - 0.5) * (2 - EPSILON)).requires_grad_()
+
+
+def _bounded(theta: Tensor, *, keep: bool = False) -> Tensor:
+    """Parameters as values between 0 and 1; detached and copied unless gradients are to be kept."""
+    value = torch.tanh(theta) / (2 - EPSILON) + 0.5
+    return value if keep else value.detach().clone()
+
+
+def anomaly_index(norms: ArrayLike) -> float:
+    """How far the smallest of some norms lies below their median, in consistent median absolute deviations.
+
+    Above 2 the authors call the network backdoored. The median of an even number of norms is the mean of the middle two.
+
+    Parameters
+    ----------
+    norms : array_like, shape (K,)
+        L1 norms of the masks.
+
+    Returns
+    -------
+    float
+        0 where all norms are equal, infinite where only the smallest ones deviate.
+
+    >>> round(anomaly_index([10, 60, 62, 65, 70, 72, 75, 80, 85, 90]), 6)
+    4.571548
+    """
+    values = np.asarray(norms, dtype=float)
+    median = np.median(values)
+    below = float(median - values.min())
+    deviation = float(1.4826 * np.median(np.abs(values - median)))
+    return below / deviation if deviation else float("inf") if below else 0.0

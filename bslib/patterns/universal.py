@@ -1,0 +1,174 @@
+"""Universal perturbations (Moosavi-Dezfooli et al., 2017): one small image that changes most predictions when it is added.
+
+DeepFool (Moosavi-Dezfooli et al., 2016) finds for one image the nearest boundary of the classes, as if they were linear around
+it; a universal perturbation gathers such steps over many images and is projected back onto a ball of the sup norm after each.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bslib.measure import evaluating
+from bslib.progress import bar
+
+__all__ = ["Universal", "deepfool", "perturbed", "universal_perturbation"]
+
+
+class Universal(NamedTuple):
+    """What :func:`universal_perturbation` gave: the perturbation, and the share of images that were fooled after each pass."""
+
+    perturbation: Tensor
+    fooling_rates: tuple[float, ...]
+
+
+def perturbed(images: Tensor, perturbation: Tensor) -> Tensor:
+    """Images (B, C, H, W) in [0, 1] with a perturbation (C, H, W) added, cut to [0, 1].
+
+    >>> perturbed(torch.tensor([[[[0.0, 0.95]]]]), torch.tensor([[[-0.1, 0.1]]])).tolist()
+    [[[[0.0, 1.0]]]]
+    """
+    return (images + perturbation).clamp(0, 1)
+
+
+def deepfool(model: nn.Module, images: Tensor, *, steps: int = 10, overshoot: float = 0.02) -> Tensor:
+    """For each image a small perturbation, in the Euclidean norm, that takes it over the nearest boundary.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Maps (B, ...) to logits (B, classes); used in eval mode.
+    images : float32 Tensor, shape (B, ...)
+    steps : int
+        At most so many linearisations an image; each image stops when its class has changed.
+    overshoot : float
+        The perturbation is longer by this share, so that it crosses the boundary instead of touching it.
+
+    Returns
+    -------
+    Tensor
+        Like ``images``. For a linear network its length is the distance to the nearest boundary times 1 + overshoot.
+
+    >>> model = nn.Linear(2, 2, bias=False)
+    >>> model.weight.data = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    >>> [round(v, 3) for v in deepfool(model, torch.tensor([[0.5, 3.0]]))[0].tolist()]
+    [-0.51, 0.0]
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be 1 or more, got {steps}")
+    total = torch.zeros_like(images)
+    with evaluating(model), torch.enable_grad():
+        before = model(images).argmax(1)
+        active = torch.arange(len(images), device=images.device)
+        for _ in range(steps):
+            moved = (images[active] + (1 + overshoot) * total[active]).detach().requires_grad_()
+            logits = model(moved)
+            same = logits.argmax(1) == before[active]
+            if not same.any():
+                break
+            step = _to_nearest_boundary(logits, moved, before[active])
+            active, step = active[same], step[same]
+            total[active] += step
+    return (1 + overshoot) * total
+
+
+def _to_nearest_boundary(logits: Tensor, x: Tensor, own: Tensor) -> Tensor:
+    """The shortest step (B, ...) to where another class would be as likely as ``own``, were the logits linear in x."""
+    classes = logits.shape[1]
+    slopes = torch.stack(
+        [torch.autograd.grad(logits[:, k].sum(), x, retain_graph=k + 1 < classes)[0].flatten(1) for k in range(classes)], dim=1
+    )
+    rows = torch.arange(len(x), device=x.device)
+    normals = slopes - slopes[rows, own][:, None]
+    gaps = (logits - logits[rows, own][:, None]).abs().detach()
+    lengths = normals.norm(dim=2).clamp_min(1e-12)
+    distances = gaps / lengths
+    distances[rows, own] = torch.inf
+    nearest = distances.argmin(1)
+    # The small constant is the authors': without it a step may end a rounding error before the boundary.
+    scale = (distances[rows, nearest] + 1e-4) / lengths[rows, nearest]
+    return (scale[:, None] * normals[rows, nearest]).view_as(x)
+
+
+def universal_perturbation(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    bound: float,
+    fooling_rate: float = 0.8,
+    passes: int = 10,
+    steps: int = 10,
+    overshoot: float = 0.02,
+    batch_size: int = 1,
+    seed: int,
+    progress: bool = True,
+) -> Universal:
+    """One perturbation that changes the predictions of most images: the one after the pass that fooled most of them.
+
+    The original goes on until it has fooled enough. Where the bound is too tight for that, each step overwrites most of what came
+    before it, the rate goes up and down from pass to pass, and the best pass is kept instead of the last. An image is fooled when
+    its prediction differs from the network's own without the perturbation; its true label plays no part.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Maps (B, C, H, W) to logits; used in eval mode.
+    images : float32 Tensor, shape (B, C, H, W)
+        In [0, 1]; perturbed images are cut to it.
+    bound : float
+        The sup norm of the perturbation never exceeds it.
+    fooling_rate : float
+        Stop after a pass that fools so large a share of the images.
+    passes : int
+        At most so many passes over the images, each in an order of its own. The original has no limit.
+    steps, overshoot
+        As for :func:`deepfool`.
+    batch_size : int
+        The steps of so many images are computed together, then taken one after the other, each only while its image is not
+        fooled yet. 1 is the original algorithm.
+    seed : int
+        Seed of the orders.
+    progress : bool
+        Show a bar when it takes longer than two seconds.
+
+    Returns
+    -------
+    Universal
+
+    Raises
+    ------
+    ValueError
+        For a bound or rate that is not positive, no pass, or images outside [0, 1].
+    """
+    if not 0 < bound <= 1 or not 0 < fooling_rate <= 1:
+        raise ValueError(f"bound and fooling rate must lie above 0 and be at most 1, got {bound} and {fooling_rate}")
+    if passes < 1 or batch_size < 1:
+        raise ValueError(f"passes and batch_size must be 1 or more, got {passes} and {batch_size}")
+    if not len(images) or images.min() < 0 or images.max() > 1:
+        raise ValueError(f"images must be a batch in [0, 1], got {len(images)} images")
+    rng = np.random.default_rng([seed, 3])
+    v = best = torch.zeros_like(images[0])
+    rates: list[float] = []
+    with evaluating(model), bar(total=passes * len(images), desc="universal", unit="image", show=progress) as shown:
+        own = _labels(model, images)
+        for _ in range(passes):
+            for chunk in torch.from_numpy(rng.permutation(len(images))).to(images.device).split(batch_size):
+                todo = chunk[_labels(model, perturbed(images[chunk], v)) == own[chunk]]
+                if len(todo):
+                    found = deepfool(model, perturbed(images[todo], v), steps=steps, overshoot=overshoot)
+                    for k, (i, step) in enumerate(zip(todo, found, strict=True)):
+                        if k == 0 or _labels(model, perturbed(images[i : i + 1], v)) == own[i]:
+                            v = (v + step).clamp(-bound, bound)
+                shown.update(len(chunk))
+            rates.append(float((_labels(model, perturbed(images, v)) != own).float().mean()))
+            best = v if rates[-1] == max(rates) else best
+            if rates[-1] >= fooling_rate:
+                break
+    return Universal(best, tuple(rates))
+
+
+def _labels(model: nn.Module, images: Tensor) -> Tensor:
+    return torch.cat([model(part).argmax(1) for part in images.split(500)])
