@@ -16,6 +16,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Patch
 
+from bslib.chapters import not_yet_run
 from bslib.chapters.correlation import RANDOM_GUESS, Correlation, residuals
 from bslib.chapters.parameters import Half
 from bslib.chapters.patterns import Patterns, cleanse_of, scored
@@ -429,10 +430,8 @@ def _detector(patterns: Patterns) -> str:
 
 
 def _crafted_missing(patterns: Patterns) -> str:
-    return (
-        f"**Not yet run.** The crafted patterns of {patterns.size.dataset} have no records yet. "
-        f"`bslib run patterns --profile {patterns.profile}` computes them."
-    )
+    needs = f"crafted patterns for {len(patterns.networks)} × {patterns.size.network} on {patterns.size.dataset}"
+    return not_yet_run("patterns", patterns.profile, needs)
 
 
 def _estimates(

@@ -6,7 +6,7 @@ from importlib import import_module
 
 from bslib.specs import Spec
 
-__all__ = ["CHAPTERS", "plan_of"]
+__all__ = ["CHAPTERS", "not_yet_run", "plan_of"]
 
 #: The chapters by name, in the order of the book.
 CHAPTERS = ("wobbliness", "parameters", "surface", "correlation", "patterns")
@@ -22,3 +22,15 @@ def plan_of(chapter: str, profile: str, *, seed: int = 0) -> list[Spec]:
         raise ValueError(f"chapter must be one of {', '.join(CHAPTERS)}, got {chapter!r}")
     plan: list[Spec] = import_module(f"bslib.chapters.{chapter}").plan(profile, seed=seed)
     return plan
+
+
+def not_yet_run(chapter: str, profile: str, needs: str, *, held: int = 0) -> str:
+    """What a page says where records are missing: what they need, and the command that computes them.
+
+    >>> print(not_yet_run("surface", "paper", "5 networks"))
+    **Not yet run.** This needs 5 networks, and ... `bslib run surface --profile paper` computes them.
+    """
+    return (
+        f"**Not yet run.** This needs {needs}, and the store holds {held or 'none'} of them measured. "
+        f"`bslib run {chapter} --profile {profile}` computes them."
+    )

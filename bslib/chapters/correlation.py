@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from bslib.chapters import not_yet_run
 from bslib.entropy import entropy
 from bslib.profiles import CorrelationSize, profile_named
 from bslib.specs import AttackSpec, CountsSpec, NetworkSpec, PredictionsSpec, Spec
@@ -161,13 +162,8 @@ class Correlation:
     @property
     def missing(self) -> str | None:
         """What is not yet run, in words with the command that runs it; None where there is something to show."""
-        if self.networks:
-            return None
-        return (
-            f"**Not yet run.** This needs {len(self.size.triggers) * self.size.networks} backdoored × {self.size.network} on "
-            f"{self.size.dataset}, and the store holds none of them measured. `bslib run correlation --profile {self.profile}` "
-            "computes them."
-        )
+        needs = f"{len(self.size.triggers) * self.size.networks} backdoored × {self.size.network} on {self.size.dataset}"
+        return None if self.networks else not_yet_run("correlation", self.profile, needs)
 
     def pairs(self, sigma: float | None = None, *, n: int | None = None) -> pd.DataFrame:
         """A row for each pair: network, trigger, class, success, mean W, clean mean W, and W and success of the images behind it.

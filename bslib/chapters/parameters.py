@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bslib.chapters import not_yet_run
 from bslib.entropy import ESTIMATORS, entropy
 from bslib.profiles import ParametersSize, profile_named
 from bslib.specs import CountsSpec, NetworkSpec, Spec
@@ -131,12 +132,8 @@ class Half:
     @property
     def missing(self) -> str | None:
         """What is not yet run, in words with the command that runs it; None where there is something to show."""
-        if self.runs:
-            return None
-        return (
-            f"**Not yet run.** This needs {self.size.networks} × {self.size.network} on {self.size.dataset}, and the store holds "
-            f"none of them. `bslib run parameters --profile {self.profile}` computes them."
-        )
+        needs = f"{self.size.networks} × {self.size.network} on {self.size.dataset}"
+        return None if self.runs else not_yet_run("parameters", self.profile, needs)
 
     def bias(self) -> dict[str, tuple[Floats, Floats]]:
         """How far each estimator is from the best value at every n: its mean over points without and with rare classes.

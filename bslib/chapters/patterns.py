@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bslib.chapters import not_yet_run
 from bslib.entropy import entropy
 from bslib.profiles import PatternsSize, profile_named
 from bslib.specs import (
@@ -205,13 +206,9 @@ class Patterns:
     def missing(self) -> str | None:
         """What is not yet run, in words with the command that runs it; None where there is something to show."""
         wanted = len(networks_of(self.size, self.seed))
-        if len({network.attack is None for network in self.networks}) == 2:
-            return None
-        return (
-            f"**Not yet run.** This needs {wanted} × {self.size.network} on {self.size.dataset}, clean and backdoored, and the "
-            f"store holds {len(self.networks) or 'none'} of them measured. "
-            f"`bslib run patterns --profile {self.profile}` computes them."
-        )
+        needs = f"{wanted} × {self.size.network} on {self.size.dataset}, clean and backdoored"
+        both = len({network.attack is None for network in self.networks}) == 2
+        return None if both else not_yet_run("patterns", self.profile, needs, held=len(self.networks))
 
     def success(self, network: NetworkSpec) -> float:
         """How often a network's own trigger succeeds; NaN for a clean network."""

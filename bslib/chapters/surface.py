@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from bslib.chapters import not_yet_run
 from bslib.entropy import entropy
 from bslib.profiles import SurfaceSize, profile_named
 from bslib.specs import AttackSpec, CountsSpec, ImagesSpec, PredictionsSpec, Spec
@@ -124,12 +125,8 @@ class Surface:
     @property
     def missing(self) -> str | None:
         """What is not yet run, in words with the command that runs it; None where there is something to show."""
-        if self.runs:
-            return None
-        return (
-            f"**Not yet run.** This needs {self.size.networks} backdoored × {self.size.network} on {self.size.dataset}, and the "
-            f"store holds none of them. `bslib run surface --profile {self.profile}` computes them."
-        )
+        needs = f"{self.size.networks} backdoored × {self.size.network} on {self.size.dataset}"
+        return None if self.runs else not_yet_run("surface", self.profile, needs)
 
     def by_sigma(self) -> pd.DataFrame:
         """For each noise level: mean W of the three kinds, the differences to clean with their intervals, and rank tests.
