@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -16,7 +17,7 @@ from rich.table import Table
 
 from bslib.chapters import CHAPTERS, plan_of
 from bslib.profiles import profile_named
-from bslib.specs import CountsSpec, NetworkSpec, PredictionsSpec, Spec
+from bslib.specs import CleanseSpec, CountsSpec, MeasuredSpec, NetworkSpec, Spec
 from bslib.store import Store, lacking, open_store
 
 __all__ = ["app"]
@@ -106,6 +107,30 @@ def status(chapters: Chapters = None, profile: ProfileOption = Profile.paper, st
 
 
 @app.command()
+def ledger(
+    profile: ProfileOption = Profile.paper,
+    store: StoreOption = None,
+    seed: Seed = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
+) -> None:
+    """What the paper claims, what the records say, and the verdicts. Computes nothing anew."""
+    with _plainly():
+        from bslib import ledger as pages
+
+        target = open_store(store)
+        found = pages.entries(profile=profile, seed=seed, store=Store(target.folder, writable=False, base=target.base))
+        if as_json:
+            typer.echo(json.dumps(pages.as_data(found), indent=1))
+            return
+        table = Table("Claim", "The paper", "Ours", "Verdict")
+        for entry in found:
+            ours = "\n".join(map(pages.in_few_digits, entry.measured.values()))
+            table.add_row(entry.claim.says, entry.claim.paper, ours, entry.verdict)
+        console.print(table)
+        console.print(pages.score(found))
+
+
+@app.command()
 def book(
     profile: ProfileOption = Profile.paper,
     store: Annotated[
@@ -158,7 +183,7 @@ def _seconds(missing: list[Spec], store: Store) -> float | None:
 
 def _kind_of_work(spec: Spec) -> tuple[str, str, str]:
     """What is done, on which data set, with which network."""
-    of = spec.network if isinstance(spec, CountsSpec | PredictionsSpec) else spec
+    of = spec.network if isinstance(spec, MeasuredSpec) else spec
     network = of.network if isinstance(of, NetworkSpec) else ""
     return spec.kind, getattr(of, "dataset", ""), network
 
@@ -166,7 +191,8 @@ def _kind_of_work(spec: Spec) -> tuple[str, str, str]:
 def _amount(spec: Spec) -> float:
     """How much is done, in units that make records of one kind of work comparable."""
     if isinstance(spec, CountsSpec):
-        return spec.points * (10 if spec.by_class else 1) * max(spec.ns) * len(spec.sigmas)
+        batches = 10 if spec.by_class or isinstance(spec.pattern, CleanseSpec) else 1
+        return spec.points * batches * max(spec.ns) * len(spec.sigmas)
     return spec.epochs * (spec.train_size or 50_000) if isinstance(spec, NetworkSpec) else 1
 
 

@@ -6,13 +6,34 @@ Claims are data (a TOML file beside each chapter), written before the records ar
 from __future__ import annotations
 
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib import import_module
 from importlib.resources import files
+from pathlib import Path
+from typing import Any
 
+from bslib.chapters import CHAPTERS
 from bslib.statistics import Estimate
+from bslib.store import Store
 
-__all__ = ["Claim", "Test", "as_markdown", "claims_of", "judge"]
+__all__ = [
+    "VERDICTS",
+    "Claim",
+    "Entry",
+    "Test",
+    "as_data",
+    "as_markdown",
+    "as_page",
+    "claims_of",
+    "entries",
+    "in_few_digits",
+    "judge",
+    "score",
+]
+
+VERDICTS = ("reproduced", "in part", "undecided", "not reproduced", "not yet run")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +77,8 @@ class Claim:
     reading : str
         What we take the words to mean, with a number.
     tests : tuple of Test
+    figure : str, optional
+        The label of the figure that shows it.
     """
 
     id: str
@@ -64,6 +87,28 @@ class Claim:
     paper: str
     reading: str
     tests: tuple[Test, ...]
+    figure: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A row of the ledger: a claim, what the records say, and the verdict.
+
+    Parameters
+    ----------
+    chapter, page : str
+        The chapter's name, and the name of its notebook.
+    claim : Claim
+    measured : dict of str to Estimate
+        The quantities that the claim is judged by, as far as there are records.
+    verdict : str
+    """
+
+    chapter: str
+    page: str
+    claim: Claim
+    measured: Mapping[str, Estimate]
+    verdict: str
 
 
 def claims_of(chapter: str) -> list[Claim]:
@@ -72,8 +117,7 @@ def claims_of(chapter: str) -> list[Claim]:
     >>> claims_of("parameters")[0].id
     'fashion-accuracy'
     """
-    text = files("bslib.chapters").joinpath(f"{chapter}.toml").read_text(encoding="utf-8")
-    return [Claim(**{**claim, "tests": tuple(Test(**test) for test in claim["tests"])}) for claim in tomllib.loads(text)["claim"]]
+    return [Claim(**{**claim, "tests": tuple(Test(**test) for test in claim["tests"])}) for claim in _data(chapter)["claim"]]
 
 
 def judge(claim: Claim, quantities: Mapping[str, Estimate]) -> str:
@@ -96,6 +140,73 @@ def judge(claim: Claim, quantities: Mapping[str, Estimate]) -> str:
     return "in part" if any(outcome is True for outcome in outcomes) else "undecided"
 
 
+def entries(*, profile: str, seed: int = 0, store: str | Path | Store | None = None) -> list[Entry]:
+    """The whole ledger, chapter by chapter, from the records of a store.
+
+    Parameters
+    ----------
+    profile, seed
+        As for the chapters' plans.
+    store
+        As for :func:`bslib.store.open_store`. One that can be written to is completed first.
+
+    >>> len(entries(profile="paper", store="published")) > 40
+    True
+    """
+    found = []
+    for chapter in CHAPTERS:
+        if not files("bslib.chapters").joinpath(f"{chapter}.toml").is_file():
+            continue
+        numbers = import_module(f"bslib.chapters.{chapter}").numbers(profile=profile, seed=seed, store=store)
+        page = _data(chapter)["page"]
+        found += [
+            Entry(chapter=chapter, page=page, claim=c, measured=_measured(c, numbers), verdict=judge(c, numbers))
+            for c in claims_of(chapter)
+        ]
+    return found
+
+
+def score(ledger: Iterable[Entry]) -> str:
+    """How many claims have which verdict, in words.
+
+    >>> score([])
+    'no claims'
+    """
+    counts = Counter(entry.verdict for entry in ledger)
+    parts = [f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict]]
+    return f"{', '.join(parts)}; {counts.total()} claims in all" if parts else "no claims"
+
+
+def as_page(ledger: Iterable[Entry]) -> str:
+    """The ledger as a table in MyST Markdown, with references to the figures; ``ledger.js`` lets a reader filter and sort it."""
+    rows = [":::{container} ledger", "", "| Claim | The paper | Ours | Verdict | Where |", "|---|---|---|---|---|"]
+    for entry in ledger:
+        claim, ours = entry.claim, entry.measured.values()
+        numbers = "<br>".join(map(in_few_digits, ours)) + _networks_in_words(ours)
+        figure = f"{{numref}}`{claim.figure}`" if claim.figure else "table"
+        where = f"[{entry.chapter}](./{entry.page}.ipynb), {figure}"
+        says = f"{claim.says}<br><small>{claim.where}. Held to: {claim.reading}.</small>"
+        rows.append(f"| {says} | {claim.paper} | {numbers} | **{entry.verdict}** | {where} |")
+    return "\n".join([*rows, ":::"])
+
+
+def as_data(ledger: Iterable[Entry]) -> list[dict[str, Any]]:
+    """The ledger as plain data, for JSON."""
+    return [
+        {
+            "id": entry.claim.id,
+            "chapter": entry.chapter,
+            "where": entry.claim.where,
+            "says": entry.claim.says,
+            "paper": entry.claim.paper,
+            "held to": entry.claim.reading,
+            "measured": {name: asdict(estimate) for name, estimate in entry.measured.items()},
+            "verdict": entry.verdict,
+        }
+        for entry in ledger
+    ]
+
+
 def as_markdown(chapter: str, quantities: Mapping[str, Estimate]) -> str:
     """The verdicts on a chapter's claims as a Markdown table, the paper's number and the rule in small print under each claim.
 
@@ -105,7 +216,7 @@ def as_markdown(chapter: str, quantities: Mapping[str, Estimate]) -> str:
     rows = ["| Claim | Measured | Verdict |", "|---|---|---|"]
     for claim in claims_of(chapter):
         measured = _measured(claim, quantities).values()
-        numbers = "<br>".join(map(str, measured)) + _networks_in_words(measured)
+        numbers = "<br>".join(map(in_few_digits, measured)) + _networks_in_words(measured)
         small = f"<small>{claim.where}. The paper: {claim.paper}. Held to: {claim.reading}.</small>"
         rows.append(f"| {claim.says}<br>{small} | {numbers} | **{judge(claim, quantities)}** |")
     return "\n".join(rows)
@@ -120,3 +231,19 @@ def _networks_in_words(measured: Iterable[Estimate]) -> str:
     """How many networks the least supported of some estimates rests on, in small print; nothing where there is no estimate."""
     least = min((estimate.networks for estimate in measured), default=0)
     return f"<br><small>{least} network{'s' if least > 1 else ''}</small>" if least else ""
+
+
+def in_few_digits(estimate: Estimate) -> str:
+    """An estimate with three decimals, or in powers of ten where these would all be 0; without an interval of no width.
+
+    >>> in_few_digits(Estimate(0.5, 0.4, 0.6, 5)), in_few_digits(Estimate(7e-5, 7e-5, 7e-5, 0))
+    ('0.500 [0.400, 0.600]', '7.0e−05')
+    """
+    digits = ".1e" if 0 < abs(estimate.value) < 5e-4 else ".3f"
+    text = f"{estimate:{digits}}"
+    return text.split(" [")[0] if estimate.low == estimate.high == estimate.value else text
+
+
+def _data(chapter: str) -> dict[str, Any]:
+    text = files("bslib.chapters").joinpath(f"{chapter}.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)

@@ -31,6 +31,8 @@ __all__ = [
 Floats = NDArray[np.float64]
 LEVEL = 0.95
 MOST_EVIDENCE = 1000.0
+#: What a mean leaves of equal numbers: deviations below this are none.
+ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -247,12 +249,13 @@ def levene(clean: NDArray[np.floating[Any]], tested: NDArray[np.floating[Any]], 
         raise ValueError(f"center must be mean or median, got {center!r}")
     kept = [without_outliers(_checked_batch(name, w)) for name, w in (("clean", clean), ("tested", tested))]
     middle = np.mean if center == "mean" else np.median
-    less = float(np.subtract(*(np.abs(batch - middle(batch)).mean() for batch in kept)))
-    if abs(less) < 1e-12 or sum(map(len, kept)) < 3:  # rounding leaves 1e-17 of a constant batch
+    deviations = [np.abs(batch - middle(batch)) for batch in kept]
+    less = float(deviations[0].mean() - deviations[1].mean())
+    if abs(less) < ROUNDING or sum(map(len, kept)) < 3:
         return Levene(0.0, 1.0)
-    with np.errstate(divide="ignore"):
-        statistic = stats.levene(*kept, center=center).statistic
-    log_p = float(stats.f.logsf(statistic, 1, sum(map(len, kept)) - 2))
+    if all(np.ptp(own) < ROUNDING for own in deviations):
+        return Levene(float(np.sign(less)) * MOST_EVIDENCE, 0.0)
+    log_p = float(stats.f.logsf(stats.levene(*kept, center=center).statistic, 1, sum(map(len, kept)) - 2))
     return Levene(float(np.sign(less)) * min(-log_p, MOST_EVIDENCE), float(np.exp(log_p)))
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from datetime import timedelta
 
 import pytest
@@ -57,6 +59,7 @@ def assert_refused(result, *words: str) -> None:
             ["--profile", "--store", "--device", "--jobs", "--seed", "smoke", "paper", "published", "Ctrl-C"],
         ),
         (["status"], ["--profile", "--store", "--seed", "exists", "wobbliness"]),
+        (["ledger"], ["--profile", "--store", "--seed", "--json", "verdicts"]),
         (["book"], ["--profile", "--store", "--seed", "notebooks", "render"]),
     ],
 )
@@ -70,7 +73,7 @@ def test_no_arguments_show_the_help():
     assert "Usage" in bslib_().output
 
 
-@pytest.mark.parametrize("command", ["--help", "run --help", "status --profile smoke --store {}"])
+@pytest.mark.parametrize("command", ["--help", "run --help", "status --profile smoke --store {}", "ledger --store {}"])
 def test_looking_needs_no_torch(command, tmp_path):
     code = "import sys\nfrom bslib.cli import app\ntry: app()\nexcept SystemExit as end: assert end.code in (0, None), end.code\n"
     code += "assert 'torch' not in sys.modules, 'torch was imported'"
@@ -223,6 +226,21 @@ def test_status_reckons_from_what_there_is(tiny, store):
     table = rows(bslib_("status", "parameters", "--profile", "smoke", "--store", store.folder))
     assert table[0][3:] == ["3 of 6", f"{timedelta(seconds=sum(seconds))}"]
     assert {type(spec) for spec in specs} == {NetworkSpec, CountsSpec}
+
+
+def test_the_ledger_in_the_terminal_and_as_data_say_the_same():
+    shown, data = (bslib_("ledger", "--store", "published", *more) for more in ((), ("--json",)))
+    assert shown.exit_code == data.exit_code == 0
+    rows = json.loads(data.stdout)
+    assert f"{len(rows)} claims in all" in " ".join(shown.stdout.split())
+    verdicts = Counter(row["verdict"] for row in rows)
+    assert f"{verdicts['reproduced']} reproduced" in " ".join(shown.stdout.split())
+
+
+def test_the_ledger_of_an_empty_store_computes_nothing(tmp_path):
+    rows = json.loads(bslib_("ledger", "--profile", "smoke", "--store", str(tmp_path / "none"), "--json").stdout)
+    assert {row["verdict"] for row in rows if "arithmetic" not in row["held to"]} == {"not yet run"}
+    assert not (tmp_path / "none").exists()
 
 
 def test_status_of_the_published_store():

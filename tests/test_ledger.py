@@ -4,17 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import math
+import shutil
 import tomllib
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 
 from bslib.chapters import CHAPTERS
 from bslib.chapters.parameters import Half, quantities
-from bslib.ledger import Claim, Test, as_markdown, claims_of, judge
+from bslib.ledger import (
+    VERDICTS,
+    Claim,
+    Test,
+    as_data,
+    as_markdown,
+    as_page,
+    claims_of,
+    entries,
+    in_few_digits,
+    judge,
+    score,
+)
 from bslib.profiles import PROFILES
+from bslib.specs import PredictionsSpec
 from bslib.statistics import Estimate, Estimates
+from bslib.store import PUBLISHED, Store, published_folder
 
 WITH_CLAIMS = [name for name in CHAPTERS if files("bslib.chapters").joinpath(f"{name}.toml").is_file()]
 
@@ -61,7 +78,7 @@ def test_ids_are_unique_over_the_book():
 
 def test_the_file_is_read_completely():
     raw = tomllib.loads(files("bslib.chapters").joinpath("parameters.toml").read_text(encoding="utf-8"))
-    assert set(raw) == {"claim"}
+    assert set(raw) == {"page", "claim"}
     assert [c["id"] for c in raw["claim"]] == [claim.id for claim in claims_of("parameters")]
 
 
@@ -151,3 +168,87 @@ def test_a_verdict_needs_a_number():
 def test_a_misspelt_rule_is_an_error(change):
     with pytest.raises(TypeError):
         Test(**{"quantity": "q", **change})
+
+
+# --- the whole ledger --------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def ledger():
+    return entries(profile="paper", store=PUBLISHED)
+
+
+def test_the_ledger_has_every_claim_once_in_the_order_of_the_book(ledger):
+    chapters = [path.stem for path in (ROOT / "bslib/chapters").glob("*.toml")]
+    assert {entry.chapter for entry in ledger} == set(chapters)
+    assert [entry.claim for entry in ledger] == [c for chapter in CHAPTERS if chapter in chapters for c in claims_of(chapter)]
+    ids = [entry.claim.id for entry in ledger]
+    assert len(ids) == len(set(ids)) >= 48
+
+
+def test_verdicts_follow_from_what_is_measured(ledger):
+    for entry in ledger:
+        assert entry.verdict == judge(entry.claim, entry.measured) and entry.verdict in VERDICTS
+        complete = {test.quantity for test in entry.claim.tests} == set(entry.measured)
+        assert (entry.verdict == "not yet run") == (not complete)
+
+
+def test_pages_and_figures_that_the_ledger_names_are_there(ledger):
+    for entry in ledger:
+        notebook = json.loads((ROOT / "notebooks" / f"{entry.page}.ipynb").read_text())
+        figures = {cell["metadata"].get("mystnb", {}).get("figure", {}).get("name") for cell in notebook["cells"]}
+        assert entry.claim.figure is None or entry.claim.figure in figures, entry.claim.id
+
+
+def test_the_page_has_a_row_for_each_entry(ledger):
+    opening, _, *rows, closing = as_page(ledger).splitlines()
+    rows = rows[2:]
+    assert (opening, closing) == (":::{container} ledger", ":::") and len(rows) == len(ledger)
+    for entry, row in zip(ledger, rows, strict=True):
+        assert row.count(" | ") == 4 and f"**{entry.verdict}**" in row and entry.claim.says in row and entry.claim.paper in row
+        assert all(in_few_digits(estimate) in row for estimate in entry.measured.values())
+        assert entry.claim.figure is None or f"{{numref}}`{entry.claim.figure}`" in row
+
+
+def test_the_score_counts_every_entry(ledger):
+    words = score(ledger)
+    for verdict in VERDICTS:
+        count = sum(entry.verdict == verdict for entry in ledger)
+        assert (f"{count} {verdict}" in words.split(";")[0].split(", ")) == (count > 0)
+    assert words.endswith(f"{len(ledger)} claims in all")
+
+
+def test_the_ledger_as_data_is_json(ledger):
+    data = json.loads(json.dumps(as_data(ledger)))
+    assert [row["verdict"] for row in data] == [entry.verdict for entry in ledger]
+    first = next(row for row in data if row["measured"])
+    assert set(next(iter(first["measured"].values()))) == {"value", "low", "high", "networks"}
+
+
+@pytest.mark.parametrize(
+    ("estimate", "text"),
+    [
+        (Estimate(0.5, 0.4, 0.6, 5), "0.500 [0.400, 0.600]"),
+        (Estimate(-1.25, -2, 0, 5), "\N{MINUS SIGN}1.250 [\N{MINUS SIGN}2.000, 0.000]"),
+        (Estimate(3e-4, 1e-4, 5e-4, 5), "3.0e\N{MINUS SIGN}04 [1.0e\N{MINUS SIGN}04, 5.0e\N{MINUS SIGN}04]"),
+        (Estimate(0.0, 0.0, 0.0, 5), "0.000"),
+        (Estimate(7e-5, 7e-5, 7e-5, 0), "7.0e\N{MINUS SIGN}05"),
+    ],
+)
+def test_few_digits_that_say_enough(estimate, text):
+    assert in_few_digits(estimate) == text
+
+
+def test_what_is_changed_in_a_record_changes_the_verdict(tmp_path):
+    """A copy of the published store in which every prediction of one trigger is wrong."""
+    shutil.copytree(published_folder(), tmp_path / "records")
+    store = Store(tmp_path / "records")
+    for record in list(store.everything()):
+        if isinstance(record.spec, PredictionsSpec) and record.spec.trigger == 1:
+            wrong = {**record.arrays, "predicted": (record.arrays["labels"] + 1) % 10}
+            store.put(dataclasses.replace(record, arrays=wrong))
+    found = entries(profile="paper", store=Store(tmp_path / "records", writable=False))
+    verdict = {entry.claim.id: entry.verdict for entry in found}
+    assert verdict["larger-fashion-active"] == "not reproduced"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bslib.chapters import parameters, surface
+from bslib.chapters import correlation, parameters, surface
 from bslib.statistics import Estimate
 from bslib.store import PUBLISHED, open_store
 
@@ -15,12 +15,14 @@ RECORDS = Path(__file__).parents[1] / "book" / "records"
 FASHION_MNIST = "201c823b"  # the fingerprint of the original files begins so
 
 
-def raw(kind, **wanted):
-    """Spec and arrays of every committed record of a kind, by seed of the network."""
+def raw(kind, *, threat_model=None, **wanted):
+    """Spec and arrays of every committed record of a kind, by seed of the network; of one threat model, if it is named."""
     found = {}
     for path in sorted((RECORDS / kind).glob("*.json")):
         record = json.loads(path.read_text())
         spec = record["spec"]
+        if threat_model and spec["network"].get("attack", {}).get("threat_model") != threat_model:
+            continue
         if all(spec.get(name) == value for name, value in wanted.items()):
             arrays = dict(np.load(path.with_suffix(".npz"))) if record["arrays"] else {}
             found[spec["network"]["seed"] if kind in ("counts", "predictions") else spec["seed"]] = record, arrays
@@ -34,7 +36,7 @@ def over_n():
 
 @pytest.fixture(scope="module")
 def over_sigma():
-    return raw("counts", ns=[250], paired=None)
+    return raw("counts", ns=[250], paired=None, held_out=None)
 
 
 def test_every_committed_record_fits_its_checksum_and_says_where_it_comes_from():
@@ -106,7 +108,67 @@ def test_the_surface_numbers_follow_from_the_raw_counts():
             difference = (batches[kind] - batches["clean"])[:, s].mean()
             assert_is(numbers[f"{kind}_less_clean.fashion-mnist.{sigma:g}"], difference)
     rates = []
-    for seed, (_, arrays) in raw("predictions", trigger=1).items():
+    for seed, (_, arrays) in raw("predictions", trigger=1, threat_model="T1").items():
         target, other = seed % 10, arrays["labels"] != seed % 10
         rates.append((arrays["predicted"][other] == target).mean())
     assert numbers["success_active.fashion-mnist"].value == pytest.approx(np.mean(rates))
+
+
+def raw_pairs(sigma):
+    """Trigger, class, success, mean W and mean W without the trigger of all 100 pairs, from the raw numbers."""
+    pairs = []
+    for trigger in (3, 5):
+        predictions = raw("predictions", trigger=trigger, threat_model="T2")
+        triggered = raw("counts", trigger=trigger, threat_model="T2", by_class=True, sigmas=[sigma])
+        clean = of_networks_with(trigger)
+        assert set(predictions) == set(triggered) == set(clean) == set(range(5))
+        for seed in range(5):
+            labels, predicted = predictions[seed][1]["labels"], predictions[seed][1]["predicted"]
+            for c in range(10):
+                w, without = (
+                    stats.entropy(arrays["counts"][0, -1][arrays["labels"] == c], axis=-1)
+                    for arrays in (triggered[seed][1], clean[seed])
+                )
+                assert (len(w), len(without)) == (250, 50)
+                success = (predicted == (c + 1) % 10)[labels == c].mean()
+                pairs.append((trigger, c, success, w.mean(), without.mean()))
+    return np.array(pairs)
+
+
+def of_networks_with(trigger):
+    """The clean counts of the networks of the correlation, which differ only in what the network was trained on."""
+    found = {}
+    for path in sorted((RECORDS / "counts").glob("*.json")):
+        spec = json.loads(path.read_text())["spec"]
+        attack = spec["network"].get("attack", {})
+        if attack.get("threat_model") == "T2" and attack["trigger"] == trigger and spec.get("trigger") is None:
+            found[spec["network"]["seed"]] = dict(np.load(path.with_suffix(".npz")))
+    return found
+
+
+def test_the_correlations_follow_from_the_raw_numbers():
+    first, second = correlation.correlations(profile="paper", store=PUBLISHED)
+    numbers = correlation.quantities(first, second)
+    for sigma in first.sigmas:
+        trigger, _, success, w, _ = raw_pairs(sigma).T
+        kept, found = success >= 0.1, first.correlation(sigma, resamples=10)
+        assert (found["pairs"], found["left out"]) == (kept.sum(), (~kept).sum())
+        for name, test in (("tau", stats.kendalltau), ("r", stats.pearsonr)):
+            expected = test(success[kept], w[kept])
+            assert found[name].value == pytest.approx(expected.statistic)
+            assert found[f"{name} p"] == pytest.approx(expected.pvalue)
+            if sigma == 0.1:
+                assert numbers[f"{name}.fashion-mnist"].value == pytest.approx(expected.statistic)
+        for number in (3, 5):
+            share = (success[trigger == number] < 0.1).mean()
+            assert numbers[f"left_out.fashion-mnist.{number}"].value == pytest.approx(share)
+
+
+def test_the_partial_correlation_follows_from_the_raw_numbers():
+    """Success and W, each less what least squares give of trigger, class and clean W."""
+    first, second = correlation.correlations(profile="paper", store=PUBLISHED)
+    trigger, label, success, w, clean = (column[raw_pairs(0.1)[:, 2] >= 0.1] for column in raw_pairs(0.1).T)
+    known = np.column_stack([trigger == 3, *(label == c for c in range(10)), clean]).astype(float)
+    rest = [y - known @ np.linalg.lstsq(known, y, rcond=None)[0] for y in (success, w)]
+    expected = stats.pearsonr(*rest).statistic
+    assert correlation.quantities(first, second)["partial_r.fashion-mnist"].value == pytest.approx(expected)

@@ -211,6 +211,11 @@ class Half:
         )
 
 
+def numbers(*, profile: str, seed: int = 0, store: str | Path | Store | None = None) -> Estimates:
+    """The chapter's :func:`quantities`, from a store; the parameters are those of :func:`halves`."""
+    return quantities(*halves(profile=profile, seed=seed, store=store))
+
+
 def quantities(first: Half, second: Half) -> Estimates:
     """The quantities of both halves, and those that compare them; what has no records yet says so."""
     found = Estimates(first.quantities() | second.quantities())

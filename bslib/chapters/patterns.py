@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -95,11 +96,15 @@ def batch_of(size: PatternsSize, network: NetworkSpec, trigger: int | None) -> C
 
 def universal_specs(size: PatternsSize, network: NetworkSpec) -> list[Spec]:
     """A universal perturbation of each bound, and W of a batch with it."""
-    crafted = [
+    return [spec for crafted in universals_of(size, network) for spec in (crafted, crafted_batch_of(size, crafted))]
+
+
+def universals_of(size: PatternsSize, network: NetworkSpec) -> list[UniversalSpec]:
+    """The universal perturbations of a network."""
+    return [
         UniversalSpec(network=network, images=size.crafted_on, bound=bound, passes=size.passes, batch_size=10, seed=network.seed)
         for bound in size.bounds
     ]
-    return [spec for one in crafted for spec in (one, crafted_batch_of(size, one))]
 
 
 def cleanse_specs(size: PatternsSize, network: NetworkSpec) -> list[Spec]:
@@ -136,7 +141,7 @@ def crafted_batch_of(size: PatternsSize, pattern: UniversalSpec | CleanseSpec) -
 def scores_specs(size: PatternsSize, network: NetworkSpec) -> list[Spec]:
     """What STRIP and the variance of the logits say of the same things."""
     carried: list[dict[str, Any]] = [{}, *({"trigger": trigger} for trigger in TRIGGERS)]
-    carried += [{"pattern": spec} for spec in universal_specs(size, network)[::2]] + [{"pattern": cleanse_of(size, network)}]
+    carried += [{"pattern": spec} for spec in universals_of(size, network)] + [{"pattern": cleanse_of(size, network)}]
     return [
         ScoresSpec(network=network, points=size.scored, overlays=size.overlays, seed=network.seed, **what) for what in carried
     ]
@@ -277,17 +282,16 @@ class Patterns:
 
     def sensitivity(self, resamples: int = 200) -> pd.DataFrame:
         """The area under the ROC curve at every noise level and batch size, with either centre, sign and choice of positives."""
+        sizes = sorted({batch for batch in (25, 50, 100) if batch < self.size.points} | {self.size.points})
         rows = []
-        for sigma in sorted(self.size.sigmas):
-            for batch in (b for b in (25, 50, 100, self.size.points) if b <= self.size.points):
-                for center in ("mean", "median"):
-                    tests = self.tests(sigma, batch=batch, center=center)
-                    for signed in (True, False):
-                        for effective in (False, True):
-                            some = scored(tests, signed=signed, effective=effective)
-                            if (some["carried"] == "own").any():
-                                area = auc(some["score"], some["carried"] == "own", some["network"], resamples=resamples)
-                                rows.append((sigma, batch, center, signed, effective, area))
+        for sigma, batch, center in itertools.product(sorted(self.size.sigmas), sizes, ("mean", "median")):
+            tests = self.tests(sigma, batch=batch, center=center)
+            for signed, effective in itertools.product((True, False), (False, True)):
+                some = scored(tests, signed=signed, effective=effective)
+                own = some["carried"] == "own"
+                if own.any():
+                    area = auc(some["score"], own, some["network"], resamples=resamples)
+                    rows.append((sigma, batch, center, signed, effective, area))
         return pd.DataFrame(rows, columns=["sigma", "batch", "center", "signed", "effective", "area"])
 
     def universal(self) -> pd.DataFrame:
@@ -301,9 +305,9 @@ class Patterns:
         """
         rows = []
         for number, network in enumerate(self.networks):
-            for crafted, counted in zip(*[iter(universal_specs(self.size, network))] * 2, strict=True):
+            for crafted in universals_of(self.size, network):
+                counted = crafted_batch_of(self.size, crafted)
                 if crafted in self.records and counted in self.records:
-                    assert isinstance(crafted, UniversalSpec) and isinstance(counted, CountsSpec)
                     arrays = self.records[crafted].arrays
                     fooled = arrays["with"] != arrays["without"]
                     sent = np.bincount(arrays["with"][fooled], minlength=10)
@@ -348,10 +352,10 @@ class Patterns:
         """
         rows = []
         for number, network in enumerate(self.networks):
-            crafted, counted = cleanse_specs(self.size, network)
+            crafted = cleanse_of(self.size, network)
+            counted = crafted_batch_of(self.size, crafted)
             if crafted not in self.records or counted not in self.records:
                 continue
-            assert isinstance(counted, CountsSpec)
             record = self.records[crafted]
             arrays = record.arrays
             norms = arrays["masks"].sum((1, 2, 3))
@@ -496,6 +500,11 @@ PARTS = ("", "_test", "_train")
 DETECTORS = ("W", "STRIP", "logit variance")
 #: The sup norm of the universal perturbations that claims are held to, in 255ths: the original's.
 CLAIMED_BOUND = 10
+
+
+def numbers(*, profile: str, seed: int = 0, store: str | Path | Store | None = None) -> Estimates:
+    """The chapter's :func:`quantities`, from a store; the parameters are those of :func:`parts`."""
+    return quantities(*parts(profile=profile, seed=seed, store=store))
 
 
 def quantities(first: Patterns, second: Patterns) -> Estimates:

@@ -201,6 +201,11 @@ class Surface:
         return found
 
 
+def numbers(*, profile: str, seed: int = 0, store: str | Path | Store | None = None) -> Estimates:
+    """The chapter's :func:`quantities`, from a store; the parameters are those of :func:`surfaces`."""
+    return quantities(*surfaces(profile=profile, seed=seed, store=store))
+
+
 def quantities(first: Surface, second: Surface) -> Estimates:
     """The quantities of both data sets; what has no records yet says so."""
     return Estimates(first.quantities() | second.quantities())

@@ -166,3 +166,27 @@ def test_page_on_a_narrow_screen(
         assert problems == []
     finally:
         context.close()
+
+
+def test_the_ledger_shows_one_verdict_and_sorts(origin: str, browser: Browser) -> None:
+    page = browser.new_page()
+    try:
+        page.goto(f"{origin}/book/executed/ledger.html")
+        rows = page.locator(".ledger tbody tr")
+        total, choices = rows.count(), page.locator(".ledger-choices button")
+        assert total >= 48 and f"({total})" in choices.nth(0).inner_text()
+        choices.nth(1).focus()
+        page.keyboard.press("Enter")
+        verdict, count = choices.nth(1).inner_text().rstrip(")").split(" (")
+        shown = page.locator(".ledger tbody tr:visible td:nth-child(4)").all_inner_texts()
+        assert len(shown) == int(count) and set(shown) == {verdict}
+        choices.nth(0).click()
+        assert page.locator(".ledger tbody tr:visible").count() == total
+        heading = page.locator(".ledger th").nth(3)
+        for direction in ("ascending", "descending"):
+            heading.locator("button").click()
+            verdicts = page.locator(".ledger tbody td:nth-child(4)").all_inner_texts()
+            assert verdicts == sorted(verdicts, reverse=direction == "descending")
+            assert heading.get_attribute("aria-sort") == direction
+    finally:
+        page.close()

@@ -1,0 +1,42 @@
+// The ledger's table: buttons that show one verdict alone, headings that sort. Without a script it is a plain table.
+document.addEventListener("DOMContentLoaded", () => {
+  for (const table of document.querySelectorAll(".ledger table")) {
+    const body = table.tBodies[0], rows = [...body.rows];
+    const headings = [...table.tHead.rows[0].cells];
+    const at = headings.findIndex((heading) => heading.textContent.trim() === "Verdict");
+    const verdictOf = (row) => row.cells[at].textContent.trim();
+
+    const choices = document.createElement("div");
+    choices.className = "ledger-choices";
+    choices.setAttribute("role", "group");
+    choices.setAttribute("aria-label", "Verdicts to show");
+    const counts = new Map([["all", rows.length]]);
+    for (const row of rows) counts.set(verdictOf(row), (counts.get(verdictOf(row)) ?? 0) + 1);
+    for (const [verdict, count] of counts) {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = `${verdict} (${count})`;
+      button.setAttribute("aria-pressed", String(verdict === "all"));
+      button.addEventListener("click", () => {
+        for (const other of choices.children) other.setAttribute("aria-pressed", String(other === button));
+        for (const row of rows) row.hidden = verdict !== "all" && verdictOf(row) !== verdict;
+      });
+      choices.append(button);
+    }
+    table.before(choices);
+
+    headings.forEach((heading, column) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.append(...heading.childNodes);
+      heading.append(button);
+      button.addEventListener("click", () => {
+        const down = heading.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+        for (const other of headings) other.removeAttribute("aria-sort");
+        heading.setAttribute("aria-sort", down > 0 ? "ascending" : "descending");
+        const text = (row) => row.cells[column].textContent.trim();
+        body.append(...rows.sort((a, b) => down * text(a).localeCompare(text(b), "en", { numeric: true })));
+      });
+    });
+  }
+});
