@@ -160,6 +160,39 @@ def book(
         console.print(f"The book is at [link={index.as_uri()}]{index}[/link]", soft_wrap=True)
 
 
+records = typer.Typer(help="Move records between machines as one file.", no_args_is_help=True)
+app.add_typer(records, name="records")
+
+
+@records.command("export")
+def export_(
+    file: Annotated[Path, typer.Argument(help="The file to write.", show_default=False)],
+    store: StoreOption = None,
+) -> None:
+    """Write all records of a store into one file."""
+    with _plainly():
+        from bslib.archive import export_records
+
+        console.print(f"{export_records(open_store(store), file)} records are in {file}")
+
+
+@records.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="A file that `bslib records export` wrote.", show_default=False)],
+    store: StoreOption = None,
+) -> None:
+    """Put the records of a file into a store, each checked; what the store has stays as it is."""
+    with _plainly():
+        from bslib.archive import import_records
+
+        target = open_store(store)
+        arrived = import_records(file, target)
+        console.print(f"{len(arrived.new)} records are new in {target.folder}, {len(arrived.known)} were there")
+        if arrived.different:
+            keys = ", ".join(f"{spec.kind}/{spec.key}" for spec in arrived.different)
+            raise ValueError(f"{len(arrived.different)} have another result here and were left alone: {keys}")
+
+
 def _plan(chapters: list[Chapter] | None, profile: str, seed: int) -> list[Spec]:
     return [spec for chapter in chapters or list(Chapter) for spec in plan_of(chapter, profile, seed=seed)]
 

@@ -32,7 +32,7 @@ HOUSE = (
     ("datasets", "networks", "training"),
     ("patterns",),
     ("statistics", "detectors"),
-    ("specs", "store", "profiles"),
+    ("specs", "store", "profiles", "archive"),
     ("jobs", "runner"),
     ("chapters",),
     ("figures", "ledger"),

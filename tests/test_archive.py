@@ -1,0 +1,121 @@
+"""A store as one file: what arrives is what was sent, and nothing else is let in."""
+
+from __future__ import annotations
+
+import dataclasses
+import zipfile
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from bslib.archive import export_records, import_records
+from bslib.cli import app
+from bslib.specs import ImagesSpec
+from bslib.store import Record, Store
+
+
+def record(seed: int, value: int = 0) -> Record:
+    spec = ImagesSpec(dataset="digits", images=2, seed=seed)
+    return Record(spec, {"value": value}, {"labels": np.array([seed, value])}, {"name": "digits"}, {"seconds": 1.5})
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = Store(tmp_path / "here")
+    for seed in range(3):
+        store.put(record(seed))
+    return store
+
+
+@pytest.fixture
+def file(store, tmp_path):
+    assert export_records(store, tmp_path / "records.zip") == 3
+    return tmp_path / "records.zip"
+
+
+def test_what_arrives_is_what_was_sent(store, file, tmp_path):
+    there = Store(tmp_path / "there")
+    arrived = import_records(file, there)
+    assert len(arrived.new) == 3 and not arrived.known and not arrived.different
+    for sent in store.everything():
+        got = there.get(sent.spec)
+        assert got.checksum == sent.checksum and got.provenance == sent.provenance
+        assert np.array_equal(got.arrays["labels"], sent.arrays["labels"])
+
+
+def test_some_records_alone_can_be_sent(store, tmp_path):
+    wanted = [record(1).spec, record(7).spec]
+    assert export_records(store, tmp_path / "one.zip", wanted) == 1
+    assert import_records(tmp_path / "one.zip", Store(tmp_path / "there")).new == [record(1).spec]
+
+
+def test_records_of_the_store_beneath_are_sent_too(store, tmp_path):
+    above = Store(tmp_path / "above", base=store)
+    above.put(record(3))
+    assert export_records(above, tmp_path / "all.zip") == 4
+
+
+def test_a_record_that_is_there_stays(store, file):
+    store.put(record(2, value=9))
+    arrived = import_records(file, store)
+    assert (arrived.new, arrived.known, arrived.different) == ([], [record(0).spec, record(1).spec], [record(2).spec])
+    assert store.get(record(2).spec).result["value"] == 9
+
+
+def test_only_the_result_tells_two_records_apart(store, file):
+    store.put(dataclasses.replace(record(0), provenance={"seconds": 99}))
+    assert not import_records(file, store).different
+
+
+def test_an_empty_store_is_not_sent(tmp_path):
+    with pytest.raises(ValueError, match="has none of these records"):
+        export_records(Store(tmp_path / "none"), tmp_path / "file.zip")
+    assert not list(tmp_path.iterdir())
+
+
+def altered(file, change):
+    """The archive with its members changed by a function of name and content, which may return None."""
+    with zipfile.ZipFile(file) as archive:
+        members = [(name, archive.read(name)) for name in archive.namelist()]
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in members:
+            if (new := change(name, content)) is not None:
+                archive.writestr(*new)
+    return file
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda name, content: (name, content.replace(b'"value": 0', b'"value": 1')),
+        lambda name, content: (name, content[:-20] if name.endswith("npz") else content),
+        lambda name, content: None if name.endswith("npz") else (name, content),
+        lambda name, content: (name.replace("images/", "images/../../"), content),
+        lambda name, content: (name + ".py", content),
+    ],
+    ids=["another number", "cut arrays", "no arrays", "out of its folder", "another name"],
+)
+def test_a_damaged_or_strange_file_changes_nothing(file, tmp_path, change):
+    there = Store(tmp_path / "there" / "records")
+    with pytest.raises(ValueError, match=r"records\.zip cannot be imported: "):
+        import_records(altered(file, change), there)
+    assert not there.folder.exists() and {path.name for path in tmp_path.iterdir()} == {"here", "records.zip"}
+
+
+def test_a_file_that_is_none_is_named(tmp_path):
+    (tmp_path / "text").write_text("no archive")
+    for name in ("text", "missing"):
+        with pytest.raises(ValueError, match=f"{name} cannot be imported"):
+            import_records(tmp_path / name, Store(tmp_path / "there"))
+
+
+def test_the_commands(store, tmp_path):
+    def bslib(*arguments):
+        return CliRunner().invoke(app, ["records", *map(str, arguments)])
+
+    assert "3 records" in bslib("export", tmp_path / "a.zip", "--store", store.folder).output
+    assert "3 records are new" in bslib("import", tmp_path / "a.zip", "--store", tmp_path / "b").output
+    store.put(record(0, value=5))
+    result = bslib("import", tmp_path / "a.zip", "--store", store.folder)
+    assert result.exit_code == 2 and f"images/{record(0).spec.key}" in " ".join(result.output.split())
