@@ -59,7 +59,7 @@ def test_records_of_the_store_beneath_are_sent_too(store, tmp_path):
 def test_a_record_that_is_there_stays(store, file):
     store.put(record(2, value=9))
     arrived = import_records(file, store)
-    assert (arrived.new, arrived.known, arrived.different) == ([], [record(0).spec, record(1).spec], [record(2).spec])
+    assert (arrived.new, set(arrived.known), arrived.different) == ([], {record(0).spec, record(1).spec}, [record(2).spec])
     assert store.get(record(2).spec).result["value"] == 9
 
 

@@ -1,4 +1,4 @@
-"""Backdoored networks really trained, what is measured on them, and in which order the runner makes them."""
+"""Backdoored networks really trained, patterns crafted for them, what is measured on them, and in which order the runner makes them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from bslib import runner
 from bslib.datasets import load, to_float
-from bslib.jobs import carry_out, draw_points, draw_points_of_each_class
+from bslib.jobs import _sent, carry_out, crafting_and_measuring, draw_points, draw_points_of_each_class
 from bslib.measure import class_counts
 from bslib.networks import build
+from bslib.patterns.neural_cleanse import Candidates, patched
 from bslib.poisoning import poison
 from bslib.runner import run
-from bslib.specs import AttackSpec, CountsSpec, ImagesSpec, NetworkSpec, PredictionsSpec
+from bslib.specs import AttackSpec, CleanseSpec, CountsSpec, ImagesSpec, NetworkSpec, PredictionsSpec, ScoresSpec, UniversalSpec
 from bslib.store import Store
 from bslib.training import load_weights
 from bslib.triggers import pattern
@@ -155,6 +157,182 @@ def test_paired_counts_share_their_noise(store, measured, monkeypatch):
     alone = [measured(dataclasses.replace(COUNTS, trigger=t)).arrays["counts"] for t in (None, 5)]
     assert torch.equal(seen[0], clean) and torch.equal(seen[1], stamped)
     assert np.array_equal(*paired) and not np.array_equal(*alone)
+
+
+# --- patterns that are crafted -----------------------------------------------------------------------------------
+
+UNIVERSAL = UniversalSpec(network=POISONED, images=30, bound=51, passes=1, batch_size=10, seed=1)
+CLEANSE = CleanseSpec(network=POISONED, images=40, samples=32, steps=3, checked=20, seed=1)
+
+
+@pytest.fixture(scope="module")
+def crafted(store):
+    """Both patterns, in the store: their records by spec."""
+    records = {spec: carry_out(spec, store, device="cpu", progress=False) for spec in (UNIVERSAL, CLEANSE)}
+    for record in records.values():
+        store.put(record)
+    return records
+
+
+@given(available=st.integers(0, 3000))
+def test_the_halves_of_the_test_set_share_nothing(available):
+    crafting, measuring = crafting_and_measuring(available)
+    assert 0 <= len(measuring) - len(crafting) <= 1
+    assert sorted([*crafting, *measuring]) == list(range(available))
+
+
+def found_among(images: torch.Tensor, part: str = "test") -> list[int]:
+    """Which of the data set's images these are, by their pixels."""
+    every = to_float(getattr(load("digits"), f"{part}_images"))
+    place = {image.numpy().tobytes(): k for k, image in enumerate(every)}
+    return [place[image.numpy().tobytes()] for image in images]
+
+
+def test_what_is_measured_was_not_crafted_on(measured, crafted, monkeypatch):
+    """Each is given as many images as its half of the test set has: all that it could ever be given."""
+    seen = {}
+
+    def noting(name):
+        def noted(network, images, *rest, **_):
+            seen[name] = (images, *rest)
+            raise InterruptedError
+
+        return noted
+
+    for name in ("universal_perturbation", "reverse_triggers", "class_counts", "strip_entropy"):
+        monkeypatch.setattr(f"bslib.jobs.{name}", noting(name))
+    for spec in (
+        dataclasses.replace(UNIVERSAL, images=250),
+        dataclasses.replace(CLEANSE, images=250),
+        dataclasses.replace(COUNTS, points=250, held_out=True),
+        ScoresSpec(network=POISONED, points=250, overlays=250, seed=3),
+    ):
+        with pytest.raises(InterruptedError):
+            measured(spec)
+    crafting, measuring = (set(found_among(seen[name][0])) for name in ("universal_perturbation", "class_counts"))
+    assert len(crafting) == len(measuring) == 250 and not crafting & measuring
+    assert set(found_among(seen["reverse_triggers"][0])) == crafting
+    assert [set(found_among(images)) for images in seen["strip_entropy"][:2]] == [measuring, crafting]
+
+
+@pytest.mark.parametrize(("seed", "same"), [(7, True), (8, False)])
+def test_a_held_out_batch_is_that_of_its_seed(measured, seed, same):
+    """The first of a larger batch are the smaller one, so batches with and without a pattern speak of the same images."""
+    few, many = (
+        measured(dataclasses.replace(COUNTS, points=points, seed=s, held_out=True, ns=(2,), sigmas=(0.1,))).arrays["images"]
+        for points, s in ((4, 7), (9, seed))
+    )
+    assert len(set(many.tolist())) == 9 and np.array_equal(few, many[:4]) == same
+
+
+@torch.no_grad()
+def test_the_record_of_a_universal_perturbation(store, crafted):
+    record, network = crafted[UNIVERSAL], trained(store, POISONED)
+    v, held_out = torch.from_numpy(record.arrays["perturbation"]), crafting_and_measuring(500)[1]
+    assert v.shape == (1, 28, 28) and 0 < v.abs().max() <= 0.2 + 1e-6 and record.arrays["fooling_rates"].shape == (1,)
+    x = to_float(load("digits").test_images[held_out])
+    assert np.array_equal(record.arrays["without"], network(x).argmax(1).numpy())
+    assert np.array_equal(record.arrays["with"], network(torch.clip(x + v, 0, 1)).argmax(1).numpy())
+    assert not np.array_equal(record.arrays["with"], record.arrays["without"])
+    assert record.result["weights"] == store.get(POISONED).result["weights"]
+
+
+@pytest.mark.parametrize("checked", [400, 37])
+@torch.no_grad()
+def test_the_success_of_candidates_leaves_out_images_of_their_own_class(store, measured, monkeypatch, checked):
+    """Faint candidates, the mean image of each class: what shows the class already is sent to it more often than the rest."""
+    data, network, seen = load("digits"), trained(store, POISONED), []
+    x = to_float(data.train_images)
+    colours = torch.stack([x[data.train_labels == k].mean(0) for k in range(10)])
+    masks = torch.full((10, 1, 28, 28), 0.4)
+    monkeypatch.setattr("bslib.jobs.reverse_triggers", lambda *_, **__: Candidates(masks, colours, *torch.ones(2, 10)))
+
+    def noted(network, images, labels, *rest):
+        seen.append((to_float(images), labels))
+        return _sent(network, images, labels, *rest)
+
+    monkeypatch.setattr("bslib.jobs._sent", noted)
+    arrays = measured(dataclasses.replace(CLEANSE, checked=checked)).arrays
+    for part, (images, labels) in zip(("test", "train"), seen, strict=True):
+        chosen = found_among(images, part)
+        available = crafting_and_measuring(500)[1] if part == "test" else range(1297)
+        assert len(set(chosen)) == len(chosen) == min(checked, len(available)) and set(chosen) <= set(available)
+        assert torch.equal(labels, getattr(data, f"{part}_labels")[chosen])
+        for k in (0, 3, 8):
+            hit = network(images * 0.6 + 0.4 * colours[k]).argmax(1) == k
+            assert arrays[f"success_{part}"][k] == pytest.approx(hit[labels != k].float().mean().item(), abs=1e-6)
+            assert hit.float().mean() > hit[labels != k].float().mean() + 0.005, "it can be told"
+
+
+def test_the_anomaly_index_is_that_of_the_masks(crafted):
+    norms = np.abs(crafted[CLEANSE].arrays["masks"]).sum((1, 2, 3))
+    expected = (np.median(norms) - norms.min()) / stats.median_abs_deviation(norms, scale="normal")
+    assert crafted[CLEANSE].result["anomaly_index"] == pytest.approx(expected, rel=1e-4)
+
+
+# --- what is measured on them ------------------------------------------------------------------------------------
+
+
+def with_patterns(crafted, pattern_spec, x: torch.Tensor) -> torch.Tensor:
+    """The images with what the spec says, by hand; those of Neural Cleanse one class after the other."""
+    if pattern_spec is None:
+        return x
+    arrays = crafted[pattern_spec].arrays
+    if pattern_spec == UNIVERSAL:
+        return torch.clip(x + torch.from_numpy(arrays["perturbation"]), 0, 1)
+    pairs = zip(torch.from_numpy(arrays["masks"]), torch.from_numpy(arrays["patterns"]), strict=True)
+    return torch.cat([patched(x, mask, colours) for mask, colours in pairs])
+
+
+@pytest.mark.parametrize("carried", [UNIVERSAL, CLEANSE], ids=["universal", "cleanse"])
+def test_counts_with_a_crafted_pattern(store, measured, crafted, carried):
+    points = 4
+    record = measured(dataclasses.replace(COUNTS, points=points, ns=(20,), held_out=True, pattern=carried))
+    arrays, data, copies = record.arrays, load("digits"), 10 if carried == CLEANSE else 1
+    chosen = crafting_and_measuring(500)[1][draw_points(250, points, 7)]
+    assert arrays["images"].tolist() == chosen.tolist() * copies
+    assert arrays["labels"].tolist() == data.test_labels[chosen].tolist() * copies
+    x, network = with_patterns(crafted, carried, to_float(data.test_images[chosen])), trained(store, POISONED)
+    assert arrays["counts"].shape == (2, 1, points * copies, 10)
+    expected = class_counts(network, x, (0.1, 1.0), (20,), seed=7, progress=False)
+    assert np.array_equal(arrays["counts"], expected)
+    plain = class_counts(network, to_float(data.test_images[chosen]), (0.1, 1.0), (20,), seed=7, progress=False)
+    assert not np.array_equal(arrays["counts"][:, :, :points], plain), "it makes a difference"
+    with torch.no_grad():
+        assert np.array_equal(arrays["predicted"], network(x).argmax(1).numpy())
+
+
+@pytest.mark.parametrize(
+    "what", [{}, {"trigger": 5}, {"pattern": UNIVERSAL}, {"pattern": CLEANSE}], ids=("clean", "trigger", "universal", "cleanse")
+)
+@torch.no_grad()
+def test_scores_are_those_of_the_detectors(store, measured, crafted, what):
+    """STRIP by hand: each image under each overlay, the entropy of what the network says, its mean."""
+    arrays = measured(ScoresSpec(network=POISONED, points=5, overlays=6, seed=3, **what)).arrays
+    data, network = load("digits"), trained(store, POISONED)
+    crafting, measuring = crafting_and_measuring(500)
+    images = data.test_images[measuring[draw_points(250, 5, 3)]]
+    x, over = to_float(images), to_float(data.test_images[crafting[draw_points(250, 6, 3)]])
+    carrying = to_float(pattern(5)(images)) if "trigger" in what else with_patterns(crafted, what.get("pattern"), x)
+    batches = carrying.split(5)
+    assert arrays["strip"].shape == (len(batches), 5) and len(batches) == (10 if what.get("pattern") == CLEANSE else 1)
+    blended = torch.clip(torch.stack(batches)[:, :, None] + over, 0, 1)
+    logits = network(blended.flatten(0, 2)).unflatten(0, blended.shape[:3])
+    expected = stats.entropy(logits.double().softmax(-1).numpy(), axis=-1).mean(-1)
+    assert np.allclose(arrays["strip"], expected, atol=1e-4)
+    assert ("logit_variance" in arrays) == bool(what)
+    if what:
+        shifts = np.stack([(network(batch) - network(x)).numpy() for batch in batches])
+        assert np.allclose(arrays["logit_variance"], shifts.var(1, ddof=1).mean(-1), rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["counts", "scores"])
+@pytest.mark.parametrize("lacking", [dataclasses.replace(p, seed=99) for p in (UNIVERSAL, CLEANSE)], ids=["universal", "cleanse"])
+def test_a_pattern_without_a_record_is_named(store, measured, kind, lacking):
+    counts = dataclasses.replace(COUNTS, held_out=True, pattern=lacking)
+    scores = ScoresSpec(network=POISONED, points=5, overlays=6, seed=3, pattern=lacking)
+    with pytest.raises(KeyError, match=f"no record of this {lacking.kind} spec in .*{lacking.key}"):
+        measured(counts if kind == "counts" else scores)
 
 
 # --- which images ------------------------------------------------------------------------------------------------

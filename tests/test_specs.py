@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass
 
@@ -10,7 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bslib.specs import AttackSpec, CountsSpec, ImagesSpec, NetworkSpec, PredictionsSpec, Spec, ToySpec, spec_from
+from bslib.specs import (
+    AttackSpec,
+    CleanseSpec,
+    CountsSpec,
+    ImagesSpec,
+    NetworkSpec,
+    PredictionsSpec,
+    ScoresSpec,
+    Spec,
+    ToySpec,
+    UniversalSpec,
+    spec_from,
+)
 
 NETWORK = NetworkSpec(dataset="digits", network="small-fashion", seed=0, epochs=1)
 COUNTS = CountsSpec(network=NETWORK, points=5, sigmas=(0.1, 0.25), ns=(10, 25), seed=0)
@@ -18,6 +31,9 @@ IMAGES = ImagesSpec(dataset="digits", images=12, seed=0)
 ATTACK = AttackSpec(threat_model="T1", trigger=1, target=3)
 PREDICTIONS = PredictionsSpec(network=NETWORK)
 TOY = ToySpec(points=((0.0, 0.5),), sigma=0.12, n=250, seed=0)
+UNIVERSAL = UniversalSpec(network=NETWORK, images=20, bound=10, passes=2, batch_size=5, seed=0)
+CLEANSE = CleanseSpec(network=NETWORK, images=20, samples=8, steps=3, checked=10, seed=0)
+SCORES = ScoresSpec(network=NETWORK, points=4, overlays=3, seed=0)
 
 # Committed records are found by these: a change here makes every one of them unreachable.
 KEYS = {
@@ -27,6 +43,9 @@ KEYS = {
     TOY: "f18301dbf3790c16db47",
     ATTACK: "6dc48b6eeee3627c64bf",
     PREDICTIONS: "c3a228bc85b1e54b7c18",
+    UNIVERSAL: "7f9864d1cd642ffcd020",
+    CLEANSE: "340eb8b14513421e1457",
+    SCORES: "515e48e6511fae6983bd",
 }
 
 # For each field another value than above.
@@ -52,10 +71,36 @@ OTHERS = {
         "trigger": 1,
         "by_class": True,
         "paired": True,
+        "held_out": True,
+        "pattern": UNIVERSAL,
     },
     ATTACK: {"threat_model": "T2", "trigger": 2, "target": 4},
     PREDICTIONS: {"network": dataclasses.replace(NETWORK, seed=1), "trigger": 1, "images": 10},
     IMAGES: {"dataset": "digits-rgb", "images": 11, "seed": 1, "stamped": True},
+    UNIVERSAL: {
+        "network": dataclasses.replace(NETWORK, seed=1),
+        "images": 21,
+        "bound": 11,
+        "passes": 3,
+        "batch_size": 6,
+        "seed": 1,
+    },
+    CLEANSE: {
+        "network": dataclasses.replace(NETWORK, seed=1),
+        "images": 21,
+        "samples": 9,
+        "steps": 4,
+        "checked": 11,
+        "seed": 1,
+    },
+    SCORES: {
+        "network": dataclasses.replace(NETWORK, seed=1),
+        "points": 5,
+        "overlays": 4,
+        "seed": 1,
+        "trigger": 1,
+        "pattern": CLEANSE,
+    },
     TOY: {"points": ((0.5, 0.0),), "sigma": 0.13, "n": 251, "seed": 1},
 }
 
@@ -71,8 +116,14 @@ networks = st.builds(
     learning_rate=st.floats(0, 1),
     augment=st.booleans(),
 )
+patterns = st.one_of(
+    st.builds(UniversalSpec, network=networks, images=whole, bound=whole, passes=whole, batch_size=whole, seed=whole),
+    st.builds(CleanseSpec, network=networks, images=whole, samples=whole, steps=whole, checked=whole, seed=whole),
+)
+carried = {"trigger": st.none() | whole, "pattern": st.none() | patterns}
 some_specs = st.one_of(
     networks,
+    patterns,
     st.builds(
         CountsSpec,
         network=networks,
@@ -80,7 +131,10 @@ some_specs = st.one_of(
         sigmas=st.lists(st.floats(0, 2), max_size=4).map(tuple),
         ns=st.lists(whole, max_size=4).map(tuple),
         seed=whole,
+        held_out=st.none() | st.booleans(),
+        **carried,
     ),
+    st.builds(ScoresSpec, network=networks, points=whole, overlays=whole, seed=whole, **carried),
     st.builds(
         ToySpec,
         points=st.lists(st.tuples(st.floats(-1, 1), st.floats(-1, 1)), max_size=3).map(tuple),
@@ -121,6 +175,35 @@ def test_a_field_added_later_leaves_old_keys():
     assert "trigger" not in Grown(**fields).as_dict() and "train_size" not in NETWORK.as_dict()
 
 
+def test_a_key_is_the_hash_of_what_is_said_about_the_pattern_and_its_network():
+    """Written out once by hand: names in order, no spaces, what is not given left out."""
+    network = (
+        '{"augment":false,"batch_size":128,"dataset":"digits","epochs":1,"kind":"network","learning_rate":0.05,'
+        '"network":"small-fashion","seed":0,"weight_decay":0.0005}'
+    )
+    pattern = f'{{"batch_size":5,"bound":10,"images":20,"kind":"universal","network":{network},"passes":2,"seed":0}}'
+    text = (
+        f'{{"held_out":true,"kind":"counts","network":{network},"ns":[10],"pattern":{pattern},'
+        '"points":5,"seed":8,"sigmas":[0.1]}'
+    )
+    spec = CountsSpec(network=NETWORK, points=5, sigmas=(0.1,), ns=(10,), seed=8, held_out=True, pattern=UNIVERSAL)
+    assert spec.key == hashlib.sha256(text.encode()).hexdigest()[:20]
+    assert UNIVERSAL.key == hashlib.sha256(pattern.encode()).hexdigest()[:20]
+
+
+def test_what_is_carried_changes_the_key():
+    """Any field of the pattern, and whether the same numbers speak of one kind of pattern or of another."""
+    for spec in (COUNTS, SCORES):
+        carried = [UNIVERSAL, CLEANSE]
+        carried += [dataclasses.replace(p, **{name: value}) for p in carried for name, value in OTHERS[p].items()]
+        keys = {dataclasses.replace(spec, pattern=pattern).key for pattern in carried}
+        assert len({spec.key, *keys}) == len(carried) + 1
+
+
+def test_counts_of_before_say_nothing_of_patterns():
+    assert {"held_out", "pattern", "trigger", "by_class", "paired"}.isdisjoint(COUNTS.as_dict())
+
+
 @given(spec=some_specs)
 def test_json_and_back(spec):
     again = spec_from(json.loads(json.dumps(spec.as_dict())))
@@ -151,6 +234,13 @@ def test_unknown_field_of_the_network_within_is_refused():
     data = COUNTS.as_dict()
     data["network"]["depth"] = 3
     with pytest.raises(ValueError, match="a network spec has no field depth"):
+        spec_from(data)
+
+
+def test_unknown_field_of_the_pattern_within_is_refused():
+    data = json.loads(json.dumps(dataclasses.replace(SCORES, pattern=CLEANSE).as_dict()))
+    data["pattern"]["flavour"] = "sweet"
+    with pytest.raises(ValueError, match="a cleanse spec has no field flavour"):
         spec_from(data)
 
 
