@@ -1,4 +1,4 @@
-"""Backdoored networks really trained, patterns crafted for them, what is measured on them, and in which order the runner makes them."""
+"""Backdoored networks really trained, patterns really crafted, what is measured, and in which order the runner makes them."""
 
 from __future__ import annotations
 

@@ -253,9 +253,7 @@ def test_two_values_against_two_values():
         assert levene(two_valued(0, 16, 8), two_valued(low, low + 32, 4)) == (-1000, 0)
 
 
-@pytest.mark.xfail(
-    reason="rounding leaves 1e-17 of one amount: F is 1e32, not infinite, and few points make of it less than 1,000"
-)
+@pytest.mark.xfail(reason="rounding leaves 1e-17 of one amount: F is 1e32, not infinite, which few points make too little of")
 @pytest.mark.parametrize(("constant", "varied"), [([0.29] * 12, [1.54, 1.49]), ([1.92] * 2, [1.81, 0.55] * 3)])
 def test_what_rounding_leaves_is_no_deviation(constant, varied):
     assert levene(np.array(constant), np.array(varied)) == (-1000, 0)

@@ -267,6 +267,22 @@ class Correlation:
             if np.isfinite(value)
         }
 
+    def less_clean(self, resamples: int = 500) -> dict[str, Estimate]:
+        """How much higher mean W is with the trigger than without, by trigger, in pairs that are kept and in those left out."""
+        if not self.networks:
+            return {}
+        pairs, found = self.pairs(), {}
+        for trigger in self.size.triggers:
+            for kept, name in ((True, "kept"), (False, "left out")):
+                own = pairs[(pairs["trigger"] == trigger) & ((pairs["success"] >= RANDOM_GUESS) == kept)]
+                if len(own):
+                    draws = _bootstrap(own.reset_index(drop=True), lambda p: (p["W"] - p["clean W"]).mean(), resamples)
+                    value = float((own["W"] - own["clean W"]).mean())
+                    found[f"trigger {trigger}, {len(own)} pairs {name}"] = percentile_estimate(
+                        value, draws, int(own["network"].nunique())
+                    )
+        return found
+
     def quantities(self) -> dict[str, Estimate]:
         """Every number that the chapter's claims speak of, by name."""
         if not self.networks:
