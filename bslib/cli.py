@@ -18,7 +18,7 @@ from rich.table import Table
 from bslib.chapters import CHAPTERS, plan_of
 from bslib.profiles import profile_named
 from bslib.specs import CleanseSpec, CountsSpec, MeasuredSpec, NetworkSpec, Spec
-from bslib.store import Store, lacking, open_store
+from bslib.store import PUBLISHED, Store, lacking, open_store
 
 __all__ = ["app"]
 
@@ -128,6 +128,28 @@ def ledger(
             table.add_row(entry.claim.says, entry.claim.paper, ours, entry.verdict)
         console.print(table)
         console.print(pages.score(found))
+
+
+@app.command()
+def verify(
+    store: StoreOption = PUBLISHED,
+    sample: Annotated[int, typer.Option(min=1, help="How many records.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice.")] = 0,
+    kind: Annotated[str | None, typer.Option(help="Only records of this kind, such as counts.", show_default=False)] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+) -> None:
+    """Compute some records again, picked at random, and say what agrees. A network without weights is trained again."""
+    with _plainly():
+        from bslib.verify import sample as drawn
+        from bslib.verify import verify as check
+
+        target = open_store(store)
+        differ = 0
+        for found in check(drawn(target, sample, seed=seed, kind=kind), target, device=device):
+            console.print(f"{found.record.spec.kind}/{found.record.spec.key}: {found.outcome} ({found.remark})", soft_wrap=True)
+            differ += found.outcome == "differs"
+        if differ:
+            raise ValueError(f"{differ} records do not come out again")
 
 
 @app.command()

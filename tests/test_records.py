@@ -10,8 +10,10 @@ from scipy import stats
 from bslib.chapters import correlation, parameters, surface
 from bslib.statistics import Estimate
 from bslib.store import PUBLISHED, open_store
+from bslib.verify import verify
 
 RECORDS = Path(__file__).parents[1] / "book" / "records"
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 FASHION_MNIST = "201c823b"  # the fingerprint of the original files begins so
 
 
@@ -172,3 +174,13 @@ def test_the_partial_correlation_follows_from_the_raw_numbers():
     rest = [y - known @ np.linalg.lstsq(known, y, rcond=None)[0] for y in (success, w)]
     expected = stats.pearsonr(*rest).statistic
     assert correlation.quantities(first, second)["partial_r.fashion-mnist"].value == pytest.approx(expected)
+
+
+@pytest.mark.skipif(not DEBIAN.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
+def test_the_cheapest_records_come_out_again():
+    """The pictures, and the toy, which is trained: bit for bit on the kind of processor that made it."""
+    store = open_store(PUBLISHED)
+    cheap = [record for record in store.everything() if record.spec.kind in ("images", "toy")]
+    found = {check.record.spec: check.outcome for check in verify(cheap, store, device="cpu", progress=False)}
+    assert len(found) >= 3 and "differs" not in found.values()
+    assert {outcome for spec, outcome in found.items() if spec.kind == "images"} == {"identical"}

@@ -34,6 +34,7 @@ HOUSE = (
     ("statistics", "detectors"),
     ("specs", "store", "profiles", "archive"),
     ("jobs", "runner"),
+    ("verify",),
     ("chapters",),
     ("figures", "ledger"),
     ("widgets", "book", "bench"),
