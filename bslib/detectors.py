@@ -34,12 +34,14 @@ def strip_entropy(model: nn.Module, images: Tensor, overlays: Tensor) -> Tensor:
     Raises
     ------
     ValueError
-        When there are no overlays, or they have another shape than the images.
+        When there are no images or overlays, or they have another shape than the images.
 
     >>> two_equal_logits = nn.Sequential(nn.AdaptiveAvgPool2d((2, 1)), nn.Flatten())
     >>> strip_entropy(two_equal_logits, torch.zeros(1, 1, 2, 2), torch.zeros(5, 1, 2, 2))
     tensor([0.6931])
     """
+    if not len(images):
+        raise ValueError("STRIP needs at least one image, got none")
     if not len(overlays) or overlays.shape[1:] != images.shape[1:]:
         raise ValueError(f"overlays must be at least one image of shape {tuple(images.shape[1:])}, got {tuple(overlays.shape)}")
     entropies = []

@@ -205,6 +205,10 @@ class CountsSpec(MeasuredSpec):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sigmas", tuple(map(float, self.sigmas)))  # 1 and 1.0 are one sigma and have one key
+        if self.by_class and self.held_out:
+            raise ValueError("by_class draws from the whole test set, and held_out from half of it: choose one")
+        if self.paired and isinstance(self.pattern, CleanseSpec):
+            raise ValueError("paired noise is keyed on the image, and a CleanseSpec puts each image into the batch many times")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,8 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 LEVEL = 0.95
-MOST_EVIDENCE = 1000.0
+#: The largest score of Levene's test: a little more, and its p-value is too small for a float.
+MOST_EVIDENCE = 700.0
 #: What a mean leaves of equal numbers: deviations below this are none.
 ROUNDING = 1e-12
 
@@ -221,12 +222,12 @@ class Levene(NamedTuple):
 def levene(clean: NDArray[np.floating[Any]], tested: NDArray[np.floating[Any]], *, center: str = "mean") -> Levene:
     """Levene's test on W of a clean and of a tested batch, after the outlier rule, with a direction (Sec. 3.2.4).
 
-    The score is the negative logarithm of the p-value, with a minus sign where the tested batch varies more. It grows with the
-    evidence also where p is too small for a float. Its absolute value is the test without a direction, as the paper has it.
+    The score is the negative logarithm of the p-value, at most 700, with a minus sign where the tested batch varies more. Its
+    absolute value is the test without a direction, as the paper has it.
 
     Where neither batch varies there is no evidence: score 0, p = 1. Where each batch deviates from its centre by one amount only
-    (one is constant, say, and the other takes two values equally often) the statistic has no bound: the score is the largest
-    that is used, 1,000, and p = 0. A batch of one point is constant; two such leave nothing to test: score 0, p = 1.
+    (one is constant, say, and the other takes two values equally often) the statistic has no bound: the score is 700 and p = 0.
+    A batch of one point is constant; two such leave nothing to test: score 0, p = 1.
 
     Parameters
     ----------

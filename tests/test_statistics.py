@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from matplotlib import cbook
-from scipy import special, stats
+from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from bslib.statistics import (
@@ -221,9 +221,9 @@ def test_levene_takes_outliers_out_first():
 @given(clean=batches, tested=batches)
 def test_levene_is_finite_and_turns_round(center, clean, tested):
     found, turned = levene(clean, tested, center=center), levene(tested, clean, center=center)
-    assert -1000 <= found.score <= 1000 and 0 <= found.pvalue <= 1
+    assert -700 <= found.score <= 700 and 0 <= found.pvalue <= 1
     assert found.score == pytest.approx(-turned.score, rel=1e-9, abs=1e-9) and found.pvalue == pytest.approx(turned.pvalue)
-    assert abs(found.score) == 1000 or found.pvalue == pytest.approx(math.exp(-abs(found.score)))
+    assert abs(found.score) == 700 or found.pvalue == pytest.approx(math.exp(-abs(found.score)))
 
 
 @given(first=values_of_w, second=values_of_w, sizes=st.tuples(*[st.integers(1, 40)] * 2))
@@ -242,27 +242,26 @@ def test_a_constant_batch_against_two_values_is_all_the_evidence(center, ends, s
     constant, (low, high) = np.full(2 ** sizes[0], ends[0] / 64), ends[1:]
     assume(low != high)
     varied = two_valued(low, high, 2 ** sizes[1])
-    assert levene(constant, varied, center=center) == (-1000, 0) and levene(varied, constant, center=center) == (1000, 0)
+    assert levene(constant, varied, center=center) == (-700, 0) and levene(varied, constant, center=center) == (700, 0)
 
 
 def test_two_values_against_two_values():
     """The same distance is no difference, another one is all the evidence, wherever they lie."""
     for low in (0, 10, 64):
         assert levene(two_valued(0, 16, 8), two_valued(low, low + 16, 4)) == (0, 1)
-        assert levene(two_valued(0, 16, 8), two_valued(low, low + 8, 4)) == (1000, 0)
-        assert levene(two_valued(0, 16, 8), two_valued(low, low + 32, 4)) == (-1000, 0)
+        assert levene(two_valued(0, 16, 8), two_valued(low, low + 8, 4)) == (700, 0)
+        assert levene(two_valued(0, 16, 8), two_valued(low, low + 32, 4)) == (-700, 0)
 
 
-@pytest.mark.xfail(reason="rounding leaves 1e-17 of one amount: F is 1e32, not infinite, which few points make too little of")
 @pytest.mark.parametrize(("constant", "varied"), [([0.29] * 12, [1.54, 1.49]), ([1.92] * 2, [1.81, 0.55] * 3)])
 def test_what_rounding_leaves_is_no_deviation(constant, varied):
-    assert levene(np.array(constant), np.array(varied)) == (-1000, 0)
+    assert levene(np.array(constant), np.array(varied)) == (-700, 0)
 
 
 def test_points_without_company():
     one, two = np.array([0.5]), np.array([0.25, 0.75])
     assert levene(one, one) == levene(one, one + 1) == (0, 1)
-    assert levene(one, two) == (-1000, 0) and levene(two, one) == (1000, 0) and levene(two, two + 0.5) == (0, 1)
+    assert levene(one, two) == (-700, 0) and levene(two, one) == (700, 0) and levene(two, two + 0.5) == (0, 1)
     assert levene(one, np.array([0.0, 0.1, 0.9])).score < 0 < levene(np.array([0.0, 0.1, 0.9]), one).score
 
 
@@ -276,15 +275,10 @@ def test_evidence_grows_with_the_contrast():
     assert np.all(np.diff(scores) > 20) and scores[0] > 0 and scores[-1] < 700
 
 
-@pytest.mark.xfail(reason="scipy.stats.f.logsf is the log of sf, which is 0 beyond 745: all of these have a score of 1,000")
-def test_evidence_grows_where_p_is_too_small_for_a_float():
-    """The tail of F is an incomplete beta function, and that a power and a hypergeometric function, whose logarithms exist."""
+def test_evidence_ends_before_p_is_too_small_for_a_float():
     for narrow in (0.3, 0.2, 0.1, 0.05):
-        batches = wide_and_narrow(narrow)
-        a, x = 498 / 2, 498 / (498 + stats.levene(*batches, center="mean").statistic)
-        tail = special.hyp2f1(a + 0.5, 1, a + 1, x)
-        log_p = a * math.log(x) + 0.5 * math.log1p(-x) - math.log(a) - special.betaln(a, 0.5) + math.log(tail)
-        assert levene(*batches).score == pytest.approx(-log_p, rel=1e-6) and log_p < -745
+        found = levene(*wide_and_narrow(narrow))
+        assert found.score == 700 and found.pvalue <= math.exp(-700)
 
 
 @pytest.mark.parametrize("batch", [[], [0.5, float("nan")], [float("inf")], [[0.5, 0.25]], 0.5])

@@ -338,7 +338,9 @@ class Patterns:
             nothing = nothing[(nothing["carried"] == "nothing") & nothing["network"].isin(own["network"])]
             both = pd.concat([own.assign(carried="universal"), nothing])
             area = auc(both["score"], both["carried"] == "universal", both["network"])
-            rows.append((bound, sigma, area, _over_networks(own, own["fooled held out"]), _over_networks(own, own["classes"])))
+            somewhere = own.dropna(subset="classes")  # where nobody is fooled, there is nowhere they go
+            classes = _over_networks(somewhere, somewhere["classes"])
+            rows.append((bound, sigma, area, _over_networks(own, own["fooled held out"]), classes))
         return pd.DataFrame(rows, columns=["bound", "sigma", "auc", "fooled", "classes"])
 
     def candidates(self) -> pd.DataFrame:
@@ -386,7 +388,8 @@ class Patterns:
         rows = []
         for number, network in enumerate(self.networks):
             specs = scores_specs(self.size, network)
-            if any(spec not in self.records for spec in [*specs, *cleanse_specs(self.size, network)]):
+            crafted = [*universal_specs(self.size, network), *cleanse_specs(self.size, network)]
+            if any(spec not in self.records for spec in [*specs, *crafted]):
                 continue
             clean = float(self.records[specs[0]].arrays["strip"].mean())
             masks = self.records[cleanse_of(self.size, network)].arrays["masks"]
@@ -532,7 +535,9 @@ def _carried(spec: ScoresSpec, network: NetworkSpec) -> str:
 
 
 def _over_networks(table: pd.DataFrame, values: pd.Series[Any]) -> Estimate:
-    """The mean over networks of the mean of some values of each, with its interval."""
+    """The mean over networks of the mean of some values of each, with its interval; NaN where there are none."""
+    if table.empty:
+        return Estimate(float("nan"), float("nan"), float("nan"), 0)
     of_each = [own.to_numpy(dtype=float) for _, own in values.groupby(table["network"])]
     value, draws = nested_bootstrap(of_each, lambda v: v.mean(-1))
     return percentile_estimate(value, draws, len(of_each))

@@ -1,1 +1,21 @@
 """Patterns that are crafted after training: no network has seen them, and yet some act like a trigger (Sec. 3.2.4)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def check_images(images: Tensor) -> None:
+    """Refuse what no pattern can be crafted on: a ValueError that names the value, unless images are a batch in [0, 1].
+
+    >>> import torch
+    >>> check_images(torch.full((2, 1, 3, 3), 255.0))
+    Traceback (most recent call last):
+    ValueError: images must be a batch (B, C, H, W) in [0, 1], got values from 255 to 255: divide by 255 first
+    """
+    if images.ndim != 4 or not len(images):
+        raise ValueError(f"images must be a batch (B, C, H, W) in [0, 1], got shape {tuple(images.shape)}")
+    if not ((images >= 0) & (images <= 1)).all():
+        low, high = images.min().item(), images.max().item()
+        hint = ": divide by 255 first" if high > 1 else ""
+        raise ValueError(f"images must be a batch (B, C, H, W) in [0, 1], got values from {low:g} to {high:g}{hint}")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bslib.measure import evaluating
+from bslib.patterns import check_images
 from bslib.progress import bar
 
 __all__ = ["Candidates", "Schedule", "anomaly_index", "patched", "reverse_triggers"]
@@ -142,7 +143,7 @@ def reverse_triggers(
         Images that a step sees, in ``samples // batch_size`` updates; success and norm are averages over them. The authors have
         1,000.
     batch_size : int
-        Images an update and class; ``samples`` where that is smaller.
+        Images an update and class; ``samples``, or the number of images, where that is smaller.
     steps : int
         At most so many steps a class.
     learning_rate : float
@@ -159,14 +160,14 @@ def reverse_triggers(
     Raises
     ------
     ValueError
-        For an empty batch, no step, or no images.
+        For an empty batch, no step, images outside [0, 1], or more classes than the model has.
     """
-    batch_size = min(batch_size, samples)
-    if batch_size < 1 or steps < 1 or not len(images):
+    check_images(images)
+    if min(samples, batch_size, steps, classes) < 1:
         raise ValueError(
-            f"a step needs at least one batch and an image, got {samples} samples, batch_size {batch_size}, {steps} steps and "
-            f"{len(images)} images"
+            f"each must be 1 or more, got {samples} samples, batch_size {batch_size}, {steps} steps and {classes} classes"
         )
+    batch_size = min(batch_size, samples, len(images))
     updates = samples // batch_size
     rng = np.random.default_rng([seed, 4])
     masks, patterns = (_start(rng, (classes, c, *images.shape[2:]), images.device) for c in (1, images.shape[1]))
@@ -215,6 +216,8 @@ def _update(
         mask, pattern = _bounded(masks[active], keep=True), _bounded(patterns[active], keep=True)
         x = patched(images[None], mask[:, None], pattern[:, None])  # (K, B, C, H, W)
         logits = model(x.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+        if logits.shape[1] <= max(active):
+            raise ValueError(f"candidates for {max(active) + 1} classes were asked for, and the model has {logits.shape[1]}")
         wanted = torch.tensor(active, device=images.device).repeat_interleave(len(images))
         losses = functional.cross_entropy(logits, wanted, reduction="none").view(len(active), -1).mean(1)
         norms = mask.flatten(1).sum(1)
@@ -231,9 +234,9 @@ def _start(rng: np.random.Generator, shape: tuple[int, ...], device: torch.devic
 
 
 def _bounded(theta: Tensor, *, keep: bool = False) -> Tensor:
-    """Parameters as values between 0 and 1; detached and copied unless gradients are to be kept."""
+    """Parameters as values between 0 and 1; detached, and cut where rounding leaves them, unless gradients are to be kept."""
     value = torch.tanh(theta) / (2 - EPSILON) + 0.5
-    return value if keep else value.detach().clone()
+    return value if keep else value.detach().clamp(0, 1)
 
 
 def anomaly_index(norms: ArrayLike) -> float:
@@ -249,12 +252,19 @@ def anomaly_index(norms: ArrayLike) -> float:
     Returns
     -------
     float
-        0 where all norms are equal, infinite where only the smallest ones deviate.
+        0 where none is below the median, infinite where fewer than half deviate from it and the smallest does.
+
+    Raises
+    ------
+    ValueError
+        When there are no norms.
 
     >>> round(anomaly_index([10, 60, 62, 65, 70, 72, 75, 80, 85, 90]), 6)
     4.571548
     """
     values = np.asarray(norms, dtype=float)
+    if not values.size:
+        raise ValueError("an anomaly index needs at least one norm, got none")
     median = np.median(values)
     below = float(median - values.min())
     deviation = float(1.4826 * np.median(np.abs(values - median)))

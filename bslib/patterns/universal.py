@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bslib.measure import evaluating
+from bslib.patterns import check_images
 from bslib.progress import bar
 
 __all__ = ["Universal", "deepfool", "perturbed", "universal_perturbation"]
@@ -50,7 +51,8 @@ def deepfool(model: nn.Module, images: Tensor, *, steps: int = 10, overshoot: fl
     Returns
     -------
     Tensor
-        Like ``images``. For a linear network its length is the distance to the nearest boundary times 1 + overshoot.
+        Like ``images``. For a linear network its length is the distance to the nearest boundary times 1 + overshoot, and the
+        authors' constant of 1e-4.
 
     >>> model = nn.Linear(2, 2, bias=False)
     >>> model.weight.data = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
@@ -147,8 +149,7 @@ def universal_perturbation(
         raise ValueError(f"bound and fooling rate must lie above 0 and be at most 1, got {bound} and {fooling_rate}")
     if passes < 1 or batch_size < 1:
         raise ValueError(f"passes and batch_size must be 1 or more, got {passes} and {batch_size}")
-    if not len(images) or images.min() < 0 or images.max() > 1:
-        raise ValueError(f"images must be a batch in [0, 1], got {len(images)} images")
+    check_images(images)
     rng = np.random.default_rng([seed, 3])
     v = best = torch.zeros_like(images[0])
     rates: list[float] = []
