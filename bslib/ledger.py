@@ -179,14 +179,13 @@ def score(ledger: Iterable[Entry]) -> str:
 
 def as_page(ledger: Iterable[Entry]) -> str:
     """The ledger as a table in MyST Markdown, with references to the figures; ``ledger.js`` lets a reader filter and sort it."""
-    rows = [":::{container} ledger", "", "| Claim | The paper | Ours | Verdict | Where |", "|---|---|---|---|---|"]
+    rows = [":::{container} ledger", "", "| Claim | The paper | Ours | Verdict |", "|---|---|---|---|"]
     for entry in ledger:
         claim, ours = entry.claim, entry.measured.values()
         numbers = "<br>".join(map(in_few_digits, ours)) + _networks_in_words(ours)
-        figure = f"{{numref}}`{claim.figure}`" if claim.figure else "table"
-        where = f"[{entry.chapter}](./{entry.page}.ipynb), {figure}"
-        says = f"{claim.says}<br><small>{claim.where}. Held to: {claim.reading}.</small>"
-        rows.append(f"| {says} | {claim.paper} | {numbers} | **{entry.verdict}** | {where} |")
+        here = f"{{numref}}`{claim.figure}`" if claim.figure else f"[{entry.chapter}](./{entry.page}.ipynb)"
+        says = f"{claim.says}<br><small>{claim.where}; here {here}. Held to: {claim.reading}.</small>"
+        rows.append(f"| {says} | {claim.paper} | {numbers} | **{entry.verdict}** |")
     return "\n".join([*rows, ":::"])
 
 

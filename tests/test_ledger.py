@@ -207,7 +207,7 @@ def test_the_page_has_a_row_for_each_entry(ledger):
     rows = rows[2:]
     assert (opening, closing) == (":::{container} ledger", ":::") and len(rows) == len(ledger)
     for entry, row in zip(ledger, rows, strict=True):
-        assert row.count(" | ") == 4 and f"**{entry.verdict}**" in row and entry.claim.says in row and entry.claim.paper in row
+        assert row.count(" | ") == 3 and f"**{entry.verdict}**" in row and entry.claim.says in row and entry.claim.paper in row
         assert all(in_few_digits(estimate) in row for estimate in entry.measured.values())
         assert entry.claim.figure is None or f"{{numref}}`{entry.claim.figure}`" in row
 
