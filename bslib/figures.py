@@ -359,11 +359,12 @@ def universal(patterns: Patterns) -> Figure | Markdown:
     figure, axes = plt.subplots(1, 3, figsize=(7.2, 3.4), layout="constrained")
     bounds, sigma = sorted(set(table["bound"])), patterns.size.pattern_sigmas[0]
     first = table[table["sigma"] == sigma]
-    _estimates(axes[0], range(len(bounds)), first["fooled"], BLUE, "o", None)
-    _estimates(axes[1], range(len(bounds)), first["classes"], BLUE, "o", None)
+    for axis, name in zip(axes, ("fooled", "classes"), strict=False):
+        _estimates(axis, [bounds.index(bound) for bound in first["bound"]], first[name], BLUE, "o", None)
     for k, (level, own) in enumerate(table.groupby("sigma")):
         colour, marker = SETTING_STYLE[k]
-        _estimates(axes[2], np.arange(len(own)) + 0.14 * (k - 1), own["auc"], colour, marker, rf"$\sigma$ = {level:g}")
+        places = [bounds.index(bound) + 0.14 * (k - 1) for bound in own["bound"]]
+        _estimates(axes[2], places, own["auc"], colour, marker, rf"$\sigma$ = {level:g}")
     axes[2].axhline(0.5, color=GREY, linestyle=":")
     axes[2].legend(frameon=False, fontsize=8)
     for axis, title in zip(axes, ("predictions changed", "classes they go to", "AUC against clean"), strict=True):

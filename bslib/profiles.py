@@ -160,7 +160,7 @@ class PatternsSize(TrainedSize):
     sigmas, n
         Noise levels, the one that the claims are held to first, and noisy copies.
     bounds : tuple of int
-        Sup norms of the universal perturbations, in 255ths.
+        Sup norms of the universal perturbations, in 255ths, the one that the claims are held to first.
     crafted_on : int
         Test images that a universal perturbation or Neural Cleanse's candidates are made from.
     passes : int
@@ -183,7 +183,7 @@ class PatternsSize(TrainedSize):
     points: int
     sigmas: tuple[float, ...] = (0.1, 0.05, 0.25, 0.5, 0.01)
     n: int = 250
-    bounds: tuple[int, ...] = (4, 8, 10, 16, 26)
+    bounds: tuple[int, ...] = (10, 4, 8, 16, 26)
     crafted_on: int = 500
     passes: int = 10
     samples: int = 64

@@ -34,6 +34,8 @@ __all__ = ["Patterns", "parts", "plan", "quantities"]
 
 Floats = NDArray[np.float64]
 TRIGGERS = range(1, 7)
+#: What a batch carries: nothing, nothing again, and each of the triggers (see :func:`batch_of`).
+CARRIED = (None, 0, *TRIGGERS)
 #: A trigger that works: own triggers below are left out where only these are asked for.
 EFFECTIVE = 0.9
 
@@ -42,17 +44,16 @@ EFFECTIVE = 0.9
 
 
 def plan(profile: str, *, seed: int = 0) -> list[Spec]:
-    """Every spec of the chapter: the detector on triggers first, then universal perturbations, Neural Cleanse, other detectors.
+    """Every spec of the chapter: all that its claims need, for every network, comes before the other noise levels and bounds.
 
     >>> len(plan("paper"))
-    836
+    1076
     """
+    rounds = (detector_specs, universal_specs, cleanse_specs, scores_specs, further_specs)
     specs: list[Spec] = []
     for size in profile_named(profile).patterns:
-        specs.append(pictures_of(size, seed))
         networks = networks_of(size, seed)
-        rounds = (detector_specs, universal_specs, cleanse_specs, scores_specs)
-        specs += [spec for needed in rounds for network in networks for spec in needed(size, network)]
+        specs += [pictures_of(size, seed), *(spec for needed in rounds for network in networks for spec in needed(size, network))]
     return specs
 
 
@@ -78,15 +79,18 @@ def detector_specs(size: PatternsSize, network: NetworkSpec) -> list[Spec]:
     specs: list[Spec] = [network]
     if network.attack is not None:
         specs.append(PredictionsSpec(network=network, trigger=network.attack.trigger, images=size.test_images))
-    return specs + [batch_of(size, network, trigger) for trigger in (None, 0, *TRIGGERS)]
+    return specs + [batch_of(size, network, trigger) for trigger in CARRIED]
 
 
-def batch_of(size: PatternsSize, network: NetworkSpec, trigger: int | None) -> CountsSpec:
-    """A batch with images of its own: None is the clean one that others are tested against, 0 a second clean one."""
+def batch_of(size: PatternsSize, network: NetworkSpec, trigger: int | None, sigma: float | None = None) -> CountsSpec:
+    """A batch with images of its own: None is the clean one that others are tested against, 0 a second clean one.
+
+    It is measured at the first noise level, or at all the others, whichever ``sigma`` is one of.
+    """
     return CountsSpec(
         network=network,
         points=size.points,
-        sigmas=size.sigmas,
+        sigmas=_level_of(size.sigmas, sigma),
         ns=(size.n,),
         seed=10 * network.seed + (0 if trigger is None else 1 + trigger),
         trigger=trigger or None,
@@ -94,23 +98,18 @@ def batch_of(size: PatternsSize, network: NetworkSpec, trigger: int | None) -> C
     )
 
 
-def universal_specs(size: PatternsSize, network: NetworkSpec) -> list[Spec]:
-    """A universal perturbation of each bound, and W of a batch with it."""
-    return [spec for crafted in universals_of(size, network) for spec in (crafted, crafted_batch_of(size, crafted))]
-
-
 def universals_of(size: PatternsSize, network: NetworkSpec) -> list[UniversalSpec]:
-    """The universal perturbations of a network."""
+    """The universal perturbations of a network, the one that the claims are held to first."""
     return [
         UniversalSpec(network=network, images=size.crafted_on, bound=bound, passes=size.passes, batch_size=10, seed=network.seed)
         for bound in size.bounds
     ]
 
 
-def cleanse_specs(size: PatternsSize, network: NetworkSpec) -> list[Spec]:
-    """A trigger candidate for each class, and W of a batch with each."""
-    crafted = cleanse_of(size, network)
-    return [crafted, crafted_batch_of(size, crafted)]
+def universal_specs(size: PatternsSize, network: NetworkSpec) -> list[Spec]:
+    """The first universal perturbation, and W of a batch with it."""
+    first = universals_of(size, network)[0]
+    return [first, crafted_batch_of(size, first)]
 
 
 def cleanse_of(size: PatternsSize, network: NetworkSpec) -> CleanseSpec:
@@ -125,12 +124,18 @@ def cleanse_of(size: PatternsSize, network: NetworkSpec) -> CleanseSpec:
     )
 
 
-def crafted_batch_of(size: PatternsSize, pattern: UniversalSpec | CleanseSpec) -> CountsSpec:
-    """A batch that carries a crafted pattern, of images that it was not crafted on."""
+def cleanse_specs(size: PatternsSize, network: NetworkSpec) -> list[Spec]:
+    """A trigger candidate for each class, and W of a batch with each."""
+    crafted = cleanse_of(size, network)
+    return [crafted, crafted_batch_of(size, crafted)]
+
+
+def crafted_batch_of(size: PatternsSize, pattern: UniversalSpec | CleanseSpec, sigma: float | None = None) -> CountsSpec:
+    """A batch that carries a crafted pattern, of images that it was not crafted on; ``sigma`` as for :func:`batch_of`."""
     return CountsSpec(
         network=pattern.network,
         points=size.pattern_points,
-        sigmas=size.pattern_sigmas,
+        sigmas=_level_of(size.pattern_sigmas, sigma),
         ns=(size.n,),
         seed=10 * pattern.network.seed + 8,
         held_out=True,
@@ -141,10 +146,28 @@ def crafted_batch_of(size: PatternsSize, pattern: UniversalSpec | CleanseSpec) -
 def scores_specs(size: PatternsSize, network: NetworkSpec) -> list[Spec]:
     """What STRIP and the variance of the logits say of the same things."""
     carried: list[dict[str, Any]] = [{}, *({"trigger": trigger} for trigger in TRIGGERS)]
-    carried += [{"pattern": spec} for spec in universals_of(size, network)] + [{"pattern": cleanse_of(size, network)}]
+    carried += [{"pattern": universals_of(size, network)[0]}, {"pattern": cleanse_of(size, network)}]
     return [
         ScoresSpec(network=network, points=size.scored, overlays=size.overlays, seed=network.seed, **what) for what in carried
     ]
+
+
+def further_specs(size: PatternsSize, network: NetworkSpec) -> list[Spec]:
+    """The other noise levels, and universal perturbations of the other bounds."""
+    specs: list[Spec] = []
+    if further := size.sigmas[1:]:
+        specs += [batch_of(size, network, trigger, further[0]) for trigger in CARRIED]
+    for crafted in universals_of(size, network)[1:]:
+        specs += [crafted, crafted_batch_of(size, crafted)]
+    if further := size.pattern_sigmas[1:]:
+        patterns: list[UniversalSpec | CleanseSpec] = [*universals_of(size, network), cleanse_of(size, network)]
+        specs += [crafted_batch_of(size, crafted, further[0]) for crafted in patterns]
+    return specs
+
+
+def _level_of(sigmas: tuple[float, ...], sigma: float | None) -> tuple[float, ...]:
+    """The first noise level, or all the others: those that are measured together."""
+    return sigmas[:1] if sigma in (None, sigmas[0]) else sigmas[1:]
 
 
 # --- the numbers -----------------------------------------------------------------------------------------------------
@@ -191,6 +214,16 @@ class Patterns:
             for network in networks_of(self.size, self.seed)
             if all(spec in self.records for spec in detector_specs(self.size, network))
         ]
+
+    @cached_property
+    def sigmas(self) -> list[float]:
+        """The noise levels at which the detector is measured on each of these networks, ascending."""
+        batches = list(itertools.product(self.networks, CARRIED))
+        return sorted(
+            sigma
+            for sigma in self.size.sigmas
+            if batches and all(batch_of(self.size, network, carried, sigma) in self.records for network, carried in batches)
+        )
 
     @property
     def pictures(self) -> Record | None:
@@ -243,13 +276,13 @@ class Patterns:
             Columns network (its number), carried ("own", "unseen" or "nothing"), trigger, success (of the network's own trigger),
             score and p (:func:`bslib.statistics.levene`).
         """
-        at = self.size.sigmas.index(self.size.sigmas[0] if sigma is None else sigma)
+        sigma = self.size.sigmas[0] if sigma is None else sigma
         rows = []
         for number, network in enumerate(self.networks):
             own = network.attack.trigger if network.attack else None
-            clean, success = self._w(batch_of(self.size, network, None), at), self.success(network)
-            for trigger in (0, *TRIGGERS):
-                tested = self._w(batch_of(self.size, network, trigger), at)
+            clean, success = self._w(batch_of(self.size, network, None, sigma), sigma), self.success(network)
+            for trigger in CARRIED[1:]:
+                tested = self._w(batch_of(self.size, network, trigger, sigma), sigma)
                 carried = "nothing" if trigger == 0 else "own" if trigger == own else "unseen"
                 for first, second in _batches(clean[:points], tested[:points], batch):
                     found = levene(first, second, center=center)
@@ -284,7 +317,7 @@ class Patterns:
         """The area under the ROC curve at every noise level and batch size, with either centre, sign and choice of positives."""
         sizes = sorted({batch for batch in (25, 50, 100) if batch < self.size.points} | {self.size.points})
         rows = []
-        for sigma, batch, center in itertools.product(sorted(self.size.sigmas), sizes, ("mean", "median")):
+        for sigma, batch, center in itertools.product(self.sigmas, sizes, ("mean", "median")):
             tests = self.tests(sigma, batch=batch, center=center)
             for signed, effective in itertools.product((True, False), (False, True)):
                 some = scored(tests, signed=signed, effective=effective)
@@ -306,22 +339,21 @@ class Patterns:
         rows = []
         for number, network in enumerate(self.networks):
             for crafted in universals_of(self.size, network):
-                counted = crafted_batch_of(self.size, crafted)
-                if crafted in self.records and counted in self.records:
-                    arrays = self.records[crafted].arrays
-                    fooled = arrays["with"] != arrays["without"]
-                    sent = np.bincount(arrays["with"][fooled], minlength=10)
-                    classes = float(np.exp(entropy(sent[None])[0])) if fooled.any() else float("nan")
-                    for at, sigma in enumerate(counted.sigmas):
-                        found = levene(self._clean(network, sigma), self._w(counted, at))
-                        rows.append(
-                            (
-                                number, crafted.bound, float(arrays["fooling_rates"].max()), float(fooled.mean()), classes,
-                                sigma, found.score, found.pvalue, float(self._w(counted, at).mean()),
-                            )
-                        )  # fmt: skip
+                for sigma in self.size.pattern_sigmas:
+                    counted = crafted_batch_of(self.size, crafted, sigma)
+                    if crafted in self.records and counted in self.records:
+                        w, clean = self._w(counted, sigma), self._clean(network, sigma)
+                        rows.append((number, crafted.bound, *self._fooled(crafted), sigma, *levene(clean, w), float(w.mean())))
         names = ["network", "bound", "fooled", "fooled held out", "classes", "sigma", "score", "p", "W"]
         return pd.DataFrame(rows, columns=names)
+
+    def _fooled(self, crafted: UniversalSpec) -> tuple[float, float, float]:
+        """The shares of crafting and of other images whose prediction a perturbation changes, and to how many classes they go."""
+        arrays = self.records[crafted].arrays
+        fooled = arrays["with"] != arrays["without"]
+        sent = np.bincount(arrays["with"][fooled], minlength=10)
+        classes = float(np.exp(entropy(sent[None])[0])) if fooled.any() else float("nan")
+        return float(arrays["fooling_rates"].max()), float(fooled.mean()), classes
 
     def universal_areas(self) -> pd.DataFrame:
         """For each bound and noise level the area under the ROC curve, universal perturbations against second clean batches.
@@ -355,23 +387,17 @@ class Patterns:
         rows = []
         for number, network in enumerate(self.networks):
             crafted = cleanse_of(self.size, network)
-            counted = crafted_batch_of(self.size, crafted)
-            if crafted not in self.records or counted not in self.records:
-                continue
-            record = self.records[crafted]
-            arrays = record.arrays
-            norms = arrays["masks"].sum((1, 2, 3))
-            for at, sigma in enumerate(counted.sigmas):
-                w = self._w(counted, at).reshape(len(norms), -1)
-                for k, norm in enumerate(norms):
-                    found = levene(self._clean(network, sigma), w[k])
-                    rows.append(
-                        (
-                            number, network.attack is not None, k, network.attack is not None and network.attack.target == k,
-                            float(norm), record.result["anomaly_index"], *(float(arrays[f"success{part}"][k]) for part in PARTS),
-                            sigma, found.score, found.pvalue, float(w[k].mean()),
-                        )
-                    )  # fmt: skip
+            target = network.attack.target if network.attack is not None else None
+            for sigma in self.size.pattern_sigmas:
+                counted = crafted_batch_of(self.size, crafted, sigma)
+                if crafted not in self.records or counted not in self.records:
+                    continue
+                record, clean = self.records[crafted], self._clean(network, sigma)
+                norms = record.arrays["masks"].sum((1, 2, 3))
+                for k, w in enumerate(self._w(counted, sigma).reshape(len(norms), -1)):
+                    about = (number, target is not None, k, target == k, float(norms[k]), record.result["anomaly_index"])
+                    success = (float(record.arrays[f"success{part}"][k]) for part in PARTS)
+                    rows.append((*about, *success, sigma, *levene(clean, w), float(w.mean())))
         names = ["network", "backdoored", "class", "own", "norm", "index", *(f"success{part}" for part in PARTS)]
         return pd.DataFrame(rows, columns=[*names, "sigma", "score", "p", "W"])
 
@@ -381,7 +407,7 @@ class Patterns:
         Returns
         -------
         DataFrame
-            Columns network, carried ("own", "unseen", "universal" or "reversed", the candidate with the smallest mask), bound,
+            Columns network, carried ("own", "unseen", "universal" or "reversed", the candidate with the smallest mask),
             and a score of each detector: "W" (Levene's), "STRIP" (how much less undecided than without the pattern) and "logit
             variance" (its negative).
         """
@@ -399,11 +425,10 @@ class Patterns:
                 carried, at = _carried(spec, network), smallest if isinstance(spec.pattern, CleanseSpec) else 0
                 arrays = self.records[spec].arrays
                 strip, variance = clean - float(arrays["strip"][at].mean()), float(arrays["logit_variance"][at])
-                bound = spec.pattern.bound if isinstance(spec.pattern, UniversalSpec) else -1
-                rows.append((number, carried, bound, self._score_of(spec, at), strip, -variance))
-        return pd.DataFrame(rows, columns=["network", "carried", "bound", *DETECTORS])
+                rows.append((number, carried, self._score_of(spec, at), strip, -variance))
+        return pd.DataFrame(rows, columns=["network", "carried", *DETECTORS])
 
-    def detectors(self, bound: int = 10) -> pd.DataFrame:
+    def detectors(self) -> pd.DataFrame:
         """For each detector the area under the ROC curve of own triggers, universal perturbations and reversed triggers.
 
         What must not be found are triggers that a network has never seen.
@@ -413,9 +438,7 @@ class Patterns:
         DataFrame
             A row for each detector, a column for each pattern, of Estimates.
         """
-        scores = self.others()
-        scores = scores[(scores["carried"] != "universal") | (scores["bound"] == bound)]
-        table = {}
+        scores, table = self.others(), {}
         for carried in ("own", "universal", "reversed"):
             some = scores[scores["carried"].isin([carried, "unseen"])]
             if set(some["carried"]) == {carried, "unseen"}:
@@ -463,7 +486,7 @@ class Patterns:
         if self.missing is None:
             found[f"auc.{data}"] = self.area()
         areas = self.universal_areas()
-        for _, row in areas[(areas["bound"] == CLAIMED_BOUND) & (areas["sigma"] == sigma)].iterrows():
+        for _, row in areas[(areas["bound"] == self.size.bounds[0]) & (areas["sigma"] == sigma)].iterrows():
             found |= {f"{name}_universal.{data}": row[name] for name in ("auc", "fooled", "classes")}
         candidates = self.candidates()
         candidates = candidates[candidates["sigma"] == sigma]
@@ -482,27 +505,25 @@ class Patterns:
 
     def _score_of(self, spec: ScoresSpec, at: int) -> float:
         """Levene's score of the batch of W that carries what ``spec`` says, as many points as a crafted pattern has."""
+        sigma = self.size.sigmas[0]
         if spec.pattern is None:
-            tested = self._w(batch_of(self.size, spec.network, spec.trigger), 0)[: self.size.pattern_points]
+            tested = self._w(batch_of(self.size, spec.network, spec.trigger), sigma)[: self.size.pattern_points]
         else:
-            w = self._w(crafted_batch_of(self.size, spec.pattern), 0)
+            w = self._w(crafted_batch_of(self.size, spec.pattern), sigma)
             tested = w[at * self.size.pattern_points : (at + 1) * self.size.pattern_points]
-        return levene(self._clean(spec.network, self.size.sigmas[0]), tested).score
+        return levene(self._clean(spec.network, sigma), tested).score
 
-    def _w(self, spec: CountsSpec, at: int) -> Floats:
+    def _w(self, spec: CountsSpec, sigma: float) -> Floats:
         """W of a batch at one of its noise levels, shape (B,)."""
-        return entropy(self.records[spec].arrays["counts"][at, 0])
+        return entropy(self.records[spec].arrays["counts"][spec.sigmas.index(sigma), 0])
 
     def _clean(self, network: NetworkSpec, sigma: float) -> Floats:
         """W of as many clean points as a batch with a crafted pattern has."""
-        spec = batch_of(self.size, network, None)
-        return self._w(spec, spec.sigmas.index(sigma))[: self.size.pattern_points]
+        return self._w(batch_of(self.size, network, None, sigma), sigma)[: self.size.pattern_points]
 
 
 PARTS = ("", "_test", "_train")
 DETECTORS = ("W", "STRIP", "logit variance")
-#: The sup norm of the universal perturbations that claims are held to, in 255ths: the original's.
-CLAIMED_BOUND = 10
 
 
 def numbers(*, profile: str, seed: int = 0, store: str | Path | Store | None = None) -> Estimates:
