@@ -239,6 +239,28 @@ def test_every_quantity_is_recomputed(fashion, cifar, found):
         assert estimate.value == pytest.approx(expected[name], abs=1e-9), name
 
 
+def test_what_noise_does_to_each_trigger_is_recomputed(fashion, cifar):
+    for part in (fashion, cifar):
+        pairs, copies = by_hand(part), []
+        for network in part.networks:
+            arrays, target = part.records[counts_of(part.size, network, 0.1)].arrays, network.attack.target
+            for label in range(10) if target is None else [None]:
+                own = np.isin(arrays["labels"], range(10) if label is None else [label])
+                shares = arrays["counts"][0, -1][own] / 250
+                wanted = [(c + 1) % 10 if target is None else target for c in arrays["labels"][own]]
+                copies.append([np.mean([s[c] for s, c in zip(shares, k, strict=True)]) for k in (wanted, arrays["labels"][own])])
+        pairs[["wanted", "true"]] = copies
+        table = part.by_trigger(resamples=20)
+        assert len(table) == pairs.groupby(["trigger", pairs["success"] >= 0.1]).ngroups >= 3
+        for name, row in table.iterrows():
+            own = pairs[(pairs["trigger"] == int(name[8])) & ((pairs["success"] >= 0.1) == name.endswith("kept"))]
+            assert row["pairs"] == len(own)
+            assert list(row[["success", "wanted", "true"]]) == pytest.approx(list(own[["success", "wanted", "true"]].mean()))
+            less = row["W less clean W"]
+            assert less.value == pytest.approx((own["W"] - own["clean W"]).mean()) and less.low <= less.value <= less.high
+        assert part.trigger_table().count("\n") == len(table) + 1
+
+
 def test_pairs_below_random_guess_are_left_out_and_counted():
     """Of each network of trigger 3: classes 0 to 3 below, 4 exactly at it, the rest above; of trigger 5 only one in all."""
 

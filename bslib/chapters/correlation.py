@@ -166,7 +166,10 @@ class Correlation:
         return None if self.networks else not_yet_run("correlation", self.profile, needs)
 
     def pairs(self, sigma: float | None = None, *, n: int | None = None) -> pd.DataFrame:
-        """A row for each pair: network, trigger, class, success, mean W, clean mean W, and W and success of the images behind it.
+        """A row for each pair: network, trigger, class, success, mean W, clean mean W, and what is behind them.
+
+        ``wanted`` and ``true`` are the shares of the noisy copies that are called what the attacker wants and what they are;
+        ``images`` and ``values`` are the images behind the success, and W of those behind mean W.
 
         Parameters
         ----------
@@ -187,6 +190,7 @@ class Correlation:
                 images = slice(None) if label is None else predictions["labels"] == label
                 hits = [predictions["predicted"][images], predictions["labels"][images]]
                 w = _w_of_class(triggered, at, label)
+                wanted, true = _noisy_copies(triggered, at, label, network.attack.target)
                 rows.append(
                     {
                         "network": number,
@@ -196,6 +200,8 @@ class Correlation:
                         "images": int((hits[1] != network.attack.target).sum()),  # those that success is a share of
                         "W": float(w.mean()),
                         "clean W": float(_w_of_class(clean, at, label).mean()),
+                        "wanted": wanted,
+                        "true": true,
                         "values": w,
                     }
                 )
@@ -267,21 +273,35 @@ class Correlation:
             if np.isfinite(value)
         }
 
-    def less_clean(self, resamples: int = 500) -> dict[str, Estimate]:
-        """How much higher mean W is with the trigger than without, by trigger, in pairs that are kept and in those left out."""
-        if not self.networks:
-            return {}
-        pairs, found = self.pairs(), {}
-        for trigger in self.size.triggers:
-            for kept, name in ((True, "kept"), (False, "left out")):
-                own = pairs[(pairs["trigger"] == trigger) & ((pairs["success"] >= RANDOM_GUESS) == kept)]
-                if len(own):
-                    draws = _bootstrap(own.reset_index(drop=True), lambda p: (p["W"] - p["clean W"]).mean(), resamples)
-                    value = float((own["W"] - own["clean W"]).mean())
-                    found[f"trigger {trigger}, {len(own)} pairs {name}"] = percentile_estimate(
-                        value, draws, int(own["network"].nunique())
-                    )
-        return found
+    def by_trigger(self, resamples: int = 500) -> pd.DataFrame:
+        """What noise does to each trigger, in pairs that are kept and in those left out.
+
+        Returns
+        -------
+        DataFrame
+            A row for each trigger and kind of pair, with columns pairs, success, wanted and true (means over the pairs, see
+            :meth:`pairs`) and "W less clean W" (Estimate).
+        """
+        rows, pairs = {}, self.pairs() if self.networks else pd.DataFrame(columns=["trigger", "success"])
+        for (trigger, kept), own in pairs.groupby(["trigger", pairs["success"] >= RANDOM_GUESS]):
+            draws = _bootstrap(own.reset_index(drop=True), lambda p: (p["W"] - p["clean W"]).mean(), resamples)
+            less = percentile_estimate(float((own["W"] - own["clean W"]).mean()), draws, int(own["network"].nunique()))
+            means = own[["success", "wanted", "true"]].mean()
+            rows[f"trigger {trigger}, {'kept' if kept else 'left out'}"] = {"pairs": len(own), **means, "W less clean W": less}
+        return pd.DataFrame.from_dict(rows, orient="index")
+
+    def trigger_table(self) -> str:
+        """:meth:`by_trigger` as a Markdown table."""
+        rows = [
+            "| pairs | | success without noise | noisy copies called as wanted | called what they are | W less clean W |",
+            "|---|---|---|---|---|---|",
+        ]
+        rows += [
+            f"| {name} | {row['pairs']} | {row['success']:.0%} | {row['wanted']:.0%} | {row['true']:.0%} "
+            f"| {row['W less clean W']:+.3f} |"
+            for name, row in self.by_trigger().iterrows()
+        ]
+        return "\n".join(rows) if len(rows) > 2 else "(Not yet run.)"
 
     def quantities(self) -> dict[str, Estimate]:
         """Every number that the chapter's claims speak of, by name."""
@@ -374,6 +394,16 @@ def p_values(*, tau: float, r: float, pairs: int) -> tuple[float, float]:
 def _w_of_class(record: Record, at: int, label: int | None) -> Floats:
     counts = record.arrays["counts"][0, at]
     return entropy(counts if label is None else counts[record.arrays["labels"] == label])
+
+
+def _noisy_copies(record: Record, at: int, label: int | None, target: int | None) -> tuple[float, float]:
+    """The shares of the noisy copies that are called what the attacker wants, and what they are."""
+    counts, labels = record.arrays["counts"][0, at], record.arrays["labels"]
+    if label is not None:
+        counts, labels = counts[labels == label], labels[labels == label]
+    wanted = (labels + 1) % counts.shape[1] if target is None else np.full_like(labels, target)
+    rows = np.arange(len(counts))
+    return float(counts[rows, wanted].sum() / counts.sum()), float(counts[rows, labels].sum() / counts.sum())
 
 
 def _bootstrap(pairs: pd.DataFrame, statistic: Callable[[pd.DataFrame], Any], resamples: int, seed: int = 0) -> Floats:
