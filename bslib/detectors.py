@@ -1,4 +1,4 @@
-"""What others measure on a network that may be backdoored, for comparison with W on the same images (Sec. 4)."""
+"""What others measure on a network that may be backdoored, for comparison with W (Sec. 4)."""
 
 from __future__ import annotations
 
@@ -53,9 +53,11 @@ def strip_entropy(model: nn.Module, images: Tensor, overlays: Tensor) -> Tensor:
 
 
 def logit_shift_variance(model: nn.Module, clean: Tensor, patterned: Tensor) -> float:
-    """How differently a pattern moves the logits of different images (after Zhu et al., 2020): its variance, mean over classes.
+    """How differently a pattern moves the logits of different images (after Zhu et al., 2020).
 
-    A trigger moves every image the same way, so a low value is suspicious.
+    The variance over the images of the shift of each logit, as a share of the mean square of the shift: 0 where a pattern moves
+    every image the same way, as a trigger with one target class would, 1 where what it does to one image says nothing about
+    another. A share, so that neither the scale of a network's logits nor the strength of a pattern counts.
 
     Parameters
     ----------
@@ -64,13 +66,18 @@ def logit_shift_variance(model: nn.Module, clean: Tensor, patterned: Tensor) -> 
     clean, patterned : float32 Tensor, shape (B, C, H, W)
         The same images without the pattern and with it, at least two.
 
+    Returns
+    -------
+    float
+        Between 0 and 1; 1 where the pattern moves nothing at all.
+
     Raises
     ------
     ValueError
         When the shapes differ or there are fewer than two images.
 
     >>> x = torch.rand(5, 1, 2, 2)
-    >>> logit_shift_variance(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), x, x + 1) < 1e-10
+    >>> logit_shift_variance(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), x, x + 1) < 1e-9
     True
     """
     if clean.shape != patterned.shape or len(clean) < 2:
@@ -80,4 +87,5 @@ def logit_shift_variance(model: nn.Module, clean: Tensor, patterned: Tensor) -> 
     with evaluating(model):
         pairs = zip(clean.split(500), patterned.split(500), strict=True)
         shift = torch.cat([model(y) - model(x) for x, y in pairs])
-    return float(shift.var(0).mean())
+    square = shift.square().mean()
+    return float(shift.var(0, correction=0).mean() / square) if square > 0 else 1.0

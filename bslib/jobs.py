@@ -174,7 +174,7 @@ def _count_classes(spec: CountsSpec, store: Store, device: torch.device, progres
         "labels": np.tile(data.test_labels[chosen].numpy(), len(batches)),
         "predicted": _predicted(network, images),
     }
-    return {"weights": weights, "precision": "float32"}, arrays, data
+    return {"weights": weights, "precision": "float32"} | _pattern_of(spec, store), arrays, data
 
 
 def _measured_on(spec: CountsSpec, data: Dataset) -> np.ndarray:
@@ -196,6 +196,11 @@ def _carrying(spec: CountsSpec | ScoresSpec, images: Tensor, store: Store) -> li
         return [perturbed(to_float(images), crafted["perturbation"])]
     pairs = zip(crafted["masks"], crafted["patterns"], strict=True)
     return [patched(to_float(images), mask, colours) for mask, colours in pairs]
+
+
+def _pattern_of(spec: CountsSpec | ScoresSpec, store: Store) -> dict[str, str]:
+    """Which result of crafting a batch carried, for a record: a pattern that is crafted anew may be another one."""
+    return {} if spec.pattern is None else {"pattern": store.get(spec.pattern).checksum}
 
 
 def _perturb(spec: UniversalSpec, store: Store, device: torch.device, progress: bool) -> Parts:
@@ -267,7 +272,7 @@ def _score(spec: ScoresSpec, store: Store, device: torch.device, progress: bool)
     arrays = {"strip": np.stack([strip_entropy(network, batch, over).cpu().numpy() for batch in batches])}
     if spec.trigger is not None or spec.pattern is not None:
         arrays["logit_variance"] = np.array([logit_shift_variance(network, clean, batch) for batch in batches])
-    return {"weights": weights, "precision": "float32"}, arrays, data
+    return {"weights": weights, "precision": "float32"} | _pattern_of(spec, store), arrays, data
 
 
 def _predict(spec: PredictionsSpec, store: Store, device: torch.device, progress: bool) -> Parts:

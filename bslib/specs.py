@@ -205,6 +205,7 @@ class CountsSpec(MeasuredSpec):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sigmas", tuple(map(float, self.sigmas)))  # 1 and 1.0 are one sigma and have one key
+        _check_carried(self)
         if self.by_class and self.held_out:
             raise ValueError("by_class draws from the whole test set, and held_out from half of it: choose one")
         if self.paired and isinstance(self.pattern, CleanseSpec):
@@ -251,6 +252,18 @@ class ScoresSpec(MeasuredSpec):
     seed: int
     trigger: int | None = None
     pattern: UniversalSpec | CleanseSpec | None = None
+
+    def __post_init__(self) -> None:
+        _check_carried(self)
+
+
+def _check_carried(spec: CountsSpec | ScoresSpec) -> None:
+    if spec.trigger is not None and spec.pattern is not None:
+        raise ValueError(
+            f"images carry a trigger or a crafted pattern, got trigger {spec.trigger} and a {spec.pattern.kind} spec"
+        )
+    if spec.pattern is not None and spec.pattern.network != spec.network:
+        raise ValueError("the pattern was crafted for another network than the one that is measured")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -212,7 +212,7 @@ def records_for(plan: Iterable[Spec], store: str | Path | Store | None = None, *
 
 
 def lacking(plan: Iterable[Spec], store: Store) -> list[Spec]:
-    """What a store lacks of a plan: specs without a record, and counts of weights that their network no longer has.
+    """What a store lacks of a plan: specs without a record, and what was measured on other weights, or with another pattern.
 
     A network whose weights were lost is trained again, perhaps on another machine, and is then another network; what was
     counted on the old weights does not go with it.
@@ -221,9 +221,12 @@ def lacking(plan: Iterable[Spec], store: Store) -> list[Spec]:
 
 
 def _is_stale(spec: Spec, store: Store) -> bool:
-    if not isinstance(spec, MeasuredSpec) or spec.network not in store:
+    if not isinstance(spec, MeasuredSpec):
         return False
-    return bool(store.get(spec).result["weights"] != store.get(spec.network).result["weights"])
+    result, pattern = store.get(spec).result, getattr(spec, "pattern", None)
+    if pattern is not None and pattern in store and result["pattern"] != store.get(pattern).checksum:
+        return True
+    return spec.network in store and bool(result["weights"] != store.get(spec.network).result["weights"])
 
 
 def open_store(store: str | Path | Store | None = None) -> Store:

@@ -498,7 +498,8 @@ class Patterns:
             found[f"candidates_p_varies.{data}"] = _over_networks(
                 candidates, (log_p - log_p.groupby(candidates["network"]).transform("median")).abs()
             )
-            found[f"candidates_success_train.{data}"] = _over_networks(candidates, candidates["success_train"])
+            found[f"candidates_low_p.{data}"] = _over_networks(candidates, (candidates["p"] < 0.001) & (candidates["score"] > 0))
+            found[f"candidates_always_train.{data}"] = _over_networks(candidates, candidates["success_train"] >= 0.99)
             found[f"candidates_success_on_clean.{data}"] = _over_networks(clean, clean["success_test"])
             found[f"candidates_less_clean_on_clean.{data}"] = _over_networks(clean, less)
         return {name: estimate for name, estimate in found.items() if np.isfinite(estimate.value)}
