@@ -11,12 +11,16 @@ from typing import NamedTuple
 from bslib.files import atomic_path
 from bslib.progress import bar
 from bslib.specs import Spec
-from bslib.store import Store
+from bslib.store import DAMAGE, Store
 
 __all__ = ["Arrived", "export_records", "import_records"]
 
 #: What a member of an archive may be called: nothing else is unpacked, so nothing leaves its folder.
 _MEMBER = re.compile(r"[a-z]+/[0-9a-f]{20}\.(json|npz)")
+
+
+#: An archive that unpacks to more is refused.
+MOST_BYTES = 2**31
 
 
 class Arrived(NamedTuple):
@@ -79,9 +83,14 @@ def import_records(file: Path, store: Store, *, progress: bool = True) -> Arrive
         with zipfile.ZipFile(file) as archive, tempfile.TemporaryDirectory() as folder:
             if strange := [name for name in archive.namelist() if not _MEMBER.fullmatch(name)]:
                 raise ValueError(f"{strange[0]!r} is no record")
+            if (size := sum(member.file_size for member in archive.infolist())) > MOST_BYTES:
+                raise ValueError(f"it unpacks to {size:,} bytes, more than {MOST_BYTES:,}")
             archive.extractall(folder)
             records = list(Store(Path(folder)).everything())
-    except (zipfile.BadZipFile, OSError, ValueError) as problem:
+            found = {f"{record.spec.kind}/{record.spec.key}" for record in records}
+            if not records or {name.rsplit(".", 1)[0] for name in archive.namelist()} != found:
+                raise ValueError("it holds no records, or something besides")
+    except (*DAMAGE, OSError, ValueError) as problem:
         raise ValueError(f"{file} cannot be imported: {problem}") from None
     arrived = Arrived([], [], [])
     with bar(total=len(records), desc="importing", unit="record", show=progress) as shown:

@@ -203,7 +203,7 @@ def difference_to_clean(surface: Surface) -> Figure | Markdown:
     for kind, colour, shift in (("active", YELLOW, -0.12), ("inactive", GREY, 0.12)):
         estimates = table[f"{kind} less clean"]
         value = np.array([e.value for e in estimates])
-        ends = np.abs(np.array([[e.low, e.high] for e in estimates]).T - value)
+        ends = _reach(estimates)
         axes[1].errorbar(places + shift, value, yerr=ends, fmt="o", color=colour, capsize=3, label=f"{kind} less clean")
     for kind, colour in (("clean", BLUE), ("active", YELLOW), ("inactive", GREY)):
         axes[0].plot(places, table[kind], "o-", color=colour, label=kind)
@@ -263,7 +263,7 @@ def correlation_by_setting(correlation: Correlation) -> Figure | Markdown:
         rule = f"below {below:g} left out" if below else "none left out"
         for axis, name in zip(axes, ("tau", "r"), strict=True):
             value = np.array([e.value for e in own[name]])
-            ends = np.abs(np.array([[e.low, e.high] for e in own[name]]).T - value)
+            ends = _reach(own[name])
             strong = n == usual and below == RANDOM_GUESS
             axis.errorbar(
                 places, value, yerr=ends, fmt=marker, color=colour, capsize=2, markersize=6 if strong else 4,
@@ -443,8 +443,17 @@ def _estimates(
     if not estimates:
         return
     values = np.array([[e.value, e.low, e.high] for e in estimates]).T
-    ends = np.abs(values[1:] - values[0])
-    axis.errorbar(list(places), values[0], yerr=ends, fmt=marker, color=colour, capsize=2, markersize=5, linewidth=1, label=label)
+    axis.errorbar(
+        list(places),
+        values[0],
+        yerr=_reach(estimates),
+        fmt=marker,
+        color=colour,
+        capsize=2,
+        markersize=5,
+        linewidth=1,
+        label=label,
+    )
 
 
 _LABEL = {"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": "#333333"}
@@ -498,6 +507,11 @@ def _pairs(axis: Axes, pairs: pd.DataFrame, x: str, y: str, hollow: pd.Series[bo
         empty = np.zeros(len(own), dtype=bool) if hollow is None else hollow[own.index].to_numpy()
         axis.scatter(own[x][~empty], own[y][~empty], s=26, color=colour, marker=marker, alpha=0.85, label=f"trigger {trigger}")
         axis.scatter(own[x][empty], own[y][empty], s=26, facecolors="none", edgecolors=colour, marker=marker)
+
+
+def _reach(estimates: Iterable[Estimate]) -> np.ndarray[Any, Any]:
+    """How far intervals reach below and above their values, (2, estimates); an interval beside its value ends at it."""
+    return np.array([[e.value - e.low, e.high - e.value] for e in estimates]).T.clip(min=0)
 
 
 def _short(numbers: Iterable[float]) -> list[str]:

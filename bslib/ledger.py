@@ -233,14 +233,14 @@ def _networks_in_words(measured: Iterable[Estimate]) -> str:
 
 
 def in_few_digits(estimate: Estimate) -> str:
-    """An estimate with three decimals, or in powers of ten where these would all be 0; without an interval of no width.
+    """An estimate with three decimals, or in powers of ten where these would all be 0; arithmetic has no interval.
 
     >>> in_few_digits(Estimate(0.5, 0.4, 0.6, 5)), in_few_digits(Estimate(7e-5, 7e-5, 7e-5, 0))
     ('0.500 [0.400, 0.600]', '7.0e−05')
     """
     digits = ".1e" if 0 < abs(estimate.value) < 5e-4 else ".3f"
     text = f"{estimate:{digits}}"
-    return text.split(" [")[0] if estimate.low == estimate.high == estimate.value else text
+    return text if estimate.networks else text.split(" [")[0]
 
 
 def _data(chapter: str) -> dict[str, Any]:

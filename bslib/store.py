@@ -31,7 +31,7 @@ FORMAT = 1
 PUBLISHED = "published"
 
 #: What numpy and zipfile raise on a file that is cut or altered, besides OSError and ValueError.
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -147,11 +147,12 @@ class Store:
             part.write_text(text + "\n", encoding="utf-8")
 
     def everything(self) -> Iterator[Record]:
-        """Every record in this folder and then those of its base, each checked, in the order of kind and key."""
+        """Every record in this folder, then those of its base that it has none in place of, each checked, by kind and key."""
         for path in sorted(self.folder.glob("*/[!.]*.json")):  # what a killed writer left begins with a dot
             yield _read(path)
-        if self.base is not None:
-            yield from self.base.everything()
+        for record in self.base.everything() if self.base is not None else ():
+            if not self._json(record.spec).is_file():
+                yield record
 
     def weights_path(self, spec: NetworkSpec) -> Path:
         """Where the weights of a network lie: beside the records, never committed with them."""
@@ -224,7 +225,7 @@ def _is_stale(spec: Spec, store: Store) -> bool:
     if not isinstance(spec, MeasuredSpec):
         return False
     result, pattern = store.get(spec).result, getattr(spec, "pattern", None)
-    if pattern is not None and pattern in store and result["pattern"] != store.get(pattern).checksum:
+    if pattern is not None and pattern in store and result.get("pattern") != store.get(pattern).checksum:
         return True
     return spec.network in store and bool(result["weights"] != store.get(spec.network).result["weights"])
 
@@ -270,6 +271,6 @@ def _read(path: Path, asked: Spec | None = None) -> Record:
             raise ValueError(f"its spec has the key {record.spec.key}")
         if record.checksum != text["checksum"]:
             raise ValueError("its content does not fit its checksum")
-    except (*_DAMAGE, OSError, ValueError, KeyError, TypeError) as problem:
+    except (*DAMAGE, OSError, ValueError, KeyError, TypeError) as problem:
         raise ValueError(f"the record {path} cannot be used: {problem}; remove it to compute it again") from None
     return record

@@ -124,7 +124,25 @@ def test_logit_shift_variance_is_numpys(network, n):
     shift = logits_of(network, patterned.numpy()) - logits_of(network, clean.numpy())
     measured = logit_shift_variance(network, clean, patterned)
     assert isinstance(measured, float)
-    assert measured == pytest.approx(np.var(shift, axis=0, ddof=1).mean(), rel=1e-4)
+    assert measured == pytest.approx(np.var(shift, axis=0).mean() / np.mean(shift**2), rel=1e-4) and 0 <= measured <= 1
+
+
+def test_neither_the_scale_of_the_logits_nor_nothing_at_all_is_suspicious(network):
+    clean, patterned = some_images(9, seed=1), some_images(9, seed=2)
+    louder = nn.Sequential(network, Scaled(7.0))
+    assert logit_shift_variance(louder, clean, patterned) == pytest.approx(
+        logit_shift_variance(network, clean, patterned), rel=1e-4
+    )
+    assert logit_shift_variance(network, clean, clean) == 1
+
+
+class Scaled(nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return self.factor * logits
 
 
 @settings(max_examples=25, deadline=None)

@@ -233,7 +233,7 @@ def test_the_ledger_as_data_is_json(ledger):
         (Estimate(0.5, 0.4, 0.6, 5), "0.500 [0.400, 0.600]"),
         (Estimate(-1.25, -2, 0, 5), "\N{MINUS SIGN}1.250 [\N{MINUS SIGN}2.000, 0.000]"),
         (Estimate(3e-4, 1e-4, 5e-4, 5), "3.0e\N{MINUS SIGN}04 [1.0e\N{MINUS SIGN}04, 5.0e\N{MINUS SIGN}04]"),
-        (Estimate(0.0, 0.0, 0.0, 5), "0.000"),
+        (Estimate(1.0, 1.0, 1.0, 5), "1.000 [1.000, 1.000]"),
         (Estimate(7e-5, 7e-5, 7e-5, 0), "7.0e\N{MINUS SIGN}05"),
     ],
 )

@@ -295,7 +295,10 @@ def others_by_hand(part: Patterns) -> pd.DataFrame:
             else:
                 w = w_of(part, carrying(part, spec.pattern, 0.1), 0.1)
                 if isinstance(spec.pattern, CleanseSpec):
-                    carried, at = "reversed", int(np.argmin([m.sum() for m in part.records[spec.pattern].arrays["masks"]]))
+                    carried, at = (
+                        f"reversed, {'backdoored' if network.attack else 'clean'}",
+                        int(np.argmin([m.sum() for m in part.records[spec.pattern].arrays["masks"]])),
+                    )
                     w = w[20 * at : 20 * at + 20]
                 else:
                     carried = "universal"
@@ -477,13 +480,24 @@ def test_others_are_recomputed(fashion, cifar):
     for part in (fashion, cifar):
         expected = others_by_hand(part)
         assert_same(part.others(), expected)
-        assert expected["carried"].value_counts().to_dict() == {"unseen": 32, "universal": 6, "reversed": 6, "own": 4}
+        counts = {
+            "unseen": 32,
+            "universal": 6,
+            "reversed, clean": 2,
+            "reversed, backdoored": 4,
+            "own": 4,
+        }
+        assert expected["carried"].value_counts().to_dict() == counts
 
 
 def test_detectors_are_recomputed(cifar):
     """What must be found against what must not, which are unseen triggers."""
     table, every = cifar.detectors(), others_by_hand(cifar)
-    assert list(table.columns) == ["own", "universal", "reversed"] and list(table.index) == ["W", "STRIP", "logit variance"]
+    assert list(table.columns) == ["own", "universal", "reversed, clean", "reversed, backdoored"] and list(table.index) == [
+        "W",
+        "STRIP",
+        "logit variance",
+    ]
     for carried in table:
         positive = every[every["carried"] == carried]
         negative = every[every["carried"] == "unseen"]
@@ -512,7 +526,8 @@ def test_every_quantity_is_recomputed(fashion, cifar, found):
         less = [clean["W"][clean["network"] == k].mean() - clean_of(part, networks_of(part.size, 0)[k]).mean() for k in range(2)]
         expected[f"candidates_found.{data}"] = np.mean((table["p"] < 0.05) & (table["score"] > 0))
         expected[f"candidates_p_varies.{data}"] = np.mean(off)
-        expected[f"candidates_success_train.{data}"] = mean_by_hand(table, table["success_train"])
+        expected[f"candidates_low_p.{data}"] = np.mean((table["p"] < 0.001) & (table["score"] > 0))
+        expected[f"candidates_always_train.{data}"] = mean_by_hand(table, table["success_train"] >= 0.99)
         expected[f"candidates_success_on_clean.{data}"] = mean_by_hand(clean, clean["success_test"])
         expected[f"candidates_less_clean_on_clean.{data}"] = np.mean(less)
         assert 0 < expected[f"candidates_found.{data}"] < np.mean(table["p"] < 0.05) < 1, "it can be told"
@@ -540,7 +555,7 @@ def test_intervals_are_of_networks(fashion):
         spec = cleanse_of(FASHION, network)
         share = np.full(10, 1.0 if number % 2 else 0.0)
         records[spec] = dataclasses.replace(records[spec], arrays={**records[spec].arrays, "success_train": share})
-    got = dataclasses.replace(fashion, records=Records(records)).quantities()["candidates_success_train.fashion-mnist"]
+    got = dataclasses.replace(fashion, records=Records(records)).quantities()["candidates_always_train.fashion-mnist"]
     assert got.value == 0.5 and got.low < 0.2 and got.high > 0.8
 
 

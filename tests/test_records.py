@@ -167,10 +167,10 @@ def test_the_correlations_follow_from_the_raw_numbers():
 
 
 def test_the_partial_correlation_follows_from_the_raw_numbers():
-    """Success and W, each less what least squares give of trigger, class and clean W."""
+    """Success and W, each less what least squares give of trigger and class together and of clean W."""
     first, second = correlation.correlations(profile="paper", store=PUBLISHED)
     trigger, label, success, w, clean = (column[raw_pairs(0.1)[:, 2] >= 0.1] for column in raw_pairs(0.1).T)
-    known = np.column_stack([trigger == 3, *(label == c for c in range(10)), clean]).astype(float)
+    known = np.column_stack([*((trigger == t) & (label == c) for t in (3, 5) for c in range(10)), clean]).astype(float)
     rest = [y - known @ np.linalg.lstsq(known, y, rcond=None)[0] for y in (success, w)]
     expected = stats.pearsonr(*rest).statistic
     assert correlation.quantities(first, second)["partial_r.fashion-mnist"].value == pytest.approx(expected)

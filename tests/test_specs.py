@@ -120,21 +120,24 @@ patterns = st.one_of(
     st.builds(UniversalSpec, network=networks, images=whole, bound=whole, passes=whole, batch_size=whole, seed=whole),
     st.builds(CleanseSpec, network=networks, images=whole, samples=whole, steps=whole, checked=whole, seed=whole),
 )
-carried = {"trigger": st.none() | whole, "pattern": st.none() | patterns}
+# A trigger, or a pattern that was crafted for the network, or nothing.
+carried = st.one_of(
+    st.fixed_dictionaries({"network": networks, "trigger": st.none() | whole}),
+    patterns.map(lambda pattern: {"network": pattern.network, "pattern": pattern}),
+)
 some_specs = st.one_of(
     networks,
     patterns,
     st.builds(
-        CountsSpec,
-        network=networks,
+        lambda what, **fields: CountsSpec(**what, **fields),
+        carried,
         points=whole,
         sigmas=st.lists(st.floats(0, 2), max_size=4).map(tuple),
         ns=st.lists(whole, max_size=4).map(tuple),
         seed=whole,
         held_out=st.none() | st.booleans(),
-        **carried,
     ),
-    st.builds(ScoresSpec, network=networks, points=whole, overlays=whole, seed=whole, **carried),
+    st.builds(lambda what, **fields: ScoresSpec(**what, **fields), carried, points=whole, overlays=whole, seed=whole),
     st.builds(
         ToySpec,
         points=st.lists(st.tuples(st.floats(-1, 1), st.floats(-1, 1)), max_size=3).map(tuple),
@@ -196,8 +199,21 @@ def test_what_is_carried_changes_the_key():
     for spec in (COUNTS, SCORES):
         carried = [UNIVERSAL, CLEANSE]
         carried += [dataclasses.replace(p, **{name: value}) for p in carried for name, value in OTHERS[p].items()]
-        keys = {dataclasses.replace(spec, pattern=pattern).key for pattern in carried}
+        keys = {dataclasses.replace(spec, network=pattern.network, pattern=pattern).key for pattern in carried}
         assert len({spec.key, *keys}) == len(carried) + 1
+
+
+def test_what_cannot_be_meant_is_refused():
+    other = dataclasses.replace(UNIVERSAL, network=dataclasses.replace(NETWORK, seed=1))
+    for spec in (COUNTS, SCORES):
+        with pytest.raises(ValueError, match="trigger 1 and a universal spec"):
+            dataclasses.replace(spec, trigger=1, pattern=UNIVERSAL)
+        with pytest.raises(ValueError, match="crafted for another network"):
+            dataclasses.replace(spec, pattern=other)
+    with pytest.raises(ValueError, match="choose one"):
+        dataclasses.replace(COUNTS, by_class=True, held_out=True)
+    with pytest.raises(ValueError, match="many times"):
+        dataclasses.replace(COUNTS, paired=True, pattern=CLEANSE)
 
 
 def test_counts_of_before_say_nothing_of_patterns():

@@ -274,7 +274,9 @@ def test_the_base_is_read_and_never_written(store, tmp_path):
     top.put(newer)
     assert top.get(COUNTS).result == newer.result
     assert files_of(store) == before and COUNTS in Store(top.folder)
-    assert [record.spec for record in top.everything()] == [COUNTS, NETWORK, COUNTS]
+    found = {record.spec: record.checksum for record in top.everything()}
+    assert found == {COUNTS: newer.checksum, NETWORK: BARE.checksum}, "a record in place of another's hides it"
+    assert len(list(top.everything())) == 2
 
 
 def test_open_store(own_cache, monkeypatch, tmp_path):

@@ -169,7 +169,7 @@ class Correlation:
         """A row for each pair: network, trigger, class, success, mean W, clean mean W, and what is behind them.
 
         ``wanted`` and ``true`` are the shares of the noisy copies that are called what the attacker wants and what they are;
-        ``images`` and ``values`` are the images behind the success, and W of those behind mean W.
+        ``images``, ``values`` and ``clean values`` are the images behind the success, and W of those behind the means.
 
         Parameters
         ----------
@@ -190,6 +190,7 @@ class Correlation:
                 images = slice(None) if label is None else predictions["labels"] == label
                 hits = [predictions["predicted"][images], predictions["labels"][images]]
                 w = _w_of_class(triggered, at, label)
+                without = _w_of_class(clean, at, label)
                 wanted, true = _noisy_copies(triggered, at, label, network.attack.target)
                 rows.append(
                     {
@@ -199,10 +200,11 @@ class Correlation:
                         "success": success_rate(*hits, target=network.attack.target, classes=10),
                         "images": int((hits[1] != network.attack.target).sum()),  # those that success is a share of
                         "W": float(w.mean()),
-                        "clean W": float(_w_of_class(clean, at, label).mean()),
+                        "clean W": float(without.mean()),
                         "wanted": wanted,
                         "true": true,
                         "values": w,
+                        "clean values": without,
                     }
                 )
         return pd.DataFrame(rows)
@@ -305,21 +307,21 @@ class Correlation:
 
     def quantities(self) -> dict[str, Estimate]:
         """Every number that the chapter's claims speak of, by name."""
-        if not self.networks:
-            return {}
+        if {network.attack and network.attack.trigger for network in self.networks} != set(self.size.triggers):
+            return {}  # half of the triggers would give another correlation, not an early one
         pairs, data = self.pairs(), self.size.dataset
         networks = int(pairs["network"].nunique())
         of: dict[str, Callable[[pd.DataFrame], float]] = {
-            f"tau.{data}": lambda p: _both(_kept(p))[0],
-            f"r.{data}": lambda p: _both(_kept(p))[1],
+            f"tau.{data}": lambda p: _both(p)[0],
+            f"r.{data}": lambda p: _both(p)[1],
             f"spread_of_low_less_high.{data}": lambda p: _spread(p, "W", p["success"] < 0.4),
             f"spread_of_wobbly_less_smooth.{data}": lambda p: _spread(p, "success", p["W"] > p["W"].median()),
-            f"partial_r.{data}": lambda p: partial_correlation(_kept(p)),
+            f"partial_r.{data}": partial_correlation,
         }
-        draws = _bootstrap(pairs, lambda p: [f(p) for f in of.values()], 500)
+        draws = _bootstrap(pairs, lambda p: [f(_kept(p)) for f in of.values()], 500)
         found = {}
         for k, (name, f) in enumerate(of.items()):
-            value = f(pairs)
+            value = f(_kept(pairs))
             if np.isfinite(value):
                 found[name] = _around(value, draws[:, k], networks, correlation=not name.startswith("spread"))
         for trigger, own in pairs.groupby("trigger"):
@@ -345,7 +347,9 @@ def quantities(first: Correlation, second: Correlation) -> Estimates:
 
 
 def partial_correlation(pairs: pd.DataFrame, given: Sequence[str] = ("clean W",)) -> float:
-    """Pearson's r of success and W after what trigger, class and ``given`` explain of each (linearly) is taken out.
+    """Pearson's r of success and W after what trigger and class together, and ``given`` (linearly), explain is taken out.
+
+    The mean of each class under each trigger goes, so that what is left are differences between networks.
 
     Parameters
     ----------
@@ -363,14 +367,14 @@ def partial_correlation(pairs: pd.DataFrame, given: Sequence[str] = ("clean W",)
 
 
 def residuals(pairs: pd.DataFrame, given: Sequence[str] = ("clean W",)) -> pd.DataFrame:
-    """What trigger, class and ``given`` do not explain (linearly) of success and W; NaN where too few pairs are left.
+    """What trigger and class together, and ``given`` (linearly), do not explain of success and W; NaN where few pairs are left.
 
     Parameters
     ----------
     pairs, given
         As for :func:`partial_correlation`.
     """
-    dummies = pd.get_dummies(pairs[["trigger", "class"]].astype(str), dtype=float)
+    dummies = pd.get_dummies(pairs["trigger"].astype(str) + " on " + pairs["class"].astype(str), dtype=float)
     design = np.column_stack([np.ones(len(pairs)), dummies, pairs[list(given)]])
     values = pairs[["success", "W"]].astype(float)
     if len(pairs) <= np.linalg.matrix_rank(design) + 2:
@@ -410,14 +414,15 @@ def _bootstrap(pairs: pd.DataFrame, statistic: Callable[[pd.DataFrame], Any], re
     """Draws of a statistic of pairs: networks are resampled first, then the images behind W and success of each pair."""
     rng = np.random.default_rng(seed)
     of_network = list(pairs.groupby("network").indices.values())
-    values = np.stack(pairs["values"].to_list())
-    columns = {name: pairs[name].to_numpy() for name in ("trigger", "class", "clean W", "success", "images")}
+    columns = {name: pairs[name].to_numpy() for name in ("trigger", "class", "success", "images")}
+    means = {"W": np.stack(pairs["values"].to_list()), "clean W": np.stack(pairs["clean values"].to_list())}
     draws = []
     for _ in range(resamples):
         rows = np.concatenate([of_network[k] for k in rng.integers(len(of_network), size=len(of_network))])
-        points = rng.integers(values.shape[1], size=(len(rows), values.shape[1]))
         drawn = {name: column[rows] for name, column in columns.items()}
-        drawn["W"] = np.take_along_axis(values[rows], points, axis=1).mean(1)
+        for name, values in means.items():
+            points = rng.integers(values.shape[1], size=(len(rows), values.shape[1]))
+            drawn[name] = np.take_along_axis(values[rows], points, axis=1).mean(1)
         drawn["success"] = rng.binomial(drawn["images"], drawn["success"]) / drawn["images"]
         draws.append(statistic(pd.DataFrame(drawn)))
     return np.array(draws, dtype=float)

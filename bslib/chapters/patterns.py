@@ -245,8 +245,8 @@ class Patterns:
         """What is not yet run, in words with the command that runs it; None where there is something to show."""
         wanted = len(networks_of(self.size, self.seed))
         needs = f"{wanted} × {self.size.network} on {self.size.dataset}, clean and backdoored"
-        both = len({network.attack is None for network in self.networks}) == 2
-        return None if both else not_yet_run("patterns", self.profile, needs, held=len(self.networks))
+        kinds = [{n.attack and n.attack.trigger for n in some} for some in (self.networks, networks_of(self.size, self.seed))]
+        return None if kinds[0] == kinds[1] else not_yet_run("patterns", self.profile, needs, held=len(self.networks))
 
     def success(self, network: NetworkSpec) -> float:
         """How often a network's own trigger succeeds; NaN for a clean network."""
@@ -341,7 +341,8 @@ class Patterns:
             for crafted in universals_of(self.size, network):
                 for sigma in self.size.pattern_sigmas:
                     counted = crafted_batch_of(self.size, crafted, sigma)
-                    if crafted in self.records and counted in self.records:
+                    clean_batch = batch_of(self.size, network, None, sigma)
+                    if all(spec in self.records for spec in (crafted, counted, clean_batch)):
                         w, clean = self._w(counted, sigma), self._clean(network, sigma)
                         rows.append((number, crafted.bound, *self._fooled(crafted), sigma, *levene(clean, w), float(w.mean())))
         names = ["network", "bound", "fooled", "fooled held out", "classes", "sigma", "score", "p", "W"]
@@ -364,9 +365,9 @@ class Patterns:
             Columns bound, sigma, auc, fooled (held out) and classes, the last three Estimates over networks.
         """
         rows = []
-        for (bound, sigma), own in self.universal().groupby(["bound", "sigma"]):
-            sigma = cast(float, sigma)
-            nothing = self.tests(sigma, points=self.size.pattern_points)
+        every = self.universal()
+        for (bound, sigma), own in every[every["sigma"].isin(self.sigmas)].groupby(["bound", "sigma"]):
+            nothing = self.tests(cast(float, sigma), points=self.size.pattern_points)
             nothing = nothing[(nothing["carried"] == "nothing") & nothing["network"].isin(own["network"])]
             both = pd.concat([own.assign(carried="universal"), nothing])
             area = auc(both["score"], both["carried"] == "universal", both["network"])
@@ -390,7 +391,7 @@ class Patterns:
             target = network.attack.target if network.attack is not None else None
             for sigma in self.size.pattern_sigmas:
                 counted = crafted_batch_of(self.size, crafted, sigma)
-                if crafted not in self.records or counted not in self.records:
+                if any(spec not in self.records for spec in (crafted, counted, batch_of(self.size, network, None, sigma))):
                     continue
                 record, clean = self.records[crafted], self._clean(network, sigma)
                 norms = record.arrays["masks"].sum((1, 2, 3))
@@ -407,9 +408,10 @@ class Patterns:
         Returns
         -------
         DataFrame
-            Columns network, carried ("own", "unseen", "universal" or "reversed", the candidate with the smallest mask),
-            and a score of each detector: "W" (Levene's), "STRIP" (how much less undecided than without the pattern) and "logit
-            variance" (its negative).
+            Columns network, carried ("own", "unseen", "universal", or for the candidate of Neural Cleanse with the smallest mask
+            "reversed, clean" on a clean network and "reversed, backdoored" on another, where it may be the trigger), and a score
+            of each detector: "W" (Levene's), "STRIP" (how much less undecided than without the pattern) and "logit variance" (its
+            negative).
         """
         rows = []
         for number, network in enumerate(self.networks):
@@ -429,7 +431,7 @@ class Patterns:
         return pd.DataFrame(rows, columns=["network", "carried", *DETECTORS])
 
     def detectors(self) -> pd.DataFrame:
-        """For each detector the area under the ROC curve of own triggers, universal perturbations and reversed triggers.
+        """For each detector the area under the ROC curve of own triggers, universal perturbations and smallest candidates.
 
         What must not be found are triggers that a network has never seen.
 
@@ -439,7 +441,7 @@ class Patterns:
             A row for each detector, a column for each pattern, of Estimates.
         """
         scores, table = self.others(), {}
-        for carried in ("own", "universal", "reversed"):
+        for carried in ("own", "universal", "reversed, clean", "reversed, backdoored"):
             some = scores[scores["carried"].isin([carried, "unseen"])]
             if set(some["carried"]) == {carried, "unseen"}:
                 table[carried] = {name: auc(some[name], some["carried"] == carried, some["network"]) for name in DETECTORS}
@@ -552,7 +554,9 @@ def _batches(clean: Floats, tested: Floats, size: int | None) -> Iterator[tuple[
 
 def _carried(spec: ScoresSpec, network: NetworkSpec) -> str:
     if spec.pattern is not None:
-        return "universal" if isinstance(spec.pattern, UniversalSpec) else "reversed"
+        if isinstance(spec.pattern, UniversalSpec):
+            return "universal"
+        return "reversed, clean" if network.attack is None else "reversed, backdoored"
     return "own" if network.attack is not None and network.attack.trigger == spec.trigger else "unseen"
 
 
