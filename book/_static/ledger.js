@@ -1,4 +1,6 @@
-// The ledger's table: buttons that show one verdict alone, headings that sort. Without a script it is a plain table.
+// The ledger's table: buttons that show one verdict alone, headings that sort: up, down, and back to the paper's order. Without a script it is a plain table.
+const RANK = ["reproduced", "in part", "undecided", "not reproduced", "not yet run"];
+
 document.addEventListener("DOMContentLoaded", () => {
   for (const table of document.querySelectorAll(".ledger table")) {
     const body = table.tBodies[0], rows = [...body.rows];
@@ -31,11 +33,14 @@ document.addEventListener("DOMContentLoaded", () => {
       button.append(...heading.childNodes);
       heading.append(button);
       button.addEventListener("click", () => {
-        const down = heading.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+        const next = { ascending: "descending", descending: null }[heading.getAttribute("aria-sort")];
+        const order = next === undefined ? "ascending" : next;
         for (const other of headings) other.removeAttribute("aria-sort");
-        heading.setAttribute("aria-sort", down > 0 ? "ascending" : "descending");
-        const text = (row) => row.cells[column].textContent.trim();
-        body.append(...rows.sort((a, b) => down * text(a).localeCompare(text(b), "en", { numeric: true })));
+        if (order) heading.setAttribute("aria-sort", order);
+        const value = (row) => column === at ? RANK.indexOf(verdictOf(row)) : row.cells[column].textContent.trim();
+        const compare = (a, b) => column === at ? value(a) - value(b) : value(a).localeCompare(value(b), "en");
+        const sign = order === "descending" ? -1 : 1;
+        body.append(...(order ? [...rows].sort((a, b) => sign * compare(a, b)) : rows));
       });
     });
   }

@@ -17,6 +17,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from bslib.ledger import VERDICTS
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Route
 
@@ -183,10 +185,12 @@ def test_the_ledger_shows_one_verdict_and_sorts(origin: str, browser: Browser) -
         choices.nth(0).click()
         assert page.locator(".ledger tbody tr:visible").count() == total
         heading = page.locator(".ledger th").nth(3)
-        for direction in ("ascending", "descending"):
+        claims = page.locator(".ledger tbody td:nth-child(1)").all_inner_texts()
+        for direction in ("ascending", "descending", None):
             heading.locator("button").click()
-            verdicts = page.locator(".ledger tbody td:nth-child(4)").all_inner_texts()
-            assert verdicts == sorted(verdicts, reverse=direction == "descending")
+            ranks = [VERDICTS.index(v) for v in page.locator(".ledger tbody td:nth-child(4)").all_inner_texts()]
+            assert direction is None or ranks == sorted(ranks, reverse=direction == "descending")
             assert heading.get_attribute("aria-sort") == direction
+        assert page.locator(".ledger tbody td:nth-child(1)").all_inner_texts() == claims, "back to the paper's order"
     finally:
         page.close()
