@@ -391,7 +391,7 @@ PROFILES: dict[str, Profile] = {
             PatternsSize(
                 dataset="fashion-mnist",
                 network="larger-fashion",
-                epochs=3,
+                epochs=10,  # with 250 poisons a trigger needs so many
                 threat_model="T3",
                 networks=3,
                 points=250,

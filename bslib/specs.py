@@ -126,7 +126,7 @@ class UniversalSpec(MeasuredSpec):
     bound : int
         Its sup norm, in 255ths.
     passes, batch_size
-        As for :func:`bslib.patterns.universal.universal_perturbation`.
+        As for :func:`~bslib.patterns.universal.universal_perturbation`.
     seed : int
         Seed of the choice of images and of their order.
     """  # noqa: D205
@@ -149,7 +149,7 @@ class CleanseSpec(MeasuredSpec):
     images : int
         Test images they are crafted on, from the half of the test set that W is not measured on.
     samples, steps
-        As for :func:`bslib.patterns.neural_cleanse.reverse_triggers`.
+        As for :func:`~bslib.patterns.neural_cleanse.reverse_triggers`.
     checked : int
         So many other test images, and training images, that their success is measured on; all where there are fewer.
     seed : int

@@ -214,6 +214,7 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path, tiny_profile):
         [sys.executable, "-c", COMMAND, store.folder],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )  # fmt: skip
     try:
         waited = time.monotonic() + 90
