@@ -198,6 +198,12 @@ def _carrying(spec: CountsSpec | ScoresSpec, images: Tensor, store: Store) -> li
     return [patched(to_float(images), mask, colours) for mask, colours in pairs]
 
 
+def _crafted_on(data: Dataset, count: int, seed: int) -> Tensor:
+    """So many uint8 images from the half of the test set that W is not measured on."""
+    crafting, _ = crafting_and_measuring(len(data.test_images))
+    return data.test_images[crafting[draw_points(len(crafting), count, seed)]]
+
+
 def _pattern_of(spec: CountsSpec | ScoresSpec, store: Store) -> dict[str, str]:
     """Which result of crafting a batch carried, for a record: a pattern that is crafted anew may be another one."""
     return {} if spec.pattern is None else {"pattern": store.get(spec.pattern).checksum}
@@ -206,8 +212,7 @@ def _pattern_of(spec: CountsSpec | ScoresSpec, store: Store) -> dict[str, str]:
 def _perturb(spec: UniversalSpec, store: Store, device: torch.device, progress: bool) -> Parts:
     data = load(spec.network.dataset)
     network, weights = _trained(spec.network, data, store, device)
-    crafting, measuring = crafting_and_measuring(len(data.test_images))
-    images = data.test_images[crafting[draw_points(len(crafting), spec.images, spec.seed)]]
+    images = _crafted_on(data, spec.images, spec.seed)
     found = universal_perturbation(
         network,
         to_float(images).to(device),
@@ -217,6 +222,7 @@ def _perturb(spec: UniversalSpec, store: Store, device: torch.device, progress: 
         seed=spec.seed,
         progress=progress,
     )
+    _, measuring = crafting_and_measuring(len(data.test_images))
     others = to_float(data.test_images[measuring]).to(device)
     arrays = {
         "perturbation": found.perturbation.cpu().numpy(),
@@ -230,8 +236,7 @@ def _perturb(spec: UniversalSpec, store: Store, device: torch.device, progress: 
 def _cleanse(spec: CleanseSpec, store: Store, device: torch.device, progress: bool) -> Parts:
     data = load(spec.network.dataset)
     network, weights = _trained(spec.network, data, store, device)
-    crafting, measuring = crafting_and_measuring(len(data.test_images))
-    images = data.test_images[crafting[draw_points(len(crafting), spec.images, spec.seed)]]
+    images = _crafted_on(data, spec.images, spec.seed)
     found = reverse_triggers(
         network,
         to_float(images).to(device),
@@ -243,6 +248,7 @@ def _cleanse(spec: CleanseSpec, store: Store, device: torch.device, progress: bo
     )
     arrays = {name: getattr(found, name).cpu().numpy() for name in ("masks", "patterns", "success", "steps")}
     rng = np.random.default_rng([spec.seed, 6])
+    _, measuring = crafting_and_measuring(len(data.test_images))
     others = {
         "test": (data.test_images, data.test_labels, measuring[: spec.checked]),
         "train": (data.train_images, data.train_labels, rng.permutation(len(data.train_labels))[: spec.checked]),
@@ -264,8 +270,8 @@ def _sent(network: nn.Module, images: Tensor, labels: Tensor, found: Candidates,
 def _score(spec: ScoresSpec, store: Store, device: torch.device, progress: bool) -> Parts:
     data = load(spec.network.dataset)
     network, weights = _trained(spec.network, data, store, device)
-    crafting, measuring = crafting_and_measuring(len(data.test_images))
-    overlays = data.test_images[crafting[draw_points(len(crafting), spec.overlays, spec.seed)]]
+    _, measuring = crafting_and_measuring(len(data.test_images))
+    overlays = _crafted_on(data, spec.overlays, spec.seed)
     images = data.test_images[measuring[draw_points(len(measuring), spec.points, spec.seed)]]
     clean, over = (to_float(part).to(device) for part in (images, overlays))
     batches = [batch.to(device) for batch in _carrying(spec, images, store)]
