@@ -118,7 +118,8 @@ def ledger(
         from bslib import ledger as pages
 
         target = open_store(store)
-        found = pages.entries(profile=profile, seed=seed, store=Store(target.folder, writable=False, base=target.base))
+        read_only = Store(target.folder, writable=False, base=target.base)
+        found = pages.entries(pages.numbers(profile=profile, seed=seed, store=read_only))
         if as_json:
             typer.echo(json.dumps(pages.as_data(found), indent=1))
             return

@@ -1,6 +1,8 @@
 """The ledger: what the paper claims, the rule by which we judge, and the verdict that our records give.
 
 Claims are data (a TOML file beside each chapter), written before the records are made; verdicts are computed, never typed.
+Findings, which the paper does not have, lie in the same files. They were written after the records had been seen, so they prove
+nothing by holding; but their numbers come from the records, and one that newer records do not bear out says so.
 """
 
 from __future__ import annotations
@@ -15,21 +17,26 @@ from pathlib import Path
 from typing import Any
 
 from bslib.chapters import CHAPTERS
-from bslib.statistics import Estimate
+from bslib.statistics import Estimate, Estimates
 from bslib.store import Store
 
 __all__ = [
     "VERDICTS",
     "Claim",
     "Entry",
+    "Finding",
     "Test",
     "as_data",
     "as_markdown",
     "as_page",
     "claims_of",
     "entries",
+    "findings_as_markdown",
+    "findings_of",
+    "headlines",
     "in_few_digits",
     "judge",
+    "numbers",
     "score",
 ]
 
@@ -79,6 +86,8 @@ class Claim:
     tests : tuple of Test
     figure : str, optional
         The label of the figure that shows it.
+    arithmetic : bool
+        Whether it is about how the paper's own numbers fit together, which needs no record and is no replication.
     """
 
     id: str
@@ -88,6 +97,28 @@ class Claim:
     reading: str
     tests: tuple[Test, ...]
     figure: str | None = None
+    arithmetic: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What the records say and the paper does not.
+
+    Parameters
+    ----------
+    id : str
+    says : str
+        The sentence; ``{0}``, ``{1}`` and so on stand for the estimates of its tests, in their order.
+    tests : tuple of Test
+        What has to hold for the sentence to be true.
+    headline : bool
+        Whether the landing page has it.
+    """
+
+    id: str
+    says: str
+    tests: tuple[Test, ...]
+    headline: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +151,16 @@ def claims_of(chapter: str) -> list[Claim]:
     return [Claim(**{**claim, "tests": tuple(Test(**test) for test in claim["tests"])}) for claim in _data(chapter)["claim"]]
 
 
+def findings_of(chapter: str) -> list[Finding]:
+    """The findings of a chapter.
+
+    >>> findings_of("parameters")[0].id
+    'growth-is-bias'
+    """
+    found = _data(chapter).get("finding", [])
+    return [Finding(**{**finding, "tests": tuple(Test(**test) for test in finding["tests"])}) for finding in found]
+
+
 def judge(claim: Claim, quantities: Mapping[str, Estimate]) -> str:
     """The verdict on a claim.
 
@@ -140,8 +181,8 @@ def judge(claim: Claim, quantities: Mapping[str, Estimate]) -> str:
     return "in part" if any(outcome is True for outcome in outcomes) else "undecided"
 
 
-def entries(*, profile: str, seed: int = 0, store: str | Path | Store | None = None) -> list[Entry]:
-    """The whole ledger, chapter by chapter, from the records of a store.
+def numbers(*, profile: str, seed: int = 0, store: str | Path | Store | None = None) -> dict[str, Estimates]:
+    """The quantities of every chapter that has claims, from the records of a store.
 
     Parameters
     ----------
@@ -150,31 +191,72 @@ def entries(*, profile: str, seed: int = 0, store: str | Path | Store | None = N
     store
         As for :func:`bslib.store.open_store`. One that can be written to is completed first.
 
-    >>> len(entries(profile="paper", store="published")) > 40
-    True
+    >>> list(numbers(profile="paper", store="published"))
+    ['parameters', 'surface', 'correlation', 'patterns']
     """
-    found = []
-    for chapter in CHAPTERS:
-        if not files("bslib.chapters").joinpath(f"{chapter}.toml").is_file():
-            continue
-        numbers = import_module(f"bslib.chapters.{chapter}").numbers(profile=profile, seed=seed, store=store)
-        page = _data(chapter)["page"]
-        found += [
-            Entry(chapter=chapter, page=page, claim=c, measured=_measured(c, numbers), verdict=judge(c, numbers))
-            for c in claims_of(chapter)
-        ]
-    return found
+    with_claims = [name for name in CHAPTERS if files("bslib.chapters").joinpath(f"{name}.toml").is_file()]
+    return {
+        name: import_module(f"bslib.chapters.{name}").numbers(profile=profile, seed=seed, store=store) for name in with_claims
+    }
+
+
+def entries(numbers: Mapping[str, Estimates]) -> list[Entry]:
+    """The whole ledger, chapter by chapter, from what :func:`numbers` gives.
+
+    >>> len(entries({"parameters": Estimates()})), entries({"parameters": Estimates()})[0].verdict
+    (15, 'not yet run')
+    """
+    return [
+        Entry(chapter=chapter, page=_data(chapter)["page"], claim=c, measured=_measured(c, own), verdict=judge(c, own))
+        for chapter, own in numbers.items()
+        for c in claims_of(chapter)
+    ]
 
 
 def score(ledger: Iterable[Entry]) -> str:
-    """How many claims have which verdict, in words.
+    """How many claims have which verdict, in words; those on the paper's own arithmetic are counted apart.
 
     >>> score([])
     'no claims'
     """
-    counts = Counter(entry.verdict for entry in ledger)
+    ledger = list(ledger)
+    counts = Counter(entry.verdict for entry in ledger if not entry.claim.arithmetic)
     parts = [f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict]]
-    return f"{', '.join(parts)}; {counts.total()} claims in all" if parts else "no claims"
+    arithmetic = sum(entry.claim.arithmetic for entry in ledger)
+    apart = f", and {arithmetic} on how the paper's own numbers fit together" if arithmetic else ""
+    return f"{', '.join(parts)}; {counts.total()} claims in all{apart}" if parts else "no claims"
+
+
+def findings_as_markdown(chapter: str, quantities: Mapping[str, Estimate]) -> str:
+    """The findings of a chapter as a Markdown list with their numbers; those that these records do not bear out say so.
+
+    >>> findings_as_markdown("parameters", {})
+    '(Not yet run.)'
+    """
+    return _as_list(findings_of(chapter), quantities) or "(Not yet run.)"
+
+
+def headlines(numbers: Mapping[str, Estimates]) -> str:
+    """The findings of all chapters that the landing page has, as a Markdown list; ``numbers`` as :func:`numbers` gives them.
+
+    >>> headlines({"parameters": Estimates()})
+    '(Not yet run.)'
+    """
+    lists = [_as_list([f for f in findings_of(chapter) if f.headline], own) for chapter, own in numbers.items()]
+    return "\n".join(filter(None, lists)) or "(Not yet run.)"
+
+
+def _as_list(findings: Iterable[Finding], quantities: Mapping[str, Estimate]) -> str:
+    """One line for each finding that has records."""
+    lines = []
+    for finding in findings:
+        if any(test.quantity not in quantities for test in finding.tests):
+            continue
+        measured = [quantities[test.quantity] for test in finding.tests]
+        holds = all(test.outcome(estimate) for test, estimate in zip(finding.tests, measured, strict=True))
+        doubt = "" if holds else "**Not borne out by these records:** "
+        lines.append(f"- {doubt}{finding.says.format(*map(in_few_digits, measured))}")
+    return "\n".join(lines)
 
 
 def as_page(ledger: Iterable[Entry]) -> str:

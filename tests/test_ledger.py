@@ -24,8 +24,12 @@ from bslib.ledger import (
     as_page,
     claims_of,
     entries,
+    findings_as_markdown,
+    findings_of,
+    headlines,
     in_few_digits,
     judge,
+    numbers,
     score,
 )
 from bslib.profiles import PROFILES
@@ -78,7 +82,7 @@ def test_ids_are_unique_over_the_book():
 
 def test_the_file_is_read_completely():
     raw = tomllib.loads(files("bslib.chapters").joinpath("parameters.toml").read_text(encoding="utf-8"))
-    assert set(raw) == {"page", "claim"}
+    assert set(raw) == {"page", "claim", "finding"}
     assert [c["id"] for c in raw["claim"]] == [claim.id for claim in claims_of("parameters")]
 
 
@@ -176,8 +180,13 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def ledger():
-    return entries(profile="paper", store=PUBLISHED)
+def published_numbers():
+    return numbers(profile="paper", store=PUBLISHED)
+
+
+@pytest.fixture(scope="module")
+def ledger(published_numbers):
+    return entries(published_numbers)
 
 
 def test_the_ledger_has_every_claim_once_in_the_order_of_the_book(ledger):
@@ -214,10 +223,12 @@ def test_the_page_has_a_row_for_each_entry(ledger):
 
 def test_the_score_counts_every_entry(ledger):
     words = score(ledger)
+    apart = [entry for entry in ledger if entry.claim.arithmetic]
+    assert [entry.claim.id for entry in apart] == ["t1-networks-17", "t1-networks-20", "t2-pairs-79"]
     for verdict in VERDICTS:
-        count = sum(entry.verdict == verdict for entry in ledger)
+        count = sum(entry.verdict == verdict for entry in ledger if entry not in apart)
         assert (f"{count} {verdict}" in words.split(";")[0].split(", ")) == (count > 0)
-    assert words.endswith(f"{len(ledger)} claims in all")
+    assert words.endswith(f"{len(ledger) - 3} claims in all, and 3 on how the paper's own numbers fit together")
 
 
 def test_the_ledger_as_data_is_json(ledger):
@@ -225,6 +236,42 @@ def test_the_ledger_as_data_is_json(ledger):
     assert [row["verdict"] for row in data] == [entry.verdict for entry in ledger]
     first = next(row for row in data if row["measured"])
     assert set(next(iter(first["measured"].values()))) == {"value", "low", "high", "networks"}
+
+
+# --- findings ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chapter", WITH_CLAIMS)
+def test_findings_are_borne_out_by_the_published_records(chapter, published_numbers):
+    """What the book says of its own accord is true of the records that it is rendered from."""
+    findings = findings_of(chapter)
+    for finding in findings:
+        for test in finding.tests:
+            assert test.outcome(published_numbers[chapter][test.quantity]) is True, (finding.id, test)
+    lines = findings_as_markdown(chapter, published_numbers[chapter]).splitlines()
+    assert len(lines) == max(1, len(findings)) and not any("Not borne out" in line for line in lines)
+
+
+def test_every_number_of_a_finding_is_in_its_sentence(published_numbers):
+    for chapter, own in published_numbers.items():
+        for finding in findings_of(chapter):
+            assert all(f"{{{k}}}" in finding.says for k in range(len(finding.tests))), finding.id
+            line = next(line for line in findings_as_markdown(chapter, own).splitlines() if finding.says.split("{")[0] in line)
+            assert all(in_few_digits(own[test.quantity]) in line for test in finding.tests)
+
+
+def test_a_finding_that_records_contradict_says_so(published_numbers):
+    (first, *_), own = findings_of("parameters"), published_numbers["parameters"]
+    assert findings_as_markdown("parameters", own).startswith("- " + first.says[:20])
+    for estimate in (FAILS, OPEN):
+        assert findings_as_markdown("parameters", {**own, first.tests[0].quantity: estimate}).startswith("- **Not borne out")
+
+
+def test_the_landing_page_has_the_headlines_alone(published_numbers):
+    wanted = [finding.says.split("{")[0] for c in WITH_CLAIMS for finding in findings_of(c) if finding.headline]
+    lines = headlines(published_numbers).splitlines()
+    assert len(lines) == len(wanted) >= 3
+    assert all(line.startswith("- " + says) for line, says in zip(lines, wanted, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -249,6 +296,6 @@ def test_what_is_changed_in_a_record_changes_the_verdict(tmp_path):
         if isinstance(record.spec, PredictionsSpec) and record.spec.trigger == 1:
             wrong = {**record.arrays, "predicted": (record.arrays["labels"] + 1) % 10}
             store.put(dataclasses.replace(record, arrays=wrong))
-    found = entries(profile="paper", store=Store(tmp_path / "records", writable=False))
+    found = entries(numbers(profile="paper", store=Store(tmp_path / "records", writable=False)))
     verdict = {entry.claim.id: entry.verdict for entry in found}
     assert verdict["larger-fashion-active"] == "not reproduced"

@@ -4,6 +4,10 @@ document.addEventListener("DOMContentLoaded", async () => {
   for (const text of document.querySelectorAll(".search-button__default-text")) {
     text.closest("button").removeAttribute("aria-label");
   }
+  for (const summary of document.querySelectorAll("details > summary[aria-label]")) summary.removeAttribute("aria-label");
+  for (const button of document.querySelectorAll(".theme-switch-button")) {
+    button.setAttribute("aria-label", "Color mode: Light, Dark or System Settings"); // the titles of its three icons
+  }
   // Every part of a page lies in a landmark.
   const sidebar = document.getElementById("pst-primary-sidebar");
   sidebar?.setAttribute("role", "complementary");

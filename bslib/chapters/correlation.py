@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -318,12 +319,16 @@ class Correlation:
             f"spread_of_wobbly_less_smooth.{data}": lambda p: _spread(p, "success", p["W"] > p["W"].median()),
             f"partial_r.{data}": partial_correlation,
         }
+        for wanted in self.size.triggers:
+            alone = partial(_of_trigger, wanted)
+            of[f"r_alone.{data}.{wanted}"] = lambda p, alone=alone: _both(alone(p))[1]  # type: ignore[misc]
+            of[f"less_clean.{data}.{wanted}"] = lambda p, alone=alone: (alone(p)["W"] - alone(p)["clean W"]).mean()  # type: ignore[misc]
         draws = _bootstrap(pairs, lambda p: [f(_kept(p)) for f in of.values()], 500)
         found = {}
         for k, (name, f) in enumerate(of.items()):
             value = f(_kept(pairs))
             if np.isfinite(value):
-                found[name] = _around(value, draws[:, k], networks, correlation=not name.startswith("spread"))
+                found[name] = _around(value, draws[:, k], networks, correlation=not name.startswith(("spread", "less_clean")))
         for trigger, own in pairs.groupby("trigger"):
             out = int((own["success"] < RANDOM_GUESS).sum())
             ends = stats.binomtest(out, len(own)).proportion_ci(0.95, method="wilson")
@@ -445,6 +450,10 @@ def _around(value: float, draws: Floats, networks: int, *, correlation: bool = T
 
 def _kept(pairs: pd.DataFrame, below: float = RANDOM_GUESS) -> pd.DataFrame:
     return pairs[pairs["success"] >= below]
+
+
+def _of_trigger(trigger: int, pairs: pd.DataFrame) -> pd.DataFrame:
+    return pairs[pairs["trigger"] == trigger]
 
 
 def _both(pairs: pd.DataFrame) -> tuple[float, float]:

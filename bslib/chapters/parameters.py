@@ -182,6 +182,20 @@ class Half:
             if len(w) > 1:
                 variation = variation_of_networks(w[:, s, n].mean(-1).tolist())
                 found[f"variation_between_networks.{self.size.dataset}.{sigma:g}"] = variation
+        return found | self._growth_by_estimator()
+
+    def _growth_by_estimator(self) -> dict[str, Estimate]:
+        """How much the mean of W grows with n by a corrected estimator, and how much of its growth is bias."""
+        both = np.stack([self.over_n(), self.over_n("grassberger")], axis=1)  # (networks, 2, sigmas, ns, points)
+        value, draws = nested_bootstrap(list(both), lambda v: v[..., -1, :].mean(-1) - v[..., 0, :].mean(-1))
+        found = {}
+        for s, sigma in enumerate(self.size.n_sigmas):
+            quantities = {
+                "mean_growth_corrected": lambda v, s=s: v[..., 1, s],
+                "mean_growth_from_bias": lambda v, s=s: v[..., 0, s] - v[..., 1, s],
+            }
+            for name, of in quantities.items():
+                found[f"{name}.{self.size.dataset}.{sigma:g}"] = percentile_estimate(of(value), of(draws), len(both))
         return found
 
     def _quantities_over_sigma(self) -> dict[str, Estimate]:
