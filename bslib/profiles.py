@@ -167,6 +167,8 @@ class PatternsSize(TrainedSize):
         At most so many passes of the universal perturbation.
     samples, steps : int
         Images that a step of Neural Cleanse sees, and at most so many steps.
+    compared : int, optional
+        On one network it is run with so many images a step as well; on none when None.
     checked : int
         Test and training images that its candidates' success is measured on.
     pattern_points : int
@@ -187,6 +189,7 @@ class PatternsSize(TrainedSize):
     crafted_on: int = 500
     passes: int = 10
     samples: int = 64
+    compared: int | None = 1000  # the authors'
     steps: int = 1000
     checked: int = 5000
     pattern_points: int
@@ -313,6 +316,7 @@ PROFILES: dict[str, Profile] = {
                 crafted_on=60,
                 passes=2,
                 samples=32,
+                compared=64,
                 steps=60,
                 checked=100,
                 pattern_points=10,
@@ -336,6 +340,7 @@ PROFILES: dict[str, Profile] = {
                 crafted_on=8,
                 passes=1,
                 samples=2,
+                compared=None,
                 steps=2,
                 checked=10,
                 pattern_points=2,
@@ -406,6 +411,7 @@ PROFILES: dict[str, Profile] = {
                 networks=3,
                 points=250,
                 pattern_points=100,
+                compared=None,
             ),
         ),
     ),

@@ -108,11 +108,14 @@ def made_up(size, *, seed: int = 0, success=None) -> dict:
             for sigma in size.pattern_sigmas:
                 spec = crafted_batch_of(size, crafted, sigma)
                 put(spec, counts(spec, rng.uniform(0.9, 1.6)))
+        crafted_again = [cleanse_of(size, network, size.compared)] if size.compared else []
         crafted = cleanse_of(size, network)
         masks, colours = rng.random((10, 1, 6, 6)).astype(np.float32), rng.random((10, channels, 6, 6)).astype(np.float32)
         masks *= rng.uniform(0.2, 1, (10, 1, 1, 1)).astype(np.float32)
         shares = {f"success{part}": rng.uniform(low, 1, 10) for part, low in (("", 0.99), ("_test", 0.8), ("_train", 0.9))}
         put(crafted, {"masks": masks, "patterns": colours, **shares}, {"anomaly_index": rng.uniform(0, 4)})
+        for again in crafted_again:
+            put(again, {"masks": masks**1.1, "patterns": colours, **shares}, {"anomaly_index": 1.5})
         for sigma in size.pattern_sigmas:
             spec = crafted_batch_of(size, crafted, sigma)
             put(spec, counts(spec, *[3, 0.2] * 5))
@@ -333,6 +336,10 @@ def test_the_paper_plan_has_the_papers_sizes():
                 [network.attack.trigger] if network.attack else []
             )
             assert {s.bound for s in own if isinstance(s, UniversalSpec)} == {4, 8, 10, 16, 26}
+            compared = [s for s in own if isinstance(s, CleanseSpec) and s.samples == 1000]
+            wanted = kind == "larger-fashion" and network.attack == attacks[0]
+            assert len(compared) == wanted, "the authors' number of images a step, on one network"
+            own = [s for s in own if s not in compared]
             assert [s.images for s in own if isinstance(s, (UniversalSpec, CleanseSpec))] == [500] * 6
             batches = [s for s in own if isinstance(s, CountsSpec)]
             assert [s.trigger for s in batches if s.pattern is None] == [None, None, 1, 2, 3, 4, 5, 6] * 2
@@ -605,6 +612,21 @@ def test_the_table_of_neural_cleanse(fashion):
             f"{np.median(norms):.1f}",
             f"at least {100 * record.arrays['success_train'].min():.1f}%",
         ]
+
+
+def test_the_table_that_compares_neural_cleanse(fashion):
+    head, _, few, many = cells(fashion.comparison_table().split("\n\n")[0])
+    network = networks_of(FASHION, 0)[FASHION.networks]
+    assert len(few) == len(many) == len(head) and [few[0], many[0]] == [str(FASHION.samples), str(FASHION.compared)]
+    of_masks = []
+    for row, samples in ((few, None), (many, FASHION.compared)):
+        norms = fashion.records[cleanse_of(FASHION, network, samples)].arrays["masks"].sum((1, 2, 3))
+        others = [norm for k, norm in enumerate(norms) if k != network.attack.target]
+        assert row[1:3] == [f"{norms[network.attack.target]:.1f}", f"{min(others):.1f} to {max(others):.1f}"]
+        of_masks.append(stats.rankdata(norms))
+    assert f"is {np.corrcoef(*of_masks)[0, 1]:.2f})" in fashion.comparison_table()
+    part = without(fashion, lambda s: isinstance(s, CleanseSpec) and s.samples == FASHION.compared)
+    assert part.comparison_table() == "(Not yet run.)"
 
 
 def test_the_table_of_detectors(cifar):

@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.stats import spearmanr
 
 from bslib.chapters import not_yet_run
 from bslib.entropy import entropy
@@ -47,13 +48,14 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
     """Every spec of the chapter: all that its claims need, for every network, comes before the other noise levels and bounds.
 
     >>> len(plan("paper"))
-    1076
+    1077
     """
     rounds = (detector_specs, universal_specs, cleanse_specs, scores_specs, further_specs)
     specs: list[Spec] = []
     for size in profile_named(profile).patterns:
         networks = networks_of(size, seed)
-        specs += [pictures_of(size, seed), *(spec for needed in rounds for network in networks for spec in needed(size, network))]
+        needed = [spec for some in rounds for network in networks for spec in some(size, network)]
+        specs += [pictures_of(size, seed), *needed, *compared_specs(size, seed)[1:]]
     return specs
 
 
@@ -112,12 +114,12 @@ def universal_specs(size: PatternsSize, network: NetworkSpec) -> list[Spec]:
     return [first, crafted_batch_of(size, first)]
 
 
-def cleanse_of(size: PatternsSize, network: NetworkSpec) -> CleanseSpec:
-    """Neural Cleanse on a network."""
+def cleanse_of(size: PatternsSize, network: NetworkSpec, samples: int | None = None) -> CleanseSpec:
+    """Neural Cleanse on a network; with another number of images a step where it is named."""
     return CleanseSpec(
         network=network,
         images=size.crafted_on,
-        samples=size.samples,
+        samples=samples or size.samples,
         steps=size.steps,
         checked=size.checked,
         seed=network.seed,
@@ -163,6 +165,14 @@ def further_specs(size: PatternsSize, network: NetworkSpec) -> list[Spec]:
         patterns: list[UniversalSpec | CleanseSpec] = [*universals_of(size, network), cleanse_of(size, network)]
         specs += [crafted_batch_of(size, crafted, further[0]) for crafted in patterns]
     return specs
+
+
+def compared_specs(size: PatternsSize, seed: int) -> list[CleanseSpec]:
+    """Neural Cleanse on the first network with the first trigger, as on all networks and as the authors have it."""
+    if size.compared is None:
+        return []
+    network = networks_of(size, seed)[size.networks]
+    return [cleanse_of(size, network), cleanse_of(size, network, size.compared)]
 
 
 def _level_of(sigmas: tuple[float, ...], sigma: float | None) -> tuple[float, ...]:
@@ -401,6 +411,31 @@ class Patterns:
                     rows.append((*about, *success, sigma, *levene(clean, w), float(w.mean())))
         names = ["network", "backdoored", "class", "own", "norm", "index", *(f"success{part}" for part in PARTS)]
         return pd.DataFrame(rows, columns=[*names, "sigma", "score", "p", "W"])
+
+    def comparison_table(self) -> str:
+        """Neural Cleanse on one network with few images a step and with the authors' number, as a Markdown table."""
+        specs = compared_specs(self.size, self.seed)
+        if not specs or any(spec not in self.records for spec in specs):
+            return "(Not yet run.)"
+        network = specs[0].network
+        assert network.attack is not None and network.attack.target is not None
+        rows = [
+            "| images a step | mask of the backdoor's class | the others, smallest to largest | anomaly index "
+            "| success on test images | on training images |",
+            "|---|---|---|---|---|---|",
+        ]
+        norms = []
+        for spec in specs:
+            record = self.records[spec]
+            norms.append(record.arrays["masks"].sum((1, 2, 3)))
+            others = np.delete(norms[-1], network.attack.target)
+            rows.append(
+                f"| {spec.samples} | {norms[-1][network.attack.target]:.1f} | {others.min():.1f} to {others.max():.1f} "
+                f"| {record.result['anomaly_index']:.1f} "
+                f"| at least {record.arrays['success_test'].min():.1%} | at least {record.arrays['success_train'].min():.1%} |"
+            )
+        rank = float(spearmanr(*norms).statistic)
+        return "\n".join(rows) + f"\n\nThe ten masks rank alike in both (Spearman's correlation of their sizes is {rank:.2f})."
 
     def others(self) -> pd.DataFrame:
         """What W and other detectors say of the same patterns on the same networks: scores that are high where one is suspected.
