@@ -11,14 +11,18 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from bslib.chapters import CHAPTERS
+import pandas as pd
+
+from bslib.chapters import CHAPTERS, plan_of
+from bslib.profiles import profile_named
 from bslib.statistics import Estimate, Estimates
-from bslib.store import Store
+from bslib.store import Store, records_for
 
 __all__ = [
     "VERDICTS",
@@ -37,6 +41,7 @@ __all__ = [
     "in_few_digits",
     "judge",
     "numbers",
+    "provenance_table",
     "score",
 ]
 
@@ -269,6 +274,39 @@ def as_page(ledger: Iterable[Entry]) -> str:
         says = f"{claim.says}<br><small>{claim.where}; here {here}. Held to: {claim.reading}.</small>"
         rows.append(f"| {says} | {claim.paper} | {numbers} | **{entry.verdict}** |")
     return "\n".join([*rows, ":::"])
+
+
+def provenance_table(*, profile: str, seed: int = 0, store: str | Path | Store | None = None) -> str:
+    """Where the records of a profile come from, as a Markdown table: data, amount of work, processors, versions and dates.
+
+    The parameters are those of :func:`numbers`.
+    """
+    plan = [spec for chapter in CHAPTERS for spec in plan_of(chapter, profile, seed=seed)]
+    records = records_for(plan, store or profile_named(profile).store)
+    table = pd.DataFrame(
+        {
+            "data": f"{r.data['source']} ({r.data['fingerprint'][:8]})" if r.data else "made up in the plane",
+            "kind": r.spec.kind,
+            "seconds": r.provenance["seconds"],
+            "device": r.provenance["device"],
+            "torch": r.provenance["torch"],
+            "code": r.provenance["code"],
+            "date": r.provenance["date"][:10],
+        }
+        for r in records.values()
+    )
+    rows = [
+        "| Data (fingerprint) | Kind of record | Records | Computing time | On | torch | bslib | Dates |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for (data, kind), own in table.groupby(["data", "kind"]) if len(table) else ():
+        of = {name: "<br>".join(sorted(own[name].unique())) for name in ("device", "torch", "code", "date")}
+        took = timedelta(seconds=round(own["seconds"].sum()))
+        rows.append(f"| {data} | {kind} | {len(own)} | {took} | {of['device']} | {of['torch']} | {of['code']} | {of['date']} |")
+    total = timedelta(seconds=round(table["seconds"].sum()) if len(table) else 0)
+    return "\n".join(
+        [*rows, "", f"{len(records)} of the {len(set(plan))} records of profile {profile} are there; they took {total}."]
+    )
 
 
 def as_data(ledger: Iterable[Entry]) -> list[dict[str, Any]]:

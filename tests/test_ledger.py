@@ -30,6 +30,7 @@ from bslib.ledger import (
     in_few_digits,
     judge,
     numbers,
+    provenance_table,
     score,
 )
 from bslib.profiles import PROFILES
@@ -299,3 +300,30 @@ def test_what_is_changed_in_a_record_changes_the_verdict(tmp_path):
     found = entries(numbers(profile="paper", store=Store(tmp_path / "records", writable=False)))
     verdict = {entry.claim.id: entry.verdict for entry in found}
     assert verdict["larger-fashion-active"] == "not reproduced"
+
+
+# --- where it comes from -----------------------------------------------------------------------------------------
+
+
+def test_the_provenance_accounts_for_every_published_record():
+    *rows, empty, total = provenance_table(profile="paper", store=PUBLISHED).splitlines()[2:]
+    cells = [[cell.strip() for cell in row.strip("|").split(" | ")] for row in rows]
+    published = [json.loads(path.read_text()) for path in published_folder().glob("*/*.json")]
+    assert empty == "" and sum(int(row[2]) for row in cells) == len(published)
+    assert total.startswith(f"{len(published)} of the ")
+    for row in cells:
+        own = [
+            record
+            for record in published
+            if record["spec"]["kind"] == row[1]
+            and (record["data"].get("fingerprint", "")[:8] in row[0] if record["data"] else "plane" in row[0])
+        ]
+        assert len(own) == int(row[2])
+        for column, name in ((4, "device"), (5, "torch"), (6, "code")):
+            assert row[column] == "<br>".join(sorted({record["provenance"][name] for record in own}))
+        hours, minutes, seconds = map(int, row[3].split(":"))
+        assert abs(3600 * hours + 60 * minutes + seconds - sum(record["provenance"]["seconds"] for record in own)) <= 0.5
+
+
+def test_the_provenance_of_an_empty_store_is_an_empty_table(tmp_path):
+    assert provenance_table(profile="paper", store=Store(tmp_path, writable=False)).splitlines()[-1].startswith("0 of the ")
