@@ -165,6 +165,8 @@ class Measuring:
             raise ValueError(f"index must be from 0 to {len(images) - 1}, got {index}")
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise ValueError(f"n must be a whole number of 1 or more, got {n!r}")
+        if not self.models:
+            raise ValueError("model must be a network, or at least one network by name, got none")
         for trigger in self.triggers.values():
             trigger(images[:1])
         counts = [class_counts(model, images, sigma, 1, seed=self.seed, progress=False) for model in self.models.values()]
@@ -210,10 +212,10 @@ class Lab(widgets.VBox):
         self._lock = threading.Condition()
         self._asked: Question | None = None  # what no thread has begun with
         self._busy = self._stopped = False
-        self._answer: Answer | None = None
+        self._answer: Answer | Exception | None = None
 
         wide: dict[str, Any] = {"style": {"description_width": "9em"}, "layout": widgets.Layout(width="95%")}
-        self.index = widgets.IntSlider(start.index, 0, len(measuring.images) - 1, description="Image", **wide)
+        self.index = widgets.IntSlider(start.point, 0, len(measuring.images) - 1, description="Image", **wide)
         self.trigger = widgets.Dropdown(options=[NONE, *measuring.triggers], value=NONE, description="Trigger", **wide)
         self.sigma = widgets.FloatSlider(start.sigma, min=0, max=max(1, start.sigma), step=0.01, description="Noise σ", **wide)
         self.n = widgets.IntSlider(start.n, min(10, start.n), max(1000, start.n), 10, description="Noisy copies n", **wide)
@@ -235,13 +237,13 @@ class Lab(widgets.VBox):
         TimeoutError
             After ``timeout`` seconds.
         RuntimeError
-            When the network failed; the message is its own.
+            When the network failed; the message has its own.
         """
         with self._lock:
             if not self._lock.wait_for(lambda: not self._busy, timeout):
                 raise TimeoutError(f"the counts are not there after {timeout} seconds")
-            if self._answer is None:
-                raise RuntimeError(self.picture.value)
+            if not isinstance(self._answer, Answer):
+                raise RuntimeError(f"the computation failed: {self._answer}") from self._answer
             return self._answer
 
     def _ask(self, change: Any = None) -> None:
@@ -267,7 +269,7 @@ class Lab(widgets.VBox):
             try:
                 self._work_on(question)
             except Exception as problem:  # nobody else sees what happens in this thread
-                self._answer = None
+                self._answer = problem
                 self.picture.value = f"The computation failed: {html.escape(str(problem))}"
 
     def _work_on(self, question: Question) -> None:
