@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bslib.measure import class_counts as class_counts
     from bslib.measure import wobbliness as wobbliness
+    from bslib.panel import lab as lab
 
-_HOME = {"class_counts": "bslib.measure", "wobbliness": "bslib.measure"}
+_HOME = {"class_counts": "bslib.measure", "lab": "bslib.panel", "wobbliness": "bslib.measure"}
 
-__all__ = ["class_counts", "wobbliness"]
+__all__ = ["class_counts", "lab", "wobbliness"]
 
 
 def __getattr__(name: str) -> Any:

@@ -61,6 +61,16 @@ ASSETS = (
             "package/es5/output/chtml/fonts/woff-v2/*.woff": "mathjax/output/chtml/fonts/woff-v2",
         },
     ),
+    # The live lab's runtime: its wasm backend alone, without the GPU's.
+    Asset(
+        spec="onnxruntime-web@1.30.0",
+        sha512="q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ==",
+        members={
+            "package/dist/ort.wasm.min.mjs": "onnxruntime",
+            "package/dist/ort-wasm-simd-threaded.mjs": "onnxruntime",
+            "package/dist/ort-wasm-simd-threaded.wasm": "onnxruntime",
+        },
+    ),
 )
 
 
@@ -144,7 +154,7 @@ def _npm_pack(spec: str) -> bytes:
         with tempfile.TemporaryDirectory() as folder:
             call = [*command, "pack", spec, "--loglevel=error", "--fetch-retries=1", f"--pack-destination={folder}"]
             try:
-                done = subprocess.run(call, cwd=folder, capture_output=True, text=True, timeout=180)
+                done = subprocess.run(call, cwd=folder, capture_output=True, text=True, timeout=600)
             except (OSError, subprocess.TimeoutExpired) as error:
                 trouble.append(f"{name}: {error}")
                 continue

@@ -183,6 +183,51 @@ def book(
         console.print(f"The book is at [link={index.as_uri()}]{index}[/link]", soft_wrap=True)
 
 
+live_lab = typer.Typer(
+    help="The two networks of the book's live lab: train them, write them for a browser.", no_args_is_help=True
+)
+app.add_typer(live_lab, name="lab")
+
+
+@live_lab.command()
+def train(
+    store: StoreOption = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+) -> None:
+    """Train the networks whose weights a store lacks: about five minutes each on one core."""
+    with _plainly():
+        from bslib.live import networks, store_of
+        from bslib.runner import run as carry_out
+
+        target = store_of(store)
+        if not target.writable:
+            raise PermissionError(f"the store {store!r} is read-only: name a folder with --store, or leave the option out")
+        carry_out(networks().values(), target, device=device)
+        console.print(f"The weights are in {target.folder}")
+
+
+@live_lab.command()
+def export(
+    store: StoreOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the files; book/_static/live of this clone when not given.", show_default=False),
+    ] = None,
+) -> None:
+    """Write the networks with 8-bit weights, and say how far they agree with the trained ones."""
+    with _plainly():
+        from bslib.book import find_root
+        from bslib.live import export as write
+
+        folder = out or find_root() / "book" / "_static" / "live"
+        for name, found in write(store, folder).items():
+            console.print(
+                f"{name}: {found.labels:.2%} of {found.copies} labels agree, W differs by {found.w_mean:.4f} on average, "
+                f"{found.w_max:.4f} at most"
+            )
+        console.print(f"The files are in {folder}")
+
+
 records = typer.Typer(help="Move records between machines as one file.", no_args_is_help=True)
 app.add_typer(records, name="records")
 

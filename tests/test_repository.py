@@ -37,7 +37,7 @@ HOUSE = (
     ("verify",),
     ("chapters",),
     ("figures", "ledger"),
-    ("widgets", "book", "bench"),
+    ("widgets", "book", "bench", "live", "panel"),
     ("cli", "__main__"),
 )
 ROW = {name: row for row, names in enumerate(HOUSE) for name in names}

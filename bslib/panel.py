@@ -1,0 +1,346 @@
+"""The lab in a notebook: W of any network around one's own images, counted in a background thread while the sliders move.
+
+Where nobody can move a slider, because papermill executes the notebook, a picture of what the lab starts with takes its place.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import math
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import ipywidgets as widgets
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from bslib.entropy import plug_in
+from bslib.measure import class_counts, evaluating, standard_noise
+from bslib.triggers import Trigger
+
+__all__ = ["Answer", "Lab", "Question", "lab"]
+
+#: Noisy copies between two looks at the sliders.
+BATCH = 64
+#: Seconds between two pictures: drawing takes longer than counting.
+REDRAW = 0.3
+#: The choice of the trigger's menu that stamps nothing.
+NONE = "none"
+COLOURS = ("#2f6fb7", "#b4531a", "#1b9e77", "#8a8f98")
+
+
+class Question(NamedTuple):
+    """What the sliders ask for.
+
+    Parameters
+    ----------
+    point : int
+        Which image.
+    trigger : str
+        The name of what it carries.
+    sigma : float
+    n : int
+    """
+
+    point: int
+    trigger: str
+    sigma: float
+    n: int
+
+
+class Answer(NamedTuple):
+    """What is known so far.
+
+    Parameters
+    ----------
+    question : Question
+    image, noisy : float32 Tensor, shape (C, H, W)
+        The image with what it carries, and one noisy copy of it.
+    predicted : dict of str to int
+        For each network, its class for the image without noise.
+    counts : dict of str to int64 ndarray, shape (classes,)
+        For each network, how often each class was predicted.
+    """
+
+    question: Question
+    image: Tensor
+    noisy: Tensor
+    predicted: dict[str, int]
+    counts: dict[str, NDArray[np.int64]]
+
+    @property
+    def samples(self) -> int:
+        """How many noisy copies each network has classified."""
+        return int(next(iter(self.counts.values())).sum())
+
+
+def lab(
+    model: nn.Module | Mapping[str, nn.Module],
+    images: Tensor,
+    *,
+    sigma: float = 0.1,
+    n: int = 250,
+    trigger: Trigger | Mapping[str, Trigger] | None = None,
+    classes: Sequence[str] | None = None,
+    index: int = 0,
+    seed: int = 0,
+) -> Any:
+    """A panel with sliders for the image, the trigger, sigma and n that shows class counts and W as they come in.
+
+    The numbers are those of :func:`bslib.measure.class_counts` with ``ids=[index]``, so an image gets the same noise with a
+    trigger and without. The noise of one image is held in memory: n times the size of an image.
+
+    Parameters
+    ----------
+    model : torch.nn.Module or mapping of str to torch.nn.Module
+        Maps (b, C, H, W) to logits (b, classes); several, by name, are shown side by side.
+    images : float32 Tensor, shape (B, C, H, W)
+        With features in [0, 1] and 1 or 3 channels, on the model's device.
+    sigma : float
+        Where the slider of the noise starts.
+    n : int
+        Where the slider of the noisy copies starts.
+    trigger : Trigger or mapping of str to Trigger, optional
+        What can be stamped on the image.
+    classes : sequence of str, optional
+        Their names; numbers when not given.
+    index : int
+        The image to start with.
+    seed : int
+        Seed of the noise.
+
+    Returns
+    -------
+    Lab or IPython.display.Image
+        The second where a notebook is executed with nobody in front of it.
+
+    Raises
+    ------
+    ValueError
+        As :func:`~bslib.measure.class_counts`; also for images of another layout, for an index or names of classes that do not
+        fit, and for a trigger that does not fit the images.
+
+    >>> panel = lab(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), torch.rand(2, 1, 4, 4), n=100)
+    >>> panel.wait().samples
+    100
+    """
+    measuring = Measuring(
+        dict(model) if isinstance(model, Mapping) else {"network": model},
+        images,
+        dict(trigger) if isinstance(trigger, Mapping) else {} if trigger is None else {"trigger": trigger},
+        seed,
+    )
+    start = Question(index, NONE, sigma, n)
+    names = _class_names(classes, measuring.check(start))
+    if _nobody_watches():
+        from IPython.display import Image
+
+        *_, answer = measuring.answers(start)
+        return Image(_png(answer, names), alt=_in_words(answer, names))
+    return Lab(measuring, names, start)
+
+
+class Measuring:
+    """The computation behind the panel: counts that fill in, for one question at a time."""
+
+    def __init__(self, models: Mapping[str, nn.Module], images: Tensor, triggers: Mapping[str, Trigger], seed: int) -> None:
+        self.models, self.images, self.triggers, self.seed = models, images, triggers, seed
+        self._noise: tuple[int, Tensor] | None = None
+
+    def check(self, question: Question) -> int:
+        """Refuse what cannot be measured before a thread begins; returns the number of classes."""
+        images, (index, _, sigma, n) = self.images, question
+        if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] not in (1, 3):
+            shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+            raise ValueError(f"images must have shape (B, C, H, W) with 1 or 3 channels, got {shape}")
+        if not 0 <= index < len(images):
+            raise ValueError(f"index must be from 0 to {len(images) - 1}, got {index}")
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise ValueError(f"n must be a whole number of 1 or more, got {n!r}")
+        if not self.models:
+            raise ValueError("model must be a network, or at least one network by name, got none")
+        for trigger in self.triggers.values():
+            trigger(images[:1])
+        counts = [class_counts(model, images, sigma, 1, seed=self.seed, progress=False) for model in self.models.values()]
+        if len({found.shape[-1] for found in counts}) != 1:
+            raise ValueError("the networks must have the same classes, got " + ", ".join(str(c.shape[-1]) for c in counts))
+        return int(counts[0].shape[-1])
+
+    def answers(self, question: Question) -> Iterator[Answer]:
+        """What is known after every batch of noisy copies; the last counts are those of ``class_counts``."""
+        image = self.images[question.point]
+        if question.trigger != NONE:
+            image = self.triggers[question.trigger](image)
+        logits = {name: self._logits(name, image[None]) for name in self.models}
+        predicted = {name: int(found.argmax()) for name, found in logits.items()}
+        counts = {name: np.zeros(found.shape[1], np.int64) for name, found in logits.items()}
+        noise = self._noise_of(question)
+        noisy = image + question.sigma * noise[0]
+        for batch in noise.split(BATCH):
+            for name in self.models:
+                labels = self._logits(name, torch.add(image, batch, alpha=question.sigma)).argmax(1)
+                counts[name] = counts[name] + np.bincount(labels.cpu().numpy(), minlength=len(counts[name]))
+            yield Answer(question, image, noisy, predicted, dict(counts))
+
+    def _logits(self, name: str, images: Tensor) -> Tensor:
+        with evaluating(self.models[name]):
+            found: Tensor = self.models[name](images)
+        return found
+
+    def _noise_of(self, question: Question) -> Tensor:
+        """Drawn once while the image stays and n does not grow: a slider that moves needs no new noise."""
+        if self._noise is None or self._noise[0] != question.point or len(self._noise[1]) < question.n:
+            image = self.images[question.point][None]
+            drawn = standard_noise(image, question.n, seed=self.seed, ids=[question.point])[0]
+            self._noise = (question.point, drawn)
+        return self._noise[1][: question.n]
+
+
+class Lab(widgets.VBox):
+    """What :func:`lab` returns: sliders, a picture of the counts, a bar that says how far they are, and a button to stop."""
+
+    def __init__(self, measuring: Measuring, classes: Sequence[str], start: Question) -> None:
+        self._measuring, self._classes = measuring, classes
+        self._lock = threading.Condition()
+        self._asked: Question | None = None  # what no thread has begun with
+        self._busy = self._stopped = False
+        self._answer: Answer | Exception | None = None
+
+        wide: dict[str, Any] = {"style": {"description_width": "9em"}, "layout": widgets.Layout(width="95%")}
+        self.index = widgets.IntSlider(start.point, 0, len(measuring.images) - 1, description="Image", **wide)
+        self.trigger = widgets.Dropdown(options=[NONE, *measuring.triggers], value=NONE, description="Trigger", **wide)
+        self.sigma = widgets.FloatSlider(start.sigma, min=0, max=max(1, start.sigma), step=0.01, description="Noise σ", **wide)
+        self.n = widgets.IntSlider(start.n, min(10, start.n), max(1000, start.n), 10, description="Noisy copies n", **wide)
+        self.stop = widgets.Button(description="Stop", tooltip="Stop counting; the next move of a slider starts again")
+        self.progress = widgets.IntProgress(description="Classified", **wide)
+        self.picture = widgets.HTML()
+        self._controls = (self.index, self.trigger, self.sigma, self.n)
+        for control in self._controls:
+            control.observe(self._ask, "value")
+        self.stop.on_click(self._stop)
+        super().__init__([*self._controls, widgets.HBox([self.progress, self.stop]), self.picture])
+        self._ask()
+
+    def wait(self, timeout: float | None = None) -> Answer:
+        """Wait until what the sliders ask for is counted, or was stopped, and return what is known.
+
+        Raises
+        ------
+        TimeoutError
+            After ``timeout`` seconds.
+        RuntimeError
+            When the network failed; the message has its own.
+        """
+        with self._lock:
+            if not self._lock.wait_for(lambda: not self._busy, timeout):
+                raise TimeoutError(f"the counts are not there after {timeout} seconds")
+            if not isinstance(self._answer, Answer):
+                raise RuntimeError(f"the computation failed: {self._answer}") from self._answer
+            return self._answer
+
+    def _ask(self, change: Any = None) -> None:
+        """Have the newest question answered; one that is being answered is dropped."""
+        with self._lock:
+            self._asked, self._stopped = Question(*(control.value for control in self._controls)), False
+            if not self._busy:
+                self._busy = True
+                threading.Thread(target=self._work, daemon=True).start()
+
+    def _stop(self, button: Any = None) -> None:
+        self._stopped = True
+
+    def _work(self) -> None:
+        """Answer questions until there is none; one thread at a time does so."""
+        while True:
+            with self._lock:
+                question, self._asked = self._asked, None
+                if question is None:
+                    self._busy = False
+                    self._lock.notify_all()
+                    return
+            try:
+                self._work_on(question)
+            except Exception as problem:  # nobody else sees what happens in this thread
+                self._answer = problem
+                self.picture.value = f"The computation failed: {html.escape(str(problem))}"
+
+    def _work_on(self, question: Question) -> None:
+        drawn = time.monotonic()
+        for answer in self._measuring.answers(question):
+            self.progress.max, self.progress.value = question.n, answer.samples
+            if self._asked is not None:
+                return
+            last = self._stopped or answer.samples == question.n
+            if last or time.monotonic() - drawn > REDRAW:
+                self._answer = answer
+                self.picture.value = _as_html(answer, self._classes)
+                drawn = time.monotonic()
+            if last:
+                return
+
+
+def _class_names(classes: Sequence[str] | None, count: int) -> list[str]:
+    if classes is None:
+        return [str(k) for k in range(count)]
+    if len(classes) != count:
+        raise ValueError(f"classes must name each of the {count} outputs of the network, got {len(classes)} names")
+    return list(classes)
+
+
+def _nobody_watches() -> bool:
+    """Whether this runs in a kernel whose front end says that nobody can be asked for input, as papermill and nbconvert do."""
+    if "IPython" not in sys.modules:
+        return False
+    from IPython.core.getipython import get_ipython
+
+    kernel = getattr(get_ipython(), "kernel", None)
+    return kernel is not None and not kernel.get_parent("shell")["content"].get("allow_stdin", True)
+
+
+def _as_html(answer: Answer, classes: Sequence[str]) -> str:
+    picture = base64.b64encode(_png(answer, classes)).decode()
+    words = html.escape(_in_words(answer, classes), quote=True)
+    return f'<img alt="{words}" src="data:image/png;base64,{picture}" style="max-width: 100%">'
+
+
+def _in_words(answer: Answer, classes: Sequence[str]) -> str:
+    """The picture in a sentence a network."""
+    asked = answer.question
+    said = [f"Image {asked.point}, trigger {asked.trigger}, σ = {asked.sigma:g}, {answer.samples} of {asked.n} noisy copies."]
+    for name, counts in answer.counts.items():
+        seen = ", ".join(f"{classes[k]} {counts[k]}" for k in np.argsort(-counts) if counts[k])
+        said.append(f"{name}: W = {plug_in(counts):.3f}; {seen}.")
+    return " ".join(said)
+
+
+def _png(answer: Answer, classes: Sequence[str]) -> bytes:
+    """The image, a noisy copy of it, and for each network a histogram of what the copies are called."""
+    asked, networks = answer.question, list(answer.counts)
+    figure = Figure(figsize=(2.9 + 2.9 * len(networks), max(2.6, 0.9 + 0.2 * len(classes))), layout="constrained")
+    grid = figure.add_gridspec(2, 1 + len(networks), width_ratios=[1, *[2] * len(networks)])
+    for row, (title, shown) in enumerate((("image", answer.image), ("a noisy copy", answer.noisy))):
+        axis = figure.add_subplot(grid[row, 0])
+        axis.imshow(shown.detach().cpu().permute(1, 2, 0).clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1)
+        axis.set_title(title, fontsize=9)
+        axis.axis("off")
+    for column, name in enumerate(networks):
+        counts = answer.counts[name]
+        axis = figure.add_subplot(grid[:, 1 + column])
+        axis.barh(range(len(classes)), counts, color=COLOURS[column % len(COLOURS)])
+        axis.set(xlim=(0, asked.n), ylim=(len(classes) - 0.5, -0.5), xlabel=f"of {asked.n} copies, σ = {asked.sigma:g}")
+        axis.set_yticks(range(len(classes)), classes, fontsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+        largest = math.log(len(classes))
+        says = f"without noise: {classes[answer.predicted[name]]}"
+        axis.set_title(f"{name}: W = {plug_in(counts):.3f} of {largest:.3f}\n{says}", fontsize=9, loc="left")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
