@@ -35,7 +35,7 @@ from bslib.specs import CleanseSpec, CountsSpec, NetworkSpec, UniversalSpec
 if TYPE_CHECKING:
     from IPython.display import Markdown
 
-__all__ = ["Explorer", "correlation", "parameters", "patterns", "surface"]
+__all__ = ["Explorer", "correlation", "packed", "parameters", "patterns", "surface"]
 
 Counts = NDArray[np.integer[Any]]
 #: A batch: what is to be known of it, and its counts, shape (B, C).

@@ -112,7 +112,7 @@ const estimator = (data) => ({ name: "estimator", label: "Estimator", kind: "sel
 /** The levels of a setting among the batches of the data set that `where` leaves over. */
 function levels(name, label, batches, initial, where = () => true) {
   const options = (settings) =>
-    ascending(batches.filter((b) => b.part === settings.part && where(b, settings)).map((b) => b[name])).map((v) => [v, v.toLocaleString("en")]);
+    ascending(batches.filter((b) => b.part === settings.part && where(b, settings)).map((b) => b[name])).map((v) => [v, v < 1 ? String(v) : v.toLocaleString("en")]);
   return { name, label, kind: "range", options, initial };
 }
 
