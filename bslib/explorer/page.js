@@ -4,14 +4,15 @@
 async function render({ model, el }) {
   const data = model.get("data"), batches = await unpack(model.get("counts"), data.batches);
   const view = views[model.get("chapter")](data, batches);
-  const panels = h("div", { class: "panels" }), numbers = h("dl", { class: "numbers", "aria-live": "polite" });
+  const panels = h("div", { class: "panels" }), numbers = h("dl", {}); // without a class: the theme indents those with one
   const words = h("p", { class: "words" }), source = h("p", { class: "source" });
   const controls = view.controls.map((spec) => control(spec, update));
   const save = h("button", { type: "button", onclick: () => download(shown.table, model.get("chapter")) }, "Data as CSV");
   const notes = data.notes.map((note) => h("p", { class: "source" }, note));
   el.append(
     h("section", { class: "explorer", "aria-label": "Explorer" },
-      h("div", { class: "controls" }, ...controls.map((own) => own.element)), numbers, panels, words, source, ...notes, save),
+      h("div", { class: "controls" }, ...controls.map((own) => own.element)),
+      h("div", { class: "numbers", "aria-live": "polite" }, numbers), panels, words, source, ...notes, save),
   );
   let shown = null, drawn = 0;
 
@@ -139,7 +140,7 @@ function frame(width, { title, x, y, describe, height = HEIGHT, yTicks = true },
     s("line", { class: "axis", x1: left, x2: right, y1: bottom, y2: bottom }),
     s("text", { class: "title", x: left, y: 13 }, title),
     s("text", { x: (left + right) / 2, y: height - 6, "text-anchor": "middle" }, x.label),
-    ...ticks(x, Math.max(3, width / 90)).map((v) => s("text", { x: px(v), y: bottom + 16, "text-anchor": "middle" }, short(v))));
+    ...ticks(x, Math.max(4, width / 90)).map((v) => s("text", { x: px(v), y: bottom + 16, "text-anchor": "middle" }, short(v))));
   if (yTicks) {
     grid.append(
       s("text", { transform: `translate(12 ${(bottom + top) / 2}) rotate(-90)`, "text-anchor": "middle" }, y.label),
@@ -281,7 +282,7 @@ function ofSurface(data, batches) {
             boxPlot(w.flat(), w.map(mean), px, middle, kind)];
         }));
       const middle = change && mean(change);
-      const changes = change && bars(change, { from: -far, to: far, bins: 41, label: titles.change, title: "each image, with less without",
+      const changes = change && bars(change, { from: -far, to: far, bins: 41, label: titles.change, title: "differences, image by image",
         describe: `Paired differences: mean ${middle.toFixed(3)}` }, (px, py, { bottom, top }) => [
         s("line", { class: "zero", x1: px(0), x2: px(0), y1: bottom, y2: top }),
         s("line", { class: "mean", x1: px(middle), x2: px(middle), y1: bottom, y2: top }),
@@ -297,7 +298,8 @@ function ofSurface(data, batches) {
           ] : []),
         ],
         words: with_
-          ? "Line: median; diamond: mean; dashes below a box: means of the single networks. Right: the same image under the same noise, its mean in red."
+          ? "Line: median; diamond: mean; dashes below a box: means of the single networks. Differences are those of one image with the trigger "
+            + "and without, under the same noise; the red line is their mean."
           : "With a trigger chosen, each image is compared with itself.",
         panels: changes ? [plots, changes] : [plots],
         table: [
@@ -317,8 +319,8 @@ function ofCorrelation(data) {
     options: (settings) => ascending(part(settings).means.filter((m) => where(m, settings)).map((m) => m[name])).map((v) => [v, String(v)]),
   });
   const rule = {
-    name: "below", label: "Left out", kind: "select", initial: () => 0.1,
-    options: (settings) => part(settings).below.map((least) => [least, least ? `success below ${least}${least === 0.1 ? " (random guess)" : ""}` : "none"]),
+    name: "below", label: "Pairs left out", kind: "select", initial: () => 0.1,
+    options: (settings) => part(settings).below.map((least) => [least, least ? `success below ${least}` : "none"]),
   };
   return {
     controls: [dataSet(data), range("sigma", "Noise level σ"), range("n", "Noisy copies n", (m, settings) => m.sigma === settings.sigma), rule],
