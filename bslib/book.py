@@ -34,7 +34,7 @@ from tqdm import tqdm
 from bslib.files import atomic_path
 from bslib.store import PUBLISHED
 
-__all__ = ["BookError", "build", "execute", "fetch_assets", "find_root", "render", "write_status"]
+__all__ = ["BookError", "build", "execute", "fetch_assets", "find_root", "render", "unpacked", "write_status"]
 
 
 class BookError(RuntimeError):
@@ -119,7 +119,7 @@ def fetch_assets(vendor: str | os.PathLike[str] | None = None) -> Path:
             return folder
     files: dict[str, bytes] = {}
     for asset in tqdm(ASSETS, desc="fetching browser assets", unit="package", disable=None):
-        files |= _unpack(_npm_pack(asset.spec), asset)
+        files |= unpacked(asset)
     shutil.rmtree(folder, ignore_errors=True)
     # The stamp comes last: a folder with a stamp is whole.
     files["stamp.json"] = json.dumps({"pins": pins, "files": sorted(files)}, indent=1).encode()
@@ -129,8 +129,15 @@ def fetch_assets(vendor: str | os.PathLike[str] | None = None) -> Path:
     return folder
 
 
-def _unpack(tarball: bytes, asset: Asset) -> dict[str, bytes]:
-    """The files wanted from a tarball, by their names below ``vendor``."""
+def unpacked(asset: Asset) -> dict[str, bytes]:
+    """The files wanted of a package, fetched and checked, by their names below ``vendor``.
+
+    Raises
+    ------
+    BookError
+        As :func:`fetch_assets`.
+    """
+    tarball = _npm_pack(asset.spec)
     if (got := base64.b64encode(hashlib.sha512(tarball).digest()).decode()) != asset.sha512:
         raise BookError(f"{asset.spec}: the tarball's SHA-512 is {got}, pinned is {asset.sha512}; refused")
     files: dict[str, bytes] = {}

@@ -53,6 +53,7 @@ READING_SIDE = (
     "bslib.profiles",
     "bslib.chapters.parameters",
     "bslib.figures",
+    "bslib.widgets",
     "bslib.book",
     "bslib.cli",
 )

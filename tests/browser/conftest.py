@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bslib import book
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
@@ -59,6 +61,23 @@ def serve() -> Iterator[Callable[[Path], str]]:
             return f"http://127.0.0.1:{server.server_address[1]}"
 
         yield address
+
+
+@pytest.fixture(scope="session")
+def origin(built: Path, serve: Callable[[Path], str]) -> str:
+    """The address of a server of the built pages."""
+    return serve(built)
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """The script of axe-core, which audits a page for accessibility; from the npm registry, by its hash."""
+    asset = book.Asset(
+        spec="axe-core@4.14.1",
+        sha512="FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ==",
+        members={"package/axe.min.js": "axe"},
+    )
+    return book.unpacked(asset)["axe/axe.min.js"].decode()
 
 
 @pytest.fixture(scope="session")

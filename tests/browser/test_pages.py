@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -48,12 +47,6 @@ class Parsed(HTMLParser):
                 self.ids.add(value)
             if name in ("href", "src") and value is not None:
                 self.targets.append(value)
-
-
-@pytest.fixture(scope="session")
-def origin(built: Path, serve: Callable[[Path], str]) -> str:
-    """The address of a server of the built pages."""
-    return serve(built)
 
 
 @pytest.fixture(scope="session")
@@ -124,6 +117,25 @@ def test_page_on_a_narrow_screen(
         assert problems == []
     finally:
         context.close()
+
+
+@each_page
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_is_accessible(
+    page_name: str, scheme: Literal["light", "dark"], built: Path, origin: str, browser: Browser, axe: str
+) -> None:
+    """axe-core finds no violation of WCAG 2.2, levels A and AA."""
+    if 'http-equiv="Refresh"' in (built / page_name).read_text(encoding="utf-8"):
+        pytest.skip("it leads to another page at once")
+    page = browser.new_page(viewport={"width": 1200, "height": 900}, color_scheme=scheme)
+    try:
+        page.goto(f"{origin}/{page_name}", wait_until="networkidle")
+        page.evaluate(axe)
+        found = page.evaluate("axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa']})")
+        assert found["passes"], "nothing was audited"
+        assert [(violation["id"], node["html"]) for violation in found["violations"] for node in violation["nodes"]] == []
+    finally:
+        page.close()
 
 
 def test_the_ledger_shows_one_verdict_and_sorts(origin: str, browser: Browser) -> None:

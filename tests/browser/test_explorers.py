@@ -1,0 +1,410 @@
+"""The explorers' script in a browser: its numbers are Python's, at every setting; keyboard, touch, telephone, no scripts.
+
+The pages are made here, of made-up records; the last test looks at the built book.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import functools
+import gzip
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("anywidget")
+
+import test_correlation
+import test_patterns
+import test_surface
+from ipywidgets.embed import embed_data
+from scipy import special, stats
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from bslib import widgets
+from bslib.chapters.patterns import batch_of, cleanse_of, crafted_batch_of, scored, universals_of
+from bslib.entropy import ESTIMATORS, entropy
+from bslib.profiles import ParametersSize
+from bslib.statistics import levene, without_outliers
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Page, Route
+
+HOST = Path(__file__).parents[2] / "book" / "_static" / "widgets.js"
+SITE = "http://explorers.test/"
+#: Every setting of every control, one after the other, with the numbers shown and not rounded.
+SWEEP = """() => {
+    const controls = [...document.querySelectorAll(".explorer .control")], found = [];
+    const turn = (k, settings) => {
+        if (k == controls.length) {
+            const numbers = [...document.querySelectorAll(".explorer .numbers div")].map(entry =>
+                [entry.querySelector("dt").textContent, [...entry.querySelectorAll("data")].map(d => Number(d.value))]);
+            found.push({settings, numbers: Object.fromEntries(numbers)});
+            return;
+        }
+        const input = controls[k].querySelector("input, select"), range = input.type == "range";
+        const choices = range ? Number(input.max) + 1 : input.options.length;
+        for (let choice = 0; choice < choices; choice++) {
+            input.value = choice;
+            input.dispatchEvent(new Event("input"));
+            turn(k + 1, {...settings, [controls[k].dataset.name]: controls[k].querySelector("output").textContent});
+        }
+    };
+    turn(0, {});
+    return found;
+}"""
+
+
+@pytest.fixture
+def show(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """A function that opens a page with an explorer; at the end nothing may have failed, or been asked of any site."""
+    contexts: list[BrowserContext] = []
+    problems: list[str] = []
+
+    def open_page(explorer: widgets.Explorer, **more: Any) -> Page:
+        state = json.dumps(embed_data(views=[explorer], drop_defaults=False)["manager_state"]).replace("</", "<\\/")
+        html = (
+            '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+            f"<title>Explorer</title>{explorer._repr_mimebundle_()[0]['text/html']}"
+            f'<script type="application/vnd.jupyter.widget-state+json">{state}</script>'
+            f"<script>{HOST.read_text('utf-8')}</script></html>"
+        )
+
+        def gate(route: Route) -> None:
+            if route.request.url == SITE:
+                route.fulfill(body=html, content_type="text/html")
+            else:
+                problems.append(f"asked: {route.request.url}")
+                route.abort()
+
+        contexts.append(context := browser.new_context(**({"viewport": {"width": 900, "height": 800}} | more)))
+        context.route("**/*", gate)
+        page = context.new_page()
+        page.on("console", lambda message: problems.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: problems.append(f"script: {error}"))
+        page.goto(SITE)
+        if more.get("java_script_enabled", True):
+            page.locator(".explorer svg").first.wait_for()
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert problems == []
+
+
+@pytest.fixture(scope="module")
+def half(made_up_half):
+    return made_up_half(
+        ParametersSize(
+            dataset="fashion-mnist", network="small-fashion", networks=2, epochs=1, points=30,
+            ns=(10, 250), n_sigmas=(0.1, 0.25), sigmas=(0.01, 0.1, 0.25, 0.5), n=50,
+        )
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def surface():
+    size = dataclasses.replace(test_surface.FASHION, sigmas=(0.05, 0.1, 0.5))
+    return test_surface.surface(size, networks=3)
+
+
+@pytest.fixture(scope="module")
+def correlation():
+    size = dataclasses.replace(test_correlation.FASHION, networks=3)
+    return test_correlation.part_of(size, sigmas=[0.05, 0.1, 0.5])
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return test_patterns.part_of(test_patterns.FASHION, seed=2)
+
+
+def close(found: dict[str, list[float | None]], wanted: dict[str, list[float]]) -> None:
+    """The numbers shown are those, to rounding."""
+    assert {name: len(values) for name, values in found.items()} == {name: len(values) for name, values in wanted.items()}
+    for name, values in wanted.items():
+        shown = np.array(found[name], dtype=float)
+        assert np.allclose(shown, values, rtol=1e-9, atol=1e-11, equal_nan=True), (name, shown, values)
+
+
+def at(sigmas, settings) -> int:
+    return list(sigmas).index(float(settings["sigma"]))
+
+
+# --- the numbers -----------------------------------------------------------------------------------------------------
+
+
+def test_parameters_has_pythons_numbers(show, half):
+    sweep = show(widgets.parameters(half)).evaluate(SWEEP)
+    assert len(sweep) == (2 * 2 + 2) * 3
+    for one in sweep:
+        settings, s = one["settings"], at(half.size.sigmas, one["settings"])
+        if half.size.sigmas[s] in half.size.n_sigmas:
+            n = half.size.ns.index(int(settings["n"]))
+            w = half.over_n(settings["estimator"])[:, at(half.size.n_sigmas, settings), n]
+        else:
+            assert settings["n"] == "50", "there is nothing to choose"
+            w = half.over_sigma(settings["estimator"])[:, s]
+        first, middle, third = np.percentile(w, [25, 50, 75])
+        wanted = {"mean": [w.mean()], "spread": [w.std(-1, ddof=1).mean()], "median": [middle], "quartiles": [first, third]}
+        close(one["numbers"], wanted | {"outliers": [w.size - len(without_outliers(w.ravel()))]})
+
+
+def test_surface_has_pythons_numbers(show, surface):
+    sweep = show(widgets.surface(surface)).evaluate(SWEEP)
+    assert len(sweep) == 3 * (3 + 1) * 3 * 3
+    kinds = {"active (trigger 1)": 1, "inactive (trigger 4)": 2, "none": 0}
+    for one in sweep:
+        settings = one["settings"]
+        w = surface.w(settings["estimator"])[:, :, at(surface.size.sigmas, settings)]
+        w = w if settings["network"] == "all" else w[[int(settings["network"].removeprefix("network ")) - 1]]
+        wanted = {"mean, clean": [w[:, 0].mean()]}
+        if kind := kinds[settings["trigger"]]:
+            change = w[:, kind] - w[:, 0]
+            change[abs(change) < 1e-12] = 0  # classes in another order: the same counts, another last digit
+            wanted |= {"mean, with trigger": [w[:, kind].mean()], "mean difference": [change.mean()]}
+            wanted |= {"smoother with it": [100 * (change < 0).mean()], "wobblier with it": [100 * (change > 0).mean()]}
+        close(one["numbers"], wanted)
+
+
+def test_correlation_has_pythons_numbers(show, correlation):
+    sweep = show(widgets.correlation(correlation)).evaluate(SWEEP)
+    assert len(sweep) == 3 * 2 * 3
+    rules = {"none": 0.0, "success below 0.1": 0.1, "success below 0.3": 0.3}
+    for one in sweep:
+        sigma, n, below = (one["settings"][name] for name in ("sigma", "n", "below"))
+        found = correlation.correlation(float(sigma), n=int(n), exclude_below=rules[below], resamples=2)
+        wanted = {"Kendall's τ": [found["tau"].value], "Pearson's r": [found["r"].value]}
+        close(one["numbers"], wanted | {"pairs": [found["pairs"]], "left out": [found["left out"]]})
+
+
+def crafted_area(part, kind: str, bound, sigma: float, batch: int, center: str, signed: bool) -> tuple[float, int, int]:
+    """The area of patterns crafted afterwards against second clean batches, and how many there are of both, from the records."""
+    scores: dict[bool, list[float]] = {True: [], False: []}
+    points = part.size.pattern_points
+
+    def w_of(spec):
+        return entropy(part.records[spec].arrays["counts"][spec.sigmas.index(sigma), 0])
+
+    for network in part.networks:
+        clean, nothing = (w_of(batch_of(part.size, network, trigger, sigma))[:points] for trigger in (None, 0))
+        patterns = {u.bound: u for u in universals_of(part.size, network)}
+        crafted = patterns[bound] if kind == "universal" else cleanse_of(part.size, network)
+        found = w_of(crafted_batch_of(part.size, crafted, sigma)).reshape(-1, points)
+        for tested, own in [(nothing, False), *((w, True) for w in found)]:
+            for start in range(0, points - batch + 1, batch):
+                score = levene(clean[start : start + batch], tested[start : start + batch], center=center).score
+                scores[own].append(score if signed else abs(score))
+    both = scores[True] + scores[False]
+    return roc_auc_score([True] * len(scores[True]) + [False] * len(scores[False]), both), len(scores[True]), len(scores[False])
+
+
+def test_patterns_has_pythons_numbers(show, detector):
+    sweep = show(widgets.patterns(detector)).evaluate(SWEEP)
+    choices = {one["settings"]["pattern"] for one in sweep}
+    own = {"own triggers": None, "own triggers that work": None, "own trigger 1": 1, "own trigger 4": 4}
+    universal = {f"universal perturbations, bound {bound}/255": bound for bound in (4, 10)}
+    assert choices == {*own, *universal, "patches of Neural Cleanse"}
+    assert len(sweep) == (4 * 2 * 5 + 3 * 2 * 3) * 3  # 5, 10, 25, 50 and 60 points, or 5, 10 and 20
+    of = functools.cache(lambda sigma, batch, center: detector.tests(sigma, batch=batch, center=center))
+    for one in sweep:
+        pattern, form = one["settings"]["pattern"], one["settings"]["form"]
+        sigma, batch = float(one["settings"]["sigma"]), int(one["settings"]["size"])
+        how = {"center": "median" if "median" in form else "mean", "signed": "no direction" not in form}
+        if pattern in own:
+            tests = scored(of(sigma, batch, how["center"]), signed=how["signed"], effective=pattern.endswith("work"))
+            if own[pattern]:
+                tests = tests[(tests["carried"] != "own") | (tests["trigger"] == own[pattern])]
+            positive = tests["carried"] == "own"
+            wanted = roc_auc_score(positive, tests["score"]), positive.sum(), (~positive).sum()
+        else:
+            kind = "universal" if pattern in universal else "reversed"
+            wanted = crafted_area(detector, kind, universal.get(pattern), sigma, batch, **how)
+        names = ("area under the curve", "batches to be found", "others")
+        close({name: one["numbers"][name] for name in names}, {name: [value] for name, value in zip(names, wanted, strict=True)})
+
+
+def test_the_scripts_functions_are_pythons(show, half):
+    """Beyond what the controls reach: hard cases of the test, of the tail of F, of the estimators."""
+    rng = np.random.default_rng(0)
+    zeros = [0.0] * 6
+    sizes = [(5, 5, 1), (25, 20, 0.1), (250, 250, 1), (100, 100, 9), (250, 100, 0.001), (2, 1, 1), (3, 2, 1)]
+    batches = [(rng.gamma(0.3, size=a).tolist(), (scale * rng.gamma(0.3, size=b)).tolist()) for a, b, scale in sizes]
+    batches += [(zeros, zeros), (zeros, [0.0, 1.0] * 3), ([0.0, 1.0] * 3, zeros), ([1.0], [2.0]), ([0.1] * 9, [0.3] * 9)]
+    tails = [[f, d] for f in (1e-9, 0.3, 1, 4, 50, 900, 1e5) for d in (1, 2, 7, 48, 498)]
+    counts = [[250], [249, 1], [125, 125], [7, 2, 1], [3, 3, 2, 1, 1], [999, 600, 1], [20_000, 30_000]]
+    xs = [0.5, 1, 1.5, 2, 9.5, 10, 125, 125.5, 30_000]
+    scores = [rng.integers(0, 5, 30).tolist(), rng.integers(0, 4, 40).tolist()]
+    page = show(widgets.parameters(half))
+    found = page.evaluate(
+        """async ([esm, batches, tails, counts, xs, scores]) => {
+            const m = await import(URL.createObjectURL(new Blob([esm], {type: "text/javascript"})));
+            return {
+                scores: batches.flatMap(([a, b]) => ["mean", "median"].map(center => m.levene(a, b, center))),
+                tails: tails.map(([f, d]) => m.logTailOfF(f, d)),
+                w: Object.values(m.estimators).map(estimator => counts.map(estimator)),
+                digamma: xs.map(m.digamma), gamma: xs.map(m.logGamma),
+                roc: m.roc(...scores), auc: m.auc(...scores),
+                undefined: [m.kendall([1, 2], [1, 2]), m.pearson([1, 1, 1], [1, 2, 3]), m.kendall([1, 2, 3], [4, 4, 4])],
+            };
+        }""",
+        [widgets.Explorer._esm, batches, tails, counts, xs, scores],
+    )
+    wanted = [levene(np.array(a), np.array(b), center=center).score for a, b in batches for center in ("mean", "median")]
+    assert 0.0 in wanted and 700.0 in wanted and -700.0 in wanted
+    assert np.allclose(found["scores"], wanted, rtol=1e-9, atol=1e-12)
+    with np.errstate(divide="ignore"):
+        wanted = [stats.f.logsf(f, 1, d) for f, d in tails]
+    there = np.isfinite(wanted)
+    assert there.sum() > 30 and np.allclose(np.array(found["tails"])[there], np.array(wanted)[there], rtol=1e-9, atol=1e-14)
+    assert (np.array(found["tails"])[~there] < -700).all()
+    for w, estimator in zip(found["w"], ESTIMATORS.values(), strict=True):
+        assert np.allclose(w, [float(estimator(row)) for row in counts], rtol=1e-12, atol=1e-14)
+    assert np.allclose(found["digamma"], special.digamma(xs), rtol=1e-14)
+    assert np.allclose(found["gamma"], special.gammaln(xs), rtol=1e-13, atol=1e-14)
+    false, true, _ = roc_curve([1] * 30 + [0] * 40, [*scores[0], *scores[1]], drop_intermediate=False)
+    assert np.allclose(found["roc"], np.transpose([false, true]))
+    assert found["auc"] == pytest.approx(roc_auc_score([1] * 30 + [0] * 40, [*scores[0], *scores[1]]))
+    assert np.isnan(found["undefined"]).all()
+
+
+# --- the reader ------------------------------------------------------------------------------------------------------
+
+
+def test_controls_have_names_and_follow_the_keyboard(show, half):
+    page = show(widgets.parameters(half))
+    sigma, copies = page.get_by_label("Noise level σ"), page.get_by_label("Noisy copies n")
+    numbers = page.locator(".numbers")
+    assert numbers.get_attribute("aria-live") == "polite"
+    assert (sigma.get_attribute("aria-valuetext"), copies.get_attribute("aria-valuetext")) == ("0.1", "10")
+    before = numbers.inner_text()
+    sigma.focus()
+    page.keyboard.press("ArrowRight")
+    assert sigma.get_attribute("aria-valuetext") == "0.25" and numbers.inner_text() != before
+    page.keyboard.press("End")
+    assert sigma.get_attribute("aria-valuetext") == "0.5"
+    assert copies.is_hidden() and page.locator("[data-name=n]").inner_text().split("\n")[-1] == "50", "no dead control"
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    assert copies.is_visible()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.labels[0].textContent") == "Estimator"
+    page.keyboard.press("ArrowDown")
+    assert page.locator("[data-name=estimator] output").text_content() == "miller-madow"
+    assert page.locator("[data-name=part] select").is_hidden(), "one data set: nothing to choose"
+    for control in page.locator(".control :is(input, select)").all():
+        assert control.get_attribute("data-lm-suppress-shortcuts") == "true"
+
+
+def test_a_pair_says_what_it_is_to_keyboard_and_pointer(show, correlation):
+    page = show(widgets.correlation(correlation), has_touch=True)
+    pairs = correlation.pairs()
+    widest = pairs.loc[pairs["W"].idxmax()]
+    points, detail = page.get_by_role("listbox"), page.locator(".detail")
+    points.focus()
+    page.keyboard.press("End")
+    name = f"network {widest['network'] + 1}, trigger {widest['trigger']}, class {widest['class']}"
+    assert detail.inner_text() == f"{name}: success {100 * widest['success']:.1f} %, mean W {widest['W']:.3f}"
+    chosen = page.locator("[role=option][aria-selected=true]")
+    assert chosen.count() == 1 and points.get_attribute("aria-activedescendant") == chosen.get_attribute("id")
+    assert chosen.get_attribute("aria-label") == detail.inner_text()
+    page.keyboard.press("ArrowLeft")
+    assert points.get_attribute("aria-activedescendant").endswith(f"-{len(pairs) - 2}")
+    smallest = page.locator("[role=option]").last
+    for reach in (smallest.hover, smallest.tap):
+        points.focus()
+        page.keyboard.press("Home")
+        reach(force=True)
+        assert detail.inner_text() == smallest.get_attribute("aria-label")
+    hollow = page.locator("[role=option].hollow")
+    assert hollow.count() == (pairs["success"] < 0.1).sum() > 0
+    assert all(one.get_attribute("aria-label").endswith("left out") for one in hollow.all())
+
+
+@pytest.mark.parametrize("chapter", ["parameters", "surface", "correlation", "patterns"])
+def test_data_comes_as_csv(show, half, surface, correlation, detector, chapter, tmp_path):
+    part = {"parameters": half, "surface": surface, "correlation": correlation, "patterns": detector}[chapter]
+    page = show(getattr(widgets, chapter)(part))
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Data as CSV").click()
+    assert download.value.suggested_filename == f"{chapter}.csv"
+    download.value.save_as(tmp_path / "data.csv")
+    with (tmp_path / "data.csv").open(newline="") as file:
+        head, *rows = csv.reader(file)
+    name = {"surface": "W active", "correlation": "mean W", "patterns": "score"}.get(chapter, "W")
+    column = np.array([float(row[head.index(name)]) for row in rows])
+    wanted = {
+        "parameters": lambda: half.over_n()[:, 0, 0].ravel(),
+        "surface": lambda: surface.w()[:, 1, 1].ravel(),
+        "correlation": lambda: correlation.pairs()["W"],
+        "patterns": lambda: detector.tests().sort_values("carried", key=lambda c: c != "own", kind="stable")["score"],
+    }[chapter]()
+    assert np.allclose(column, wanted, rtol=1e-9, atol=1e-12)
+    assert {len(row) for row in rows} == {len(head)}
+
+
+@pytest.mark.parametrize("chapter", ["parameters", "surface", "correlation", "patterns"])
+def test_it_fits_a_telephone_and_a_turned_one(show, half, surface, correlation, detector, chapter):
+    part = {"parameters": half, "surface": surface, "correlation": correlation, "patterns": detector}[chapter]
+    page = show(getattr(widgets, chapter)(part), viewport={"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.set_viewport_size({"width": 844, "height": 390})
+    page.wait_for_function(
+        "document.querySelector('.explorer svg').clientWidth > 374 || document.querySelectorAll('.explorer svg').length > 1"
+    )
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.wait_for_function("document.documentElement.scrollWidth <= 390")
+
+
+def test_without_scripts_there_are_words(show, half):
+    page = show(widgets.parameters(half), java_script_enabled=False)
+    assert "need scripts" in page.locator("body").inner_text()
+    assert "need scripts" not in show(widgets.parameters(half)).locator("body").inner_text()
+
+
+def test_a_data_set_without_records_is_a_sentence(show, half, made_up_half):
+    page = show(widgets.parameters(half, made_up_half(half.size, networks=0)))
+    assert "Not yet run." in page.locator(".explorer").inner_text()
+    assert page.locator("[data-name=part] select").is_hidden()
+
+
+# --- the built book --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["01_parameters", "02_surface_effect", "03_accuracy_correlation", "04_smoothness_inducing_patterns"]
+)
+def test_the_built_page_is_alive_and_light(name, origin, browser):
+    page, answers = browser.new_page(), []
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on(
+        "request", lambda request: None if request.url.startswith((origin, "blob:", "data:")) else problems.append(request.url)
+    )
+    page.on("response", lambda r: answers.append(r) if r.url.startswith(origin) else None)
+    try:
+        page.goto(f"{origin}/book/executed/{name}.html", wait_until="networkidle")
+        if not page.locator("[data-widget]").count():
+            assert "Not yet run." in page.locator("#try-it-yourself").inner_text()
+            assert not page.locator("script[src*='widgets.js']").count()
+            return
+        page.locator(".explorer svg").first.wait_for()
+        numbers = [float(value) for value in page.locator(".explorer data").evaluate_all("all => all.map(d => d.value)")]
+        assert len(numbers) > 3 and any(map(math.isfinite, numbers))
+        page.locator(".explorer input[type=range]:visible").first.focus()
+        page.keyboard.press("Home")
+        page.keyboard.press("End")
+        assert page.locator(".explorer svg").count() and "need scripts" not in page.locator("main").inner_text()
+        assert problems == []
+        assert sum(len(gzip.compress(answer.body())) for answer in answers) < 2e6, "what a server sends"
+    finally:
+        page.close()
