@@ -34,7 +34,7 @@ from tqdm import tqdm
 from bslib.files import atomic_path
 from bslib.store import PUBLISHED
 
-__all__ = ["BookError", "build", "execute", "fetch_assets", "find_root", "render", "unpacked", "write_status"]
+__all__ = ["Asset", "BookError", "build", "execute", "fetch_assets", "find_root", "render", "unpacked", "write_status"]
 
 
 class BookError(RuntimeError):
