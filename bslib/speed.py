@@ -1,11 +1,12 @@
-r"""What makes forward passes fast: a network rewritten, for the time of one measurement, into one that rounds differently and no more.
+r"""What makes forward passes fast: a network is rewritten, for one measurement, into one that rounds differently and no more.
 
 The whole project costs forward passes, and the time of one goes where arithmetic is not: into batch norms, and into writing
 activations to memory and reading them again. So a copy of the network is traced (:mod:`torch.fx`) and three things are replaced
 in it, wherever it has them:
 
 - a convolution and the batch norm behind it become one convolution;
-- a convolution of few channels, the 2 x 2 maximum behind it and a ReLU become one loop, which never writes what the maximum drops;
+- a convolution of few channels, the 2 x 2 maximum behind it and a ReLU become one loop, which never writes what the maximum
+  drops;
 - a 3 x 3 convolution of many channels becomes Winograd's F(4 x 4, 3 x 3) [1]_, a quarter of the multiplications.
 
 The last two are C (``kernels.c``, compiled once with the C compiler of the machine and kept in the cache folder) and for float32
@@ -44,7 +45,7 @@ __all__ = ["ENGINES", "Prepared", "prepare"]
 
 #: The choices of ``engine``.
 ENGINES = ("auto", "fast", "eager")
-#: How far the rewritten network's logits may lie from its own, as a share of the largest.
+#: How far the rewritten network's logits may lie from its own, as a share of the largest; more where the precision is low.
 ROUNDING = 1e-3
 #: What Winograd's way works on at a time, so that it stays in a core's cache: this many tiles.
 TILES = 64
@@ -77,8 +78,8 @@ def prepare(model: nn.Module, x: Tensor, *, engine: str = "auto", dtype: torch.d
     ----------
     model : torch.nn.Module
         In eval mode, with gradients off.
-    x : float32 Tensor, shape (B, ...)
-        Some of what it will be given. The copy is tried on the first 4, and dropped where it does not give the model's own logits.
+    x : Tensor, shape (B, ...)
+        Some of what it will be given. The copy is tried on the first 4, and dropped where its logits are not the model's own.
     engine : {"auto", "fast", "eager"}
         "auto" does what can be done; "fast" insists that something is; "eager" runs the model as it is.
     dtype : torch.dtype, optional
@@ -105,7 +106,7 @@ def prepare(model: nn.Module, x: Tensor, *, engine: str = "auto", dtype: torch.d
         return Prepared(model, usual, "eager: as asked")
     try:
         network, done = _rewritten(model, _library(x, dtype))
-        largest = _checked(network, model, x[:4])
+        largest = _checked(network, model, x[:4], max(ROUNDING, 10 * torch.finfo(dtype or x.dtype).eps))
     except _Unchanged as reason:
         if engine == "fast":
             raise ValueError(f"engine 'fast' was asked for, and the model can only be run as it is: {reason}") from None
@@ -118,16 +119,16 @@ class _Unchanged(Exception):
     """Nothing is gained, or nothing can be; the message says why."""
 
 
-def _checked(network: fx.GraphModule, model: nn.Module, x: Tensor) -> int:
+def _checked(network: fx.GraphModule, model: nn.Module, x: Tensor, rounding: float) -> int:
     """The size of a network's largest activation for one image, once it has given the model's own logits for a few."""
     own = model(x)
     if not (isinstance(own, Tensor) and own.is_floating_point() and own.isfinite().all()):
         raise _Unchanged("its output on the first images is no tensor of finite numbers")
     other = network(x)
-    if other.shape != own.shape or (off := float((other - own).abs().max() / own.abs().max().clamp(min=1e-30))) > ROUNDING:
-        raise _Unchanged(
-            "rewritten, it gives another shape" if other.shape != own.shape else f"rewritten, its logits are {off:.0e} off"
-        )
+    if other.shape != own.shape:
+        raise _Unchanged(f"rewritten, it gives the shape {tuple(other.shape)} instead of {tuple(own.shape)}")
+    if (off := float((other - own).abs().max() / own.abs().max().clamp(min=1e-30))) > rounding:
+        raise _Unchanged(f"rewritten, its logits are {off:.0e} of the largest off")
     ShapeProp(network).propagate(x[:1])
     shapes = [node.meta["tensor_meta"].shape for node in network.graph.nodes if hasattr(node.meta.get("tensor_meta"), "shape")]
     return max(shape.numel() for shape in shapes)
@@ -168,11 +169,12 @@ def _fold_batch_norms(network: fx.GraphModule) -> int:
     """Each batch norm behind a convolution into its weights; returns how many."""
     modules, count = _called_once(network), 0
     for node in list(network.graph.nodes):
-        conv, follower = modules.get(node), _only_user(node)
-        norm = modules.get(follower) if follower else None
-        if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and norm.track_running_stats:
-            _put(network, node, fuse_conv_bn_eval(conv, norm), instead_of=[follower])
-            count += 1
+        conv = modules.get(node)
+        for follower in _followers(node, 1):
+            norm = modules.get(follower)
+            if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and norm.track_running_stats:
+                _put(network, node, fuse_conv_bn_eval(conv, norm), instead_of=[follower])
+                count += 1
     return count
 
 
@@ -182,41 +184,44 @@ def _pool_in_place(network: fx.GraphModule, library: _Library) -> int:
         conv = modules.get(node)
         if type(conv) is not nn.Conv2d or not PooledConvolution.fits(conv):
             continue
-        followers: list[fx.Node] = []
-        while (follower := _only_user(followers[-1] if followers else node)) and len(followers) < 2:
-            if not (_is_relu(follower, modules) or _halves(follower, modules)):
-                break
-            followers.append(follower)
-        pools = [_halves(follower, modules) for follower in followers]
-        if sum(pools) == 2:  # a second pooling is left where it is
-            followers, pools = followers[:1], pools[:1]
-        if any(pools):
-            _put(network, node, PooledConvolution(conv, library, clip=not all(pools)), instead_of=followers)
-            count += 1
+        followers = _followers(node, 2)
+        kinds = ["pool" if _halves(follower) else "relu" if _is_relu(follower) else "" for follower in followers]
+        if kinds[:1] == ["pool"] and kinds != ["pool", "relu"]:
+            kinds = ["pool"]
+        if sorted(kinds) not in (["pool"], ["pool", "relu"]):  # in either order: the two commute
+            continue
+        replaced = followers[: len(kinds)]
+        _put(network, node, PooledConvolution(conv, library, clip=len(replaced) == 2), instead_of=replaced)
+        count += 1
     return count
 
 
 def _use_winograd(network: fx.GraphModule, library: _Library) -> int:
     modules, count = _called_once(network), 0
     for node in list(network.graph.nodes):
-        conv, follower = modules.get(node), _only_user(node)
+        conv = modules.get(node)
         if type(conv) is nn.Conv2d and WinogradConvolution.fits(conv):
-            clip = follower is not None and _is_relu(follower, modules)
-            _put(network, node, WinogradConvolution(conv, library, clip=clip), instead_of=[follower] if clip else [])
+            relus = [follower for follower in _followers(node, 1) if _is_relu(follower)]
+            _put(network, node, WinogradConvolution(conv, library, clip=bool(relus)), instead_of=relus)
             count += 1
     return count
 
 
 def _called_once(network: fx.GraphModule) -> dict[fx.Node, nn.Module]:
-    """The nodes that call a module which no other node calls, nor shares its parameters, and these modules."""
+    """The nodes that call a module which no other node calls, and these modules."""
     modules = dict(network.named_modules(remove_duplicate=False))
     calls = {node: modules[node.target] for node in network.graph.nodes if node.op == "call_module"}
     times = Counter(id(module) for module in calls.values())
     return {node: module for node, module in calls.items() if times[id(module)] == 1}
 
 
-def _only_user(node: fx.Node) -> fx.Node | None:
-    return next(iter(node.users)) if len(node.users) == 1 else None
+def _followers(node: fx.Node, most: int) -> list[fx.Node]:
+    """The chain of nodes behind one, each the only one that uses the result before it."""
+    chain: list[fx.Node] = []
+    while len(node.users) == 1 and len(chain) < most:
+        node = next(iter(node.users))
+        chain.append(node)
+    return chain
 
 
 def _put(network: fx.GraphModule, node: fx.Node, module: nn.Module, *, instead_of: list[fx.Node]) -> None:
@@ -229,15 +234,23 @@ def _put(network: fx.GraphModule, node: fx.Node, module: nn.Module, *, instead_o
         network.graph.erase_node(follower)
 
 
-def _is_relu(node: fx.Node, modules: dict[fx.Node, nn.Module]) -> bool:
-    return node.target in (functional.relu, torch.relu, "relu") or type(modules.get(node)) is nn.ReLU
+def _called(node: fx.Node) -> nn.Module | None:
+    """The module that a node calls."""
+    owner = node.graph.owning_module
+    assert owner is not None
+    return owner.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
-def _halves(node: fx.Node, modules: dict[fx.Node, nn.Module]) -> bool:
+def _is_relu(node: fx.Node) -> bool:
+    named = {"call_function": (functional.relu, torch.relu), "call_method": ("relu", "relu_")}.get(node.op, ())
+    return node.target in named or type(_called(node)) is nn.ReLU
+
+
+def _halves(node: fx.Node) -> bool:
     """Whether a node is the maximum over 2 x 2 pixels."""
     if node.target is functional.max_pool2d:
         options = dict(zip(("kernel_size", "stride", "padding"), node.args[1:], strict=False)) | node.kwargs
-    elif type(pool := modules.get(node)) is nn.MaxPool2d:
+    elif type(pool := _called(node)) is nn.MaxPool2d:
         options = {name: getattr(pool, name) for name in pool.__constants__}
     else:
         return False
@@ -255,10 +268,9 @@ class PooledConvolution(nn.Module):
     def __init__(self, conv: nn.Conv2d, library: _Library, *, clip: bool) -> None:
         super().__init__()
         self.library, self.clip = library, clip
-        self.filters, self.kernel, self.padding = conv.out_channels, conv.kernel_size, conv.padding
-        weight = conv.weight.permute(1, 2, 3, 0).reshape(-1, conv.out_channels)
-        self.register_buffer("weight", weight.contiguous())
-        self.register_buffer("bias", _bias(conv))
+        self.filters, self.kernel, self.padding = conv.out_channels, conv.kernel_size, _padding(conv)
+        self.weight = conv.weight.detach().permute(1, 2, 3, 0).reshape(-1, conv.out_channels).contiguous()
+        self.bias = _bias(conv)
 
     @staticmethod
     def fits(conv: nn.Conv2d) -> bool:
@@ -283,28 +295,24 @@ class PooledConvolution(nn.Module):
 class WinogradConvolution(nn.Module):
     """A 3 x 3 convolution of stride 1 by Winograd's F(4 x 4, 3 x 3) and, where asked for, a ReLU; the result is channels-last.
 
-    36 products of matrices (tiles, channels) x (channels, filters), by torch, between a transformation of the image and one of the
-    result. What lies between is a few blocks of tiles, in memory that all such layers of a network use in turn.
+    36 products of matrices (tiles, channels) x (channels, filters), by torch, between a transformation of the image and one of
+    the result. What lies between is a block of tiles at a time, in memory that all such layers of a network use in turn.
     """
 
     def __init__(self, conv: nn.Conv2d, library: _Library, *, clip: bool) -> None:
         super().__init__()
         self.library, self.clip = library, clip
-        self.filters, self.padding = conv.out_channels, conv.padding[0]
-        third = 1 / 3
-        g = torch.tensor(
-            [[1, 0, 0], [-2 * third, -2 * third, -2 * third], [-2 * third, 2 * third, -2 * third],
-             [third / 2, third, 2 * third], [third / 2, -third, 2 * third], [0, 0, 4]], dtype=torch.float64,
-        ) / 4  # fmt: skip
-        weight = torch.einsum("ir,ocrs,js->ijco", g, conv.weight.double(), g).flatten(0, 1)
-        self.register_buffer("weight", weight.to(conv.weight.dtype).contiguous())
-        self.register_buffer("bias", _bias(conv))
+        self.filters, self.padding = conv.out_channels, _padding(conv)[0]
+        g = torch.tensor([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]], dtype=torch.float64) / 24
+        kernels = conv.weight.detach().double().permute(2, 3, 1, 0)
+        self.weight = (torch.kron(g, g) @ kernels.flatten(2).flatten(0, 1).flatten(1)).float().view(36, *kernels.shape[2:])
+        self.bias = _bias(conv)
 
     @staticmethod
     def fits(conv: nn.Conv2d) -> bool:
         """Whether a convolution is of the kind that gains."""
         many = min(conv.in_channels, conv.out_channels) >= 32 and conv.in_channels % 16 == conv.out_channels % 16 == 0
-        return _plain(conv) and many and conv.kernel_size == (3, 3) and conv.padding[0] == conv.padding[1]
+        return _plain(conv) and many and conv.kernel_size == (3, 3) and len(set(conv.padding)) == 1
 
     def forward(self, x: Tensor) -> Tensor:
         """From (b, c, h, w) to (b, filters, h + 2 padding - 2, w + 2 padding - 2)."""
@@ -337,6 +345,11 @@ def _plain(conv: nn.Conv2d) -> bool:
         and not isinstance(conv.padding, str)
         and conv.weight.dtype == torch.float32
     )
+
+
+def _padding(conv: nn.Conv2d) -> tuple[int, int]:
+    assert not isinstance(conv.padding, str)  # as _plain wants it
+    return conv.padding[0], conv.padding[1]
 
 
 def _bias(conv: nn.Conv2d) -> Tensor:
