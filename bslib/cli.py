@@ -228,6 +228,39 @@ def export(
         console.print(f"The files are in {folder}")
 
 
+@app.command()
+def bench(
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only this part; may be given several times.", show_default=False)
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Of everything that is timed; each number is their median.")] = 5,
+    quick: Annotated[bool, typer.Option("--quick", help="Tiny sizes, to see that it works: the numbers mean nothing.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    threads: Annotated[int, typer.Option(min=1, help="On a CPU; a job of [bold]run[/bold] has one.")] = 1,
+    to: Annotated[Path | None, typer.Option("--json", help="Write the result there, as JSON.", show_default=False)] = None,
+) -> None:
+    """How fast W and training are here, against other tools and against the machine. Some minutes."""
+    with _plainly():
+        import torch
+
+        from bslib import bench as benchmark
+        from bslib.files import atomic_path
+        from bslib.runner import chosen_device
+
+        torch.set_num_threads(threads)
+        found = benchmark.measure(only, device=chosen_device(device), repeats=repeats, quick=quick)
+        if to is not None:
+            with atomic_path(to) as part:
+                part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        shown = Table("What", "Here", "Wanted")
+        for row in benchmark.table(found):
+            shown.add_row(*row)
+        console.print(
+            f"{found['machine']['device']}, {found['machine']['threads']} threads, torch {found['machine']['packages']['torch']}"
+        )
+        console.print(shown)
+
+
 records = typer.Typer(help="Move records between machines as one file.", no_args_is_help=True)
 app.add_typer(records, name="records")
 

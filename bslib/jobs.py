@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from bslib.datasets import Dataset, load, to_float
 from bslib.detectors import logit_shift_variance, strip_entropy
-from bslib.measure import class_counts, standard_noise
+from bslib.measure import class_counts, evaluating, standard_noise
 from bslib.networks import build
 from bslib.patterns.neural_cleanse import Candidates, anomaly_index, patched, reverse_triggers
 from bslib.patterns.universal import perturbed, universal_perturbation
@@ -34,6 +34,7 @@ from bslib.specs import (
     ToySpec,
     UniversalSpec,
 )
+from bslib.speed import prepare
 from bslib.store import Record, Store
 from bslib.training import accuracy, fast_dtype, load_weights, save_weights, train
 from bslib.triggers import PATTERNS, pattern
@@ -62,6 +63,7 @@ def carry_out(spec: Spec, store: Store, *, device: str, progress: bool = True) -
     started = time.monotonic()
     result, arrays, data = _JOBS[type(spec)](spec, store, torch.device(device), progress)
     seconds = time.monotonic() - started + result.pop("seconds before", 0.0)
+    engine = {"engine": result.pop("engine")} if "engine" in result else {}
     provenance = {
         "code": code_version(),
         "torch": torch.__version__,
@@ -69,7 +71,7 @@ def carry_out(spec: Spec, store: Store, *, device: str, progress: bool = True) -
         "threads": torch.get_num_threads() if device == "cpu" else None,
         "seconds": round(seconds, 2),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    } | engine
     source = {} if data is None else {"name": data.name, "fingerprint": data.fingerprint, "source": data.source}
     return Record(spec, result, arrays, source, provenance)
 
@@ -167,14 +169,17 @@ def _count_classes(spec: CountsSpec, store: Store, device: torch.device, progres
     batches = _carrying(spec, data.test_images[chosen], store)
     images = torch.cat(batches).to(device)
     ids = chosen.tolist() if spec.paired else None
-    counts = class_counts(network, images, spec.sigmas, spec.ns, seed=spec.seed, ids=ids, progress=progress)
+    with evaluating(network):
+        fast = prepare(network, images)
+    options: dict[str, Any] = {"engine": "eager", "batch_size": fast.batch_size, "progress": progress}
+    counts = class_counts(fast.network, images, spec.sigmas, spec.ns, seed=spec.seed, ids=ids, **options)
     arrays = {
         "counts": counts.astype(np.int32),
         "images": np.tile(chosen, len(batches)),
         "labels": np.tile(data.test_labels[chosen].numpy(), len(batches)),
         "predicted": _predicted(network, images),
     }
-    return {"weights": weights, "precision": "float32"} | _pattern_of(spec, store), arrays, data
+    return {"weights": weights, "precision": "float32", "engine": fast.what} | _pattern_of(spec, store), arrays, data
 
 
 def _measured_on(spec: CountsSpec, data: Dataset) -> np.ndarray:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from bslib.entropy import entropy, log_of
 from bslib.progress import bar
+from bslib.speed import prepare
 
 __all__ = ["class_counts", "standard_noise", "wobbliness"]
 
@@ -45,13 +46,14 @@ def wobbliness(
     ids: Sequence[Hashable] | None = None,
     dtype: torch.dtype | None = None,
     batch_size: int | None = None,
+    engine: str = "auto",
     progress: bool = True,
 ) -> NDArray[np.float64]:
     """W around every image of a batch (Eqs. 1 to 3): 0 where noise never changes the predicted class.
 
     Parameters
     ----------
-    model, x, seed, ids, dtype, batch_size, progress
+    model, x, seed, ids, dtype, batch_size, engine, progress
         As for :func:`class_counts`.
     sigma : float or sequence of S floats
         Standard deviation of the noise, in units of the features.
@@ -78,7 +80,9 @@ def wobbliness(
     ((2, 3), True, True)
     """
     log_of(base)  # a base that is none is refused before the computation, not after it
-    counts = class_counts(model, x, sigma, n, seed=seed, ids=ids, dtype=dtype, batch_size=batch_size, progress=progress)
+    counts = class_counts(
+        model, x, sigma, n, seed=seed, ids=ids, dtype=dtype, batch_size=batch_size, engine=engine, progress=progress
+    )
     if np.ndim(sigma) == 0:
         counts = counts[0]
     return entropy(counts, estimator=estimator, base=base)
@@ -94,6 +98,7 @@ def class_counts(
     ids: Sequence[Hashable] | None = None,
     dtype: torch.dtype | None = None,
     batch_size: int | None = None,
+    engine: str = "auto",
     progress: bool = True,
 ) -> NDArray[np.int64]:
     r"""How often each class is predicted over n Gaussian copies of every image (Eqs. 1 and 2).
@@ -103,7 +108,7 @@ def class_counts(
     The noise of an image is a function of the seed and of its pixels (or id), on CPUs and on GPUs of one model. So the counts do
     not depend on ``batch_size``, on the number of threads, on the order of the images, or on which other images, sigmas and n are
     asked for, except where rounding decides between two logits: none of 320,000 labels of the paper's small network changed
-    between batches of 64 and of 1,000.
+    between batches of 64 and of 1,000. Nor does what makes it fast (``engine``) hang on any of these.
 
     Parameters
     ----------
@@ -123,8 +128,11 @@ def class_counts(
     dtype : torch.dtype, optional
         Precision of the forward pass; the model's own when not given. A lower one than the model's runs under autocast.
     batch_size : int, optional
-        Noisy copies in a forward pass, rounded to whole blocks of 64; 128 on a CPU and 2,048 elsewhere when not given.
-        Memory depends on it alone, not on n or B.
+        Noisy copies in a forward pass, rounded to whole blocks of 64; when not given, 64 to 256 on a CPU, by the size of the
+        network's activations, and 2,048 elsewhere. Memory depends on it alone, not on n or B.
+    engine : {"auto", "fast", "eager"}
+        "auto": as a faster copy of the network that differs by rounding, where one can be made; "eager": as it is; "fast": refuse
+        where none can be made. :func:`bslib.speed.prepare` says what is done to a network.
     progress : bool
         Show a bar when the run takes longer than two seconds.
 
@@ -137,7 +145,7 @@ def class_counts(
     ------
     ValueError
         Naming the value received: sigma negative or not finite, n below 1, an empty batch, x not float32 or not finite or on
-        another device than the model, ids that do not fit, a model whose output is not (b, C) or holds NaN.
+        another device than the model, ids that do not fit, a model whose output is not (b, C) or holds NaN, an unknown engine.
 
     >>> model = nn.Linear(2, 3)
     >>> counts = class_counts(model, torch.rand(4, 2), sigma=[0.1, 0.5], n=[10, 100], seed=0)
@@ -149,9 +157,7 @@ def class_counts(
     keys = _point_keys(x, ids, seed)
     order = sorted(set(prefixes))
     edges = torch.tensor(order, device=x.device)
-    if batch_size is None:
-        batch_size = 128 if x.device.type == "cpu" else 2048
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+    if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
         raise ValueError(f"batch_size must be a whole number of 1 or more, got {batch_size!r}")
 
     counts: Tensor | None = None  # (S, N segments, B, C), made when the first logits tell C
@@ -161,11 +167,12 @@ def class_counts(
         _precision(x.device, own_dtype, dtype),
         bar(total=total, desc="W", unit="image", unit_scale=True, show=progress) as shown,
     ):
-        for batch in _batches(keys, order[-1], x, batch_size):
+        network, usual, _ = prepare(model, x[:4].to(own_dtype), engine=engine, dtype=dtype)
+        for batch in _batches(keys, order[-1], x, batch_size or usual):
             segment = torch.bucketize(batch.sample, edges, right=True)  # between which two prefixes a sample lies
             images = x[batch.point]
             for s, level in enumerate(sigmas):
-                logits = model(torch.add(images, batch.noise, alpha=level).to(own_dtype))
+                logits = network(torch.add(images, batch.noise, alpha=level).to(own_dtype))
                 labels = _labels(logits, len(images))
                 if counts is None:
                     counts = torch.zeros(len(sigmas), len(order), len(x), logits.shape[1], dtype=torch.int64, device=x.device)

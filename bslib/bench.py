@@ -1,0 +1,539 @@
+"""The benchmark: how fast W and training are here, against what one would otherwise use, and against the machine itself.
+
+Everything is measured in one run, contenders in turns, medians of the repetitions. Peers run as their users run them; and once
+more in a process whose C allocator keeps large blocks (``MALLOC_MMAP_THRESHOLD_``, ``MALLOC_TRIM_THRESHOLD_``), since a good part
+of what a plain loop costs on a CPU is memory that is given back to the system and asked for again.
+
+The result is data (:func:`measure`); the book's page and the command's table are made of it (:func:`table`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bslib.chapters import CHAPTERS, plan_of
+from bslib.datasets import load, to_float
+from bslib.entropy import entropy
+from bslib.jobs import code_version, device_name, draw_points
+from bslib.measure import class_counts, evaluating
+from bslib.networks import NETWORKS, build
+from bslib.progress import bar
+from bslib.specs import CleanseSpec, CountsSpec
+from bslib.speed import prepare
+from bslib.training import accuracy, fast_dtype, train
+
+__all__ = ["PARTS", "SCHEMA", "measure", "table"]
+
+#: The shape of the result; another number where it changes.
+SCHEMA = 1
+#: What glibc is told in the second run of the peers: keep blocks below 1 GiB, never give memory back.
+TUNED = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**34)}
+SIGMA = 0.1
+
+Result = dict[str, Any]
+Contender = Callable[[], Any]
+
+
+def measure(
+    only: Sequence[str] | None = None,
+    *,
+    device: str = "cpu",
+    repeats: int = 5,
+    quick: bool = False,
+    tuned: bool = True,
+    progress: bool = True,
+) -> Result:
+    """Run the benchmark.
+
+    Parameters
+    ----------
+    only : sequence of str, optional
+        Names in :data:`PARTS`; all when not given.
+    device : str
+    repeats : int
+        Of everything that is timed; each number is the median.
+    quick : bool
+        Tiny sizes, to see that it works: the numbers mean nothing.
+    tuned : bool
+        Time W again in a process with another allocator setting, on a CPU.
+    progress : bool
+
+    Returns
+    -------
+    dict
+        JSON-able: schema, machine, settings, and an entry for each part.
+
+    Raises
+    ------
+    ValueError
+        For a part that does not exist, or fewer than one repetition.
+    """
+    chosen = list(PARTS) if not only else list(only)
+    if unknown := [name for name in chosen if name not in PARTS]:
+        raise ValueError(f"parts are {', '.join(PARTS)}, got {unknown[0]!r}")
+    if repeats < 1:
+        raise ValueError(f"repeats must be 1 or more, got {repeats}")
+    place = torch.device(device)
+    found: Result = {
+        "schema": SCHEMA,
+        "machine": _machine(place),
+        "settings": {"repeats": repeats, "quick": quick, "allocator": {k: v for k in TUNED if (v := os.environ.get(k))}},
+        "parts": {},
+    }
+    with bar(total=len(chosen), desc="bench", unit="part", show=progress) as shown:
+        for name in chosen:
+            shown.set_postfix_str(name)
+            found["parts"][name] = PARTS[name](place, repeats, quick)
+            shown.update()
+    again = [name for name in chosen if name in ("counts", "resnet")]
+    if tuned and again and place.type == "cpu" and platform.libc_ver()[0] == "glibc":
+        options = {"only": again, "device": device, "repeats": repeats, "quick": quick, "tuned": False, "progress": False}
+        other = _in_a_process(f"print(json.dumps(bench.measure(**{options!r})))", TUNED)
+        found["tuned"] = {"allocator": TUNED, "parts": other["parts"]}
+    return found
+
+
+def table(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """What a result says, as rows: what was measured, the number, what it is to be compared with.
+
+    >>> table({"parts": {"memory": {"peak_mib": {"250": 300.0, "10000": 303.0}, "ratio": 1.01}}})
+    [('peak memory, n = 10000 against n = 250', '1.01', 'at most 1.10')]
+    """
+    rows = []
+    for title, parts in (("", found["parts"]), (", allocator tuned", found.get("tuned", {}).get("parts", {}))):
+        for part in (parts[name] for name in ("counts", "resnet") if name in parts):
+            for entry in part["runs"]:
+                for peer, ratio in entry["ratios"].items():
+                    wanted = f"at least {entry['wanted']}" if peer != "eager" else ""
+                    rows.append((f"W, {entry['network']}, {entry['precision']}, against {peer}{title}", f"{ratio:.1f} x", wanted))
+                rows.extend((f"{entry['network']}: {peer}{title}", "not measured", why) for peer, why in entry["missing"].items())
+    parts = found["parts"]
+    for entry in parts.get("peak", {}).get("runs", []):
+        wanted = f"at least {entry['wanted']:.0%}" if entry["wanted"] else ""
+        rows.append((f"share of the GEMM peak, {entry['network']}, {entry['precision']}", f"{entry['share']:.0%}", wanted))
+    if "training" in parts:
+        entry = parts["training"]
+        rows.append(("one epoch of the larger Fashion network, against DataLoader", f"{entry['ratio']:.1f} x", "at least 4"))
+        rows.append(("clean accuracy after it, less the peer's", f"{entry['difference']:+.3f}", "within 0.005"))
+    if "memory" in parts:
+        first, *_, last = parts["memory"]["peak_mib"]
+        rows.append((f"peak memory, n = {last} against n = {first}", f"{parts['memory']['ratio']:.2f}", "at most 1.10"))
+    if "scaling" in parts:
+        rows.append(("time for 16 times the points x n, by 16", f"{parts['scaling']['ratio']:.2f}", "0.90 to 1.10"))
+    for entry in parts.get("rounding", {}).get("runs", []):
+        rows.append(
+            (
+                f"change of W by {entry['by']}, {entry['network']}, in Monte-Carlo errors",
+                f"{entry['change'] / entry['monte_carlo']:.3f}",
+                f"{entry['labels_changed']} of {entry['labels']} labels",
+            )
+        )
+    rows.extend(
+        (f"the paper's whole plan, {name}", f"{hours:.1f} h", "W alone")
+        for name, hours in parts.get("plan", {}).get("hours", {}).items()
+    )
+    return rows
+
+
+# W
+
+
+def _counts(device: torch.device, repeats: int, quick: bool) -> Result:
+    points, n = (4, 20) if quick else (100, 250)
+    images = _images("fashion-mnist", points).to(device)
+    runs = [_against_peers("larger-fashion", images, n, torch.float32, 3, device, repeats)]
+    lower = fast_dtype(device)
+    if lower == torch.float32:
+        return {"points": points, "n": n, "runs": runs, "remark": "this processor does not multiply in bfloat16"}
+    return {"points": points, "n": n, "runs": [*runs, _against_peers("larger-fashion", images, n, lower, 7, device, repeats)]}
+
+
+def _resnet(device: torch.device, repeats: int, quick: bool) -> Result:
+    points, n = (1, 4) if quick else (2, 250)
+    images = _images("cifar10", points).to(device)
+    return {"points": points, "n": n, "runs": [_against_peers("resnet18", images, n, fast_dtype(device), 3, device, repeats)]}
+
+
+def _against_peers(
+    name: str, images: Tensor, n: int, dtype: torch.dtype, wanted: float, device: torch.device, repeats: int
+) -> Result:
+    """Class counts by us and by others, in turns. The weights are those of a fresh network: no time hangs on them."""
+    ours = build(name, seed=0).to(device)
+    plain = NETWORKS[name](10).to(device)  # as one would write it, in torch's usual layout
+    plain.load_state_dict(ours.state_dict())
+    plain.eval()
+    options: dict[str, Any] = {"seed": 0, "progress": False, "dtype": dtype}
+    contenders: dict[str, Contender] = {
+        "ours": partial(class_counts, ours, images, SIGMA, n, **options),
+        "eager": partial(class_counts, ours, images, SIGMA, n, **options, engine="eager"),
+        "textbook loop": partial(textbook_counts, plain, images, SIGMA, n),
+    }
+    missing = {}
+    try:
+        contenders["ART"] = _art(plain, images, n)
+    except ImportError as problem:
+        missing["ART"] = f"{problem}; pip install adversarial-robustness-toolbox"
+    seconds = _in_turns(contenders, repeats, device)
+    medians = {who: statistics.median(times) for who, times in seconds.items()}
+    with evaluating(ours):
+        what = prepare(ours, images, dtype=dtype).what
+    return {
+        "network": name,
+        "precision": str(dtype).removeprefix("torch."),
+        "engine": what,
+        "wanted": wanted,
+        "seconds": seconds,
+        "images_per_second": len(images) * n / medians["ours"],
+        "ratios": {who: medians[who] / medians["ours"] for who in contenders if who != "ours"},
+        "missing": missing,
+    }
+
+
+@torch.no_grad()
+def textbook_counts(model: nn.Module, images: Tensor, sigma: float, n: int, classes: int = 10) -> np.ndarray:
+    """Class counts as the public code of randomized smoothing takes them: image after image, one batch of noise each.
+
+    >>> textbook_counts(nn.Flatten(), torch.rand(2, 3), 0.1, 5, classes=3).sum(1)
+    array([5, 5])
+    """
+    counts = np.zeros((len(images), classes), dtype=int)
+    for k, image in enumerate(images):
+        batch = image.repeat(n, *[1] * image.ndim)
+        predictions = model(batch + torch.randn_like(batch) * sigma).argmax(1)
+        for label in predictions.cpu().numpy():
+            counts[k, label] += 1
+    return counts
+
+
+def _art(model: nn.Module, images: Tensor, n: int) -> Contender:
+    """The counts of adversarial-robustness-toolbox's smoothed classifier."""
+    from art.estimators.certification.randomized_smoothing import PyTorchRandomizedSmoothing
+
+    smoothed = PyTorchRandomizedSmoothing(
+        model,
+        loss=nn.CrossEntropyLoss(),
+        input_shape=tuple(images.shape[1:]),
+        nb_classes=10,
+        device_type="gpu" if images.is_cuda else "cpu",
+        sample_size=n,
+        scale=SIGMA,
+    )
+    arrays = images.cpu().numpy()
+    return lambda: np.stack([smoothed._prediction_counts(image, n=n) for image in arrays])
+
+
+# The machine
+
+
+def _peak(device: torch.device, repeats: int, quick: bool) -> Result:
+    """How much of the speed of a large matrix product a forward pass has, in multiplications of the direct method."""
+    size = 256 if quick else 2048
+    precisions = list(dict.fromkeys([torch.float32, fast_dtype(device)]))
+    runs: list[Result] = []
+    peaks: dict[str, float] = {}
+    for dtype in precisions:
+        a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+        for name, data in (("larger-fashion", "fashion-mnist"), ("resnet18", "cifar10")):
+            network = build(name, seed=0).to(device)
+            points, n = (2, 64) if quick else (20 if name == "larger-fashion" else 1, 256)
+            images = _images(data, points).to(device)
+            options: dict[str, Any] = {"seed": 0, "progress": False, "dtype": dtype}
+            seconds = _in_turns(
+                {
+                    "product": partial(torch.matmul, a, b),
+                    "W": partial(class_counts, network, images, SIGMA, n, **options),
+                },
+                max(repeats, 5),
+                device,
+            )
+            peak = 2 * size**3 / statistics.median(seconds["product"])
+            rate = points * n / statistics.median(seconds["W"])
+            work = operations(network, images[:1])
+            wanted = {torch.float32: 0.75, torch.bfloat16: 0.5}[dtype] if name == "larger-fashion" else None
+            precision = str(dtype).removeprefix("torch.")
+            peaks.setdefault(precision, peak)
+            runs.append(
+                {
+                    "network": name,
+                    "precision": precision,
+                    "peak": peak,
+                    "operations": work,
+                    "images_per_second": rate,
+                    "share": rate * work / peak,
+                    "wanted": wanted,
+                }
+            )
+    return {"size": size, "peaks": peaks, "runs": runs}
+
+
+def operations(network: nn.Module, image: Tensor) -> int:
+    """Floating point operations of a forward pass of one image, as torch counts them: two for each product.
+
+    >>> operations(nn.Linear(3, 2), torch.rand(1, 3))
+    12
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter, evaluating(network):
+        network(image)
+    return int(counter.get_total_flops())
+
+
+def _memory(device: torch.device, repeats: int, quick: bool) -> Result:
+    """Peak memory of a process that measures W, for few and for many copies."""
+    ns = (64, 128) if quick else (250, 10_000)
+    peaks = {}
+    for n in ns:
+        call = f"print(bench.peak_memory({str(device)!r}, {n}))"
+        peaks[str(n)] = statistics.median(_in_a_process(call, {}) for _ in range(min(repeats, 3)))
+    return {"peak_mib": peaks, "ratio": peaks[str(ns[-1])] / peaks[str(ns[0])]}
+
+
+def peak_memory(device: str, n: int) -> float:
+    """MiB at the most, for n copies of two images: of this process, or of the GPU."""
+    network = build("larger-fashion", seed=0).to(device)
+    class_counts(network, _images("fashion-mnist", 2).to(device), SIGMA, n, seed=0, progress=False)
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _scaling(device: torch.device, repeats: int, quick: bool) -> Result:
+    """The time of four times the points with four times the copies, by 16 times the time of the fewer."""
+    points, n = (2, 16) if quick else (25, 256)
+    network = build("larger-fashion", seed=0).to(device)
+    images = _images("fashion-mnist", 4 * points).to(device)
+    seconds = _in_turns(
+        {
+            "once": partial(class_counts, network, images[:points], SIGMA, n, seed=0, progress=False),
+            "16 times": partial(class_counts, network, images, SIGMA, 4 * n, seed=0, progress=False),
+        },
+        repeats,
+        device,
+    )
+    ratio = statistics.median(seconds["16 times"]) / (16 * statistics.median(seconds["once"]))
+    return {"points": points, "n": n, "seconds": seconds, "ratio": ratio}
+
+
+# Training
+
+
+def _training(device: torch.device, repeats: int, quick: bool) -> Result:
+    """One epoch of ours, and one of the usual loop: torchvision's data set, DataLoader, ToTensor, Adam."""
+    data = load("fashion-mnist")
+    images, labels = data.train_images, data.train_labels
+    tests = (data.test_images, data.test_labels)
+    if quick:
+        images, labels, tests = images[:512], labels[:512], (tests[0][:200], tests[1][:200])
+    seconds: dict[str, list[float]] = {"ours": [], "DataLoader": []}
+    accuracies: dict[str, list[float]] = {"ours": [], "DataLoader": []}
+    with tempfile.TemporaryDirectory() as folder:
+        write_fashion_mnist(Path(folder), images, labels)
+        for seed in range(repeats):
+            network = build("larger-fashion", seed=seed).to(device)
+            peer = build("larger-fashion", seed=seed).to(device).to(memory_format=torch.contiguous_format)
+            dtype = fast_dtype(device)
+            runs: dict[str, tuple[nn.Module, Contender]] = {
+                "ours": (network, partial(train, network, images, labels, epochs=1, seed=seed, dtype=dtype, progress=False)),
+                "DataLoader": (peer, partial(usual_epoch, peer, Path(folder), device)),
+            }
+            for who, (trained, run) in runs.items():
+                seconds[who].append(_timed(run, device))
+                accuracies[who].append(accuracy(trained, *tests))
+    mean = {who: statistics.fmean(values) for who, values in accuracies.items()}
+    return {
+        "images": len(images),
+        "seconds": seconds,
+        "accuracy": accuracies,
+        "ratio": statistics.median(seconds["DataLoader"]) / statistics.median(seconds["ours"]),
+        "difference": mean["ours"] - mean["DataLoader"],
+    }
+
+
+def usual_epoch(network: nn.Module, folder: Path, device: torch.device) -> None:
+    """An epoch as the tutorials write it."""
+    from torch.utils.data import DataLoader
+    from torchvision import transforms
+    from torchvision.datasets import FashionMNIST
+
+    data = FashionMNIST(str(folder), train=True, transform=transforms.ToTensor())
+    optimizer = torch.optim.Adam(network.parameters())
+    network.train()
+    for x, y in DataLoader(data, batch_size=128, shuffle=True, num_workers=2):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(network(x.to(device)), y.to(device))
+        loss.backward()
+        optimizer.step()
+
+
+def write_fashion_mnist(folder: Path, images: Tensor, labels: Tensor) -> None:
+    """Images and labels as the files that torchvision's FashionMNIST looks for; the test files repeat the training ones."""
+    raw = folder / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        for name, tensor in (("images-idx3", images.squeeze(1)), ("labels-idx1", labels)):
+            array = tensor.numpy().astype(np.uint8)
+            head = np.array([0x0800 + array.ndim, *array.shape], dtype=">i4").tobytes()
+            (raw / f"{part}-{name}-ubyte").write_bytes(head + array.tobytes())
+
+
+# Rounding
+
+
+def _rounding(device: torch.device, repeats: int, quick: bool) -> Result:
+    """What the faster way, and bfloat16, change in W on the same noise, for the three networks after a short training."""
+    runs = []
+    sizes = {"small-fashion": (50, 1000), "larger-fashion": (50, 1000), "resnet18": (10, 250)}
+    for name, (points, n) in sizes.items():
+        data = load("cifar10" if name == "resnet18" else "fashion-mnist")
+        count, epochs = (64, 1) if quick else (1000, 2) if name == "resnet18" else (10_000, 1)
+        points, n = (2, 20) if quick else (points, n)
+        network = build(name, seed=0).to(device)
+        train(network, data.train_images[:count], data.train_labels[:count], epochs=epochs, seed=0, batch_size=64, progress=False)
+        images = to_float(data.test_images[draw_points(len(data.test_images), points, 0)]).to(device)
+        options: dict[str, Any] = {"seed": 0, "progress": False}
+        reference = class_counts(network, images, SIGMA, n, engine="eager", **options)
+        for by, change in (("the faster way", {}), ("bfloat16", {"dtype": torch.bfloat16})):
+            other = class_counts(network, images, SIGMA, n, **change, **options)  # type: ignore[arg-type]
+            runs.append(
+                {
+                    "network": name,
+                    "trained_on": f"{count} images, {epochs} epochs",
+                    "accuracy": accuracy(network, data.test_images[:1000], data.test_labels[:1000]),
+                    "by": by,
+                    "points": points,
+                    "n": n,
+                    "labels": int(reference.sum()),
+                    "labels_changed": int(np.abs(other - reference).sum() // 2),
+                    "mean_W": float(entropy(reference).mean()),
+                    "change": float(np.abs(entropy(other) - entropy(reference)).mean()),
+                    "monte_carlo": float(monte_carlo_error(reference).mean()),
+                }
+            )
+    return {"sigma": SIGMA, "runs": runs}
+
+
+def monte_carlo_error(counts: np.ndarray) -> np.ndarray:
+    r"""The standard error of W at each point, by the delta method: :math:`\sqrt{(\sum p \log^2 p - W^2)/n}`.
+
+    >>> float(monte_carlo_error(np.array([75, 25])).round(4))
+    0.0476
+    """
+    n = counts.sum(-1)
+    p = counts / n[..., None]
+    logs = np.log(np.where(p > 0, p, 1))
+    variance = (p * logs**2).sum(-1) - (p * logs).sum(-1) ** 2
+    return np.sqrt(np.maximum(variance, 0) / n)
+
+
+# The plan
+
+
+def _plan(device: torch.device, repeats: int, quick: bool) -> Result:
+    """How long all forward passes of the paper's profile take at the speed of this machine."""
+    passes: dict[str, int] = {}
+    for spec in {spec for chapter in CHAPTERS for spec in plan_of(chapter, "paper") if isinstance(spec, CountsSpec)}:
+        batches = 10 if spec.by_class or isinstance(spec.pattern, CleanseSpec) else 1
+        amount = spec.points * batches * max(spec.ns) * len(spec.sigmas)
+        passes[spec.network.network] = passes.get(spec.network.network, 0) + amount
+    rates = {}
+    for name in passes:
+        network = build(name, seed=0).to(device)
+        points, n = (1, 64) if quick else (2, 256) if name == "resnet18" else (50, 256)
+        images = _images("cifar10" if name == "resnet18" else "fashion-mnist", points).to(device)
+        contender = partial(class_counts, network, images, SIGMA, n, seed=0, progress=False)
+        rates[name] = points * n / statistics.median(_in_turns({"W": contender}, repeats, device)["W"])
+    return {"passes": passes, "images_per_second": rates, "hours": {name: passes[name] / rates[name] / 3600 for name in passes}}
+
+
+#: Name to what it measures.
+PARTS: dict[str, Callable[[torch.device, int, bool], Result]] = {
+    "counts": _counts,
+    "resnet": _resnet,
+    "peak": _peak,
+    "training": _training,
+    "memory": _memory,
+    "scaling": _scaling,
+    "rounding": _rounding,
+    "plan": _plan,
+}
+
+
+# Time
+
+
+def _in_turns(contenders: Mapping[str, Contender], repeats: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of each contender at each repetition, after one round that is not counted."""
+    seconds: dict[str, list[float]] = {who: [] for who in contenders}
+    for turn in range(repeats + 1):
+        for who, run in contenders.items():
+            took = _timed(run, device)
+            if turn:
+                seconds[who].append(took)
+    return seconds
+
+
+def _timed(run: Contender, device: torch.device) -> float:
+    def settled() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    began = settled()
+    run()
+    return settled() - began
+
+
+def _in_a_process(statement: str, environment: Mapping[str, str]) -> Any:
+    """What a statement prints, as JSON, in a fresh process with as many threads and other environment variables."""
+    script = f"import json, torch; from bslib import bench; torch.set_num_threads({torch.get_num_threads()}); {statement}"
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"a process of the benchmark failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    return json.loads(done.stdout)
+
+
+def _machine(device: torch.device) -> dict[str, Any]:
+    packages: dict[str, str | None] = {}
+    for name in ("torch", "torchvision", "numpy", "adversarial-robustness-toolbox"):
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = None
+    return {
+        "device": device_name(device),
+        "processor": device_name(torch.device("cpu")),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "bfloat16": fast_dtype(device) == torch.bfloat16,
+        "system": platform.platform(aliased=True, terse=True),
+        "python": platform.python_version(),
+        "packages": packages,
+        "code": code_version(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _images(name: str, count: int) -> Tensor:
+    """The first test images of a data set, as float."""
+    return to_float(load(name).test_images[:count])

@@ -1,0 +1,416 @@
+r"""What makes forward passes fast: a network is rewritten, for one measurement, into one that rounds differently and no more.
+
+The whole project costs forward passes, and the time of one goes where arithmetic is not: into batch norms, and into writing
+activations to memory and reading them again. So a copy of the network is traced (:mod:`torch.fx`) and three things are replaced
+in it, wherever it has them:
+
+- a convolution and the batch norm behind it become one convolution;
+- a convolution of few channels, the 2 x 2 maximum behind it and a ReLU become one loop, which never writes what the maximum
+  drops;
+- a 3 x 3 convolution of many channels becomes Winograd's F(4 x 4, 3 x 3) [1]_, a quarter of the multiplications.
+
+The last two are C (``kernels.c``, compiled once with the C compiler of the machine and kept in the cache folder) and for float32
+on a CPU. Where there is no compiler, or a network cannot be traced, what remains of the three is done; where nothing remains, the
+network runs as it is. :func:`prepare` says which, and records keep what it says.
+
+Which of it is done depends on the network, its precision and the machine, never on how much is asked for: labels do not hang on
+the company that a point was measured in.
+
+.. [1] Lavin, Gray: *Fast Algorithms for Convolutional Neural Networks*, CVPR 2016.
+"""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from bslib.files import atomic_path, cache_folder
+
+__all__ = ["ENGINES", "Prepared", "prepare"]
+
+#: The choices of ``engine``.
+ENGINES = ("auto", "fast", "eager")
+#: How far the rewritten network's logits may lie from its own, as a share of the largest; more where the precision is low.
+ROUNDING = 1e-3
+#: What Winograd's way works on at a time, so that it stays in a core's cache: this many tiles.
+TILES = 64
+#: The floats that the largest activation of a batch should have at the most.
+ACTIVATION = 2**22
+
+
+class Prepared(NamedTuple):
+    """A network ready for many forward passes.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        What to call: the model itself, or a rewritten copy that speaks of the weights of this moment.
+    batch_size : int
+        How many images to give it at a time.
+    what : str
+        What was done, in words, or why nothing was.
+    """
+
+    network: nn.Module
+    batch_size: int
+    what: str
+
+
+def prepare(model: nn.Module, x: Tensor, *, engine: str = "auto", dtype: torch.dtype | None = None) -> Prepared:
+    """Rewrite a network for speed; the model itself is left as it is.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        In eval mode, with gradients off.
+    x : Tensor, shape (B, ...)
+        Some of what it will be given. The copy is tried on the first 4, and dropped where its logits are not the model's own.
+    engine : {"auto", "fast", "eager"}
+        "auto" does what can be done; "fast" insists that something is; "eager" runs the model as it is.
+    dtype : torch.dtype, optional
+        Precision that the forward pass will have under autocast; the C loops are for float32 alone.
+
+    Returns
+    -------
+    Prepared
+
+    Raises
+    ------
+    ValueError
+        For an unknown engine, or "fast" where nothing could be done; the message says why.
+
+    >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten()).eval()
+    >>> with torch.no_grad():
+    ...     prepare(model, torch.rand(2, 1, 8, 8)).what
+    'fast: 1 batch norm folded'
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
+    usual = 128 if x.device.type == "cpu" else 2048
+    if engine == "eager":
+        return Prepared(model, usual, "eager: as asked")
+    try:
+        network, done = _rewritten(model, _library(x, dtype))
+        largest = _checked(network, model, x[:4], max(ROUNDING, 10 * torch.finfo(dtype or x.dtype).eps))
+    except _Unchanged as reason:
+        if engine == "fast":
+            raise ValueError(f"engine 'fast' was asked for, and the model can only be run as it is: {reason}") from None
+        return Prepared(model, usual, f"eager: {reason}")
+    fitting = max(64, min(256, ACTIVATION // largest // 64 * 64))
+    return Prepared(network, fitting if x.device.type == "cpu" else usual, f"fast: {done}")
+
+
+class _Unchanged(Exception):
+    """Nothing is gained, or nothing can be; the message says why."""
+
+
+def _checked(network: fx.GraphModule, model: nn.Module, x: Tensor, rounding: float) -> int:
+    """The size of a network's largest activation for one image, once it has given the model's own logits for a few."""
+    own = model(x)
+    if not (isinstance(own, Tensor) and own.is_floating_point() and own.isfinite().all()):
+        raise _Unchanged("its output on the first images is no tensor of finite numbers")
+    other = network(x)
+    if other.shape != own.shape:
+        raise _Unchanged(f"rewritten, it gives the shape {tuple(other.shape)} instead of {tuple(own.shape)}")
+    if (off := float((other - own).abs().max() / own.abs().max().clamp(min=1e-30))) > rounding:
+        raise _Unchanged(f"rewritten, its logits are {off:.0e} of the largest off")
+    ShapeProp(network).propagate(x[:1])
+    shapes = [node.meta["tensor_meta"].shape for node in network.graph.nodes if hasattr(node.meta.get("tensor_meta"), "shape")]
+    return max(shape.numel() for shape in shapes)
+
+
+# Rewriting
+
+
+def _rewritten(model: nn.Module, library: _Library | str) -> tuple[fx.GraphModule, str]:
+    """A copy with all three replacements made where they fit, and what was done in words."""
+    if any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()):
+        raise _Unchanged("it has hooks, which must see every module at work")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            network = fx.symbolic_trace(copy.deepcopy(model))
+    except Exception as problem:  # whatever a stranger's forward raises when it is given a proxy
+        raise _Unchanged(f"torch.fx cannot trace it ({type(problem).__name__})") from None
+    done = {"batch norm folded": _fold_batch_norms(network)}
+    if not isinstance(library, str):
+        done["pooled convolution"] = _pool_in_place(network, library)
+        done["Winograd convolution"] = _use_winograd(network, library)
+    words = [f"{count} {name if count == 1 else _plural(name)}" for name, count in done.items() if count]
+    if not words:
+        raise _Unchanged("nothing in it can be replaced" + (f"; {library}" if isinstance(library, str) else ""))
+    if isinstance(library, str):
+        words.append(library)
+    network.graph.lint()
+    network.recompile()
+    return network.to(memory_format=torch.channels_last), ", ".join(words)
+
+
+def _plural(name: str) -> str:
+    return name.replace("norm ", "norms ") if "norm" in name else f"{name}s"
+
+
+def _fold_batch_norms(network: fx.GraphModule) -> int:
+    """Each batch norm behind a convolution into its weights; returns how many."""
+    modules, count = _called_once(network), 0
+    for node in list(network.graph.nodes):
+        conv = modules.get(node)
+        for follower in _followers(node, 1):
+            norm = modules.get(follower)
+            if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and norm.track_running_stats:
+                _put(network, node, fuse_conv_bn_eval(conv, norm), instead_of=[follower])
+                count += 1
+    return count
+
+
+def _pool_in_place(network: fx.GraphModule, library: _Library) -> int:
+    modules, count = _called_once(network), 0
+    for node in list(network.graph.nodes):
+        conv = modules.get(node)
+        if type(conv) is not nn.Conv2d or not PooledConvolution.fits(conv):
+            continue
+        followers = _followers(node, 2)
+        kinds = ["pool" if _halves(follower) else "relu" if _is_relu(follower) else "" for follower in followers]
+        if kinds[:1] == ["pool"] and kinds != ["pool", "relu"]:
+            kinds = ["pool"]
+        if sorted(kinds) not in (["pool"], ["pool", "relu"]):  # in either order: the two commute
+            continue
+        replaced = followers[: len(kinds)]
+        _put(network, node, PooledConvolution(conv, library, clip=len(replaced) == 2), instead_of=replaced)
+        count += 1
+    return count
+
+
+def _use_winograd(network: fx.GraphModule, library: _Library) -> int:
+    modules, count = _called_once(network), 0
+    for node in list(network.graph.nodes):
+        conv = modules.get(node)
+        if type(conv) is nn.Conv2d and WinogradConvolution.fits(conv):
+            relus = [follower for follower in _followers(node, 1) if _is_relu(follower)]
+            _put(network, node, WinogradConvolution(conv, library, clip=bool(relus)), instead_of=relus)
+            count += 1
+    return count
+
+
+def _called_once(network: fx.GraphModule) -> dict[fx.Node, nn.Module]:
+    """The nodes that call a module which no other node calls, and these modules."""
+    modules = dict(network.named_modules(remove_duplicate=False))
+    calls = {node: modules[node.target] for node in network.graph.nodes if node.op == "call_module"}
+    times = Counter(id(module) for module in calls.values())
+    return {node: module for node, module in calls.items() if times[id(module)] == 1}
+
+
+def _followers(node: fx.Node, most: int) -> list[fx.Node]:
+    """The chain of nodes behind one, each the only one that uses the result before it."""
+    chain: list[fx.Node] = []
+    while len(node.users) == 1 and len(chain) < most:
+        node = next(iter(node.users))
+        chain.append(node)
+    return chain
+
+
+def _put(network: fx.GraphModule, node: fx.Node, module: nn.Module, *, instead_of: list[fx.Node]) -> None:
+    """Have ``node`` call ``module``, in place of what it called and of the nodes that follow."""
+    name = f"{node.name}_{type(module).__name__}"
+    network.add_submodule(name, module)
+    node.target = name
+    for follower in instead_of:
+        follower.replace_all_uses_with(node)
+        network.graph.erase_node(follower)
+
+
+def _called(node: fx.Node) -> nn.Module | None:
+    """The module that a node calls."""
+    owner = node.graph.owning_module
+    assert owner is not None
+    return owner.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def _is_relu(node: fx.Node) -> bool:
+    named = {"call_function": (functional.relu, torch.relu), "call_method": ("relu", "relu_")}.get(node.op, ())
+    return node.target in named or type(_called(node)) is nn.ReLU
+
+
+def _halves(node: fx.Node) -> bool:
+    """Whether a node is the maximum over 2 x 2 pixels."""
+    if node.target is functional.max_pool2d:
+        options = dict(zip(("kernel_size", "stride", "padding"), node.args[1:], strict=False)) | node.kwargs
+    elif type(pool := _called(node)) is nn.MaxPool2d:
+        options = {name: getattr(pool, name) for name in pool.__constants__}
+    else:
+        return False
+    wanted = {"kernel_size": 2, "stride": 2, "padding": 0, "dilation": 1, "ceil_mode": False, "return_indices": False}
+    options = {name: value for name, value in options.items() if (name, value) != ("stride", None)}
+    return all(value in (wanted[name], (wanted[name],) * 2) for name, value in options.items())
+
+
+# The C loops
+
+
+class PooledConvolution(nn.Module):
+    """A convolution of few channels, the 2 x 2 maximum of it and, where asked for, a ReLU; the result is channels-last."""
+
+    def __init__(self, conv: nn.Conv2d, library: _Library, *, clip: bool) -> None:
+        super().__init__()
+        self.library, self.clip = library, clip
+        self.filters, self.kernel, self.padding = conv.out_channels, conv.kernel_size, _padding(conv)
+        self.weight = conv.weight.detach().permute(1, 2, 3, 0).reshape(-1, conv.out_channels).contiguous()
+        self.bias = _bias(conv)
+
+    @staticmethod
+    def fits(conv: nn.Conv2d) -> bool:
+        """Whether a convolution is of the kind that gains: with few products for each result."""
+        return _plain(conv) and conv.weight[0].numel() <= 32 and conv.out_channels % 32 == 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From (b, c, h, w) to (b, filters, ph, pw)."""
+        down, across = self.padding
+        x = functional.pad(x, (across, across, down, down)).contiguous()
+        images, channels, height, width = x.shape
+        (kh, kw), threads = self.kernel, torch.get_num_threads()
+        ph, pw = (height - kh + 1) // 2, (width - kw + 1) // 2
+        y = torch.empty(images, ph, pw, self.filters)
+        self.library.pooled_convolution(
+            x, self.weight, self.bias, y,
+            images, channels, height, width, kh, kw, self.filters, ph, pw, self.clip, threads,
+        )  # fmt: skip
+        return y.permute(0, 3, 1, 2)
+
+
+class WinogradConvolution(nn.Module):
+    """A 3 x 3 convolution of stride 1 by Winograd's F(4 x 4, 3 x 3) and, where asked for, a ReLU; the result is channels-last.
+
+    36 products of matrices (tiles, channels) x (channels, filters), by torch, between a transformation of the image and one of
+    the result. What lies between is a block of tiles at a time, in memory that all such layers of a network use in turn.
+    """
+
+    def __init__(self, conv: nn.Conv2d, library: _Library, *, clip: bool) -> None:
+        super().__init__()
+        self.library, self.clip = library, clip
+        self.filters, self.padding = conv.out_channels, _padding(conv)[0]
+        g = torch.tensor([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]], dtype=torch.float64) / 24
+        kernels = conv.weight.detach().double().permute(2, 3, 1, 0)
+        self.weight = (torch.kron(g, g) @ kernels.flatten(2).flatten(0, 1).flatten(1)).float().view(36, *kernels.shape[2:])
+        self.bias = _bias(conv)
+
+    @staticmethod
+    def fits(conv: nn.Conv2d) -> bool:
+        """Whether a convolution is of the kind that gains."""
+        many = min(conv.in_channels, conv.out_channels) >= 32 and conv.in_channels % 16 == conv.out_channels % 16 == 0
+        return _plain(conv) and many and conv.kernel_size == (3, 3) and len(set(conv.padding)) == 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From (b, c, h, w) to (b, filters, h + 2 padding - 2, w + 2 padding - 2)."""
+        x = x.permute(0, 2, 3, 1).contiguous()
+        images, height, width, channels = x.shape
+        h, w, threads = height + 2 * self.padding - 2, width + 2 * self.padding - 2, torch.get_num_threads()
+        down, across = -(-h // 4), -(-w // 4)
+        tiles = images * down * across
+        block = min(tiles, TILES * threads)
+        y = torch.empty(images, h, w, self.filters)
+        before, after = self.library.planes(block, channels, self.filters)
+        for start in range(0, tiles, block):
+            end = min(start + block, tiles)
+            self.library.winograd_before(
+                x, before, start, end, before.stride(0), height, width, channels, self.padding, down, across, threads
+            )
+            torch.bmm(before[:, : end - start], self.weight, out=after[:, : end - start])
+            self.library.winograd_after(
+                after, self.bias, y, start, end, after.stride(0), h, w, self.filters, down, across, self.clip, threads
+            )
+        return y.permute(0, 3, 1, 2)
+
+
+def _plain(conv: nn.Conv2d) -> bool:
+    """Whether a convolution has nothing but a kernel, zeros around the image and a bias."""
+    return (
+        conv.stride == conv.dilation == (1, 1)
+        and conv.groups == 1
+        and conv.padding_mode == "zeros"
+        and not isinstance(conv.padding, str)
+        and conv.weight.dtype == torch.float32
+    )
+
+
+def _padding(conv: nn.Conv2d) -> tuple[int, int]:
+    assert not isinstance(conv.padding, str)  # as _plain wants it
+    return conv.padding[0], conv.padding[1]
+
+
+def _bias(conv: nn.Conv2d) -> Tensor:
+    return torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.detach().clone()
+
+
+class _Library:
+    """The compiled ``kernels.c``: each of its functions takes tensors for its pointers and whole numbers for the rest."""
+
+    def __init__(self, path: Path) -> None:
+        self._loaded = ctypes.CDLL(str(path))
+        self._memory = torch.empty(0)
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(self._loaded, name)
+        function.restype = None
+        return lambda *arguments: function(
+            *(ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else ctypes.c_long(a) for a in arguments)
+        )
+
+    def planes(self, tiles: int, channels: int, filters: int) -> tuple[Tensor, Tensor]:
+        """Memory for 36 planes (tiles, channels) and 36 planes (tiles, filters), the same at every call.
+
+        Planes are a little apart: at a power of two, all 36 would fall on the same lines of the cache.
+        """
+        steps = [tiles * width + 16 for width in (channels, filters)]
+        if len(self._memory) < 36 * sum(steps):
+            self._memory = torch.empty(36 * sum(steps))
+        first, second = self._memory[: 36 * steps[0]], self._memory[36 * steps[0] : 36 * sum(steps)]
+        return (
+            first.as_strided((36, tiles, channels), (steps[0], channels, 1)),
+            second.view(-1).as_strided((36, tiles, filters), (steps[1], filters, 1), second.storage_offset()),
+        )
+
+
+def _library(x: Tensor, dtype: torch.dtype | None) -> _Library | str:
+    """The C loops, or why they are not used."""
+    if x.device.type != "cpu" or dtype not in (None, torch.float32):
+        return "no C loops: they are for float32 on a CPU"
+    return _load_library(str(torch.cpu.get_capabilities().get("cpu_name")), cache_folder())
+
+
+@functools.cache
+def _load_library(processor: str, folder: Path) -> _Library | str:
+    """``kernels.c`` compiled for this processor, from the folder or by the C compiler of this machine."""
+    compiler = next(filter(None, map(shutil.which, (os.environ.get("CC") or "cc", "gcc", "clang"))), None)
+    if compiler is None:
+        return "no C loops: there is no C compiler (install gcc or clang)"
+    source = Path(__file__).with_name("kernels.c")
+    trouble = ""
+    for options in (["-march=native", "-fopenmp"], ["-mcpu=native", "-fopenmp"], ["-march=native"], ["-mcpu=native"], []):
+        command = [compiler, "-O3", "-fPIC", "-shared", *options]
+        name = hashlib.sha256(repr((source.read_bytes(), processor, command)).encode()).hexdigest()[:20]
+        path = folder / "kernels" / f"{name}.so"
+        try:
+            if not path.is_file():
+                with atomic_path(path) as part:
+                    subprocess.run([*command, "-o", part, source], check=True, capture_output=True, text=True, timeout=100)
+            return _Library(path)
+        except subprocess.CalledProcessError as problem:
+            trouble = (problem.stderr.strip().splitlines() or ["no message"])[0]
+        except (OSError, subprocess.TimeoutExpired) as problem:
+            trouble = str(problem)
+    return f"no C loops: {compiler} cannot compile them ({trouble})"

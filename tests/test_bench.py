@@ -1,0 +1,142 @@
+"""The benchmark's arithmetic and its peers, at tiny sizes. Nothing here asks how fast anything is."""
+
+from __future__ import annotations
+
+import builtins
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bslib import bench
+from bslib.measure import class_counts
+from bslib.networks import build
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def digits(monkeypatch):
+    """Fashion-MNIST and CIFAR-10 where neither is: 28 x 28 and 32 x 32 noise."""
+    from bslib.datasets import Dataset, load
+
+    like = load("digits")
+
+    def loaded(name):
+        shape = (3, 32, 32) if name == "cifar10" else (1, 28, 28)
+        pictures = torch.randint(0, 256, (1200, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        parts = {"train_images": pictures[:1000], "test_images": pictures[1000:]}
+        labels = torch.arange(1200) % 10
+        parts |= {"train_labels": labels[:1000], "test_labels": labels[1000:]}
+        return Dataset(**{**{name: getattr(like, name) for name in like.__dataclass_fields__}, **parts})
+
+    monkeypatch.setattr(bench, "load", loaded)
+
+
+def test_every_contender_gives_counts_of_the_same_network(network, images):
+    """Their noise differs, so only what they agree on is asked: sums, and the frequencies of many copies."""
+    n = 2000
+    ours = class_counts(network, images, bench.SIGMA, n, seed=0, progress=False)[0]
+    torch.manual_seed(0)
+    np.random.seed(0)
+    for peer in (bench.textbook_counts(network, images, bench.SIGMA, n), bench._art(network, images, n)()):
+        assert (peer.sum(1) == n).all()
+        assert np.abs(peer - ours).max() / n < 0.06
+
+
+def test_operations_are_those_counted_by_hand():
+    network = build("larger-fashion", seed=0)
+    by_hand = 2 * (26 * 26 * 64 * 9 + 11 * 11 * 32 * 64 * 9 + 3872 * 500 + 500 * 500 + 500 * 10)
+    assert bench.operations(network, torch.rand(1, 1, 28, 28)) == by_hand
+
+
+def test_monte_carlo_error_is_the_spread_of_w():
+    p, n = np.array([0.6, 0.3, 0.1]), 1000
+    draws = np.random.default_rng(0).multinomial(n, p, size=4000)
+    spread = bench.entropy(draws).std()
+    assert bench.monte_carlo_error(n * p) == pytest.approx(spread, rel=0.05)
+    assert bench.monte_carlo_error(np.array([10, 0])) == 0
+
+
+def test_contenders_take_turns_and_the_first_round_does_not_count():
+    seen = []
+    seconds = bench._in_turns({"a": lambda: seen.append("a"), "b": lambda: seen.append("b")}, 3, CPU)
+    assert seen == ["a", "b"] * 4
+    assert {who: len(times) for who, times in seconds.items()} == {"a": 3, "b": 3}
+
+
+def test_ratios_are_medians_by_medians(digits, monkeypatch):
+    fixed = {"ours": [1.0, 2.0, 30.0], "eager": [3.0, 3.0, 3.0], "textbook loop": [8.0, 7.0, 1.0], "ART": [9.0, 10.0, 11.0]}
+    monkeypatch.setattr(bench, "_in_turns", lambda contenders, repeats, device: {who: fixed[who] for who in contenders})
+    part = bench.measure(["counts"], repeats=3, quick=True, tuned=False, progress=False)["parts"]["counts"]
+    entry = part["runs"][0]
+    assert entry["ratios"] == {"eager": 1.5, "textbook loop": 3.5, "ART": 5.0}
+    assert entry["images_per_second"] == part["points"] * part["n"] / 2
+    assert entry["precision"] == "float32"
+
+
+def test_a_missing_peer_is_said(digits, monkeypatch):
+    imported = builtins.__import__
+
+    def without_art(name, *args, **kwargs):
+        if name.split(".")[0] == "art":
+            raise ModuleNotFoundError("No module named 'art'")
+        return imported(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without_art)
+    found = bench.measure(["counts"], repeats=1, quick=True, tuned=False, progress=False)
+    said = found["parts"]["counts"]["runs"][0]["missing"]
+    assert said == {"ART": "No module named 'art'; pip install adversarial-robustness-toolbox"}
+    assert any("not measured" in row for row in bench.table(found))
+
+
+def test_the_written_files_are_read_by_torchvision(tmp_path):
+    from torchvision.datasets import FashionMNIST
+
+    images = torch.randint(0, 256, (7, 1, 28, 28), dtype=torch.uint8)
+    bench.write_fashion_mnist(tmp_path, images, torch.arange(7))
+    data = FashionMNIST(str(tmp_path), train=True)
+    assert torch.equal(data.data, images[:, 0])
+    assert data.targets.tolist() == list(range(7))
+
+
+@pytest.mark.parametrize("part", ["peak", "training", "scaling", "rounding"])
+def test_every_part_gives_data_and_rows(part, digits):
+    found = bench.measure([part], repeats=1, quick=True, progress=False)
+    assert json.loads(json.dumps(found)) == found
+    assert found["schema"] == bench.SCHEMA
+    assert found["machine"]["device"]
+    assert found["machine"]["packages"]["torch"] == torch.__version__
+    assert found["settings"]["quick"] is True
+    assert len(bench.table(found)) >= 1
+
+
+def test_rounding_compares_on_the_same_noise(digits):
+    runs = bench.measure(["rounding"], repeats=1, quick=True, progress=False)["parts"]["rounding"]["runs"]
+    assert [(run["network"], run["by"]) for run in runs] == [
+        (name, by) for name in ("small-fashion", "larger-fashion", "resnet18") for by in ("the faster way", "bfloat16")
+    ]
+    for run in runs:
+        assert run["labels"] == run["points"] * run["n"]
+        assert 0 <= run["labels_changed"] <= run["labels"]
+    assert all(run["labels_changed"] <= 1 for run in runs if run["by"] == "the faster way")
+
+
+def test_wrong_requests_name_what_was_received():
+    with pytest.raises(ValueError, match="got 'warp'"):
+        bench.measure(["warp"])
+    with pytest.raises(ValueError, match="got 0"):
+        bench.measure(repeats=0)

@@ -1,0 +1,287 @@
+"""The faster copy of a network gives the network's own logits but for rounding, and the guarantees of W hold on it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+
+from bslib import speed
+from bslib.measure import class_counts
+from bslib.networks import build
+from bslib.speed import PooledConvolution, WinogradConvolution, prepare
+
+compiled = pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler")
+
+
+class Block(nn.Module):
+    """Written as people write them: functions beside modules, a ReLU used twice, a residual, batch norms that have seen data."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(1, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32)
+        self.second, self.third, self.other = nn.Conv2d(32, 32, 3, padding=1), nn.Conv2d(32, 48, 3), nn.BatchNorm2d(48)
+        self.relu, self.last = nn.ReLU(), nn.Linear(48 * 4, 5)
+
+    def forward(self, x):
+        x = functional.relu(functional.max_pool2d(self.norm(self.first(x)), 2))
+        x = x + self.relu(self.second(x))
+        x = functional.max_pool2d(self.relu(self.other(self.third(x))), 2)
+        return self.last(torch.flatten(x, 1))
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    block = Block()
+    with torch.no_grad():
+        for _ in range(5):  # statistics other than 0 and 1
+            block(torch.rand(32, 1, 12, 12) * 3)
+        block.last.weight *= 5  # logits far apart, as a trained network's
+    return block.eval()
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.rand(6, 1, 12, 12, generator=torch.Generator().manual_seed(1))
+
+
+def counts(network, images, sigma=0.5, n=100, **options):
+    return class_counts(network, images, sigma, n, seed=0, progress=False, **options)
+
+
+def convolution(c, o, size, padding, bias):
+    torch.manual_seed(c + o + size)
+    return nn.Conv2d(c, o, size, padding=padding, bias=bias)
+
+
+@compiled
+@torch.no_grad()
+@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize(
+    ("c", "o", "size", "padding", "bias"), [(1, 32, 3, 0, True), (3, 64, 3, 1, False), (1, 32, 5, (2, 0), True)]
+)
+@pytest.mark.parametrize("shape", [(28, 28), (9, 12)])
+def test_a_pooled_convolution_is_torchs_one_after_the_other(c, o, size, padding, bias, clip, shape):
+    conv, x = convolution(c, o, size, padding, bias), torch.randn(3, c, *shape)
+    assert PooledConvolution.fits(conv)
+    expected = functional.max_pool2d(conv(x), 2)
+    got = PooledConvolution(conv, speed._library(x, None), clip=clip)(x)
+    assert got.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(got, expected.relu() if clip else expected, rtol=1e-5, atol=1e-5)
+
+
+@compiled
+@torch.no_grad()
+@settings(max_examples=25, deadline=None)
+@given(
+    c=st.sampled_from([32, 48, 64]), o=st.sampled_from([32, 80]), height=st.integers(3, 14), width=st.integers(3, 14),
+    images=st.integers(1, 9), padding=st.integers(0, 2), clip=st.booleans(), threads=st.sampled_from([1, 2]),
+)  # fmt: skip
+def test_winograds_way_is_a_convolution_at_every_size(c, o, height, width, images, padding, clip, threads):
+    """The oracle is torch in float64."""
+    conv = convolution(c, o, 3, padding, True)
+    x = torch.randn(images, c, height, width)
+    assert WinogradConvolution.fits(conv)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        got = WinogradConvolution(conv, speed._library(x, None), clip=clip)(x)
+    finally:
+        torch.set_num_threads(before)
+    expected = functional.conv2d(x.double(), conv.weight.double(), conv.bias.double(), padding=padding)
+    torch.testing.assert_close(got.double(), expected.relu() if clip else expected, rtol=1e-4, atol=1e-4)
+
+
+@compiled
+@torch.no_grad()
+def test_what_is_not_a_number_stays_so():
+    x = torch.rand(2, 1, 8, 8)
+    conv = nn.Conv2d(1, 32, 3)
+    conv.weight[3] = torch.nan
+    got = PooledConvolution(conv, speed._library(x, None), clip=True)(x)
+    assert got[:, 3].isnan().all()
+    assert got[:, :3].isfinite().all()
+    deep = nn.Conv2d(32, 32, 3)
+    deep.weight[5] = torch.nan
+    got = WinogradConvolution(deep, speed._library(x, None), clip=True)(got[:, :1].expand(-1, 32, -1, -1))
+    assert got[:, 5].isnan().all()
+    assert got[:, 6].isfinite().all()
+
+
+@torch.no_grad()
+def test_batch_norms_are_folded_to_within_rounding(network, images, monkeypatch):
+    monkeypatch.setattr(speed, "_library", lambda x, dtype: "no C loops: none in this test")
+    prepared = prepare(network, images)
+    assert prepared.what == "fast: 2 batch norms folded, no C loops: none in this test"
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in prepared.network.modules() if m in called(prepared.network))
+    torch.testing.assert_close(prepared.network(images), network(images), rtol=1e-4, atol=1e-4)
+
+
+def called(network):
+    return [network.get_submodule(node.target) for node in network.graph.nodes if node.op == "call_module"]
+
+
+@compiled
+@torch.no_grad()
+def test_all_three_are_found_in_a_network_written_by_hand(network, images):
+    prepared = prepare(network, images)
+    assert prepared.what == "fast: 2 batch norms folded, 1 pooled convolution, 2 Winograd convolutions"
+    assert not any(isinstance(module, (nn.BatchNorm2d, nn.Conv2d)) for module in called(prepared.network))
+    assert sum(isinstance(module, nn.ReLU) for module in called(prepared.network)) == 0
+    torch.testing.assert_close(prepared.network(images), network(images), rtol=1e-4, atol=1e-4)
+
+
+@compiled
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("small-fashion", "fast: 1 pooled convolution"),
+        ("larger-fashion", "fast: 1 pooled convolution, 1 Winograd convolution"),
+    ],
+)
+def test_the_papers_small_networks(name, what):
+    network, x = build(name, seed=0).eval(), torch.rand(5, 1, 28, 28)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    prepared = prepare(network, x)
+    assert prepared.what == what
+    assert prepared.batch_size == 256
+    torch.testing.assert_close(prepared.network(x), network(x), rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+@compiled
+def test_counts_agree_with_the_eager_ones_but_for_ties(network, images):
+    """Of 38,400 labels at two noise levels, fewer than one in a thousand changes."""
+    eager = counts(network, images, sigma=(0.3, 0.6), n=3200, engine="eager")
+    fast = counts(network, images, sigma=(0.3, 0.6), n=3200, engine="fast")
+    assert (eager > 0).sum(-1).max() > 1  # there is something to get wrong
+    assert np.abs(fast - eager).sum() / 2 <= 38
+
+
+@compiled
+@settings(max_examples=10, deadline=None)
+@given(
+    order=st.permutations(range(6)),
+    keep=st.integers(1, 6),
+    batch_size=st.sampled_from([None, 1, 64, 100, 1000]),
+    n=st.sampled_from([10, 64, 130]),
+    threads=st.sampled_from([1, 2]),
+)
+def test_the_guarantees_hold_on_the_fast_path(network, images, order, keep, batch_size, n, threads):
+    """Seeds, chunks, order, company, prefixes and threads, as in test_measure, now with the copy."""
+    whole = counts(network, images, sigma=(0.3, 0.6), n=(n, 130), engine="fast")[:, 0]
+    chosen, before = list(order)[:keep], torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        part = counts(network, images[chosen], sigma=0.6, n=n, batch_size=batch_size, engine="fast")
+    finally:
+        torch.set_num_threads(before)
+    assert part.sum() == keep * n
+    assert np.abs(whole[1:, chosen] - part).sum() / 2 <= max(1, 1e-3 * part.sum())
+
+
+def test_what_is_done_does_not_hang_on_how_much_is_asked(network, images):
+    with torch.no_grad():
+        assert len({prepare(network, images[:k]).what for k in (1, 2, 6)}) == 1
+
+
+class Deciding(nn.Module):
+    def forward(self, x):
+        return x.flatten(1)[:, :3] if x.sum() > 0 else x.flatten(1)[:, :2]
+
+
+class Counting(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(x) * 2
+
+
+def hooked():
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten())
+    network[0].register_forward_hook(lambda module, inputs, output: output + 1)
+    return network
+
+
+def shared():
+    """One convolution before a batch norm and without one: its weights cannot be changed."""
+    conv = nn.Conv2d(1, 1, 3, padding=1)
+    return nn.Sequential(conv, nn.BatchNorm2d(1), conv, nn.Flatten())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [
+        (Deciding(), "torch.fx cannot trace it"),
+        (hooked(), "it has hooks"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(144, 3)), "nothing in it can be replaced"),
+        (nn.Sequential(Counting(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten()), "nothing in it can be replaced"),
+        (nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.Flatten()), "nothing in it"),
+        (shared(), "nothing in it can be replaced"),
+        (nn.Sequential(nn.Conv2d(1, 32, 3, stride=2), nn.MaxPool2d(2), nn.Flatten()), "nothing in it can be replaced"),
+        (nn.Sequential(nn.Conv2d(1, 32, 3), nn.MaxPool2d(3), nn.Flatten()), "nothing in it can be replaced"),
+        (nn.Sequential(nn.Conv2d(1, 32, 3), nn.MaxPool2d(2, ceil_mode=True), nn.Flatten()), "nothing in it can be replaced"),
+        (nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Threshold(1e9, torch.nan)), "no tensor of finite"),
+    ],
+)
+def test_a_network_that_gains_nothing_runs_as_it_is_and_the_reason_is_said(network, reason, images):
+    network.eval()
+    prepared = prepare(network, images)
+    assert prepared.network is network
+    assert prepared.what.startswith("eager: ")
+    assert reason in prepared.what
+    with pytest.raises(ValueError, match=f"'fast' was asked for.*{re.escape(reason)}"):
+        prepare(network, images, engine="fast")
+
+
+@torch.no_grad()
+def test_a_copy_that_gives_other_logits_is_dropped(network, images, monkeypatch):
+    monkeypatch.setattr(speed, "fuse_conv_bn_eval", lambda conv, norm: conv)
+    assert re.fullmatch(r"eager: rewritten, its logits are \de.\d+ of the largest off", prepare(network, images).what)
+
+
+@torch.no_grad()
+def test_without_a_compiler_that_is_said(network, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(speed, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert "there is no C compiler (install gcc or clang)" in prepare(network, images).what
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\necho cannot work today >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(shutil, "which", lambda name: str(broken))
+    monkeypatch.setattr(speed, "cache_folder", lambda: tmp_path / "other")
+    assert "cannot compile them (cannot work today)" in prepare(network, images).what
+    assert not list(tmp_path.rglob("*.so"))
+
+
+@compiled
+@torch.no_grad()
+def test_the_loops_are_compiled_once(images, tmp_path):
+    first = speed._load_library("this processor", tmp_path)
+    (library,) = (tmp_path / "kernels").iterdir()
+    stamp = library.stat().st_mtime_ns
+    speed._load_library.cache_clear()
+    second = speed._load_library("this processor", tmp_path)
+    assert not isinstance(first, str)
+    assert not isinstance(second, str)
+    assert library.stat().st_mtime_ns == stamp
+
+
+@torch.no_grad()
+def test_bfloat16_leaves_the_loops_out(network, images):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        prepared = prepare(network, images, dtype=torch.bfloat16)
+    assert prepared.what == "fast: 2 batch norms folded, no C loops: they are for float32 on a CPU"
+
+
+def test_an_unknown_engine_is_named(network, images):
+    with pytest.raises(ValueError, match="auto, fast, eager, got 'warp'"):
+        counts(network, images, engine="warp")
