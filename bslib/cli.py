@@ -203,7 +203,7 @@ def train(
         if not target.writable:
             raise PermissionError(f"the store {store!r} is read-only: name a folder with --store, or leave the option out")
         carry_out(networks().values(), target, device=device)
-        console.print(f"The weights are in {target.folder}")
+        console.print(f"The weights are in {target.folder}", soft_wrap=True)
 
 
 @live_lab.command()
@@ -223,9 +223,10 @@ def export(
         for name, found in write(store, folder).items():
             console.print(
                 f"{name}: {found.labels:.2%} of {found.copies} labels agree, W differs by {found.w_mean:.4f} on average, "
-                f"{found.w_max:.4f} at most"
+                f"{found.w_max:.4f} at most",
+                soft_wrap=True,
             )
-        console.print(f"The files are in {folder}")
+        console.print(f"The files are in {folder}", soft_wrap=True)
 
 
 @app.command()

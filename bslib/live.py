@@ -127,7 +127,7 @@ def examples(folder: str | Path | None = None) -> Examples:
         to_float(torch.from_numpy(pixels.copy())),
         torch.tensor(about["images"]["labels"]),
         tuple(about["classes"]),
-        pattern(about["networks"]["backdoored"]["trigger"]),
+        _trained_trigger(),
     )
 
 
@@ -168,8 +168,8 @@ def export(
     """
     source, out = store_of(store), Path(out)
     pictures = _pictures(source)
-    images, labels = torch.from_numpy(pictures.arrays["images"]), pictures.arrays["labels"]
-    classes = pictures.result["classes"]
+    classes, levels = pictures.result["classes"], torch.from_numpy(pictures.arrays["images"])
+    images, triggered = to_float(levels), to_float(_trained_trigger()(levels))
     files: dict[str, bytes] = {}
     about: dict[str, dict[str, Any]] = {}
     found: dict[str, Agreement] = {}
@@ -177,39 +177,28 @@ def export(
         trained, record = _trained(spec, source, len(classes))
         files[name] = _onnx_bytes(trained, images.shape[1:])
         rounded = _network_from(files[name], spec, len(classes))
-        active = networks()["backdoored"].attack
-        assert active is not None  # it is the backdoored one
-        batch = to_float(torch.cat([images, pattern(active.trigger)(images)]))
-        found[name] = agreement(trained, rounded, batch, sigmas, n, description=f"comparing {name}")
+        both = torch.cat([images, triggered])
+        found[name] = agreement(trained, rounded, both, sigmas, n, description=f"comparing {name}")
         if found[name].labels < LEAST_AGREEMENT:
             raise ValueError(f"the rounded {name} network agrees with the trained one on only {found[name].labels:.1%} of labels")
-        about[name] = {
+        about[name] = _origin(record) | {
             "file": f"{name}.onnx",
             "bytes": len(files[name]),
             "sha256": hashlib.sha256(files[name]).hexdigest(),
-            "spec": spec.as_dict(),
-            "key": spec.key,
-            "record": record.checksum,
-            "weights": record.result["weights"],
-            "clean_accuracy": record.result["clean_accuracy"],
-            "trigger": spec.attack.trigger if spec.attack else None,
-            "target": spec.attack.target if spec.attack else None,
-            "predicted": _labels(rounded, to_float(images)).tolist(),
+            "predicted": _labels(rounded, images).tolist(),
+            "wobbliest": int(wobbliness_of(rounded, images, progress=False).argmax()),
             "agreement": {"sigmas": list(sigmas), "n": n, **found[name]._asdict()},
         }
-        if spec.attack:
-            start = int(wobbliness_of(rounded, to_float(images), progress=False).argmax())
     lab = {
         "format": FORMAT,
-        "start": start,  # the image around which the backdoored network is wobbliest without a trigger
         "classes": classes,
         "images": {
             "spec": pictures.spec.as_dict(),
             "record": pictures.checksum,
             "source": pictures.data["source"],
-            "shape": list(images.shape),
-            "labels": labels.tolist(),
-            "pixels": base64.b64encode(images.numpy().tobytes()).decode(),
+            "shape": list(levels.shape),
+            "labels": pictures.arrays["labels"].tolist(),
+            "pixels": base64.b64encode(levels.numpy().tobytes()).decode(),
         },
         "triggers": {number: _levels(trigger) for number, trigger in PATTERNS.items()},
         "networks": about,
@@ -267,6 +256,27 @@ def _trained(spec: NetworkSpec, source: Store, classes: int) -> tuple[nn.Module,
     network = build(spec.network, classes=classes, seed=spec.seed)
     load_weights(network, path)
     return network.eval(), record
+
+
+def _trained_trigger() -> Trigger:
+    attack = networks()["backdoored"].attack
+    assert attack is not None  # it is the backdoored one
+    return pattern(attack.trigger)
+
+
+def _origin(record: Record) -> dict[str, Any]:
+    """Which spec, record and weights a network comes from."""
+    assert isinstance(record.spec, NetworkSpec)
+    attack = record.spec.attack
+    return {
+        "spec": record.spec.as_dict(),
+        "key": record.spec.key,
+        "record": record.checksum,
+        "weights": record.result["weights"],
+        "clean_accuracy": record.result["clean_accuracy"],
+        "trigger": attack.trigger if attack else None,
+        "target": attack.target if attack else None,
+    }
 
 
 def _levels(trigger: Trigger) -> list[list[int | None]]:

@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import ipywidgets as widgets
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -25,6 +24,11 @@ from torch import Tensor, nn
 from bslib.entropy import plug_in
 from bslib.measure import class_counts, evaluating, standard_noise
 from bslib.triggers import Trigger
+
+try:
+    import ipywidgets as widgets
+except ImportError:
+    raise ImportError("the lab in a notebook needs ipywidgets: pip install 'bslib[book]'") from None
 
 __all__ = ["Answer", "Lab", "Question", "lab"]
 
@@ -169,7 +173,8 @@ class Measuring:
             raise ValueError("model must be a network, or at least one network by name, got none")
         for trigger in self.triggers.values():
             trigger(images[:1])
-        counts = [class_counts(model, images, sigma, 1, seed=self.seed, progress=False) for model in self.models.values()]
+        image = images[index : index + 1]
+        counts = [class_counts(model, image, sigma, 1, seed=self.seed, progress=False) for model in self.models.values()]
         if len({found.shape[-1] for found in counts}) != 1:
             raise ValueError("the networks must have the same classes, got " + ", ".join(str(c.shape[-1]) for c in counts))
         return int(counts[0].shape[-1])

@@ -176,6 +176,7 @@ def test_the_noise_is_standard_normal() -> None:
 
 def test_it_opens_where_the_backdoored_network_wavers(opened_page: Page, example: Examples) -> None:
     assert opened_page.locator("[name=lab-image]:checked").get_attribute("value") == str(START)
+    assert shown(opened_page, "backdoored")["w"] > 0.5
     lab = opened_page.locator("wobbliness-lab")
     assert (lab.get_attribute("data-sigma"), lab.get_attribute("data-n")) == ("0.1", "250")
     for name in NETWORKS:

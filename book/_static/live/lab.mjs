@@ -72,7 +72,7 @@ class WobblinessLab extends HTMLElement {
       return;
     }
     this.build();
-    this.choose(this.about.start);
+    this.choose(this.about.networks.backdoored.wobbliest);
   }
 
   start() {
@@ -108,7 +108,7 @@ class WobblinessLab extends HTMLElement {
     this.request = 0;
 
     const thumbnails = this.images.map((levels, i) =>
-      radio("lab-image", i, i === this.about.start, picture(side, levels, { "aria-hidden": "true" }), make("span", {}, classes[images.labels[i]])),
+      radio("lab-image", i, i === networks.backdoored.wobbliest, picture(side, levels, { "aria-hidden": "true" }), make("span", {}, classes[images.labels[i]])),
     );
     const trained = networks.backdoored.trigger;
     const stamps = Object.entries(triggers).map(([number, rows]) => {
