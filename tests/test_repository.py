@@ -54,6 +54,7 @@ READING_SIDE = (
     "bslib.chapters.parameters",
     "bslib.figures",
     "bslib.book",
+    "bslib.bench.page",
     "bslib.cli",
 )
 
