@@ -244,17 +244,18 @@ def bench(
     with _plainly():
         import torch
 
-        from bslib import bench as benchmark
+        from bslib.bench.measuring import measure
+        from bslib.bench.page import table
         from bslib.files import atomic_path
         from bslib.runner import chosen_device
 
         torch.set_num_threads(threads)
-        found = benchmark.measure(only, device=chosen_device(device), repeats=repeats, quick=quick)
+        found = measure(only, device=chosen_device(device), repeats=repeats, quick=quick)
         if to is not None:
             with atomic_path(to) as part:
                 part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         shown = Table("What", "Here", "Wanted")
-        for row in benchmark.table(found):
+        for row in table(found):
             shown.add_row(*row)
         console.print(
             f"{found['machine']['device']}, {found['machine']['threads']} threads, torch {found['machine']['packages']['torch']}"

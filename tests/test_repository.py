@@ -55,6 +55,7 @@ READING_SIDE = (
     "bslib.figures",
     "bslib.widgets",
     "bslib.book",
+    "bslib.bench.page",
     "bslib.cli",
 )
 

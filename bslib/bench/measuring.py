@@ -4,7 +4,7 @@ Everything is measured in one run, contenders in turns, medians of the repetitio
 more in a process whose C allocator keeps large blocks (``MALLOC_MMAP_THRESHOLD_``, ``MALLOC_TRIM_THRESHOLD_``), since a good part
 of what a plain loop costs on a CPU is memory that is given back to the system and asked for again.
 
-The result is data (:func:`measure`); the book's page and the command's table are made of it (:func:`table`).
+The result is data; :mod:`bslib.bench.page` makes a table and a page of it.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bslib.bench.page import SCHEMA
 from bslib.chapters import CHAPTERS, plan_of
 from bslib.datasets import load, to_float
 from bslib.entropy import entropy
@@ -40,10 +41,8 @@ from bslib.specs import CleanseSpec, CountsSpec
 from bslib.speed import prepare
 from bslib.training import accuracy, fast_dtype, train
 
-__all__ = ["PARTS", "SCHEMA", "measure", "table"]
+__all__ = ["PARTS", "measure"]
 
-#: The shape of the result; another number where it changes.
-SCHEMA = 1
 #: What glibc is told in the second run of the peers: keep blocks below 1 GiB, never give memory back.
 TUNED = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**34)}
 SIGMA = 0.1
@@ -106,51 +105,9 @@ def measure(
     again = [name for name in chosen if name in ("counts", "resnet")]
     if tuned and again and place.type == "cpu" and platform.libc_ver()[0] == "glibc":
         options = {"only": again, "device": device, "repeats": repeats, "quick": quick, "tuned": False, "progress": False}
-        other = _in_a_process(f"print(json.dumps(bench.measure(**{options!r})))", TUNED)
+        other = _in_a_process(f"print(json.dumps(measuring.measure(**{options!r})))", TUNED)
         found["tuned"] = {"allocator": TUNED, "parts": other["parts"]}
     return found
-
-
-def table(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """What a result says, as rows: what was measured, the number, what it is to be compared with.
-
-    >>> table({"parts": {"memory": {"peak_mib": {"250": 300.0, "10000": 303.0}, "ratio": 1.01}}})
-    [('peak memory, n = 10000 against n = 250', '1.01', 'at most 1.10')]
-    """
-    rows = []
-    for title, parts in (("", found["parts"]), (", allocator tuned", found.get("tuned", {}).get("parts", {}))):
-        for part in (parts[name] for name in ("counts", "resnet") if name in parts):
-            for entry in part["runs"]:
-                for peer, ratio in entry["ratios"].items():
-                    wanted = f"at least {entry['wanted']}" if peer != "eager" else ""
-                    rows.append((f"W, {entry['network']}, {entry['precision']}, against {peer}{title}", f"{ratio:.1f} x", wanted))
-                rows.extend((f"{entry['network']}: {peer}{title}", "not measured", why) for peer, why in entry["missing"].items())
-    parts = found["parts"]
-    for entry in parts.get("peak", {}).get("runs", []):
-        wanted = f"at least {entry['wanted']:.0%}" if entry["wanted"] else ""
-        rows.append((f"share of the GEMM peak, {entry['network']}, {entry['precision']}", f"{entry['share']:.0%}", wanted))
-    if "training" in parts:
-        entry = parts["training"]
-        rows.append(("one epoch of the larger Fashion network, against DataLoader", f"{entry['ratio']:.1f} x", "at least 4"))
-        rows.append(("clean accuracy after it, less the peer's", f"{entry['difference']:+.3f}", "within 0.005"))
-    if "memory" in parts:
-        first, *_, last = parts["memory"]["peak_mib"]
-        rows.append((f"peak memory, n = {last} against n = {first}", f"{parts['memory']['ratio']:.2f}", "at most 1.10"))
-    if "scaling" in parts:
-        rows.append(("time for 16 times the points x n, by 16", f"{parts['scaling']['ratio']:.2f}", "0.90 to 1.10"))
-    for entry in parts.get("rounding", {}).get("runs", []):
-        rows.append(
-            (
-                f"change of W by {entry['by']}, {entry['network']}, in Monte-Carlo errors",
-                f"{entry['change'] / entry['monte_carlo']:.3f}",
-                f"{entry['labels_changed']} of {entry['labels']} labels",
-            )
-        )
-    rows.extend(
-        (f"the paper's whole plan, {name}", f"{hours:.1f} h", "W alone")
-        for name, hours in parts.get("plan", {}).get("hours", {}).items()
-    )
-    return rows
 
 
 # W
@@ -253,7 +210,7 @@ def _peak(device: torch.device, repeats: int, quick: bool) -> Result:
         a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
         for name, data in (("larger-fashion", "fashion-mnist"), ("resnet18", "cifar10")):
             network = build(name, seed=0).to(device)
-            points, n = (2, 64) if quick else (20 if name == "larger-fashion" else 1, 256)
+            points, n = (1, 4) if quick else (20 if name == "larger-fashion" else 1, 256)
             images = _images(data, points).to(device)
             options: dict[str, Any] = {"seed": 0, "progress": False, "dtype": dtype}
             seconds = _in_turns(
@@ -261,7 +218,7 @@ def _peak(device: torch.device, repeats: int, quick: bool) -> Result:
                     "product": partial(torch.matmul, a, b),
                     "W": partial(class_counts, network, images, SIGMA, n, **options),
                 },
-                max(repeats, 5),
+                repeats,
                 device,
             )
             peak = 2 * size**3 / statistics.median(seconds["product"])
@@ -302,7 +259,7 @@ def _memory(device: torch.device, repeats: int, quick: bool) -> Result:
     ns = (64, 128) if quick else (250, 10_000)
     peaks = {}
     for n in ns:
-        call = f"print(bench.peak_memory({str(device)!r}, {n}))"
+        call = f"print(measuring.peak_memory({str(device)!r}, {n}))"
         peaks[str(n)] = statistics.median(_in_a_process(call, {}) for _ in range(min(repeats, 3)))
     return {"peak_mib": peaks, "ratio": peaks[str(ns[-1])] / peaks[str(ns[0])]}
 
@@ -395,6 +352,58 @@ def write_fashion_mnist(folder: Path, images: Tensor, labels: Tensor) -> None:
             (raw / f"{part}-{name}-ubyte").write_bytes(head + array.tobytes())
 
 
+# What did not help
+
+
+def _detours(device: torch.device, repeats: int, quick: bool) -> Result:
+    """Other ways through the first layers of the larger Fashion network, and through all of it; in seconds an image."""
+    x = _images("fashion-mnist", 8 if quick else 128).to(device)
+    network = build("larger-fashion", seed=0).to(device)
+    missing: dict[str, str] = {}
+    with evaluating(network):
+        first = ways_through_the_first_layers(network[:3], x)  # type: ignore[index]
+        whole: dict[str, Contender] = {"as it is": partial(network, x), "rewritten": partial(prepare(network, x).network, x)}
+        began = time.perf_counter()
+        compiled = torch.compile(network, options={"freezing": True}, dynamic=False)
+        try:
+            compiled(x)
+            whole["torch.compile"] = partial(compiled, x)
+        except Exception as problem:  # whatever is not there that it needs
+            missing["torch.compile"] = str(problem).splitlines()[0]
+        compiling = time.perf_counter() - began
+        seconds = {"first layers": _in_turns(first, repeats, device), "whole network": _in_turns(whole, repeats, device)}
+    each = {part: {who: statistics.median(t) / len(x) for who, t in times.items()} for part, times in seconds.items()}
+    return {"batch": len(x), "seconds_an_image": each, "compiling": compiling, "missing": missing}
+
+
+def ways_through_the_first_layers(front: nn.Sequential, x: Tensor) -> dict[str, Contender]:
+    """A 3 x 3 convolution of one channel, the 2 x 2 maximum and a ReLU, in ways that all give (b, filters, h, w)."""
+    conv: Any = front[0]
+    filters = conv.out_channels
+    # At stride 2, four kernels for each filter, in the corners of 4 x 4: one for each place that the maximum is taken over.
+    corners = [nn.functional.pad(conv.weight, (j, 1 - j, i, 1 - i)) for i in range(2) for j in range(2)]
+    kernels, bias = torch.cat(corners), conv.bias.repeat(4)
+    strided = kernels.contiguous(memory_format=torch.channels_last)
+    by_pixel = kernels.reshape(4 * filters, 16).t().contiguous()
+
+    def at_stride_2() -> Tensor:
+        four = nn.functional.conv2d(x, strided, bias, stride=2).permute(0, 2, 3, 1)
+        return four.unflatten(3, (4, filters)).amax(3).relu_().permute(0, 3, 1, 2)
+
+    def by_patches() -> Tensor:
+        patches = x[:, 0].unfold(1, 4, 2).unfold(2, 4, 2)
+        four = torch.addmm(bias, patches.reshape(-1, 16), by_pixel)
+        return four.view(*patches.shape[:3], 4, filters).amax(3).relu_().permute(0, 3, 1, 2)
+
+    return {
+        "one loop": partial(prepare(front, x).network, x),
+        "three steps": partial(front, x),
+        "three steps, 8 images at a time": lambda: torch.cat([front(part) for part in x.split(8)]),
+        "one convolution of stride 2, then the maximum": at_stride_2,
+        "one product with patches, then the maximum": by_patches,
+    }
+
+
 # Rounding
 
 
@@ -457,7 +466,7 @@ def _plan(device: torch.device, repeats: int, quick: bool) -> Result:
     rates = {}
     for name in passes:
         network = build(name, seed=0).to(device)
-        points, n = (1, 64) if quick else (2, 256) if name == "resnet18" else (50, 256)
+        points, n = (1, 4) if quick else (2, 256) if name == "resnet18" else (50, 256)
         images = _images("cifar10" if name == "resnet18" else "fashion-mnist", points).to(device)
         contender = partial(class_counts, network, images, SIGMA, n, seed=0, progress=False)
         rates[name] = points * n / statistics.median(_in_turns({"W": contender}, repeats, device)["W"])
@@ -474,6 +483,7 @@ PARTS: dict[str, Callable[[torch.device, int, bool], Result]] = {
     "scaling": _scaling,
     "rounding": _rounding,
     "plan": _plan,
+    "detours": _detours,
 }
 
 
@@ -504,7 +514,9 @@ def _timed(run: Contender, device: torch.device) -> float:
 
 def _in_a_process(statement: str, environment: Mapping[str, str]) -> Any:
     """What a statement prints, as JSON, in a fresh process with as many threads and other environment variables."""
-    script = f"import json, torch; from bslib import bench; torch.set_num_threads({torch.get_num_threads()}); {statement}"
+    script = (
+        f"import json, torch; from bslib.bench import measuring; torch.set_num_threads({torch.get_num_threads()}); {statement}"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script], env={**os.environ, **environment}, capture_output=True, text=True, check=False
     )
