@@ -70,6 +70,10 @@ def run(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Networks at a time; one for each core, or one on a GPU, when not given.")
     ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="Address of a Dask scheduler whose workers do the work, such as tcp://host:8786.", show_default=False),
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Compute the records that a store lacks.
@@ -84,7 +88,7 @@ def run(
             raise PermissionError(f"the store {store!r} is read-only: name a folder with --store, or leave the option out")
         plan = _plan(chapters, profile, seed)
         try:
-            carry_out(plan, target, device=device, jobs=jobs)
+            carry_out(plan, target, device=device, jobs=jobs, scheduler=scheduler)
         finally:
             done = len(plan) - len(lacking(plan, target))
             console.print(f"{done} of {len(plan)} records of profile {profile} are there; new ones are in {target.folder}")

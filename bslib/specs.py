@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -33,6 +34,13 @@ class Spec:
     """What every spec has: a kind, a key, and a form that JSON can hold."""
 
     kind: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, (int, float)) and not 0 <= number < math.inf:
+                    raise ValueError(f"{f.name} of a {self.kind} spec must be finite and 0 or more, got {value!r}")
 
     @property
     def key(self) -> str:
@@ -205,6 +213,7 @@ class CountsSpec(MeasuredSpec):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sigmas", tuple(map(float, self.sigmas)))  # 1 and 1.0 are one sigma and have one key
+        super().__post_init__()
         _check_carried(self)
         if self.by_class and self.held_out:
             raise ValueError("by_class draws from the whole test set, and held_out from half of it: choose one")
@@ -254,6 +263,7 @@ class ScoresSpec(MeasuredSpec):
     pattern: UniversalSpec | CleanseSpec | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_carried(self)
 
 

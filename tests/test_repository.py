@@ -33,7 +33,7 @@ HOUSE = (
     ("patterns",),
     ("statistics", "detectors"),
     ("specs", "store", "profiles", "archive"),
-    ("jobs", "runner"),
+    ("jobs", "cluster", "runner"),
     ("verify",),
     ("chapters",),
     ("figures", "ledger"),
