@@ -14,6 +14,7 @@ import threading
 import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from queue import Empty, Queue
@@ -71,7 +72,7 @@ def run(
     OSError
         For a store that cannot be written to or locked, and a scheduler that is not there, or no longer.
     """
-    if jobs is not None and jobs < 1:
+    if jobs is not None and (not isinstance(jobs, int) or jobs < 1):
         raise ValueError(f"jobs must be 1 or more, got {jobs}")
     if jobs is not None and scheduler is not None:
         raise ValueError(f"a scheduler says itself how many jobs its workers do at a time: leave out jobs, got {jobs}")
@@ -142,7 +143,7 @@ def chosen_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        kind = torch.device(device)
+        kind = torch.device(str(device))
     except RuntimeError:
         kind = None
     if kind is None or kind.type not in ("cpu", "cuda"):
@@ -296,10 +297,13 @@ def _pool(jobs: int) -> Iterator[Executor]:
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker, initargs=(lock,)) as pool:
         try:
             yield pool
-        except BaseException:
+        except BaseException as problem:
             pool.shutdown(wait=False, cancel_futures=True)
             for worker in set(multiprocessing.active_children()).difference(others):
                 worker.terminate()
+            if isinstance(problem, BrokenProcessPool):
+                text = "a worker was killed, perhaps for want of memory: what is finished is kept, try fewer jobs at a time"
+                raise RuntimeError(text) from None
             raise
 
 

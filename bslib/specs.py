@@ -29,6 +29,10 @@ __all__ = [
 ]
 
 
+#: What a field that is declared so may hold; fields of other types are checked where they are used.
+_PLAIN: dict[str, tuple[type, ...]] = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Spec:
     """What every spec has: a kind, a key, and a form that JSON can hold."""
@@ -37,10 +41,14 @@ class Spec:
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
-            value = getattr(self, f.name)
-            for number in value if isinstance(value, tuple) else (value,):
-                if isinstance(number, (int, float)) and not 0 <= number < math.inf:
-                    raise ValueError(f"{f.name} of a {self.kind} spec must be finite and 0 or more, got {value!r}")
+            value, wanted = getattr(self, f.name), str(f.type).removesuffix(" | None")
+            if value is None and str(f.type) != wanted:
+                continue
+            for one in value if isinstance(value, tuple) else (value,):
+                allowed = _PLAIN.get(wanted.removeprefix("tuple[").removesuffix(", ...]"))
+                if allowed and (type(one) not in allowed or (type(one) is not str and not 0 <= one < math.inf)):
+                    text = f"{f.name} of a {self.kind} spec must be {wanted}, its numbers finite and 0 or more"
+                    raise ValueError(f"{text}, got {value!r}")
 
     @property
     def key(self) -> str:

@@ -155,6 +155,12 @@ class Store:
             if not self._json(record.spec).is_file():
                 yield record
 
+    def bytes_of(self, spec: Spec) -> int:
+        """How many bytes the record of ``spec`` takes on disk; 0 where there is none."""
+        if not self._json(spec).is_file():
+            return 0 if self.base is None else self.base.bytes_of(spec)
+        return sum(path.stat().st_size for path in (self.folder / spec.kind).glob(f"{spec.key}.[jn]*"))
+
     def weights_path(self, spec: NetworkSpec) -> Path:
         """Where the weights of a network lie: beside the records, never committed with them."""
         return self.folder / "weights" / f"{spec.key}.safetensors"

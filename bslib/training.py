@@ -82,7 +82,8 @@ def train(
     Raises
     ------
     ValueError
-        For fewer than one epoch or no images, for a checkpoint that is damaged, and when the loss is no longer finite.
+        For fewer than one epoch or no images, for images and labels that do not fit, for a checkpoint that is damaged, and when
+        the loss is no longer finite.
 
     >>> from bslib.datasets import load
     >>> from bslib.networks import build
@@ -91,8 +92,7 @@ def train(
     >>> accuracy(network, digits.test_images, digits.test_labels) > 0.5
     True
     """
-    if epochs < 1 or len(images) < 1:
-        raise ValueError(f"training needs at least 1 epoch and 1 image, got {epochs} epochs and {len(images)} images")
+    _check(network, images, labels, epochs=epochs, batch_size=batch_size, seed=seed, learning_rate=learning_rate)
     device = next(network.parameters()).device
     images, labels = images.to(device), labels.to(device)
     batch_size = min(batch_size, len(images))
@@ -208,6 +208,25 @@ def load_weights(network: nn.Module, path: Path) -> None:
         raise ValueError(
             f"weights cannot be read from {path}: {_reason(path, problem)}; remove the file to train the network again"
         ) from None
+
+
+def _check(network: nn.Module, images: Tensor, labels: Tensor, *, learning_rate: float, **counts: int) -> None:
+    """Refuse what cannot be trained, or would be without end."""
+    for name, number in counts.items():
+        if not isinstance(number, int):
+            raise ValueError(f"{name} must be a whole number, got {number!r}")
+    if images.ndim != 4 or images.dtype != torch.uint8:
+        raise ValueError(f"images must be uint8 of shape (N, C, H, W), got {images.dtype} of shape {tuple(images.shape)}")
+    if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
+        raise ValueError(f"labels must be int64, one an image, got {labels.dtype} of shape {tuple(labels.shape)}")
+    if counts["epochs"] < 1 or len(images) < 1:
+        raise ValueError(f"training needs at least 1 epoch and 1 image, got {counts['epochs']} epochs and {len(images)} images")
+    if counts["batch_size"] < 1 or counts["seed"] < 0:
+        raise ValueError(f"a batch has at least 1 image and a seed is 0 or more, got {counts['batch_size']} and {counts['seed']}")
+    if not 0 < learning_rate < torch.finfo(torch.float32).max:
+        raise ValueError(f"learning_rate must be a finite number above 0, got {learning_rate!r}")
+    if any(p.device.type == "meta" for p in network.parameters()):
+        raise ValueError("the network is on the device 'meta', which has no weights: make it on the CPU or a GPU")
 
 
 def _step(

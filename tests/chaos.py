@@ -61,9 +61,9 @@ def content(store: Store) -> dict[str, bytes]:
 class Runs:
     """One run of a plan, or two at once, as processes that can be killed."""
 
-    def __init__(self, profile: str, store: Store, count: int = 1) -> None:
+    def __init__(self, profile: str, store: Store, count: int = 1, jobs: int = 2) -> None:
         self.store = store
-        command = [sys.executable, str(Path(__file__)), "--profile", profile, "--store", str(store.folder)]
+        command = [sys.executable, str(Path(__file__)), "--profile", profile, "--store", str(store.folder), "--jobs", str(jobs)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.processes = [
@@ -135,12 +135,9 @@ def disturbed(profile: str, folder: Path, quiet: dict[str, bytes], *, kills: int
         store = Store(folder / f"round-{rounds}")
         store.folder.mkdir()
         while killed < kills:
-            count, what, in_training = (
-                int(rng.integers(1, 3)),
-                str(rng.choice(["everything", "the run", "a worker"])),
-                rng.random() < 0.5,
-            )
-            runs = Runs(profile, store, count)
+            count, jobs = map(int, rng.integers(1, 3, size=2))
+            what, in_training = str(rng.choice(["everything", "the run", "a worker"])), rng.random() < 0.5
+            runs = Runs(profile, store, count, jobs)
             if not runs.wait_for(runs.training if in_training else runs.at_work):
                 break
             delay = float(rng.uniform(0, 0.5 if in_training else longest))
@@ -150,7 +147,8 @@ def disturbed(profile: str, folder: Path, quiet: dict[str, bytes], *, kills: int
             runs.kill(what, rng)
             killed += 1
             records = len(list(store.everything()))  # each is whole
-            say(f"kill {killed}: {what} of {count}, {records} records, {'a' if runs.training() else 'no'} checkpoint", flush=True)
+            left = f"{records} records, {'a' if runs.training() else 'no'} checkpoint"
+            say(f"kill {killed}: {what} of {count} with {jobs} jobs, {left}", flush=True)
         else:
             runs = Runs(profile, store)
         runs.complete()
@@ -185,7 +183,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--profile", default="tiny", choices=["tiny", "smoke"])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--store", help=argparse.SUPPRESS)  # one of the runs
+    parser.add_argument("--store", help=argparse.SUPPRESS)  # one of the runs, with so many
+    parser.add_argument("--jobs", type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -205,6 +204,6 @@ if __name__ in ("__main__", "__mp_main__") and "--store" in sys.argv:  # a run, 
 if __name__ == "__main__":
     options = arguments()
     if options.store:
-        run(plan_named(options.profile), Store(Path(options.store)), device="cpu", jobs=2, progress=False)
+        run(plan_named(options.profile), Store(Path(options.store)), device="cpu", jobs=options.jobs, progress=False)
     else:
         main(options.profile, options.kills, options.seed)

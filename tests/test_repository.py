@@ -36,7 +36,7 @@ HOUSE = (
     ("jobs", "cluster", "runner"),
     ("verify",),
     ("chapters",),
-    ("figures", "ledger"),
+    ("figures", "ledger", "cost"),
     ("widgets", "book", "bench"),
     ("cli", "__main__"),
 )
