@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from statistics import fmean
 from typing import Annotated
 
 import typer
@@ -16,8 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from bslib.chapters import CHAPTERS, plan_of
+from bslib.cost import Rates, kind_of_work
 from bslib.profiles import profile_named
-from bslib.specs import CleanseSpec, CountsSpec, MeasuredSpec, NetworkSpec, Spec
+from bslib.specs import Spec
 from bslib.store import PUBLISHED, Store, lacking, open_store
 
 __all__ = ["app"]
@@ -70,6 +70,10 @@ def run(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Networks at a time; one for each core, or one on a GPU, when not given.")
     ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="Address of a Dask scheduler whose workers do the work, such as tcp://host:8786.", show_default=False),
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Compute the records that a store lacks.
@@ -84,7 +88,7 @@ def run(
             raise PermissionError(f"the store {store!r} is read-only: name a folder with --store, or leave the option out")
         plan = _plan(chapters, profile, seed)
         try:
-            carry_out(plan, target, device=device, jobs=jobs)
+            carry_out(plan, target, device=device, jobs=jobs, scheduler=scheduler)
         finally:
             done = len(plan) - len(lacking(plan, target))
             console.print(f"{done} of {len(plan)} records of profile {profile} are there; new ones are in {target.folder}")
@@ -95,12 +99,13 @@ def status(chapters: Chapters = None, profile: ProfileOption = Profile.paper, st
     """What a profile needs, what exists, and how long the rest would take, judged by the records there are."""
     with _plainly():
         target = open_store(store)
+        rates = Rates(target)
         console.print(f"Profile {profile}, records in {target.folder}")
         table = Table("Chapter", "Data set", "Network", "Records", "Time left, one job at a time")
         for chapter in chapters or list(Chapter):
             for (dataset, network), specs in _by_network(_plan([chapter], profile, seed)).items():
                 missing = lacking(specs, target)
-                left = _seconds(missing, target)
+                left = rates.seconds(missing)
                 time = "unknown: no record to judge by" if left is None else f"{timedelta(seconds=round(left))}"
                 table.add_row(chapter, dataset, network, f"{len(specs) - len(missing)} of {len(specs)}", time)
         console.print(table)
@@ -303,33 +308,8 @@ def _plan(chapters: list[Chapter] | None, profile: str, seed: int) -> list[Spec]
 def _by_network(plan: list[Spec]) -> dict[tuple[str, str], list[Spec]]:
     groups: dict[tuple[str, str], list[Spec]] = {}
     for spec in plan:
-        groups.setdefault(_kind_of_work(spec)[1:], []).append(spec)
+        groups.setdefault(kind_of_work(spec)[1:], []).append(spec)
     return groups
-
-
-def _seconds(missing: list[Spec], store: Store) -> float | None:
-    """How long the missing records would take, from the seconds that records of the same work took; None where there are none."""
-    seconds: dict[tuple[str, str, str], list[float]] = {}
-    for record in store.everything() if missing else ():
-        seconds.setdefault(_kind_of_work(record.spec), []).append(record.provenance["seconds"] / _amount(record.spec))
-    if any(_kind_of_work(spec) not in seconds for spec in missing):
-        return None
-    return sum(fmean(seconds[_kind_of_work(spec)]) * _amount(spec) for spec in missing)
-
-
-def _kind_of_work(spec: Spec) -> tuple[str, str, str]:
-    """What is done, on which data set, with which network."""
-    of = spec.network if isinstance(spec, MeasuredSpec) else spec
-    network = of.network if isinstance(of, NetworkSpec) else ""
-    return spec.kind, getattr(of, "dataset", ""), network
-
-
-def _amount(spec: Spec) -> float:
-    """How much is done, in units that make records of one kind of work comparable."""
-    if isinstance(spec, CountsSpec):
-        batches = 10 if spec.by_class or isinstance(spec.pattern, CleanseSpec) else 1
-        return spec.points * batches * max(spec.ns) * len(spec.sigmas)
-    return spec.epochs * (spec.train_size or 50_000) if isinstance(spec, NetworkSpec) else 1
 
 
 @contextmanager

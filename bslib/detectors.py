@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bslib.measure import evaluating
+from bslib.measure import check_inputs, evaluating
 
 __all__ = ["logit_shift_variance", "strip_entropy"]
 
@@ -44,6 +44,7 @@ def strip_entropy(model: nn.Module, images: Tensor, overlays: Tensor) -> Tensor:
         raise ValueError("STRIP needs at least one image, got none")
     if not len(overlays) or overlays.shape[1:] != images.shape[1:]:
         raise ValueError(f"overlays must be at least one image of shape {tuple(images.shape[1:])}, got {tuple(overlays.shape)}")
+    check_inputs(model, images, overlays)
     entropies = []
     with evaluating(model):
         for image in images:
@@ -84,6 +85,7 @@ def logit_shift_variance(model: nn.Module, clean: Tensor, patterned: Tensor) -> 
         raise ValueError(
             f"two batches of the same images are needed, at least two, got {tuple(clean.shape)} and {tuple(patterned.shape)}"
         )
+    check_inputs(model, clean, patterned)
     with evaluating(model):
         pairs = zip(clean.split(500), patterned.split(500), strict=True)
         shift = torch.cat([model(y) - model(x) for x, y in pairs])

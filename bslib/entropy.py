@@ -128,7 +128,7 @@ def log_of(base: float | None) -> float:
     """
     if base is None:
         return 1.0
-    if not (math.isfinite(base) and base > 1):
+    if not 1 < base < math.inf:
         raise ValueError(f"base must be a finite number above 1 (or None for nats), got {base!r}")
     return math.log(base)
 
@@ -215,7 +215,12 @@ def _checked(counts: Any) -> NDArray[Any]:
     counts = np.asarray(counts)
     if counts.ndim == 0 or counts.shape[-1] == 0:
         raise ValueError(f"counts must have shape (..., C) with at least one class, got shape {counts.shape}")
-    if not np.issubdtype(counts.dtype, np.number) or not np.all(np.equal(np.mod(counts, 1), 0)) or np.any(counts < 0):
+    if (
+        not np.issubdtype(counts.dtype, np.number)
+        or not np.isfinite(counts).all()
+        or np.any(np.mod(counts, 1) != 0)
+        or np.any(counts < 0)
+    ):
         raise ValueError("counts must be whole numbers of 0 or more: how often each class was predicted")
     if np.any(counts.sum(-1) < 1):
         raise ValueError("counts must hold at least one sample for each point; some points have none")

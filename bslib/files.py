@@ -1,14 +1,15 @@
-"""Where files go, and how they get there: the user's cache folder and atomic writes."""
+"""Where files go, and how they get there: the user's cache folder, atomic writes, and locks between processes."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["atomic_path", "cache_folder"]
+__all__ = ["atomic_path", "cache_folder", "locked"]
 
 
 def cache_folder() -> Path:
@@ -41,6 +42,11 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     Path
         The file to write to, with the suffix of ``path``.
 
+    Raises
+    ------
+    OSError
+        When it cannot be written, a full disk included; the message names the path.
+
     >>> folder = Path(tempfile.mkdtemp())
     >>> with atomic_path(folder / "answer.txt") as part:
     ...     _ = part.write_text("42")
@@ -53,10 +59,79 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     os.close(handle)
     part = Path(name)
     try:
-        yield part
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
+        try:
+            yield part
+            with part.open("rb") as written:
+                os.fsync(written.fileno())
+        except OSError as problem:
+            if problem.errno is None or problem.filename is not None:
+                raise
+            raise OSError(problem.errno, problem.strerror, str(path)) from None  # a write to an open file names none
         part.chmod(0o644)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock that a file stands for, alone among all processes that ask for it, on every machine that shares the folder.
+
+    The kernel gives the lock back when its holder ends, however that happens, so a killed process blocks nobody. The file is
+    removed afterwards.
+
+    Parameters
+    ----------
+    path : Path
+        The file; its folder is made when it does not exist.
+    wait : bool
+        Whether to wait for another holder.
+
+    Yields
+    ------
+    bool
+        Whether the lock is held: always, or only if nobody else has it where ``wait`` is false.
+
+    Raises
+    ------
+    OSError
+        When the folder cannot be written to, or its file system has no locks; the message names it.
+
+    >>> file = Path(tempfile.mkdtemp()) / "one.lock"
+    >>> with locked(file) as mine, locked(file, wait=False) as other:
+    ...     mine, other
+    (True, False)
+    >>> file.exists()
+    False
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        try:
+            file = path.open("w")
+        except OSError as problem:
+            raise type(problem)(f"{path.parent} cannot be written to: {problem.strerror}") from None
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield False
+                return
+            except OSError as problem:
+                path.unlink(missing_ok=True)
+                reason = f"{path.parent} is on a file system without locks ({problem.strerror})"
+                raise OSError(f"{reason}: two runs could not share it, name another folder") from None
+            if not _is_still(path, file.fileno()):
+                continue  # the holder before has removed it: this lock keeps nobody out
+            try:
+                yield True
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is_still(path: Path, handle: int) -> bool:
+    """Whether a path still leads to a file that was opened at it."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False

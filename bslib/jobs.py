@@ -84,6 +84,8 @@ def draw_points(available: int, points: int, seed: int) -> np.ndarray:
     >>> draw_points(100, 5, seed=0).shape
     (5,)
     """
+    if points < 1:
+        raise ValueError(f"at least 1 image is needed, got {points}")
     if points > available:
         raise ValueError(f"{points} images were asked for, and there are only {available}")
     return np.random.default_rng([seed, 1]).permutation(available)[:points]
@@ -300,11 +302,14 @@ def _predict(spec: PredictionsSpec, store: Store, device: torch.device, progress
 
 
 def _trained(spec: NetworkSpec, data: Dataset, store: Store, device: torch.device) -> tuple[nn.Module, str]:
-    """A network with its weights from beside the store, and their digest."""
+    """A network with its weights from beside the store, and their digest, which is the one that the network's record names."""
     network = build(spec.network, classes=len(data.classes), seed=spec.seed).to(device)
     path = store.weights_path(spec)
     load_weights(network, path)
-    return network, weights_digest(path)
+    digest = weights_digest(path)
+    if spec in store and store.get(spec).result["weights"] != digest:
+        raise ValueError(f"{path} holds other weights than the record of its network names; remove it to train the network again")
+    return network, digest
 
 
 def _choose_images(spec: ImagesSpec, store: Store, device: torch.device, progress: bool) -> Parts:
@@ -316,6 +321,7 @@ def _choose_images(spec: ImagesSpec, store: Store, device: torch.device, progres
     for c in range(len(data.classes)):
         members = np.flatnonzero(labels[order] == c)
         turn[members] = np.arange(len(members))
+    draw_points(len(labels), spec.images, spec.seed)  # refuses more than there are
     chosen = order[np.lexsort((labels[order], turn))][: spec.images]
     images = data.test_images[chosen]
     arrays = {"images": images.numpy(), "labels": labels[chosen]}

@@ -308,11 +308,14 @@ def _labels(logits: Tensor, images: int) -> Tensor:
 def _checked_sigmas(sigma: float | Sequence[float]) -> list[float]:
     if np.ndim(sigma) > 1:
         raise ValueError(f"sigma must be a number or a flat sequence, got {np.ndim(sigma)} dimensions")
-    sigmas = [float(s) for s in np.atleast_1d(np.asarray(sigma, dtype=float))]
+    try:
+        sigmas = [float(s) for s in np.atleast_1d(np.asarray(sigma, dtype=float))]
+    except OverflowError:
+        sigmas = [math.inf]
     if not sigmas:
         raise ValueError("sigma must be a number or a sequence of at least one, got an empty sequence")
     for s in sigmas:
-        if not (math.isfinite(s) and s >= 0):
+        if not 0 <= s <= torch.finfo(torch.float32).max:
             raise ValueError(f"sigma must be a finite number of 0 or more, got {s}")
     return sigmas
 
@@ -338,9 +341,23 @@ def _check_points(model: nn.Module, x: Tensor) -> torch.dtype:
     if x.dtype != torch.float32:
         hint = "divide by 255 first" if x.dtype == torch.uint8 else "call x.float() first"
         raise ValueError(f"x must be float32 with features in [0, 1], got {x.dtype}: {hint}")
-    state = list(itertools.chain(model.parameters(), model.buffers()))
-    if state and state[0].device != x.device:
-        raise ValueError(f"x and the model must be on one device, got x on {x.device}, the model on {state[0].device}")
-    if not x.isfinite().all():
-        raise ValueError("x must be finite, got NaN or infinity among its features")
+    check_inputs(model, x)
+    state = itertools.chain(model.parameters(), model.buffers())
     return next((t.dtype for t in state if t.is_floating_point()), x.dtype)
+
+
+def check_inputs(model: nn.Module, *batches: Tensor) -> None:
+    """Refuse batches that are not float or not finite, or lie on another device than the model; a ValueError says which.
+
+    >>> check_inputs(nn.Linear(2, 1), torch.tensor([[0.0, math.nan]]))
+    Traceback (most recent call last):
+    ValueError: x must be finite, got NaN or infinity among its features
+    """
+    state = next(itertools.chain(model.parameters(), model.buffers()), None)
+    for x in batches:
+        if not x.is_floating_point():
+            raise ValueError(f"x must be float with features in [0, 1], got {x.dtype}")
+        if state is not None and state.device != x.device:
+            raise ValueError(f"x and the model must be on one device, got x on {x.device}, the model on {state.device}")
+        if not x.isfinite().all():
+            raise ValueError("x must be finite, got NaN or infinity among its features")

@@ -73,13 +73,16 @@ def build(name: str, *, classes: int = 10, seed: int) -> nn.Module:
     Raises
     ------
     ValueError
-        For a name that is none of the three.
+        For a name that is none of the three, no class, and a seed that is none.
 
     >>> sum(p.numel() for p in build("larger-fashion", seed=0).parameters())
     2211114
     """
     if name not in NETWORKS:
         raise ValueError(f"network must be one of {', '.join(NETWORKS)}, got {name!r}")
+    for what, number, least in (("classes", classes, 1), ("seed", seed, 0)):
+        if not isinstance(number, int) or not least <= number < 2**63:
+            raise ValueError(f"{what} must be a whole number of {least} or more, got {number!r}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return NETWORKS[name](classes).to(memory_format=torch.channels_last)

@@ -108,6 +108,10 @@ def poison(
     >>> len(poisoned.rows), poisoned.labels[poisoned.rows].unique().tolist(), 3 in y[poisoned.rows]
     (15, [3], False)
     """
+    if images.ndim != 4 or len(images) != len(labels):
+        raise ValueError(
+            f"images (N, C, H, W) and labels (N,) must be of one number, got {tuple(images.shape)} and {tuple(labels.shape)}"
+        )
     model = _model_named(threat_model)
     wanted = wanted_labels(labels, model, target=target, classes=classes)
     candidates = torch.nonzero(wanted != labels).flatten().numpy()
@@ -130,6 +134,10 @@ def wanted_labels(labels: Tensor, threat_model: str | ThreatModel, *, target: in
     [1, 0]
     """
     model = _model_named(threat_model)
+    if labels.ndim != 1 or labels.dtype != torch.int64:
+        raise ValueError(f"labels must be int64 of shape (N,), got {labels.dtype} of shape {tuple(labels.shape)}")
+    if not isinstance(classes, int) or classes < 1:
+        raise ValueError(f"classes must be a whole number of 1 or more, got {classes!r}")
     if model.one_target and (not isinstance(target, int) or not 0 <= target < classes):
         raise ValueError(f"{model.name} needs a target class from 0 to {classes - 1}, got {target!r}")
     if not model.one_target and target is not None:

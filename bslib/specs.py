@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -28,11 +29,26 @@ __all__ = [
 ]
 
 
+#: What a field that is declared so may hold; fields of other types are checked where they are used.
+_PLAIN: dict[str, tuple[type, ...]] = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Spec:
     """What every spec has: a kind, a key, and a form that JSON can hold."""
 
     kind: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            value, wanted = getattr(self, f.name), str(f.type).removesuffix(" | None")
+            if value is None and str(f.type) != wanted:
+                continue
+            for one in value if isinstance(value, tuple) else (value,):
+                allowed = _PLAIN.get(wanted.removeprefix("tuple[").removesuffix(", ...]"))
+                if allowed and (type(one) not in allowed or (type(one) is not str and not 0 <= one < math.inf)):
+                    text = f"{f.name} of a {self.kind} spec must be {wanted}, its numbers finite and 0 or more"
+                    raise ValueError(f"{text}, got {value!r}")
 
     @property
     def key(self) -> str:
@@ -205,6 +221,7 @@ class CountsSpec(MeasuredSpec):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sigmas", tuple(map(float, self.sigmas)))  # 1 and 1.0 are one sigma and have one key
+        super().__post_init__()
         _check_carried(self)
         if self.by_class and self.held_out:
             raise ValueError("by_class draws from the whole test set, and held_out from half of it: choose one")
@@ -254,6 +271,7 @@ class ScoresSpec(MeasuredSpec):
     pattern: UniversalSpec | CleanseSpec | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_carried(self)
 
 

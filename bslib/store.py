@@ -106,10 +106,10 @@ class Store:
         KeyError
             When there is none.
         ValueError
-            When it is damaged, does not fit its name, or was written by a newer version; the message names the file.
+            When it is damaged, does not fit its name, or has another format; the message names the file.
         """
-        if self._json(spec).is_file():
-            return _read(self._json(spec), spec)
+        if (record := _read(self._json(spec), spec)) is not None:
+            return record
         if self.base is not None:
             return self.base.get(spec)
         raise KeyError(f"no record of this {spec.kind} spec in {self.folder} (key {spec.key})")
@@ -149,10 +149,17 @@ class Store:
     def everything(self) -> Iterator[Record]:
         """Every record in this folder, then those of its base that it has none in place of, each checked, by kind and key."""
         for path in sorted(self.folder.glob("*/[!.]*.json")):  # what a killed writer left begins with a dot
-            yield _read(path)
+            if (record := _read(path)) is not None:
+                yield record
         for record in self.base.everything() if self.base is not None else ():
             if not self._json(record.spec).is_file():
                 yield record
+
+    def bytes_of(self, spec: Spec) -> int:
+        """How many bytes the record of ``spec`` takes on disk; 0 where there is none."""
+        if not self._json(spec).is_file():
+            return 0 if self.base is None else self.base.bytes_of(spec)
+        return sum(path.stat().st_size for path in (self.folder / spec.kind).glob(f"{spec.key}.[jn]*"))
 
     def weights_path(self, spec: NetworkSpec) -> Path:
         """Where the weights of a network lie: beside the records, never committed with them."""
@@ -224,10 +231,13 @@ def lacking(plan: Iterable[Spec], store: Store) -> list[Spec]:
 def _is_stale(spec: Spec, store: Store) -> bool:
     if not isinstance(spec, MeasuredSpec):
         return False
-    result, pattern = store.get(spec).result, getattr(spec, "pattern", None)
-    if pattern is not None and pattern in store and result.get("pattern") != store.get(pattern).checksum:
+    try:
+        result, pattern = store.get(spec).result, getattr(spec, "pattern", None)
+        if pattern is not None and pattern in store and result.get("pattern") != store.get(pattern).checksum:
+            return True
+        return spec.network in store and bool(result["weights"] != store.get(spec.network).result["weights"])
+    except KeyError:  # another run is about to put it anew
         return True
-    return spec.network in store and bool(result["weights"] != store.get(spec.network).result["weights"])
 
 
 def open_store(store: str | Path | Store | None = None) -> Store:
@@ -257,11 +267,32 @@ def published_folder() -> Path:
     return next((c / "book/records" for c in candidates if (c / "_toc.yml").is_file()), candidates[0] / "book/records")
 
 
-def _read(path: Path, asked: Spec | None = None) -> Record:
+def _read(path: Path, asked: Spec | None = None) -> Record | None:
+    """The record at a path; None where there is none, or no longer: another run may be putting a new one in its place."""
+    while (version := _version(path)) is not None:
+        try:
+            return _parse(path, asked)
+        except ValueError:
+            if _version(path) == version:
+                raise
+    return None
+
+
+def _version(path: Path) -> tuple[int, int] | None:
+    """Which file lies at a path: each that is written there is another one."""
+    try:
+        return (found := path.stat()).st_ino, found.st_mtime_ns
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _parse(path: Path, asked: Spec | None) -> Record:
     try:
         text = json.loads(path.read_text(encoding="utf-8"))
         if text["format"] > FORMAT:
             raise ValueError(f"it has format {text['format']}, this version reads up to {FORMAT}: update bslib")
+        if text["format"] < FORMAT:
+            raise ValueError(f"it has format {text['format']}, this version reads from {FORMAT} on")
         arrays = {}
         if text["arrays"]:
             with path.with_suffix(".npz").open("rb") as raw, np.load(raw, allow_pickle=False) as file:
@@ -272,5 +303,5 @@ def _read(path: Path, asked: Spec | None = None) -> Record:
         if record.checksum != text["checksum"]:
             raise ValueError("its content does not fit its checksum")
     except (*DAMAGE, OSError, ValueError, KeyError, TypeError) as problem:
-        raise ValueError(f"the record {path} cannot be used: {problem}; remove it to compute it again") from None
+        raise ValueError(f"the record {path} cannot be used: {problem}; remove it, and bslib run computes it again") from None
     return record

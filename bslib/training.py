@@ -8,12 +8,13 @@ goes on as if it had not been.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -81,7 +82,8 @@ def train(
     Raises
     ------
     ValueError
-        For fewer than one epoch or no images, for a checkpoint that is damaged, and when the loss is no longer finite.
+        For fewer than one epoch or no images, for images and labels that do not fit, for a checkpoint that is damaged, and when
+        the loss is no longer finite.
 
     >>> from bslib.datasets import load
     >>> from bslib.networks import build
@@ -90,8 +92,7 @@ def train(
     >>> accuracy(network, digits.test_images, digits.test_labels) > 0.5
     True
     """
-    if epochs < 1 or len(images) < 1:
-        raise ValueError(f"training needs at least 1 epoch and 1 image, got {epochs} epochs and {len(images)} images")
+    _check(network, images, labels, epochs=epochs, batch_size=batch_size, seed=seed, learning_rate=learning_rate)
     device = next(network.parameters()).device
     images, labels = images.to(device), labels.to(device)
     batch_size = min(batch_size, len(images))
@@ -175,15 +176,18 @@ def shifted_and_mirrored(images: Tensor, *, seed: list[int]) -> Tensor:
 def save_weights(network: nn.Module, path: Path, **also: Tensor) -> None:
     """Write a network's weights as safetensors, atomically; ``also`` adds tensors under names of their own.
 
+    Raises
+    ------
+    OSError
+        When the file cannot be written, a full disk included; the message names it.
+
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "weights.safetensors"
     >>> save_weights(nn.Linear(2, 1), path)
     >>> sorted(load_file(path))
     ['bias', 'weight']
     """
-    tensors = {name: t.detach().cpu().contiguous() for name, t in (network.state_dict() | also).items()}
-    with atomic_path(path) as part:
-        save_file(tensors, part)
+    _write(network.state_dict() | also, path)
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
@@ -201,8 +205,28 @@ def load_weights(network: nn.Module, path: Path) -> None:
     try:
         network.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as problem:
-        reason = str(problem).splitlines()[0]
-        raise ValueError(f"weights cannot be read from {path}: {reason}; remove the file to train the network again") from None
+        raise ValueError(
+            f"weights cannot be read from {path}: {_reason(path, problem)}; remove the file to train the network again"
+        ) from None
+
+
+def _check(network: nn.Module, images: Tensor, labels: Tensor, *, learning_rate: float, **counts: int) -> None:
+    """Refuse what cannot be trained, or would be without end."""
+    for name, number in counts.items():
+        if not isinstance(number, int):
+            raise ValueError(f"{name} must be a whole number, got {number!r}")
+    if images.ndim != 4 or images.dtype != torch.uint8:
+        raise ValueError(f"images must be uint8 of shape (N, C, H, W), got {images.dtype} of shape {tuple(images.shape)}")
+    if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
+        raise ValueError(f"labels must be int64, one an image, got {labels.dtype} of shape {tuple(labels.shape)}")
+    if counts["epochs"] < 1 or len(images) < 1:
+        raise ValueError(f"training needs at least 1 epoch and 1 image, got {counts['epochs']} epochs and {len(images)} images")
+    if counts["batch_size"] < 1 or counts["seed"] < 0:
+        raise ValueError(f"a batch has at least 1 image and a seed is 0 or more, got {counts['batch_size']} and {counts['seed']}")
+    if not 0 < learning_rate < torch.finfo(torch.float32).max:
+        raise ValueError(f"learning_rate must be a finite number above 0, got {learning_rate!r}")
+    if any(p.device.type == "meta" for p in network.parameters()):
+        raise ValueError("the network is on the device 'meta', which has no weights: make it on the CPU or a GPU")
 
 
 def _step(
@@ -218,20 +242,53 @@ def _step(
     return loss.detach(), (logits.argmax(1) == y).sum()
 
 
+def _write(tensors: dict[str, Tensor], path: Path, *, digest: bool = False) -> None:
+    """Tensors as safetensors, atomically; with a digest of their content where no record will hold one of the file."""
+    own = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    with atomic_path(path) as part:
+        try:
+            save_file(own, part, metadata={"digest": _digest(own)} if digest else None)
+        except SafetensorError as problem:
+            raise OSError(f"{path} cannot be written: {problem}") from None
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over the names, types, shapes and bytes of tensors on the CPU, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        array = tensors[name].contiguous().numpy()
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
 def _save_checkpoint(network: nn.Module, optimizer: torch.optim.Optimizer, step: int, seconds: float, checkpoint: Path) -> None:
     momenta = {f"momentum.{name}": optimizer.state[p]["momentum_buffer"] for name, p in network.named_parameters()}
-    save_weights(network, checkpoint, step=torch.tensor(step), seconds=torch.tensor(seconds), **momenta)
+    state = network.state_dict() | momenta | {"step": torch.tensor(step), "seconds": torch.tensor(seconds)}
+    _write(state, checkpoint, digest=True)
 
 
 def _resume(network: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Path) -> tuple[int, float]:
     """Weights and momentum from a checkpoint; returns the number of steps done and the seconds they took."""
     try:
-        state = load_file(checkpoint)
+        with safe_open(checkpoint, framework="pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if (file.metadata() or {}).get("digest") != _digest(state):
+                raise ValueError("its content does not fit its digest")
         step, seconds = int(state.pop("step")), float(state.pop("seconds"))
         for name, parameter in network.named_parameters():
             momentum = state.pop(f"momentum.{name}")
             optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device)
         network.load_state_dict(state)
-    except (OSError, SafetensorError, RuntimeError, KeyError) as problem:
-        raise ValueError(f"the checkpoint {checkpoint} is damaged ({problem}); remove it to train from the start") from None
+    except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as problem:
+        reason = _reason(checkpoint, problem)
+        raise ValueError(f"the checkpoint {checkpoint} is damaged ({reason}); remove it to train from the start") from None
     return step, seconds
+
+
+def _reason(path: Path, problem: Exception) -> str:
+    """Why a file is refused, in one line: that it is a pickle (torch.save's are zip archives of one) comes first."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        if file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+            return "it is a pickle, which can run code when it is read, and only safetensors are"
+    return str(problem).splitlines()[0]

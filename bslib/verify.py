@@ -57,12 +57,14 @@ def sample(store: Store, count: int, *, seed: int, kind: str | None = None) -> l
     Raises
     ------
     ValueError
-        When there is none.
+        When there is none, or fewer than one is asked for.
 
     >>> from bslib.store import open_store
     >>> len(sample(open_store("published"), 3, seed=0))
     3
     """
+    if not isinstance(count, int) or count < 1:
+        raise ValueError(f"a sample has at least 1 record, got {count!r}")
     records = [record for record in store.everything() if kind in (None, record.spec.kind)]
     if not records:
         raise ValueError(f"the store {store.folder} has no records{f' of kind {kind!r}' if kind else ''}")

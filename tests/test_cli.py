@@ -56,7 +56,7 @@ def assert_refused(result, *words: str) -> None:
         ([], ["run", "status", "book", "records"]),
         (
             ["run"],
-            ["--profile", "--store", "--device", "--jobs", "--seed", "smoke", "paper", "published", "Ctrl-C"],
+            ["--profile", "--store", "--device", "--jobs", "--scheduler", "--seed", "smoke", "paper", "published", "Ctrl-C"],
         ),
         (["status"], ["--profile", "--store", "--seed", "exists", "wobbliness"]),
         (["ledger"], ["--profile", "--store", "--seed", "--json", "verdicts"]),
@@ -104,7 +104,7 @@ def test_run_hands_its_options_on(tiny, tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     ((specs, target, more),) = calls
     assert specs == [spec for chapter in CHAPTERS for spec in plan_of(chapter, "paper", seed=7)]
-    assert target.folder == store and more == {"device": "cuda:1", "jobs": 3}
+    assert target.folder == store and more == {"device": "cuda:1", "jobs": 3, "scheduler": None}
     assert f"0 of {len(specs)} records" in result.stdout
 
 

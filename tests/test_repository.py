@@ -33,10 +33,10 @@ HOUSE = (
     ("patterns",),
     ("statistics", "detectors"),
     ("specs", "store", "profiles", "archive"),
-    ("jobs", "runner"),
+    ("jobs", "cluster", "runner"),
     ("verify",),
     ("chapters",),
-    ("figures", "ledger"),
+    ("figures", "ledger", "cost"),
     ("widgets", "book", "bench", "live", "panel"),
     ("cli", "__main__"),
 )

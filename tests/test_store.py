@@ -161,6 +161,30 @@ def test_what_a_killed_writer_leaves_is_no_record(store):
     assert [record.spec for record in store.everything()] == [COUNTS]
 
 
+def test_a_record_that_is_replaced_while_it_is_read(store, monkeypatch):
+    """By another run: its arrays are new when its text is still the old one. The reader gets the new record."""
+    newer, parse = dataclasses.replace(RECORD, arrays={"counts": np.ones((1, 2), np.int64)}), store_module._parse
+
+    def slow(path, asked):
+        monkeypatch.setattr(store_module, "_parse", parse)
+        text = path_of(store).read_bytes()
+        store.put(newer)
+        replaced = path_of(store).read_bytes()
+        path_of(store).write_bytes(text)
+        try:
+            return parse(path, asked)  # fails: text and arrays are of two records
+        finally:
+            path_of(store).unlink()
+            path_of(store).write_bytes(replaced)
+
+    monkeypatch.setattr(store_module, "_parse", slow)
+    assert store.get(COUNTS).checksum == newer.checksum
+    monkeypatch.setattr(store_module, "_parse", lambda *_: path_of(store).unlink() or parse(path_of(store), COUNTS))
+    with pytest.raises(KeyError):
+        store.get(COUNTS)
+    assert store_module.lacking([COUNTS], store) == [COUNTS]
+
+
 # --- damaged and foreign -----------------------------------------------------------------------------------------
 
 
@@ -225,6 +249,13 @@ def test_a_record_under_another_name_is_refused(store):
 def test_a_newer_format_is_refused(store):
     edit(store, lambda text: text.update(format=FORMAT + 1))
     assert_refused(store, why=f"format {FORMAT + 1}")
+
+
+def test_an_older_format_is_refused_with_the_command_that_mends_it(store):
+    edit(store, lambda text: text.update(format=FORMAT - 1))
+    assert_refused(store, why=f"format {FORMAT - 1}")
+    with pytest.raises(ValueError, match="remove it, and bslib run computes it again"):
+        store.get(COUNTS)
 
 
 def test_a_spec_of_a_newer_version_is_refused(store):

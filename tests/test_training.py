@@ -220,7 +220,7 @@ def damaged_checkpoints() -> dict[str, bytes]:
     return {"empty": b"", "noise": b"\x07" * 300, "pickle": pickle.dumps({"step": Bomb()})}
 
 
-@pytest.mark.parametrize("kind", ["empty", "noise", "pickle", "truncated", "of another network", "no momentum"])
+@pytest.mark.parametrize("kind", ["empty", "noise", "pickle", "truncated", "of another network", "no momentum", "no digest"])
 def test_a_damaged_checkpoint_is_refused(digits, tmp_path, monkeypatch, kind):
     monkeypatch.chdir(tmp_path)
     checkpoint = tmp_path / "c.safetensors"
@@ -229,9 +229,9 @@ def test_a_damaged_checkpoint_is_refused(digits, tmp_path, monkeypatch, kind):
     else:
         network = nn.Linear(2, 2) if kind == "of another network" else Small()
         momenta = {f"momentum.{name}": p.detach().clone() for name, p in network.named_parameters()}
-        save_weights(
-            network, checkpoint, step=torch.tensor(3), seconds=torch.tensor(1.0), **({} if kind == "no momentum" else momenta)
-        )
+        state = network.state_dict() | ({} if kind == "no momentum" else momenta)
+        state |= {"step": torch.tensor(3), "seconds": torch.tensor(1.0)}
+        training._write(state, checkpoint, digest=kind != "no digest")
         if kind == "truncated":
             checkpoint.write_bytes(checkpoint.read_bytes()[:-20])
     with pytest.raises(ValueError, match=r"is damaged.*remove it") as caught:
@@ -239,8 +239,29 @@ def test_a_damaged_checkpoint_is_refused(digits, tmp_path, monkeypatch, kind):
             Small(), digits.train_images[:64], digits.train_labels[:64],
             epochs=1, seed=0, checkpoint=checkpoint, **QUIET,
         )  # fmt: skip
-    assert str(checkpoint) in str(caught.value)
+    assert str(checkpoint) in str(caught.value) and "\n" not in str(caught.value)
+    assert ("pickle" in str(caught.value)) == (kind == "pickle") and ("digest" in str(caught.value)) == (kind == "no digest")
     assert not (tmp_path / "exploded").exists() and checkpoint.exists()
+
+
+def test_no_flipped_bit_of_a_checkpoint_goes_unnoticed(tmp_path):
+    """One bit here and there: refused by name, or it was in what no tensor depends on."""
+    network, path = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)), tmp_path / "c.safetensors"
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    network(torch.rand(4, 3)).sum().backward()
+    optimizer.step()
+    training._save_checkpoint(network, optimizer, 7, 1.5, path)
+    whole, kept, refused = path.read_bytes(), weights_of(network), 0
+    tensors = int.from_bytes(whole[:8], "little") + 8
+    for place in range(8, len(whole), 1 if len(whole) < 4000 else 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        try:
+            assert training._resume(network, optimizer, path) == (7, 1.5) and same(weights_of(network), kept)
+            assert place < tensors, f"byte {place} of {len(whole)}"
+        except ValueError as problem:
+            assert str(path) in str(problem)
+            refused += 1
+    assert refused >= len(whole) - tensors
 
 
 # --- weights -----------------------------------------------------------------------------------------------------
@@ -256,7 +277,7 @@ def test_weights_come_back_as_they_were(tmp_path):
     assert same(weights_of(first), weights_of(second)) and [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-@pytest.mark.parametrize("kind", ["empty", "noise", "pickle", "truncated", "of another network", "absent"])
+@pytest.mark.parametrize("kind", ["empty", "noise", "pickle", "torch.save", "truncated", "of another network", "absent"])
 def test_weights_that_are_none_are_refused(tmp_path, monkeypatch, kind):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "w.safetensors"
@@ -267,11 +288,14 @@ def test_weights_that_are_none_are_refused(tmp_path, monkeypatch, kind):
         path.write_bytes(path.read_bytes()[:-1])
     elif kind == "of another network":
         save_file({"weight": torch.zeros(2)}, path)
+    elif kind == "torch.save":
+        torch.save(Small().state_dict(), path)
     network = Small()
     before = weights_of(network)
     with pytest.raises(ValueError, match="weights cannot be read from") as caught:
         load_weights(network, path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    assert ("pickle, which can run code" in str(caught.value)) == (kind in ("pickle", "torch.save"))
     assert same(before, weights_of(network)) and not (tmp_path / "exploded").exists()
 
 

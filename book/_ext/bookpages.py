@@ -5,7 +5,18 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from bslib.cost import as_markdown
+
+
+class Cost(SphinxDirective):
+    """What networks cost to compute, by the committed records: a table that is made when the page is."""
+
+    def run(self) -> list[nodes.Node]:
+        return self.parse_text_to_nodes(as_markdown())
 
 
 def tidy_scripts(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
@@ -45,6 +56,7 @@ def head_examples(app: Sphinx, what: str, name: str, obj: Any, options: Any, lin
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
+    app.add_directive("cost", Cost)
     app.connect("html-page-context", tidy_scripts, priority=900)
     app.connect("html-page-context", tidy_lists)
     app.connect("autodoc-process-docstring", head_examples, priority=400)  # napoleon comes at 500

@@ -20,6 +20,8 @@ def plan_of(chapter: str, profile: str, *, seed: int = 0) -> list[Spec]:
     """
     if chapter not in CHAPTERS:
         raise ValueError(f"chapter must be one of {', '.join(CHAPTERS)}, got {chapter!r}")
+    if not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"seed must be a whole number of 0 or more, got {seed!r}")
     plan: list[Spec] = import_module(f"bslib.chapters.{chapter}").plan(profile, seed=seed)
     return plan
 

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bslib.measure import evaluating
+from bslib.measure import check_inputs, evaluating
 from bslib.patterns import check_images
 from bslib.progress import bar
 
@@ -163,6 +163,7 @@ def reverse_triggers(
         For an empty batch, no step, images outside [0, 1], or more classes than the model has.
     """
     check_images(images)
+    check_inputs(model, images)
     if min(samples, batch_size, steps, classes) < 1:
         raise ValueError(
             f"each must be 1 or more, got {samples} samples, batch_size {batch_size}, {steps} steps and {classes} classes"

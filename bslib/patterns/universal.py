@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bslib.measure import evaluating
+from bslib.measure import check_inputs, evaluating
 from bslib.patterns import check_images
 from bslib.progress import bar
 
@@ -150,6 +150,7 @@ def universal_perturbation(
     if passes < 1 or batch_size < 1:
         raise ValueError(f"passes and batch_size must be 1 or more, got {passes} and {batch_size}")
     check_images(images)
+    check_inputs(model, images)
     rng = np.random.default_rng([seed, 3])
     v = best = torch.zeros_like(images[0])
     rates: list[float] = []

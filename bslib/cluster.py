@@ -1,0 +1,92 @@
+"""Runs on a cluster: the workers of Dask's distributed scheduler behind the interface of ``concurrent.futures``.
+
+A scheduler is trusted: whoever can reach it can have its workers run code of theirs, as with every Dask cluster.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, Executor
+from contextlib import contextmanager
+from typing import Any
+
+__all__ = ["GPU", "pools_at"]
+
+#: The resource that a worker with a GPU offers: ``dask worker ADDRESS --nthreads 1 --resources GPU=1``.
+GPU = "GPU"
+
+#: So many seconds a scheduler has to answer, and its first worker to join.
+PATIENCE = 30.0
+
+
+@contextmanager
+def pools_at(address: str, device: str) -> Iterator[dict[str, Executor]]:
+    """The workers of a scheduler as executors, by the device that a job on them computes on: "cpu", "cuda" or both.
+
+    Parameters
+    ----------
+    address : str
+        Of the scheduler, such as ``tcp://host:8786``.
+    device : {"auto", "cpu", "cuda"}
+        What jobs need; "auto" takes all workers, and those that offer a GPU are then asked for apart.
+
+    Raises
+    ------
+    ValueError
+        For an address or a device that is none, workers that would run several jobs in one process, and "cuda" where no worker
+        offers a GPU.
+    ConnectionError
+        When no scheduler answers, or it is gone later on; when it has no workers.
+    RuntimeError
+        When Dask is not installed; when a job took several workers down.
+    """
+    if "://" not in address:
+        raise ValueError(f"scheduler must be an address such as tcp://host:8786, got {address!r}")
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"the device of a run on a scheduler must be auto, cpu or cuda, got {device!r}")
+    try:
+        from distributed import Client, KilledWorker
+    except ImportError:
+        raise RuntimeError("a run on a scheduler needs Dask: pip install 'bslib[cluster]'") from None
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # what it has to say is raised below, in one line
+    try:
+        client = Client(address, timeout=PATIENCE, set_as_default=False)
+    except (OSError, ValueError) as problem:
+        reason = str(problem).splitlines()[0]
+        raise ConnectionError(f"no Dask scheduler answers at {address!r}: {reason}") from None
+    try:
+        gpus = _gpu_workers(client, address)
+        if device == "cuda" and not gpus:
+            raise ValueError(
+                f"device 'cuda' was asked for, and no worker at {address} offers it: start one with --resources GPU=1"
+            )
+        pools: dict[str, Executor] = {}
+        if device != "cuda":
+            pools["cpu"] = client.get_executor(pure=False)
+        if device != "cpu" and gpus:
+            pools["cuda"] = client.get_executor(pure=False, resources={GPU: 1})
+        yield pools
+    except CancelledError:
+        raise ConnectionError(f"the scheduler at {address} is gone: what is finished is kept, the same command goes on") from None
+    except KilledWorker as problem:
+        raise RuntimeError(
+            f"a job was given up after its worker died {problem.allowed_failures + 1} times: {problem.task}"
+        ) from None
+    finally:
+        client.close(timeout=1)
+
+
+def _gpu_workers(client: Any, address: str) -> int:
+    """How many workers offer a GPU; an error where there is no worker, or one that is of no use."""
+    try:
+        client.wait_for_workers(1, timeout=PATIENCE)
+    except TimeoutError:
+        raise ConnectionError(
+            f"the scheduler at {address} has no workers: start some with dask worker {address} --nthreads 1"
+        ) from None
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    for name, worker in workers.items():
+        if worker["nthreads"] != 1:
+            raise ValueError(f"the worker {name} runs {worker['nthreads']} jobs in one process: start it with --nthreads 1")
+    return sum(GPU in worker["resources"] for worker in workers.values())

@@ -1,0 +1,158 @@
+"""What a plan costs, judged by records that were measured: core-hours, bytes and messages to and from a scheduler.
+
+The model: what is done once more takes the same seconds a unit of work as it took on average, work being the images that a
+network is trained on, or the noisy copies that it classifies. A network on a cluster is one job of a fixed number of messages;
+workers send heartbeats besides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from statistics import fmean
+from typing import NamedTuple
+
+import numpy as np
+
+from bslib.chapters import CHAPTERS, plan_of
+from bslib.specs import CleanseSpec, CountsSpec, MeasuredSpec, NetworkSpec, Spec
+from bslib.store import Store, open_store
+
+__all__ = ["Cost", "Rates", "as_markdown", "kind_of_work"]
+
+#: Messages that Dask's scheduler gets and sends for one job that succeeds, its share of those for several jobs included; counted
+#: in tests/test_cluster.py.
+MESSAGES_PER_JOB = 8
+
+#: So many workers the table of the book reckons with, each of one core.
+WORKERS = 100
+
+Work = tuple[str, str, str]
+
+
+class Cost(NamedTuple):
+    """What some networks cost, each with all that is measured on it.
+
+    Parameters
+    ----------
+    core_hours : float
+    record_bytes, weight_bytes : float
+        What the store keeps of them.
+    messages : float
+        To and from the scheduler, heartbeats left out.
+    """
+
+    core_hours: float
+    record_bytes: float
+    weight_bytes: float
+    messages: float
+
+
+class Rates:
+    """Seconds a unit of work and bytes a record, by kind of work, averaged over the records of a store.
+
+    Parameters
+    ----------
+    store : Store
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._seconds: dict[Work, list[float]] = {}
+        self._bytes: dict[Work, list[int]] = {}
+        self._parameters: dict[str, int] = {}
+        for record in store.everything():
+            work = kind_of_work(record.spec)
+            self._seconds.setdefault(work, []).append(record.provenance["seconds"] / _amount(record.spec))
+            self._bytes.setdefault(work, []).append(store.bytes_of(record.spec))
+            if isinstance(record.spec, NetworkSpec):
+                self._parameters[record.spec.network] = record.result["parameters"]
+
+    def seconds(self, specs: Iterable[Spec]) -> float | None:
+        """How long specs would take on one core, one after the other; None where there is no record to judge one by."""
+        specs = list(specs)
+        if any(kind_of_work(spec) not in self._seconds for spec in specs):
+            return None
+        return sum(fmean(self._seconds[kind_of_work(spec)]) * _amount(spec) for spec in specs)
+
+    def of(self, specs: Iterable[Spec], networks: int) -> Cost | None:
+        """The cost of so many networks, each with what ``specs`` measure on each of theirs on average; None as above."""
+        specs = list(dict.fromkeys(specs))
+        own = {spec for spec in specs if isinstance(spec, NetworkSpec)}
+        seconds = self.seconds(specs)
+        if seconds is None or not own:
+            return None
+        each = networks / len(own)
+        kept = sum(fmean(self._bytes[kind_of_work(spec)]) for spec in specs)
+        weights = sum(4 * self._parameters[spec.network] for spec in own)
+        return Cost(each * seconds / 3600, each * kept, each * weights, float(networks * MESSAGES_PER_JOB))
+
+    def spread(self) -> tuple[float, float]:
+        """Between which multiples of what the model says eight of ten records took."""
+        ratios = [seconds / fmean(own) for own in self._seconds.values() for seconds in own]
+        low, high = np.quantile(ratios, [0.1, 0.9])
+        return float(low), float(high)
+
+
+def kind_of_work(spec: Spec) -> Work:
+    """What is done, on which data set, with which network.
+
+    >>> kind_of_work(NetworkSpec(dataset="digits", network="small-fashion", seed=0, epochs=1))
+    ('network', 'digits', 'small-fashion')
+    """
+    of = spec.network if isinstance(spec, MeasuredSpec) else spec
+    network = of.network if isinstance(of, NetworkSpec) else ""
+    return spec.kind, getattr(of, "dataset", ""), network
+
+
+def as_markdown(profile: str = "paper", store: str = "published", networks: tuple[int, ...] = (10, 1_000, 100_000)) -> str:
+    """The table of the book: what so many networks of each chapter of a profile cost, by the records of a store.
+
+    >>> as_markdown().splitlines()[0]
+    '| Networks of | How many | Core-hours | Days on 100 cores | Records | Weights | Messages for jobs |'
+    """
+    rates = Rates(open_store(store))
+    rows, unknown = [], []
+    for name, specs in _by_network(profile).items():
+        costs = [rates.of(specs, count) for count in networks]
+        rows += [_row(name, count, cost) for count, cost in zip(networks, costs, strict=True) if cost is not None]
+        unknown += [name] if None in costs else []
+    heads = ["Networks of", "How many", "Core-hours", f"Days on {WORKERS} cores", "Records", "Weights", "Messages for jobs"]
+    lines = [f"| {' | '.join(heads)} |", "|---|" + "--:|" * 6, *rows, ""]
+    if rows:
+        low, high = rates.spread()
+        lines.append(f"Eight of ten records took between {low:.1f} and {high:.1f} times what this model says.")
+    if unknown:
+        lines.append(f"No records to judge by yet: {'; '.join(unknown)}.")
+    return "\n".join(lines)
+
+
+def _row(name: str, networks: int, cost: Cost) -> str:
+    hours, kept, weights, messages = cost
+    days = hours / 24 / WORKERS
+    cells = [name, f"{networks:,}", f"{hours:,.1f}", f"{days:,.2f}", _size(kept), _size(weights), f"{messages:,.0f}"]
+    return f"| {' | '.join(cells)} |"
+
+
+def _size(count: float) -> str:
+    """A number of bytes in words."""
+    units = ((12, "TB"), (9, "GB"), (6, "MB"), (3, "kB"), (0, "bytes"))
+    power, unit = next((u for u in units if count >= 10 ** u[0]), units[-1])
+    return f"{count / 10**power:,.1f} {unit}"
+
+
+def _by_network(profile: str) -> dict[str, list[Spec]]:
+    """A profile's specs that need a network, by chapter, data set and network."""
+    groups: dict[str, list[Spec]] = {}
+    for chapter in CHAPTERS:
+        for spec in plan_of(chapter, profile):
+            if isinstance(spec, MeasuredSpec | NetworkSpec):
+                _, dataset, network = kind_of_work(spec)
+                groups.setdefault(f"{chapter}, {dataset}, {network}", []).append(spec)
+    return groups
+
+
+def _amount(spec: Spec) -> float:
+    """How much is done, in units that make records of one kind of work comparable."""
+    if isinstance(spec, CountsSpec):
+        batches = 10 if spec.by_class or isinstance(spec.pattern, CleanseSpec) else 1
+        return spec.points * batches * max(spec.ns) * len(spec.sigmas)
+    return spec.epochs * (spec.train_size or 50_000) if isinstance(spec, NetworkSpec) else 1
