@@ -4,7 +4,7 @@
 async function render({ model, el }) {
   const data = model.get("data"), batches = await unpack(model.get("counts"), data.batches);
   const view = views[model.get("chapter")](data, batches);
-  const panels = h("div", { class: "panels" }), numbers = h("dl", {}); // without a class: the theme indents those with one
+  const panels = h("div", { class: "panels" }), numbers = h("div", { class: "numbers", "aria-live": "polite" });
   const words = h("p", { class: "words" }), source = h("p", { class: "source" });
   const controls = view.controls.map((spec) => control(spec, update));
   const save = h("button", { type: "button", onclick: () => download(shown.table, model.get("chapter")) }, "Data as CSV");
@@ -12,7 +12,7 @@ async function render({ model, el }) {
   el.append(
     h("section", { class: "explorer", "aria-label": "Explorer" },
       h("div", { class: "controls" }, ...controls.map((own) => own.element)),
-      h("div", { class: "numbers", "aria-live": "polite" }, numbers), panels, words, source, ...notes, save),
+      numbers, panels, words, source, ...notes, save),
   );
   let shown = null, drawn = 0;
 
@@ -20,7 +20,9 @@ async function render({ model, el }) {
     const settings = {};
     for (const own of controls) settings[own.name] = own.settle(settings);
     shown = view.show(settings);
-    numbers.replaceChildren(...shown.numbers.map(([name, ...values]) => h("div", {}, h("dt", {}, name), h("dd", {}, ...values))));
+    // No dl: the book's theme and JupyterLab each have rules of their own for those.
+    numbers.replaceChildren(...shown.numbers.map(([name, ...values]) =>
+      h("div", {}, h("span", { class: "name" }, name), " ", h("span", { class: "value" }, ...values))));
     words.textContent = shown.words ?? "";
     source.textContent = data.parts[settings.part].source;
     draw();

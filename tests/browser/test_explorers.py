@@ -44,7 +44,7 @@ SWEEP = """() => {
     const turn = (k, settings) => {
         if (k == controls.length) {
             const numbers = [...document.querySelectorAll(".explorer .numbers div")].map(entry =>
-                [entry.querySelector("dt").textContent, [...entry.querySelectorAll("data")].map(d => Number(d.value))]);
+                [entry.querySelector(".name").textContent, [...entry.querySelectorAll("data")].map(d => Number(d.value))]);
             found.push({settings, numbers: Object.fromEntries(numbers)});
             return;
         }
