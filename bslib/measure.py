@@ -167,7 +167,7 @@ def class_counts(
         _precision(x.device, own_dtype, dtype),
         bar(total=total, desc="W", unit="image", unit_scale=True, show=progress) as shown,
     ):
-        network, usual, _ = prepare(model, x[:4].to(own_dtype), engine=engine, dtype=dtype)
+        network, usual, _ = prepare(model, x[:1].to(own_dtype), engine=engine, dtype=dtype)
         for batch in _batches(keys, order[-1], x, batch_size or usual):
             segment = torch.bucketize(batch.sample, edges, right=True)  # between which two prefixes a sample lies
             images = x[batch.point]

@@ -79,7 +79,8 @@ def prepare(model: nn.Module, x: Tensor, *, engine: str = "auto", dtype: torch.d
     model : torch.nn.Module
         In eval mode, with gradients off.
     x : Tensor, shape (B, ...)
-        Some of what it will be given. The copy is tried on the first 4, and dropped where its logits are not the model's own.
+        What it will be given; shape, dtype and device count. The copy is tried on 4 images of uniform noise, always the same, and
+        dropped where its logits are not the model's own.
     engine : {"auto", "fast", "eager"}
         "auto" does what can be done; "fast" insists that something is; "eager" runs the model as it is.
     dtype : torch.dtype, optional
@@ -106,7 +107,7 @@ def prepare(model: nn.Module, x: Tensor, *, engine: str = "auto", dtype: torch.d
         return Prepared(model, usual, "eager: as asked")
     try:
         network, done = _rewritten(model, _library(x, dtype))
-        largest = _checked(network, model, x[:4], max(ROUNDING, 10 * torch.finfo(dtype or x.dtype).eps))
+        largest = _checked(network, model, _trial(x), max(ROUNDING, 10 * torch.finfo(dtype or x.dtype).eps))
     except _Unchanged as reason:
         if engine == "fast":
             raise ValueError(f"engine 'fast' was asked for, and the model can only be run as it is: {reason}") from None
@@ -119,11 +120,17 @@ class _Unchanged(Exception):
     """Nothing is gained, or nothing can be; the message says why."""
 
 
+def _trial(x: Tensor) -> Tensor:
+    """Four images that have the shape, dtype and device of ``x`` and nothing else of it: what is done hangs on no point."""
+    uniform = torch.rand(4, *x.shape[1:], generator=torch.Generator().manual_seed(0))
+    return uniform.to(x.device, x.dtype)
+
+
 def _checked(network: fx.GraphModule, model: nn.Module, x: Tensor, rounding: float) -> int:
     """The size of a network's largest activation for one image, once it has given the model's own logits for a few."""
     own = model(x)
     if not (isinstance(own, Tensor) and own.is_floating_point() and own.isfinite().all()):
-        raise _Unchanged("its output on the first images is no tensor of finite numbers")
+        raise _Unchanged("its output is no tensor of finite numbers")
     other = network(x)
     if other.shape != own.shape:
         raise _Unchanged(f"rewritten, it gives the shape {tuple(other.shape)} instead of {tuple(own.shape)}")
@@ -158,6 +165,7 @@ def _rewritten(model: nn.Module, library: _Library | str) -> tuple[fx.GraphModul
         words.append(library)
     network.graph.lint()
     network.recompile()
+    network.delete_all_unused_submodules()
     return network.to(memory_format=torch.channels_last), ", ".join(words)
 
 
@@ -185,13 +193,13 @@ def _pool_in_place(network: fx.GraphModule, library: _Library) -> int:
         if type(conv) is not nn.Conv2d or not PooledConvolution.fits(conv):
             continue
         followers = _followers(node, 2)
-        kinds = ["pool" if _halves(follower) else "relu" if _is_relu(follower) else "" for follower in followers]
-        if kinds[:1] == ["pool"] and kinds != ["pool", "relu"]:
-            kinds = ["pool"]
-        if sorted(kinds) not in (["pool"], ["pool", "relu"]):  # in either order: the two commute
+        pools, relus = [[is_one(follower) for follower in followers] for is_one in (_halves, _is_relu)]
+        if (pools, relus) in (([True, False], [False, True]), ([False, True], [True, False])):  # the two commute
+            _put(network, node, PooledConvolution(conv, library, clip=True), instead_of=followers)
+        elif pools[:1] == [True]:
+            _put(network, node, PooledConvolution(conv, library, clip=False), instead_of=followers[:1])
+        else:
             continue
-        replaced = followers[: len(kinds)]
-        _put(network, node, PooledConvolution(conv, library, clip=len(replaced) == 2), instead_of=replaced)
         count += 1
     return count
 
@@ -248,15 +256,15 @@ def _is_relu(node: fx.Node) -> bool:
 
 def _halves(node: fx.Node) -> bool:
     """Whether a node is the maximum over 2 x 2 pixels."""
+    wanted = {"kernel_size": 2, "stride": 2, "padding": 0, "dilation": 1, "ceil_mode": False, "return_indices": False}
     if node.target is functional.max_pool2d:
-        options = dict(zip(("kernel_size", "stride", "padding"), node.args[1:], strict=False)) | node.kwargs
+        options = dict(zip(wanted, node.args[1:], strict=False)) | node.kwargs
     elif type(pool := _called(node)) is nn.MaxPool2d:
         options = {name: getattr(pool, name) for name in pool.__constants__}
     else:
         return False
-    wanted = {"kernel_size": 2, "stride": 2, "padding": 0, "dilation": 1, "ceil_mode": False, "return_indices": False}
     options = {name: value for name, value in options.items() if (name, value) != ("stride", None)}
-    return all(value in (wanted[name], (wanted[name],) * 2) for name, value in options.items())
+    return all(value in (wanted.get(name), (wanted.get(name),) * 2) for name, value in options.items())
 
 
 # The C loops

@@ -189,9 +189,11 @@ def test_the_guarantees_hold_on_the_fast_path(network, images, order, keep, batc
     assert np.abs(whole[1:, chosen] - part).sum() / 2 <= max(1, 1e-3 * part.sum())
 
 
-def test_what_is_done_does_not_hang_on_how_much_is_asked(network, images):
+def test_what_is_done_does_not_hang_on_the_points(network, images):
     with torch.no_grad():
-        assert len({prepare(network, images[:k]).what for k in (1, 2, 6)}) == 1
+        prepared = [prepare(network, part) for part in (images, images[:1], images[4:], images * torch.nan)]
+        assert len({p.what for p in prepared}) == 1
+        assert len({p.batch_size for p in prepared}) == 1
 
 
 class Deciding(nn.Module):
@@ -202,6 +204,15 @@ class Deciding(nn.Module):
 class Counting(nn.Conv2d):
     def forward(self, x):
         return super().forward(x) * 2
+
+
+class Pooling(nn.Module):
+    def __init__(self, pool):
+        super().__init__()
+        self.conv, self.pool = nn.Conv2d(1, 32, 3), pool
+
+    def forward(self, x):
+        return self.pool(self.conv(x)).flatten(1)
 
 
 def hooked():
@@ -228,8 +239,13 @@ def shared():
         (shared(), "nothing in it can be replaced"),
         (nn.Sequential(nn.Conv2d(1, 32, 3, stride=2), nn.MaxPool2d(2), nn.Flatten()), "nothing in it can be replaced"),
         (nn.Sequential(nn.Conv2d(1, 32, 3), nn.MaxPool2d(3), nn.Flatten()), "nothing in it can be replaced"),
+        (Pooling(lambda x: functional.max_pool2d(x, 2, 2, 0, 2)), "nothing in it can be replaced"),
+        (Pooling(lambda x: functional.max_pool2d(x, 2) + x[:, :, ::2, ::2]), "nothing in it can be replaced"),
         (nn.Sequential(nn.Conv2d(1, 32, 3), nn.MaxPool2d(2, ceil_mode=True), nn.Flatten()), "nothing in it can be replaced"),
-        (nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Threshold(1e9, torch.nan)), "no tensor of finite"),
+        (
+            nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Threshold(1e9, torch.nan)),
+            "its output is no tensor of finite",
+        ),
     ],
 )
 def test_a_network_that_gains_nothing_runs_as_it_is_and_the_reason_is_said(network, reason, images):

@@ -275,7 +275,7 @@ def peak_memory(device: str, n: int) -> float:
 
 def _scaling(device: torch.device, repeats: int, quick: bool) -> Result:
     """The time of four times the points with four times the copies, by 16 times the time of the fewer."""
-    points, n = (2, 16) if quick else (25, 256)
+    points, n = (2, 16) if quick else (50, 256)
     network = build("larger-fashion", seed=0).to(device)
     images = _images("fashion-mnist", 4 * points).to(device)
     seconds = _in_turns(
