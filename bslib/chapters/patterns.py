@@ -522,6 +522,7 @@ class Patterns:
         data, sigma, found = self.size.dataset, self.size.sigmas[0], {}
         if self.missing is None:
             found[f"auc.{data}"] = self.area()
+            found |= self._detector_quantities()
         areas = self.universal_areas()
         for _, row in areas[(areas["bound"] == self.size.bounds[0]) & (areas["sigma"] == sigma)].iterrows():
             found |= {f"{name}_universal.{data}": row[name] for name in ("auc", "fooled", "classes")}
@@ -540,6 +541,29 @@ class Patterns:
             found[f"candidates_success_on_clean.{data}"] = _over_networks(clean, clean["success_test"])
             found[f"candidates_less_clean_on_clean.{data}"] = _over_networks(clean, less)
         return {name: estimate for name, estimate in found.items() if np.isfinite(estimate.value)}
+
+    def _detector_quantities(self) -> dict[str, Estimate]:
+        """What the detector does with triggers that work, with unseen ones and with nothing; what own triggers do to mean W."""
+        data, tests = self.size.dataset, self.tests()
+        nothing, unseen = (tests[tests["carried"] == carried] for carried in ("nothing", "unseen"))
+        found = {
+            f"clean_told_apart.{data}": _over_networks(nothing, nothing["p"] < 0.05),
+            f"unseen_vary_more.{data}": _over_networks(unseen, (unseen["p"] < 0.05) & (unseen["score"] < 0)),
+        }
+        if (tests["success"] >= EFFECTIVE).any():
+            found[f"auc_effective.{data}"] = self.area(effective=True)
+        own = tests[tests["carried"] == "own"]
+        for trigger, some in own.groupby("trigger"):
+            networks = [self.networks[k] for k in some["network"]]
+            means = [
+                [self._w(batch_of(self.size, n, carried), self.size.sigmas[0]).mean() for carried in (n.attack.trigger, None)]
+                for n in networks
+                if n.attack is not None
+            ]
+            less = pd.Series([with_it - without for with_it, without in means], index=some.index)
+            found[f"own_less_clean.{data}.{trigger}"] = _over_networks(some, less)
+            found[f"own_success.{data}.{trigger}"] = _over_networks(some, some["success"])
+        return found
 
     def _score_of(self, spec: ScoresSpec, at: int) -> float:
         """Levene's score of the batch of W that carries what ``spec`` says, as many points as a crafted pattern has."""
