@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.cbook import boxplot_stats
 from scipy import stats
 
-from bslib.chapters import correlation, parameters, surface
+from bslib.chapters import correlation, parameters, patterns, surface
 from bslib.statistics import Estimate
 from bslib.store import PUBLISHED, open_store
 from bslib.verify import verify
@@ -174,6 +175,43 @@ def test_the_partial_correlation_follows_from_the_raw_numbers():
     rest = [y - known @ np.linalg.lstsq(known, y, rcond=None)[0] for y in (success, w)]
     expected = stats.pearsonr(*rest).statistic
     assert correlation.quantities(first, second)["partial_r.fashion-mnist"].value == pytest.approx(expected)
+
+
+def raw_detector():
+    """Network, what its batch carries ("own", "unseen" or "nothing") and Levene's signed score, from the raw counts."""
+    of_network = {}
+    for path in sorted((RECORDS / "counts").glob("*.json")):
+        spec = json.loads(path.read_text())["spec"]
+        if spec.get("held_out") and spec["sigmas"] == [0.1] and "pattern" not in spec:
+            (counts,) = np.load(path.with_suffix(".npz"))["counts"][:, 0]
+            of_network.setdefault(json.dumps(spec["network"]), {})[spec.get("trigger"), spec["seed"] % 10] = counts
+    rows = []
+    for name, batches in of_network.items():
+        own = (json.loads(name).get("attack") or {}).get("trigger")
+        assert sorted(seed for _, seed in batches) == list(range(8)), "two clean batches and six triggers"
+        w = {key: stats.entropy(counts, axis=-1) for key, counts in batches.items()}
+        kept = {key: values[~np.isin(values, boxplot_stats(values)[0]["fliers"])] for key, values in w.items()}
+        clean = kept[None, 0]
+        for (trigger, seed), tested in kept.items():
+            if seed:
+                spread = [np.abs(batch - batch.mean()).mean() for batch in (clean, tested)]
+                test = stats.levene(clean, tested, center="mean")
+                score = np.sign(spread[0] - spread[1]) * -stats.f.logsf(test.statistic, 1, len(clean) + len(tested) - 2)
+                rows.append((name, "nothing" if trigger is None else "own" if trigger == own else "unseen", score))
+    return rows
+
+
+def test_the_detector_follows_from_the_raw_counts():
+    """Outliers by matplotlib, Levene's test by SciPy, and the area under the curve as Mann and Whitney's U."""
+    networks, carried, scores = zip(*raw_detector(), strict=True)
+    assert len(set(networks)) == 12 and len(scores) == 84
+    own, scores = np.array([what == "own" for what in carried]), np.array(scores)
+    assert own.sum() == 9
+    area = stats.mannwhitneyu(scores[own], scores[~own]).statistic / (own.sum() * (~own).sum())
+    numbers = patterns.quantities(*patterns.parts(profile="paper", store=PUBLISHED))
+    assert numbers["auc.fashion-mnist"].value == pytest.approx(area)
+    nothing = np.array([what == "nothing" for what in carried])
+    assert numbers["clean_told_apart.fashion-mnist"].value == pytest.approx((np.abs(scores[nothing]) > -np.log(0.05)).mean())
 
 
 @pytest.mark.skipif(not DEBIAN.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
