@@ -79,12 +79,12 @@ class WobblinessLab extends HTMLElement {
     const networks = Object.entries(this.about.networks).map(([name, { file }]) => ({ name, file }));
     this.worker = new Worker(new URL("worker.mjs", import.meta.url), { type: "module" });
     return new Promise((resolve, reject) => {
-      this.worker.onerror = (event) => reject(new Error(event.message || "its worker does not start"));
+      const failed = (why) => (this.dataset.state === "loading" ? reject(new Error(why)) : this.fail(`The computation failed: ${why}`));
+      this.worker.onerror = (event) => failed(event.message || "the browser does not run its worker");
       this.worker.onmessage = ({ data }) => {
-        if (data.type === "ready") resolve();
-        else if (data.type === "counts") this.show(data);
-        else if (this.dataset.state === "loading") reject(new Error(data.message));
-        else this.fail(`The computation failed: ${data.message}`);
+        if (data.type === "counts") this.show(data);
+        else if (data.type === "ready") resolve();
+        else failed(data.message);
       };
       this.worker.postMessage({ type: "load", networks, width: this.about.images.shape[3] });
     });
@@ -129,11 +129,11 @@ class WobblinessLab extends HTMLElement {
     this.replaceChildren(
       group("Image", "lab-images", ...thumbnails),
       make("div", { class: "lab-bench" },
-        make("figure", {},
+        make("div", {},
           make("div", { class: "lab-easel" }, this.canvas, this.mark),
-          make("figcaption", { id: "lab-keys" }, "Paint here; by keyboard: arrows move, space paints."),
+          make("p", { class: "lab-small", id: "lab-keys" }, "Paint here; by keyboard: arrows move, space paints."),
         ),
-        make("figure", {}, this.example, make("figcaption", {}, "One noisy copy")),
+        make("div", {}, this.example, make("p", { class: "lab-small" }, "One noisy copy")),
         make("div", { class: "lab-controls" },
           group("Brush", "lab-choices", ...brushes),
           slider("width", "Brush width", { min: 1, max: 5, step: 1, value: 2 }),
