@@ -211,7 +211,7 @@ def test_a_front_end_gets_the_sliders():
     manager, client = start_new_kernel(kernel_name="python3")
     try:
         shown = []
-        client.execute_interactive(CELL, allow_stdin=True, timeout=120, output_hook=shown.append)
+        client.execute_interactive(CELL, allow_stdin=True, timeout=240, output_hook=shown.append)
         data = [message["content"]["data"] for message in shown if message["msg_type"] in ("execute_result", "display_data")]
         assert any("application/vnd.jupyter.widget-view+json" in found for found in data)
     finally:
