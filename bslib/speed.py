@@ -7,7 +7,8 @@ in it, wherever it has them:
 - a convolution and the batch norm behind it become one convolution;
 - a convolution of few channels, the 2 x 2 maximum behind it and a ReLU become one loop, which never writes what the maximum
   drops;
-- a 3 x 3 convolution of many channels becomes Winograd's F(4 x 4, 3 x 3) [1]_, a quarter of the multiplications.
+- a 3 x 3 convolution of many channels becomes Winograd's F(4 x 4, 3 x 3), a quarter of the multiplications (Lavin and Gray, *Fast
+  Algorithms for Convolutional Neural Networks*, 2016).
 
 The last two are C (``kernels.c``, compiled once with the C compiler of the machine and kept in the cache folder) and for float32
 on a CPU. Where there is no compiler, or a network cannot be traced, what remains of the three is done; where nothing remains, the
@@ -15,8 +16,6 @@ network runs as it is. :func:`prepare` says which, and records keep what it says
 
 Which of it is done depends on the network, its precision and the machine, never on how much is asked for: labels do not hang on
 the company that a point was measured in.
-
-.. [1] Lavin, Gray: *Fast Algorithms for Convolutional Neural Networks*, CVPR 2016.
 """
 
 from __future__ import annotations
