@@ -109,6 +109,7 @@ def run(
                         for _ in run_group(group, store, device, wait=patient, progress=progress):
                             bar.update()
             patient = True
+        bar.update(len(plan) - bar.n)  # with what another run has done
 
 
 def run_group(group: Group, store: Store, device: str, *, wait: bool = True, progress: bool = True) -> Iterator[Spec]:
