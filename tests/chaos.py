@@ -80,7 +80,7 @@ class Runs:
     def training(self) -> bool:
         return any(self.store.folder.glob("weights/[!.]*.checkpoint.safetensors"))
 
-    def wait_for(self, condition, seconds: float = 600) -> bool:
+    def wait_for(self, condition, seconds: float = 3600) -> bool:
         """Whether it came true before the runs were over."""
         waited = time.monotonic() + seconds
         while not self.over() and not condition():
@@ -98,16 +98,16 @@ class Runs:
                     os.kill(int(rng.choice(workers)) if workers else process.pid, signal.SIGKILL)
         self.wait()
 
-    def wait(self, seconds: float = 600) -> list[int]:
+    def wait(self, seconds: float = 3600) -> list[int]:
         """Exit codes; no process that a run has started outlives it."""
         codes = [process.wait(seconds) for process in self.processes]
-        waited = time.monotonic() + 60
+        waited = time.monotonic() + 120
         for process in self.processes:
             with contextlib.suppress(ProcessLookupError):
                 while time.monotonic() < waited:
                     os.killpg(process.pid, 0)
                     time.sleep(0.05)
-                raise AssertionError(f"processes of run {process.pid} are still there a minute after its end")
+                raise AssertionError(f"processes of run {process.pid} are still there two minutes after its end")
         return codes
 
     def complete(self) -> None:
