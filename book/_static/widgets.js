@@ -15,7 +15,7 @@
     URL.revokeObjectURL(url);
     const style = document.createElement("style"), el = document.createElement("div");
     style.textContent = values._css;
-    place.replaceChildren(style, el);
     await widget.render({ model: { get: (name) => values[name] }, el });
+    place.replaceChildren(style, el); // last: where a browser is too old, the words stay
   }
 })();
