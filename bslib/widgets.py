@@ -70,9 +70,8 @@ class Explorer(anywidget.AnyWidget):
         bundle = super()._repr_mimebundle_(**kwargs)
         if bundle is None:
             return None
-        words = (
-            f"Controls for {', '.join(part['name'] for part in self.data['parts'])}. They need scripts; the figures above do not."
-        )
+        names = "; ".join(part["name"] for part in self.data["parts"])
+        words = f"Controls for {names}. They need scripts; the figures above do not."
         mine = {
             "text/plain": words,
             "text/html": f'<div class="explorer-place" data-widget="{self.model_id}"><p>{html.escape(words)}</p></div>',
@@ -212,7 +211,7 @@ def _counts(part: Patterns, spec: CountsSpec, sigma: float) -> Counts:
 
 
 def _nearest(sigmas: Sequence[float]) -> float:
-    """The noise level nearest to the one that the paper uses most."""
+    """The noise level to begin with: the one nearest to 0.1."""
     return min(sigmas, key=lambda sigma: abs(sigma - 0.1))
 
 
