@@ -321,6 +321,7 @@ def as_data(ledger: Iterable[Entry]) -> list[dict[str, Any]]:
             "held to": entry.claim.reading,
             "measured": {name: asdict(estimate) for name, estimate in entry.measured.items()},
             "verdict": entry.verdict,
+            "arithmetic": entry.claim.arithmetic,
         }
         for entry in ledger
     ]
