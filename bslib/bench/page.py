@@ -91,7 +91,7 @@ def _section(name: str, result: Result) -> str:
     engines = {run["network"]: run["engine"] for part in ("counts", "resnet") for run in parts.get(part, {}).get("runs", [])}
     peaks = ", ".join(f"{peak / 1e9:.0f} GFLOP/s in {dtype}" for dtype, peak in parts.get("peak", {}).get("peaks", {}).items())
     lines = [
-        f"## {machine['device']}",
+        f"**{machine['device']}**",
         "",
         f"`{name}.json`, {machine['date']}: {machine['threads']} of {machine['cores']} cores, "
         f"torch {machine['packages']['torch']}, code {machine['code']}; medians of {result['settings']['repeats']}."
