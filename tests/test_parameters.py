@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.special import digamma
 
 from bslib.chapters import CHAPTERS, parameters, plan_of, wobbliness
 from bslib.chapters.parameters import Half, half_of, halves, plan, quantities, specs_of
@@ -114,6 +115,15 @@ def test_w_is_the_entropy_of_the_counts(half):
     assert np.allclose(corrected, (seen - 1) / (2 * np.array(SIZE.ns)[:, None]))
 
 
+def grassberger_over_n(half):
+    """Grassberger's estimate by digamma functions, 0 where one class was seen, shape (networks, sigmas, ns, points)."""
+    counts = np.stack([run[1].arrays["counts"] for run in half.runs]).astype(float)
+    k = np.maximum(counts, 1)
+    g = digamma(k) + (-1) ** k / 2 * (digamma((k + 1) / 2) - digamma(k / 2))
+    total = counts.sum(-1)
+    return np.where((counts > 0).sum(-1) == 1, 0, digamma(total) - (counts * g).sum(-1) / total)
+
+
 def test_every_quantity_is_recomputed(half, found):
     """All of them, from the counts with SciPy and numpy: none is left over."""
     n, s = w_over_n(half), w_over_sigma(half)
@@ -123,6 +133,9 @@ def test_every_quantity_is_recomputed(half, found):
         for name, values in (("mean", mean[k]), ("spread", spread[k])):
             expected[f"{name}_growth.{sigma}"] = values[3] - values[0]
             expected[f"{name}_change_after_250.{sigma}"] = (values[3] - values[2]) / values[3]
+        corrected = grassberger_over_n(half).mean((0, 3))[k]
+        expected[f"mean_growth_corrected.{sigma}"] = corrected[3] - corrected[0]
+        expected[f"mean_growth_from_bias.{sigma}"] = mean[k][3] - mean[k][0] - (corrected[3] - corrected[0])
         means = n[:, k, 2].mean(-1)
         expected[f"variation_between_networks.{sigma}"] = np.std(means, ddof=1) / np.mean(means)
     spread_over_sigma = s.std(-1, ddof=1).mean(0)

@@ -520,6 +520,12 @@ def test_every_quantity_is_recomputed(fashion, cifar, found):
     expected = {}
     for part, data in ((fashion, "fashion-mnist"), (cifar, "cifar10")):
         expected[f"auc.{data}"] = area_by_hand(all_by_hand(part))[1]
+        tests = all_by_hand(part)
+        expected[f"auc_effective.{data}"] = area_by_hand(tests[(tests["carried"] != "own") | (tests["success"] >= 0.9)])[1]
+        for name, carried in (("clean_told_apart", "nothing"), ("unseen_vary_more", "unseen")):
+            some = tests[tests["carried"] == carried]
+            told = (some["p"] < 0.05) & ((some["score"] < 0) | (carried == "nothing"))
+            expected[f"{name}.{data}"] = mean_by_hand(some, told)
         own = universal_by_hand(part).query("bound == 10 and sigma == 0.1")
         nothing = all_by_hand(part, points=20).query("carried == 'nothing'")
         truth = [True] * len(own) + [False] * len(nothing)
