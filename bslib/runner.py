@@ -300,8 +300,11 @@ def _pool(jobs: int) -> Iterator[Executor]:
             yield pool
         except BaseException as problem:
             pool.shutdown(wait=False, cancel_futures=True)
-            for worker in set(multiprocessing.active_children()).difference(others):
+            workers = set(multiprocessing.active_children()).difference(others)
+            for worker in workers:
                 worker.terminate()
+            for worker in workers:
+                worker.join()
             if isinstance(problem, BrokenProcessPool):
                 text = "a worker was killed, perhaps for want of memory: what is finished is kept, try fewer jobs at a time"
                 raise RuntimeError(text) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import json
 import os
 import re
@@ -171,25 +172,30 @@ def test_the_cost_model_counts_the_messages_of_a_job(running, two_workers):
         dask_scheduler.counted = counted = []
 
         def noted(function, op):
-            @functools.wraps(function)  # Dask looks at the names of the arguments
-            def noted_one(*arguments, **more):
+            @functools.wraps(function)  # Dask looks at the names of the arguments, and whether it is a coroutine
+            def plain(*arguments, **more):
                 counted.append(op)
                 return function(*arguments, **more)
 
-            return noted_one
+            @functools.wraps(function)
+            async def coroutine(*arguments, **more):
+                return await plain(*arguments, **more)
+
+            return coroutine if inspect.iscoroutinefunction(function) else plain
 
         for handlers in (dask_scheduler.stream_handlers, dask_scheduler.handlers):
             handlers.update({op: noted(function, op) for op, function in handlers.items() if "heartbeat" not in op})
         for comm in [*dask_scheduler.stream_comms.values(), *dask_scheduler.client_comms.values()]:
             send = comm.send
-            comm.send = lambda *messages, send=send: counted.extend(m["op"] for m in messages) or send(*messages)
+            comm.send = lambda *messages, send=send: counted.extend(m.get("op") for m in messages) or send(*messages)
 
     with pools_at(running.address, "cpu") as pools:
         client = pools["cpu"]._client
         client.run_on_scheduler(count)
         jobs = 200
         for future in [pools["cpu"].submit(abs, -k) for k in range(jobs)]:
-            future.result()
+            future.result(timeout=300)
+        time.sleep(1)  # the results are let go of
         counted = client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.counted)
     assert 0.5 * cost.MESSAGES_PER_JOB <= len(counted) / jobs <= cost.MESSAGES_PER_JOB, Counter(counted)
 

@@ -166,7 +166,7 @@ NONSENSE: dict[type, list[object]] = {
         np.empty(0), np.array([math.nan, 1.0]), np.array([-1.0, 2.0]), np.array([[math.inf]]), np.array(["a"]), np.ones(()),
     ],
     nn.Sequential: [nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).to("meta")],
-    Path: [Path(), Path("/dev/null"), Path("/proc/self/mem"), Path("a" * 5000), Path("\x00")],
+    type(Path()): [Path(), Path("/dev/null"), Path("/proc/self/mem"), Path("a" * 5000), Path("\x00")],
     list: [[], [math.nan], [-1], ["two"], [[0.1]]],
 }  # fmt: skip
 
