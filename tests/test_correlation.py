@@ -227,6 +227,9 @@ def test_every_quantity_is_recomputed(fashion, cifar, found):
         expected[f"spread_of_wobbly_less_smooth.{data}"] = spreads[0] - spreads[1]
         expected[f"partial_r.{data}"] = by_precision(kept)
         for trigger in (3, 5):
+            alone = kept[kept["trigger"] == trigger]
+            expected[f"r_alone.{data}.{trigger}"] = stats.pearsonr(alone["success"], alone["W"]).statistic
+            expected[f"less_clean.{data}.{trigger}"] = np.mean(alone["W"] - alone["clean W"])
             own = pairs["success"][pairs["trigger"] == trigger]
             expected[f"left_out.{data}.{trigger}"] = np.mean(own < 0.1)
             ends = stats.binomtest(int((own < 0.1).sum()), len(own)).proportion_ci(method="wilson")
