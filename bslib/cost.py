@@ -19,7 +19,7 @@ from bslib.store import Store, open_store
 
 __all__ = ["Cost", "Rates", "as_markdown", "kind_of_work"]
 
-#: Messages that Dask's scheduler gets and sends for a job, at most: the job comes in and goes out to a worker, is reported as done
+#: Messages that Dask's scheduler gets and sends for a job, at most: the job comes in and goes out to a worker, is reported done
 #: and announced, its result is asked for and fetched, let go of and dropped. Counted in tests/test_cluster.py.
 MESSAGES_PER_JOB = 8
 

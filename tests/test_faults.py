@@ -1,0 +1,195 @@
+"""What goes wrong under a run: kills, two runs at once, a full disk, a store that cannot be written to or locked."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import chaos
+import pytest
+from test_cli import assert_refused, bslib_
+from test_runner import checksums, complete
+
+from bslib import runner
+from bslib.files import locked
+from bslib.jobs import carry_out
+from bslib.profiles import PROFILES
+from bslib.specs import NetworkSpec
+from bslib.store import Store
+
+# --- kills -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(900)
+def test_kills_change_no_byte(tmp_path):
+    """As `python -m tests.chaos`, with three kills; the first one in a training, which goes on from its checkpoint."""
+    quiet = Store(tmp_path / "quiet")
+    complete(chaos.plan_named("tiny"), quiet)
+    said: list[str] = []
+    resumed = chaos.disturbed(
+        "tiny", tmp_path, chaos.content(quiet), kills=3, longest=2, seed=SEED, say=lambda line, **_: said.append(line)
+    )
+    assert sum(line.startswith("kill") for line in said) == 3 and resumed >= 1, said
+
+
+#: Of the choice of kills, so that the first falls into a training.
+SEED = 6
+
+
+def test_a_killed_worker_is_an_error_of_one_line(tmp_path, tiny_plan, monkeypatch):
+    monkeypatch.setattr(runner, "_work", _killed)
+    with pytest.raises(RuntimeError, match="a worker was killed, perhaps for want of memory: what is finished is kept"):
+        complete(tiny_plan, Store(tmp_path), jobs=2)
+    assert not multiprocessing.active_children() and checksums(Store(tmp_path)) == {}
+
+
+def _killed(*_, **__) -> None:
+    os.kill(os.getpid(), 9)
+
+
+# --- two runs at once --------------------------------------------------------------------------------------------
+
+
+def test_two_runs_share_a_store_and_the_work(completed, tiny_plan, tmp_path, monkeypatch):
+    """No spec is carried out twice, each run does some, and both end when everything is there."""
+    store, done = Store(tmp_path / "store"), []
+
+    def copied(spec, target, **_):
+        done.append((threading.current_thread().name, spec))
+        time.sleep(0.1)
+        if isinstance(spec, NetworkSpec):
+            target.weights_path(spec).parent.mkdir(exist_ok=True)
+            shutil.copy(completed.weights_path(spec), target.weights_path(spec))
+        return completed.get(spec)
+
+    monkeypatch.setattr(runner, "carry_out", copied)
+    runs = [threading.Thread(target=complete, args=(tiny_plan, store), name=name) for name in ("first", "second")]
+    for one in runs:
+        one.start()
+    for one in runs:
+        one.join(60)
+    assert not any(one.is_alive() for one in runs)
+    assert sorted(spec.key for _, spec in done) == sorted(spec.key for spec in tiny_plan)
+    assert {name for name, _ in done} == {"first", "second"}
+    assert checksums(store) == checksums(completed) and not list(store.folder.rglob("*.lock"))
+
+
+def test_a_lock_is_held_by_one_process_and_freed_by_its_death(tmp_path):
+    file = tmp_path / "deep" / "one.lock"
+    code = "import sys; from pathlib import Path; from bslib.files import locked\n"
+    code += "with locked(Path(sys.argv[1])): print('mine', flush=True); sys.stdin.read()"
+    holder = subprocess.Popen([sys.executable, "-c", code, file], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with holder:
+        assert holder.stdout.readline() == "mine\n"
+        with locked(file, wait=False) as mine:
+            assert not mine
+        holder.kill()
+        holder.wait()
+        assert file.exists(), "a killed process removes nothing"
+        with locked(file) as mine:
+            assert mine
+    assert not file.exists()
+
+
+def test_who_waits_for_a_lock_gets_the_file_that_is_there(tmp_path):
+    """The holder removes the file that others wait at: they hold a new one then, and keep each other out."""
+    file, inside, most = tmp_path / "one.lock", [], []
+
+    def hold() -> None:
+        for _ in range(20):
+            with locked(file) as mine:
+                inside.append(mine)
+                most.append(len(inside))
+                time.sleep(0.001)
+                inside.pop()
+
+    threads = [threading.Thread(target=hold) for _ in range(4)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join(60)
+    assert len(most) == 80 and max(most) == 1
+
+
+def test_signs_of_killed_runs_are_removed(completed, tiny_plan, tmp_path):
+    store = Store(shutil.copytree(completed.folder, tmp_path / "store"))
+    left, held = store.folder / ".run-0.lock", store.folder / ".run-1.lock"
+    left.touch()
+    with locked(held), runner._sign(store) as sign:
+        assert not left.exists() and held.exists() and sign.exists()
+    assert not sign.exists() and not held.exists()
+
+
+# --- file systems ------------------------------------------------------------------------------------------------
+
+
+def test_a_store_without_locks_is_named(tiny_profile, tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    result = bslib_("run", "wobbliness", "--profile", "smoke", "--store", tmp_path / "s", "--device", "cpu", "--jobs", 1)
+    assert_refused(result, str(tmp_path / "s"), "file system without locks")
+    assert not list((tmp_path / "s").rglob("*"))
+
+
+def on_a_tmpfs(folder: Path, options: str, *run: str) -> subprocess.CompletedProcess:
+    """The command with a store on a small tmpfs, in a mount namespace of its own; then what it left there."""
+    folder.mkdir()
+    script = f'mount -t tmpfs -o {options} tmpfs "$0" && {{ "$@"; code=$?; find "$0" -mindepth 1 -type f; exit $code; }}'
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, str(folder)]
+    if shutil.which("unshare") is None or subprocess.run([*command, "true"], capture_output=True).returncode:
+        pytest.skip("no mount namespaces here")
+    code = "from bslib.cli import app; app()"
+    return subprocess.run([*command, sys.executable, "-c", code, *run, "--store", folder], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "chapter", "words"),
+    [
+        ("size=4k", "wobbliness", "No space left on device"),  # a record
+        ("size=200k", "parameters", "No space left on device"),  # weights
+        ("size=200k,ro", "wobbliness", "cannot be written to: Read-only file system"),
+    ],
+    ids=["full, a record", "full, weights", "read-only"],
+)
+def test_a_disk_that_takes_nothing_is_named(tmp_path, options, chapter, words):
+    folder = tmp_path / "store"
+    done = on_a_tmpfs(folder, options, "run", chapter, "--profile", "smoke", "--device", "cpu", "--jobs", "1")
+    lines = [line for line in done.stderr.replace("\r", "\n").splitlines() if line.startswith("Error")]
+    assert done.returncode == 2 and len(lines) == 1 and str(folder) in lines[0] and words in lines[0], done.stderr
+    assert "Traceback" not in done.stderr
+    left = [line for line in done.stdout.splitlines() if line.startswith(f"{folder}/")]
+    assert not [name for name in left if not name.endswith(".npz")], "arrays without their text are no record"
+
+
+def test_a_read_only_store_is_refused_before_the_work(completed, tiny_plan):
+    with pytest.raises(PermissionError, match="read-only"):
+        runner.run(tiny_plan, Store(completed.folder, writable=False), progress=False)
+
+
+# --- weights -----------------------------------------------------------------------------------------------------
+
+
+def test_a_flipped_bit_in_weights_is_never_measured(completed, tiny_plan, tmp_path):
+    """By the runner they are trained again (test_runner); who carries a spec out alone is told."""
+    store = Store(shutil.copytree(completed.folder, tmp_path / "store"))
+    path = store.weights_path(tiny_plan[0])
+    content = bytearray(path.read_bytes())
+    content[-1000] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="holds other weights than the record of its network names") as caught:
+        carry_out(tiny_plan[1], store, device="cpu", progress=False)
+    assert str(path) in str(caught.value)
+
+
+def test_smoke_is_a_profile_of_the_chaos_command():
+    assert len(chaos.plan_named("smoke")) > 50 and PROFILES["smoke"].name == "smoke"
