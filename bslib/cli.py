@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -243,7 +243,14 @@ def bench(
     quick: Annotated[bool, typer.Option("--quick", help="Tiny sizes, to see that it works: the numbers mean nothing.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     threads: Annotated[int, typer.Option(min=1, help="On a CPU; a job of [bold]run[/bold] has one.")] = 1,
-    to: Annotated[Path | None, typer.Option("--json", help="Write the result there, as JSON.", show_default=False)] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            "--json",
+            help="Write the result there, as JSON, after every part; with --only the file's other parts stay.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """How fast W and training are here, against other tools and against the machine. Some minutes."""
     with _plainly():
@@ -255,10 +262,14 @@ def bench(
         from bslib.runner import chosen_device
 
         torch.set_num_threads(threads)
-        found = measure(only, device=chosen_device(device), repeats=repeats, quick=quick)
-        if to is not None:
-            with atomic_path(to) as part:
-                part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+        def keep(found: dict[str, Any]) -> None:
+            if to is not None:
+                with atomic_path(to) as part:
+                    part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+        before = json.loads(to.read_text("utf-8")) if to is not None and only and to.exists() else None
+        found = measure(only, device=chosen_device(device), repeats=repeats, quick=quick, keep=keep, before=before)
         shown = Table("What", "Here", "Wanted")
         for row in table(found):
             shown.add_row(*row)

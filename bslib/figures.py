@@ -224,7 +224,7 @@ def paired(surface: Surface) -> Figure | Markdown:
     figure, axes = _panels(2)
     for axis, sigma in zip(axes, (min(sigmas, key=lambda s: abs(s - 0.1)), min(sigmas, key=lambda s: abs(s - 0.5))), strict=True):
         at = sigmas.index(sigma)
-        axis.scatter(w[:, 0, at], w[:, 1, at], s=8, color=BLUE, alpha=0.4, linewidths=0)
+        axis.scatter(w[:, 0, at], w[:, 1, at], s=8, color=BLUE, alpha=0.4, linewidths=0, gid="image")
         axis.axline((0, 0), slope=1, color=GREY, linewidth=1)
         axis.set(xlabel="W of the clean image", title=rf"$\sigma$ = {sigma:g}")
     return _finish(figure, axes, surface.source, y="W with the trigger")
@@ -313,7 +313,7 @@ def roc(patterns: Patterns) -> Figure | Markdown:
         if own.any():
             false, true, _ = roc_curve(own, tests["score"])
             area = patterns.area(effective=effective)
-            axis.step(false, true, where="post", color=YELLOW, linewidth=2.2)
+            axis.step(false, true, where="post", color=YELLOW, linewidth=2.2, gid="ROC")
             axis.text(0.97, 0.05, f"AUC {area:.2f}\n{own.sum()} positive, {(~own).sum()} negative", ha="right", fontsize=10)
         axis.set(xlabel="false positive rate", aspect="equal", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         axis.set_title("own triggers that work" if effective else "all own triggers", fontsize=11)
@@ -462,7 +462,7 @@ _LABEL = {"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": "#33
 def _boxes(axis: Axes, w: np.ndarray[Any, Any], ticks: Sequence[float]) -> None:
     """Box plots of W, shape (networks, settings, points), side by side."""
     pooled = list(w.transpose(1, 0, 2).reshape(w.shape[1], -1))
-    axis.boxplot(
+    drawn = axis.boxplot(
         pooled,
         whis=1.5,
         widths=0.6,
@@ -475,15 +475,18 @@ def _boxes(axis: Axes, w: np.ndarray[Any, Any], ticks: Sequence[float]) -> None:
         meanprops={"marker": "D", "markerfacecolor": MEAN, "markeredgecolor": "white", "markersize": 6},
         flierprops={"marker": ".", "markersize": 2.5, "markeredgecolor": BLUE, "alpha": 0.35},
     )
+    _name_boxes(drawn)
     for k, means in enumerate(w.mean(-1).T, 1):
-        axis.plot(np.full(len(means), k + 0.38), means, linestyle="", marker="_", color=MEAN, markersize=6)
+        axis.plot(
+            np.full(len(means), k + 0.38), means, linestyle="", marker="_", color=MEAN, markersize=6, gid="mean of a network"
+        )
     axis.set_xticklabels([f"{tick:,g}" for tick in ticks])
 
 
 def _pair_of_boxes(axis: Axes, clean: np.ndarray[Any, Any], triggered: np.ndarray[Any, Any], ticks: Sequence[float]) -> None:
     """Box plots of two batches, each (settings, points), in pairs."""
-    for w, colour, shift in ((clean, BLUE, -0.2), (triggered, YELLOW, 0.2)):
-        axis.boxplot(
+    for w, colour, shift, name in ((clean, BLUE, -0.2, "clean"), (triggered, YELLOW, 0.2, "with trigger")):
+        drawn = axis.boxplot(
             list(w),
             positions=np.arange(len(w)) + shift,
             widths=0.34,
@@ -497,7 +500,21 @@ def _pair_of_boxes(axis: Axes, clean: np.ndarray[Any, Any], triggered: np.ndarra
             meanprops={"marker": "D", "markerfacecolor": MEAN, "markeredgecolor": "white", "markersize": 4.5},
             flierprops={"marker": ".", "markersize": 3, "markeredgecolor": colour},
         )
+        _name_boxes(drawn, f"{name}: ")
     axis.set_xticks(range(len(ticks)), _short(ticks), fontsize=8)
+
+
+def _name_boxes(drawn: dict[str, list[Any]], before: str = "") -> None:
+    """Say what is what, for the table of the figure's numbers."""
+    for part, name in (
+        ("boxes", "quartiles"),
+        ("medians", "median"),
+        ("means", "mean"),
+        ("caps", "whisker"),
+        ("fliers", "outlier"),
+    ):
+        for artist in drawn[part]:
+            artist.set_gid(before + name)
 
 
 def _pairs(axis: Axes, pairs: pd.DataFrame, x: str, y: str, hollow: pd.Series[bool] | None = None) -> None:
@@ -506,7 +523,8 @@ def _pairs(axis: Axes, pairs: pd.DataFrame, x: str, y: str, hollow: pd.Series[bo
         own, (colour, marker) = pairs[pairs["trigger"] == trigger], TRIGGER_STYLE[trigger]
         empty = np.zeros(len(own), dtype=bool) if hollow is None else hollow[own.index].to_numpy()
         axis.scatter(own[x][~empty], own[y][~empty], s=26, color=colour, marker=marker, alpha=0.85, label=f"trigger {trigger}")
-        axis.scatter(own[x][empty], own[y][empty], s=26, facecolors="none", edgecolors=colour, marker=marker)
+        left_out = axis.scatter(own[x][empty], own[y][empty], s=26, facecolors="none", edgecolors=colour, marker=marker)
+        left_out.set_gid(f"trigger {trigger}, left out")
 
 
 def _reach(estimates: Iterable[Estimate]) -> np.ndarray[Any, Any]:

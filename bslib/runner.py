@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import sys
 import tempfile
 import threading
 import uuid
@@ -304,16 +306,26 @@ def _pool(jobs: int) -> Iterator[Executor]:
             for worker in workers:
                 worker.terminate()
             for worker in workers:
+                worker.join(10)
+                worker.kill()
                 worker.join()
-            if isinstance(problem, BrokenProcessPool):
+            if isinstance(problem, BrokenProcessPool) or (isinstance(problem, SystemExit) and problem.code == _TOLD_TO_STOP):
                 text = "a worker was killed, perhaps for want of memory: what is finished is kept, try fewer jobs at a time"
                 raise RuntimeError(text) from None
             raise
 
 
+#: The exit code of a worker that was told to stop, as shells have it for SIGTERM.
+_TOLD_TO_STOP = 143
+
+
 def _start_worker(lock: Any) -> None:
-    """Let this worker's bars and the others' take turns, and have it end when the process that started it is killed."""
+    """Let this worker's bars and the others' take turns, and have it end when the process that started it is killed.
+
+    Told to stop, it ends as Python does and not at once, so that no half-written file is left.
+    """
     tqdm.set_lock(lock)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TOLD_TO_STOP))
     parent = multiprocessing.parent_process()
     assert parent is not None  # only workers call this
 

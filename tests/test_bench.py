@@ -148,16 +148,18 @@ def test_all_ways_through_the_first_layers_give_the_same():
 def made_up():
     entry = {"network": "larger-fashion", "precision": "float32", "engine": "fast: all", "wanted": 3, "missing": {}}
     entry |= {"images_per_second": 100.0, "ratios": {"eager": 2.0, "textbook loop": 4.0}}
-    machine = {"device": "A processor", "date": "today", "threads": 1, "cores": 2, "code": "0.1", "bfloat16": False}
+    machine = {"device": "A processor", "threads": 1, "cores": 2, "bfloat16": False}
     detours = {"batch": 128, "seconds_an_image": {"first layers": {"one loop": 5e-6}}, "compiling": 3.0, "missing": {}}
     parts = {"counts": {"points": 1, "n": 2, "runs": [entry]}, "detours": detours}
+    for part in parts.values():
+        part["measured"] = {"code": "0.1", "date": "2026-11-22T20:00:00+00:00"}
     return {"schema": 1, "machine": {**machine, "packages": {"torch": "2"}}, "settings": {"repeats": 5}, "parts": parts}
 
 
 def test_the_page_has_the_numbers_of_the_results_and_the_machines_name():
     text = page.as_page({"here": made_up()})
     assert "**A processor**" in text
-    assert "`here.json`, today: 1 of 2 cores, torch 2" in text
+    assert "`here.json`, 2026-11-22: 1 of 2 cores, torch 2" in text
     assert "| W, larger-fashion, float32, against textbook loop | 4.0 x | at least 3 |" in text
     assert "| one loop | 5.0 |" in text
     assert "does not multiply in bfloat16" in text
@@ -186,3 +188,47 @@ def test_wrong_requests_name_what_was_received():
         bench.measure(["warp"])
     with pytest.raises(ValueError, match="got 0"):
         bench.measure(repeats=0)
+
+
+def test_missing_data_is_said_before_anything_is_measured(digits, monkeypatch):
+    loaded = bench.load
+
+    def without_cifar(name):
+        if name == "cifar10":
+            raise FileNotFoundError("cifar10 not found")
+        return loaded(name)
+
+    monkeypatch.setattr(bench, "load", without_cifar)
+    kept: list = []
+    with pytest.raises(FileNotFoundError, match="cifar10 not found"):
+        bench.measure(["scaling", "resnet"], repeats=1, quick=True, progress=False, keep=kept.append)
+    assert kept == []
+
+
+def test_each_part_is_kept_when_it_is_measured(digits, monkeypatch):
+    monkeypatch.setitem(bench.PARTS, "peak", lambda *_: {"runs": []})
+    monkeypatch.setitem(bench.PARTS, "memory", lambda *_: 1 / 0)
+    kept: list = []
+    with pytest.raises(ZeroDivisionError):
+        bench.measure(["peak", "memory"], repeats=1, quick=True, progress=False, keep=kept.append)
+    assert [sorted(found["parts"]) for found in kept] == [["peak"]]
+
+
+def test_an_earlier_result_keeps_its_other_parts(digits, monkeypatch):
+    monkeypatch.setitem(bench.PARTS, "peak", lambda *_: {"runs": []})
+    monkeypatch.setitem(bench.PARTS, "memory", lambda *_: {"ratio": 1})
+    options = {"repeats": 1, "quick": True, "progress": False}
+    first = bench.measure(["peak"], **options)
+    both = bench.measure(["memory"], **options, before=json.loads(json.dumps(first)))
+    assert set(both["parts"]) == {"peak", "memory"} and both["parts"]["peak"] == first["parts"]["peak"]
+    first["machine"]["device"] = "another"
+    with pytest.raises(ValueError, match="the earlier result has the machine"):
+        bench.measure(["memory"], **options, before=first)
+
+
+def test_peak_memory_is_the_processes_own():
+    """A process gets nothing of the size of the one that starts it."""
+    before = bench._in_a_process("print(measuring.peak_of_this_process())", {})
+    large = torch.ones(2**28)  # 1 GiB
+    after = bench._in_a_process("print(measuring.peak_of_this_process())", {})
+    assert after == pytest.approx(before, rel=0.1) and len(large) == 2**28

@@ -36,7 +36,7 @@ HOUSE = (
     ("jobs", "cluster", "runner"),
     ("verify",),
     ("chapters",),
-    ("figures", "ledger", "cost"),
+    ("figures", "tables", "ledger", "cost"),
     ("widgets", "book", "bench", "live", "panel"),
     ("cli", "__main__"),
 )
@@ -53,6 +53,7 @@ READING_SIDE = (
     "bslib.profiles",
     "bslib.chapters.parameters",
     "bslib.figures",
+    "bslib.tables",
     "bslib.widgets",
     "bslib.book",
     "bslib.bench.page",
@@ -76,6 +77,17 @@ def test_notebook_has_no_outputs(path: Path) -> None:
         if cell["cell_type"] == "code" and (cell["outputs"] or cell["execution_count"] is not None)
     ]
     assert not ran, f"cells {ran} have outputs or counts: jupyter nbconvert --clear-output --inplace {path}"
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("notebooks/0[1-4]_*.ipynb")), ids=lambda path: path.name)
+def test_chapter_ends_with_the_lab_and_offers_the_numbers_of_its_figures(path: Path) -> None:
+    cells = json.loads(path.read_text("utf-8"))["cells"]
+    sources = ["".join(cell["source"]) for cell in cells]
+    assert "bslib.lab(" in sources[-1]
+    drawn = {cell["metadata"]["mystnb"]["figure"]["name"] for cell in cells if "figure" in cell["metadata"].get("mystnb", {})}
+    offered = next(source for source in sources if source.startswith("tables.downloads("))
+    pictures = {"fig-patterns", "fig-patterns-second", "fig-reversed"}  # images have no numbers to take along
+    assert set(re.findall(r'"(fig-[a-z-]+)":', offered)) == drawn - pictures
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)

@@ -59,6 +59,8 @@ def measure(
     quick: bool = False,
     tuned: bool = True,
     progress: bool = True,
+    keep: Callable[[Result], None] = lambda found: None,
+    before: Result | None = None,
 ) -> Result:
     """Run the benchmark.
 
@@ -74,6 +76,10 @@ def measure(
     tuned : bool
         Time W again in a process with another allocator setting, on a CPU.
     progress : bool
+    keep : callable
+        Called with what is known after every part.
+    before : dict, optional
+        An earlier result of this machine, whose other parts stay.
 
     Returns
     -------
@@ -83,13 +89,17 @@ def measure(
     Raises
     ------
     ValueError
-        For a part that does not exist, or fewer than one repetition.
+        For a part that does not exist, fewer than one repetition, or an earlier result of another machine or of other settings.
+    FileNotFoundError
+        Where a data set is not at hand; before anything is measured.
     """
     chosen = list(PARTS) if not only else list(only)
     if unknown := [name for name in chosen if name not in PARTS]:
         raise ValueError(f"parts are {', '.join(PARTS)}, got {unknown[0]!r}")
     if repeats < 1:
         raise ValueError(f"repeats must be 1 or more, got {repeats}")
+    for data in ("fashion-mnist", *(["cifar10"] if NEED_CIFAR.intersection(chosen) else [])):
+        load(data)
     place = torch.device(device)
     found: Result = {
         "schema": SCHEMA,
@@ -97,16 +107,20 @@ def measure(
         "settings": {"repeats": repeats, "quick": quick, "allocator": {k: v for k in TUNED if (v := os.environ.get(k))}},
         "parts": {},
     }
+    if before is not None:
+        _add(before, found)
     with bar(total=len(chosen), desc="bench", unit="part", show=progress) as shown:
         for name in chosen:
             shown.set_postfix_str(name)
-            found["parts"][name] = PARTS[name](place, repeats, quick)
+            found["parts"][name] = {**PARTS[name](place, repeats, quick), "measured": _now()}
+            keep(found)
             shown.update()
     again = [name for name in chosen if name in ("counts", "resnet")]
     if tuned and again and place.type == "cpu" and platform.libc_ver()[0] == "glibc":
         options = {"only": again, "device": device, "repeats": repeats, "quick": quick, "tuned": False, "progress": False}
         other = _in_a_process(f"print(json.dumps(measuring.measure(**{options!r})))", TUNED)
-        found["tuned"] = {"allocator": TUNED, "parts": other["parts"]}
+        found["tuned"] = {"allocator": TUNED, "parts": found.get("tuned", {}).get("parts", {}) | other["parts"]}
+        keep(found)
     return found
 
 
@@ -270,6 +284,18 @@ def peak_memory(device: str, n: int) -> float:
     class_counts(network, _images("fashion-mnist", 2).to(device), SIGMA, n, seed=0, progress=False)
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    return peak_of_this_process()
+
+
+def peak_of_this_process() -> float:
+    """MiB of memory that this process has held at the most.
+
+    >>> peak_of_this_process() > 10
+    True
+    """
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux, whose ru_maxrss has the size of the process that started this one in it
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
@@ -485,6 +511,7 @@ PARTS: dict[str, Callable[[torch.device, int, bool], Result]] = {
     "plan": _plan,
     "detours": _detours,
 }
+NEED_CIFAR = frozenset({"resnet", "peak", "rounding", "plan"})
 
 
 # Time
@@ -541,9 +568,19 @@ def _machine(device: torch.device) -> dict[str, Any]:
         "system": platform.platform(aliased=True, terse=True),
         "python": platform.python_version(),
         "packages": packages,
-        "code": code_version(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _now() -> dict[str, str]:
+    return {"code": code_version(), "date": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def _add(before: Result, found: Result) -> None:
+    """Put the parts of an earlier result into a new one."""
+    for key in ("schema", "machine", "settings"):
+        if before.get(key) != found[key]:
+            raise ValueError(f"the earlier result has the {key} {before.get(key)}, this run has {found[key]}: name another file")
+    found |= {key: before[key] for key in ("parts", "tuned") if key in before}
 
 
 def _images(name: str, count: int) -> Tensor:

@@ -90,11 +90,14 @@ def _section(name: str, result: Result) -> str:
     machine, parts = result["machine"], result["parts"]
     engines = {run["network"]: run["engine"] for part in ("counts", "resnet") for run in parts.get(part, {}).get("runs", [])}
     peaks = ", ".join(f"{peak / 1e9:.0f} GFLOP/s in {dtype}" for dtype, peak in parts.get("peak", {}).get("peaks", {}).items())
+    days, codes = (
+        sorted({part["measured"][key][:length] for part in parts.values()}) for key, length in (("date", 10), ("code", 99))
+    )
     lines = [
         f"**{machine['device']}**",
         "",
-        f"`{name}.json`, {machine['date']}: {machine['threads']} of {machine['cores']} cores, "
-        f"torch {machine['packages']['torch']}, code {machine['code']}; medians of {result['settings']['repeats']}."
+        f"`{name}.json`, {', '.join(days)}: {machine['threads']} of {machine['cores']} cores, "
+        f"torch {machine['packages']['torch']}, code {', '.join(codes)}; medians of {result['settings']['repeats']}."
         + (f" A large matrix product runs at {peaks}." if peaks else "")
         + ("" if machine["bfloat16"] else " This machine does not multiply in bfloat16, so its rows in bfloat16 are not there."),
         "",
