@@ -322,10 +322,17 @@ _TOLD_TO_STOP = 143
 def _start_worker(lock: Any) -> None:
     """Let this worker's bars and the others' take turns, and have it end when the process that started it is killed.
 
-    Told to stop, it ends as Python does and not at once, so that no half-written file is left.
+    Ctrl-C reaches workers too, and is left to that process, which tells them to stop. Then a worker ends as Python does, not at
+    once, so that no half-written file is left; a second signal would get between.
     """
+
+    def stop(*_: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        sys.exit(_TOLD_TO_STOP)
+
     tqdm.set_lock(lock)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TOLD_TO_STOP))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, stop)
     parent = multiprocessing.parent_process()
     assert parent is not None  # only workers call this
 

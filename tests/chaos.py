@@ -65,11 +65,11 @@ class Runs:
         self.store = store
         command = [sys.executable, str(Path(__file__)), "--profile", profile, "--store", str(store.folder), "--jobs", str(jobs)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        self.processes = [
-            subprocess.Popen(command, env=environment, start_new_session=True, stdout=self.log, stderr=self.log)
-            for _ in range(count)
-        ]
+        self.log = store.folder.with_suffix(".log")
+        with self.log.open("a") as log:
+            self.processes = [
+                subprocess.Popen(command, env=environment, start_new_session=True, stdout=log, stderr=log) for _ in range(count)
+            ]
 
     def over(self) -> bool:
         return all(process.poll() is not None for process in self.processes)
@@ -112,8 +112,7 @@ class Runs:
 
     def complete(self) -> None:
         codes = self.wait()
-        self.log.seek(0)
-        assert set(codes) == {0}, self.log.read()
+        assert set(codes) == {0}, self.log.read_text()
 
 
 def children(pid: int) -> list[int]:

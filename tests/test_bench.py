@@ -82,7 +82,7 @@ def test_contenders_take_turns_and_the_first_round_does_not_count():
 def test_ratios_are_medians_by_medians(digits, monkeypatch):
     fixed = {"ours": [1.0, 2.0, 30.0], "eager": [3.0, 3.0, 3.0], "textbook loop": [8.0, 7.0, 1.0], "ART": [9.0, 10.0, 11.0]}
     monkeypatch.setattr(bench, "_in_turns", lambda contenders, repeats, device: {who: fixed[who] for who in contenders})
-    part = bench.measure(["counts"], repeats=3, quick=True, tuned=False, progress=False)["parts"]["counts"]
+    part = bench.measure(["counts"], repeats=3, quick=True, progress=False)["parts"]["counts"]
     entry = part["runs"][0]
     assert entry["ratios"] == {"eager": 1.5, "textbook loop": 3.5, "ART": 5.0}
     assert entry["images_per_second"] == part["points"] * part["n"] / 2
@@ -98,7 +98,7 @@ def test_a_missing_peer_is_said(digits, monkeypatch):
         return imported(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without_art)
-    found = bench.measure(["counts"], repeats=1, quick=True, tuned=False, progress=False)
+    found = bench.measure(["counts"], repeats=1, quick=True, progress=False)
     said = found["parts"]["counts"]["runs"][0]["missing"]
     assert said == {"ART": "No module named 'art'; pip install adversarial-robustness-toolbox"}
     assert any("not measured" in row for row in page.table(found))

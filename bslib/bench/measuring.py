@@ -57,7 +57,6 @@ def measure(
     device: str = "cpu",
     repeats: int = 5,
     quick: bool = False,
-    tuned: bool = True,
     progress: bool = True,
     keep: Callable[[Result], None] = lambda found: None,
     before: Result | None = None,
@@ -73,8 +72,6 @@ def measure(
         Of everything that is timed; each number is the median.
     quick : bool
         Tiny sizes, to see that it works: the numbers mean nothing.
-    tuned : bool
-        Time W again in a process with another allocator setting, on a CPU.
     progress : bool
     keep : callable
         Called with what is known after every part.
@@ -115,12 +112,6 @@ def measure(
             found["parts"][name] = {**PARTS[name](place, repeats, quick), "measured": _now()}
             keep(found)
             shown.update()
-    again = [name for name in chosen if name in ("counts", "resnet")]
-    if tuned and again and place.type == "cpu" and platform.libc_ver()[0] == "glibc":
-        options = {"only": again, "device": device, "repeats": repeats, "quick": quick, "tuned": False, "progress": False}
-        other = _in_a_process(f"print(json.dumps(measuring.measure(**{options!r})))", TUNED)
-        found["tuned"] = {"allocator": TUNED, "parts": found.get("tuned", {}).get("parts", {}) | other["parts"]}
-        keep(found)
     return found
 
 
@@ -141,6 +132,15 @@ def _resnet(device: torch.device, repeats: int, quick: bool) -> Result:
     points, n = (1, 4) if quick else (2, 250)
     images = _images("cifar10", points).to(device)
     return {"points": points, "n": n, "runs": [_against_peers("resnet18", images, n, fast_dtype(device), 3, device, repeats)]}
+
+
+def _tuned(device: torch.device, repeats: int, quick: bool) -> Result:
+    """W against its peers once more, in a process with another allocator setting."""
+    if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
+        return {"allocator": None, "parts": {}}
+    options = {"only": ["counts", "resnet"], "repeats": repeats, "quick": quick, "progress": False}
+    other = _in_a_process(f"print(json.dumps(measuring.measure(**{options!r})))", TUNED)
+    return {"allocator": TUNED, "parts": other["parts"]}
 
 
 def _against_peers(
@@ -503,6 +503,7 @@ def _plan(device: torch.device, repeats: int, quick: bool) -> Result:
 PARTS: dict[str, Callable[[torch.device, int, bool], Result]] = {
     "counts": _counts,
     "resnet": _resnet,
+    "tuned": _tuned,
     "peak": _peak,
     "training": _training,
     "memory": _memory,
@@ -511,7 +512,7 @@ PARTS: dict[str, Callable[[torch.device, int, bool], Result]] = {
     "plan": _plan,
     "detours": _detours,
 }
-NEED_CIFAR = frozenset({"resnet", "peak", "rounding", "plan"})
+NEED_CIFAR = frozenset({"resnet", "tuned", "peak", "rounding", "plan"})
 
 
 # Time
@@ -580,7 +581,7 @@ def _add(before: Result, found: Result) -> None:
     for key in ("schema", "machine", "settings"):
         if before.get(key) != found[key]:
             raise ValueError(f"the earlier result has the {key} {before.get(key)}, this run has {found[key]}: name another file")
-    found |= {key: before[key] for key in ("parts", "tuned") if key in before}
+    found["parts"] |= before["parts"]
 
 
 def _images(name: str, count: int) -> Tensor:

@@ -44,7 +44,7 @@ def table(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     [('peak memory, n = 10000 against n = 250', '1.01', 'at most 1.10')]
     """
     rows = []
-    for title, parts in (("", found["parts"]), (", allocator tuned", found.get("tuned", {}).get("parts", {}))):
+    for title, parts in (("", found["parts"]), (", allocator tuned", found["parts"].get("tuned", {}).get("parts", {}))):
         for part in (parts[name] for name in ("counts", "resnet") if name in parts):
             for entry in part["runs"]:
                 for peer, ratio in entry["ratios"].items():
