@@ -127,7 +127,7 @@ def test_the_last_cell_of_a_chapter_is_alive(page: Page, example: Examples) -> N
     says(page, in_words(example, 0.25))
     for _ in range(15):
         page.keyboard.press("ArrowLeft")
-    page.get_by_label("Trigger").select_option("trigger")
+    page.locator(".widget-dropdown", has_text="Trigger").get_by_role("combobox").select_option("trigger")
     says(page, in_words(example, 0.1, stamped=True))
 
 
