@@ -67,7 +67,7 @@ def downloads(figures: Mapping[str, object]) -> HTML:
         if not table.empty:
             content = base64.b64encode(table.to_csv(index=False, float_format="%.6g").encode()).decode()
             links.append(f'<a download="{name}.csv" href="data:text/csv;base64,{content}">{name}</a>')
-    return HTML("<p>" + (" · ".join(links) or "No figure of this chapter has numbers yet.") + "</p>")
+    return HTML('<p class="downloads">' + (" · ".join(links) or "No figure of this chapter has numbers yet.") + "</p>")
 
 
 def _rows_of(axis: Axes, panel: str) -> Iterator[Row]:

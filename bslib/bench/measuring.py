@@ -442,8 +442,11 @@ def _rounding(device: torch.device, repeats: int, quick: bool) -> Result:
         count, epochs = (64, 1) if quick else (1000, 2) if name == "resnet18" else (10_000, 1)
         points, n = (2, 20) if quick else (points, n)
         network = build(name, seed=0).to(device)
-        train(network, data.train_images[:count], data.train_labels[:count], epochs=epochs, seed=0, batch_size=64, progress=False)
-        images = to_float(data.test_images[draw_points(len(data.test_images), points, 0)]).to(device)
+        # Drawn, not the first ones: a data set may come sorted by class.
+        rows = draw_points(len(data.train_labels), count, 0)
+        tests = draw_points(len(data.test_labels), min(1000, len(data.test_labels)), 0)
+        train(network, data.train_images[rows], data.train_labels[rows], epochs=epochs, seed=0, batch_size=64, progress=False)
+        images = to_float(data.test_images[tests[:points]]).to(device)
         options: dict[str, Any] = {"seed": 0, "progress": False}
         reference = class_counts(network, images, SIGMA, n, engine="eager", **options)
         for by, change in (("the faster way", {}), ("bfloat16", {"dtype": torch.bfloat16})):
@@ -452,7 +455,7 @@ def _rounding(device: torch.device, repeats: int, quick: bool) -> Result:
                 {
                     "network": name,
                     "trained_on": f"{count} images, {epochs} epochs",
-                    "accuracy": accuracy(network, data.test_images[:1000], data.test_labels[:1000]),
+                    "accuracy": accuracy(network, data.test_images[tests], data.test_labels[tests]),
                     "by": by,
                     "points": points,
                     "n": n,
