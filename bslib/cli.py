@@ -270,9 +270,9 @@ def bench(
 
         before = json.loads(to.read_text("utf-8")) if to is not None and only and to.exists() else None
         found = measure(only, device=chosen_device(device), repeats=repeats, quick=quick, keep=keep, before=before)
-        shown = Table("What", "Here", "Wanted")
+        shown = Table("What", "Here", "Wanted", "Reached")
         for row in table(found):
-            shown.add_row(*row)
+            shown.add_row(row.what, row.here, row.wanted, {True: "yes", False: "no", None: ""}[row.reached])
         console.print(
             f"{found['machine']['device']}, {found['machine']['threads']} threads, torch {found['machine']['packages']['torch']}"
         )

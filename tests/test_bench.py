@@ -160,7 +160,7 @@ def test_the_page_has_the_numbers_of_the_results_and_the_machines_name():
     text = page.as_page({"here": made_up()})
     assert "**A processor**" in text
     assert "`here.json`, 2026-11-22: 1 of 2 cores, torch 2" in text
-    assert "| W, larger-fashion, float32, against textbook loop | 4.0 x | at least 3 |" in text
+    assert "| W, larger-fashion, float32, against textbook loop | 4.0 x | at least 3 | reached |" in text
     assert "| one loop | 5.0 |" in text
     assert "does not multiply in bfloat16" in text
 
