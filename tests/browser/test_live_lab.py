@@ -220,8 +220,10 @@ def test_the_trained_trigger_smooths(page: Page, example: Examples) -> None:
 
 def test_a_slider_that_moves_fast_leaves_no_queue(page: Page, example: Examples) -> None:
     before = finished(page)
+    began = time.monotonic()
     slide(page, "sigma", *np.linspace(0.9, 0.32, 30).round(2).tolist())
     settled(page)
+    print(f"30 moves of a slider had settled after {time.monotonic() - began:.2f} s")
     assert page.locator("wobbliness-lab").get_attribute("data-sigma") == "0.32"
     agrees(page, "clean", redone(example.clean, example.images[START], 0.32, 150, seed=seed_of(page)))
     page.wait_for_timeout(500)

@@ -162,3 +162,17 @@ def test_the_ledger_shows_one_verdict_and_sorts(origin: str, browser: Browser) -
         assert page.locator(".ledger tbody td:nth-child(1)").all_inner_texts() == claims, "back to the paper's order"
     finally:
         page.close()
+
+
+@pytest.mark.skipif(not BUILT, reason="no built book")
+def test_print_leaves_out_what_needs_a_screen(origin: str, browser: Browser) -> None:
+    page = browser.new_page()
+    try:
+        page.goto(f"{origin}/book/executed/02_surface_effect.html")
+        screen_only = page.locator("details.hide, div.explorer-place, p.downloads, section#in-the-lab")
+        assert screen_only.count() >= 4
+        page.emulate_media(media="print")
+        assert [found.inner_text() for found in screen_only.all() if found.is_visible()] == []
+        assert page.locator("figure img").first.is_visible() and page.get_by_role("heading", name="What holds").is_visible()
+    finally:
+        page.close()
