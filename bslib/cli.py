@@ -256,8 +256,8 @@ def bench(
     with _plainly():
         import torch
 
-        from bslib.bench.measuring import measure
-        from bslib.bench.page import table
+        from bslib.bench.measuring import earlier, measure
+        from bslib.bench.page import REACHED, table
         from bslib.files import atomic_path
         from bslib.runner import chosen_device
 
@@ -268,11 +268,11 @@ def bench(
                 with atomic_path(to) as part:
                     part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
-        before = json.loads(to.read_text("utf-8")) if to is not None and only and to.exists() else None
+        before = earlier(to) if to is not None and only and to.exists() else None
         found = measure(only, device=chosen_device(device), repeats=repeats, quick=quick, keep=keep, before=before)
         shown = Table("What", "Here", "Wanted", "Reached")
         for row in table(found):
-            shown.add_row(row.what, row.here, row.wanted, {True: "yes", False: "no", None: ""}[row.reached])
+            shown.add_row(row.what, row.here, row.wanted, REACHED[row.reached].strip("*"))
         console.print(
             f"{found['machine']['device']}, {found['machine']['threads']} threads, torch {found['machine']['packages']['torch']}"
         )

@@ -128,7 +128,7 @@ def log_of(base: float | None) -> float:
     """
     if base is None:
         return 1.0
-    if not 1 < base < math.inf:
+    if not isinstance(base, float | int) or not 1 < base < math.inf:
         raise ValueError(f"base must be a finite number above 1 (or None for nats), got {base!r}")
     return math.log(base)
 

@@ -360,7 +360,7 @@ def universal(patterns: Patterns) -> Figure | Markdown:
     bounds, sigma = sorted(set(table["bound"])), patterns.size.pattern_sigmas[0]
     first = table[table["sigma"] == sigma]
     for axis, name in zip(axes, ("fooled", "classes"), strict=False):
-        _estimates(axis, [bounds.index(bound) for bound in first["bound"]], first[name], BLUE, "o", None)
+        _estimates(axis, [bounds.index(bound) for bound in first["bound"]], first[name], BLUE, "o", name)
     for k, (level, own) in enumerate(table.groupby("sigma")):
         colour, marker = SETTING_STYLE[k]
         places = [bounds.index(bound) + 0.14 * (k - 1) for bound in own["bound"]]

@@ -13,6 +13,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
@@ -276,6 +277,15 @@ def _work(
     group: Group, store: Store, known: list[Record], sign: Path, device: str, *, wait: bool, progress: bool
 ) -> list[Record]:
     """Carry a group out in the store, or, where its folder is not to be seen, beside the known records; these come back."""
+    try:
+        return _work_alone(group, store, known, sign, device, wait=wait, progress=progress)
+    except SystemExit:  # told to stop, and everything is left as it should be; a pool would go on with the next group
+        os._exit(_TOLD_TO_STOP)
+
+
+def _work_alone(
+    group: Group, store: Store, known: list[Record], sign: Path, device: str, *, wait: bool, progress: bool
+) -> list[Record]:
     with _ONE_AT_A_TIME:
         if sign.is_file():
             for _ in run_group(group, store, device, wait=wait, progress=progress):
@@ -305,11 +315,12 @@ def _pool(jobs: int) -> Iterator[Executor]:
             workers = set(multiprocessing.active_children()).difference(others)
             for worker in workers:
                 worker.terminate()
+            waited = time.monotonic() + 10
             for worker in workers:
-                worker.join(10)
+                worker.join(max(0, waited - time.monotonic()))
                 worker.kill()
                 worker.join()
-            if isinstance(problem, BrokenProcessPool) or (isinstance(problem, SystemExit) and problem.code == _TOLD_TO_STOP):
+            if isinstance(problem, BrokenProcessPool):
                 text = "a worker was killed, perhaps for want of memory: what is finished is kept, try fewer jobs at a time"
                 raise RuntimeError(text) from None
             raise

@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 __all__ = ["downloads", "numbers_of"]
 
-COLUMNS = ["panel", "series", "at", "x", "y", "low", "high"]
+COLUMNS = ["panel", "series", "x axis", "y axis", "at", "x", "y", "low", "high"]
 Row = dict[str, Any]
 #: What is drawn as a level line has one number.
 LEVELS = ("median", "whisker")
 
 
 def numbers_of(figure: Figure) -> pd.DataFrame:
-    """What a figure shows: a row for each point, each end of a line and each box.
+    """What a figure shows: a row for each point, and for each box its quartiles, median, mean, whiskers and outliers.
 
-    Only what has a label or a ``gid`` is data; guide lines have neither.
+    Curves, points and boxes are read where they have a label or a ``gid``, which guide lines have not; error bars always.
 
     Parameters
     ----------
@@ -39,15 +39,15 @@ def numbers_of(figure: Figure) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        panel (its title, or its place), series, at (the label of the tick below, where ticks stand for categories), x, y, and low
-        and high: the ends of an interval, or of a box.
+        panel (its place in the figure, from 1), series, x axis and y axis (their labels), at (the label of the tick below, where
+        ticks are set one by one), x, y, and low and high: the ends of an interval, or of a box.
 
     >>> figure = Figure()
     >>> _ = figure.subplots().plot([1, 2], [0.5, 0.25], label="W")
     >>> numbers_of(figure)[["series", "x", "y"]].to_numpy().tolist()
     [['W', 1.0, 0.5], ['W', 2.0, 0.25]]
     """
-    rows = [row for place, axis in enumerate(figure.axes, 1) for row in _rows_of(axis, axis.get_title() or f"panel {place}")]
+    rows = [row for place, axis in enumerate(figure.axes, 1) for row in _rows_of(axis, place)]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -70,36 +70,36 @@ def downloads(figures: Mapping[str, object]) -> HTML:
     return HTML('<p class="downloads">' + (" · ".join(links) or "No figure of this chapter has numbers yet.") + "</p>")
 
 
-def _rows_of(axis: Axes, panel: str) -> Iterator[Row]:
+def _rows_of(axis: Axes, panel: int) -> Iterator[Row]:
+    labels = axis.get_xlabel() or axis.get_title(), axis.get_ylabel() or axis.get_title()
+    places, names = axis.get_xticks(), None
+    if isinstance(axis.xaxis.get_major_locator(), FixedLocator):
+        names = axis.xaxis.get_major_formatter().format_ticks(list(places))
+    for series, x, y, low, high in _marks_of(axis):
+        at = names[int(np.abs(places - x).argmin())] if names else None
+        yield dict(zip(COLUMNS, (panel, series, *labels, at, x, y, low, high), strict=True))
+
+
+def _marks_of(axis: Axes) -> Iterator[tuple[str, float, float | None, float | None, float | None]]:
+    """Series, x, y, and the two ends."""
     inside: set[Any] = set()
     for container in axis.containers:
         if isinstance(container, ErrorbarContainer):
             line, caps, bars = container.lines
             inside.update([line, *caps])
-            ends = np.array([segment[:, 1] for segment in bars[0].get_segments()])
+            ends = [np.asarray(path.vertices)[:, 1] for path in bars[0].get_paths()]  # get_segments leaves out what is not known
             for (x, y), (low, high) in zip(np.asarray(line.get_xydata()), ends, strict=True):
-                yield _row(axis, panel, str(container.get_label() or ""), x, y, low, high)
+                yield str(container.get_label() or ""), x, y, low, high
     for artist in axis.get_children():
         series = str(artist.get_gid() or artist.get_label())
         if artist in inside or series.startswith("_") or not series:
             continue
         if isinstance(artist, PathPatch):
             corners = np.asarray(artist.get_path().vertices)[:4]
-            yield _row(axis, panel, series, corners[:, 0].mean(), None, corners[:, 1].min(), corners[:, 1].max())
+            yield series, corners[:, 0].mean(), None, corners[:, 1].min(), corners[:, 1].max()
         elif isinstance(artist, Line2D | PathCollection):
             points = np.asarray(artist.get_xydata() if isinstance(artist, Line2D) else artist.get_offsets())
-            if series.endswith(LEVELS):
+            if str(artist.get_gid()).endswith(LEVELS):
                 points = points.mean(0, keepdims=True)
             for x, y in points:
-                yield _row(axis, panel, series, x, y)
-
-
-def _row(
-    axis: Axes, panel: str, series: str, x: float, y: float | None, low: float | None = None, high: float | None = None
-) -> Row:
-    at = None
-    if isinstance(axis.xaxis.get_major_locator(), FixedLocator):
-        places = axis.get_xticks()
-        nearest = int(np.abs(places - x).argmin())
-        at = axis.xaxis.get_major_formatter().format_ticks(list(places))[nearest]
-    return dict(zip(COLUMNS, (panel, series, at, x, y, low, high), strict=True))
+                yield series, x, y, None, None

@@ -223,7 +223,7 @@ def _check(network: nn.Module, images: Tensor, labels: Tensor, *, learning_rate:
         raise ValueError(f"training needs at least 1 epoch and 1 image, got {counts['epochs']} epochs and {len(images)} images")
     if counts["batch_size"] < 1 or counts["seed"] < 0:
         raise ValueError(f"a batch has at least 1 image and a seed is 0 or more, got {counts['batch_size']} and {counts['seed']}")
-    if not 0 < learning_rate < torch.finfo(torch.float32).max:
+    if not isinstance(learning_rate, float | int) or not 0 < learning_rate < torch.finfo(torch.float32).max:
         raise ValueError(f"learning_rate must be a finite number above 0, got {learning_rate!r}")
     if any(p.device.type == "meta" for p in network.parameters()):
         raise ValueError("the network is on the device 'meta', which has no weights: make it on the CPU or a GPU")

@@ -135,12 +135,12 @@ def disturbed(profile: str, folder: Path, quiet: dict[str, bytes], *, kills: int
         store.folder.mkdir()
         while killed < kills:
             count, jobs = map(int, rng.integers(1, 3, size=2))
-            what, in_training = str(rng.choice(["everything", "the run", "a worker"])), rng.random() < 0.5
+            what, in_training = str(rng.choice(["everything", "the run", "a worker"])), killed == 0 or rng.random() < 0.5
             runs = Runs(profile, store, count, jobs)
             if not runs.wait_for(runs.training if in_training else runs.at_work):
                 break
-            delay = float(rng.uniform(0, 0.5 if in_training else longest))
-            time.sleep(delay)
+            if killed > 0:  # the first falls into a training for certain
+                time.sleep(float(rng.uniform(0, 0.5 if in_training else longest)))
             if runs.over():
                 break
             runs.kill(what, rng)

@@ -153,14 +153,14 @@ def made_up():
     parts = {"counts": {"points": 1, "n": 2, "runs": [entry]}, "detours": detours}
     for part in parts.values():
         part["measured"] = {"code": "0.1", "date": "2026-11-22T20:00:00+00:00"}
-    return {"schema": 1, "machine": {**machine, "packages": {"torch": "2"}}, "settings": {"repeats": 5}, "parts": parts}
+    return {"schema": page.SCHEMA, "machine": {**machine, "packages": {"torch": "2"}}, "settings": {"repeats": 5}, "parts": parts}
 
 
 def test_the_page_has_the_numbers_of_the_results_and_the_machines_name():
     text = page.as_page({"here": made_up()})
     assert "**A processor**" in text
     assert "`here.json`, 2026-11-22: 1 of 2 cores, torch 2" in text
-    assert "| W, larger-fashion, float32, against textbook loop | 4.0 x | at least 3 | reached |" in text
+    assert "| W, larger-fashion, float32, against textbook loop | 4.00 x | at least 3 | reached |" in text
     assert "| one loop | 5.0 |" in text
     assert "does not multiply in bfloat16" in text
 
@@ -179,7 +179,7 @@ def test_a_result_of_another_schema_is_refused(tmp_path, monkeypatch):
     (tmp_path / "bench").mkdir()
     (tmp_path / "bench" / "old.json").write_text('{"schema": 0}')
     monkeypatch.setattr(page, "published_folder", lambda: tmp_path / "records")
-    with pytest.raises(ValueError, match=r"old\.json has schema 0, wanted is 1"):
+    with pytest.raises(ValueError, match=r"old\.json has schema 0, wanted is 2"):
         page.committed()
 
 
@@ -222,8 +222,15 @@ def test_an_earlier_result_keeps_its_other_parts(digits, monkeypatch):
     both = bench.measure(["memory"], **options, before=json.loads(json.dumps(first)))
     assert set(both["parts"]) == {"peak", "memory"} and both["parts"]["peak"] == first["parts"]["peak"]
     first["machine"]["device"] = "another"
-    with pytest.raises(ValueError, match="the earlier result has the machine"):
+    with pytest.raises(ValueError, match="the earlier result has device 'another'"):
         bench.measure(["memory"], **options, before=first)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 0, "machine": {}, "settings": {}, "parts": {}}'])
+def test_a_file_that_is_no_result_is_named(tmp_path, text):
+    (tmp_path / "other.json").write_text(text)
+    with pytest.raises(ValueError, match=r"other\.json is no result of bslib bench"):
+        bench.earlier(tmp_path / "other.json")
 
 
 def test_peak_memory_is_the_processes_own():

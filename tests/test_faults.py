@@ -35,19 +35,18 @@ def test_kills_change_no_byte(tmp_path):
     complete(chaos.plan_named("tiny"), quiet)
     said: list[str] = []
     resumed = chaos.disturbed(
-        "tiny", tmp_path, chaos.content(quiet), kills=3, longest=2, seed=SEED, say=lambda line, **_: said.append(line)
+        "tiny", tmp_path, chaos.content(quiet), kills=3, longest=2, seed=0, say=lambda line, **_: said.append(line)
     )
     assert sum(line.startswith("kill") for line in said) == 3 and resumed >= 1, said
-
-
-#: Of the choice of kills, so that the first falls into a training.
-SEED = 6
 
 
 def test_a_killed_worker_is_an_error_of_one_line(tmp_path, tiny_plan, monkeypatch):
     monkeypatch.setattr(runner, "_work", _killed)
     with pytest.raises(RuntimeError, match="a worker was killed, perhaps for want of memory: what is finished is kept"):
         complete(tiny_plan, Store(tmp_path), jobs=2)
+    waited = time.monotonic() + 60
+    while multiprocessing.active_children() and time.monotonic() < waited:  # the pool's thread sweeps up after the error
+        time.sleep(0.05)
     assert not multiprocessing.active_children() and checksums(Store(tmp_path)) == {}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -43,7 +44,8 @@ WORDS = st.one_of(
     st.sampled_from(
         ["", "-1", "0", "1e400", "nan", "inf", "99999999999999999999", "published", "paper", "smoke", "cuda:99", "gpu"]
     ),
-    st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\x00"), max_size=12),
+    # No path leads out of the folder.
+    st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\x00/~."), max_size=12),
 )
 COMMANDS = {
     "run": ["--profile", "--store", "--device", "--jobs", "--seed", "--scheduler"],
@@ -183,6 +185,7 @@ def test_functions_return_or_say_why_in_a_line(harmless, name, data):
         for key in data.draw(st.sets(st.sampled_from(usable), min_size=1, max_size=2), "what")
     }
     try:
-        function(**{**accepted, **changed})
+        function(**copy.deepcopy({**accepted, **changed}))  # training changes its network
     except (ValueError, TypeError, LookupError, OSError) as problem:
-        assert str(problem).strip() and "\n" not in str(problem), repr(problem)
+        said = str(problem).strip()
+        assert len(said.split()) > 2 and "\n" not in said and "not supported between" not in said, repr(problem)

@@ -370,13 +370,13 @@ def test_the_model_is_left_as_it_was(network):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"samples": 0}, "got 0 samples"),
-        ({"batch_size": 0}, "batch_size 0"),
-        ({"batch_size": -3}, "batch_size -3"),
-        ({"steps": 0}, "0 steps"),
+        ({"samples": 0}, "samples must be a whole number of 1 or more, got 0"),
+        ({"batch_size": 0}, "batch_size must be a whole number of 1 or more, got 0"),
+        ({"batch_size": -3}, "got -3"),
+        ({"steps": 0}, "steps must be a whole number of 1 or more, got 0"),
         ({"images": torch.rand(0, 2, 4, 4)}, "got shape (0, 2, 4, 4)"),
         ({"images": torch.full((3, 2, 4, 4), 4.0)}, "got values from 4 to 4: divide by 255 first"),
-        ({"classes": 0}, "0 classes"),
+        ({"classes": 0}, "classes must be a whole number of 1 or more, got 0"),
         ({"classes": 7}, "candidates for 7 classes"),
     ],
 )

@@ -51,12 +51,16 @@ def test_curves_are_told_apart_by_label_and_panel(half):
 def test_intervals_have_both_ends():
     figure = Figure()
     axis = figure.subplots()
-    axis.errorbar([0, 1], [0.5, 0.75], yerr=[[0.25, 0.125], [0.25, 0.5]], fmt="o", capsize=2, label="AUC")
+    nan = float("nan")
+    axis.errorbar([0, 1, 2], [0.5, 0.75, nan], yerr=[[0.25, 0.125, nan], [0.25, 0.5, nan]], fmt="o", capsize=2, label="AUC")
     axis.axhline(0.5)
-    axis.set_xticks([0, 1], ["0.05", "0.1"])
+    axis.set(xlabel="noise", ylabel="area")
+    axis.set_xticks([0, 1, 2], ["0.05", "0.1", "0.25"])
     table = tables.numbers_of(figure)
-    assert table[["series", "at"]].to_numpy().tolist() == [["AUC", "0.05"], ["AUC", "0.1"]]
-    assert table[["x", "y", "low", "high"]].to_numpy().tolist() == [[0, 0.5, 0.25, 0.75], [1, 0.75, 0.625, 1.25]]
+    assert table[["panel", "series", "x axis", "y axis"]].to_numpy().tolist() == 3 * [[1, "AUC", "noise", "area"]]
+    assert table["at"].to_list() == ["0.05", "0.1", "0.25"]
+    numbers = table[["x", "y", "low", "high"]].to_numpy(dtype=float)
+    assert numbers == pytest.approx(np.array([[0, 0.5, 0.25, 0.75], [1, 0.75, 0.625, 1.25], [2, nan, nan, nan]]), nan_ok=True)
 
 
 def test_links_hold_the_table_and_leave_out_what_has_none(half):

@@ -350,7 +350,7 @@ def test_the_model_is_left_as_it_was(craft):
     craft(network, images)
     assert state_of(network) == before
     assert torch.equal(images, pixels) and torch.equal(torch.get_rng_state(), generator)
-    with pytest.raises(ValueError, match="steps must be 1 or more, got 0"):
+    with pytest.raises(ValueError, match="steps must be a whole number of 1 or more, got 0"):
         craft(network, images, steps=0)
     assert state_of(network) == before
 
@@ -368,14 +368,14 @@ def test_it_answers_as_in_eval_mode():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"bound": 0}, "got 0 and 0.8"),
-        ({"bound": -0.25}, "got -0.25 and 0.8"),
-        ({"bound": 8}, "got 8 and 0.8"),
-        ({"bound": float("nan")}, "got nan and 0.8"),
-        ({"fooling_rate": 0}, "got 0.1 and 0"),
-        ({"fooling_rate": 1.5}, "got 0.1 and 1.5"),
-        ({"passes": 0}, "got 0 and 1"),
-        ({"batch_size": 0}, "got 10 and 0"),
+        ({"bound": 0}, "bound must be a number above 0 and at most 1, got 0"),
+        ({"bound": -0.25}, "bound must be a number above 0 and at most 1, got -0.25"),
+        ({"bound": 8}, "got 8"),
+        ({"bound": float("nan")}, "got nan"),
+        ({"fooling_rate": 0}, "fooling_rate must be a number above 0 and at most 1, got 0"),
+        ({"fooling_rate": 1.5}, "got 1.5"),
+        ({"passes": 0}, "passes must be a whole number of 1 or more, got 0"),
+        ({"batch_size": 0}, "batch_size must be a whole number of 1 or more, got 0"),
         ({"images": torch.rand(0, 2, 4, 4)}, "got shape (0, 2, 4, 4)"),
         ({"images": torch.full((3, 2, 4, 4), 1.5)}, "got values from 1.5 to 1.5"),
         ({"images": torch.full((3, 2, 4, 4), -0.5)}, "got values from -0.5 to -0.5"),

@@ -1,6 +1,6 @@
 """The benchmark: how fast W and training are here, against what one would otherwise use, and against the machine itself.
 
-Everything is measured in one run, contenders in turns, medians of the repetitions. Peers run as their users run them; and once
+Contenders of a part take turns in one run; medians of the repetitions. Peers run as their users run them; and once
 more in a process whose C allocator keeps large blocks (``MALLOC_MMAP_THRESHOLD_``, ``MALLOC_TRIM_THRESHOLD_``), since a good part
 of what a plain loop costs on a CPU is memory that is given back to the system and asked for again.
 
@@ -41,7 +41,7 @@ from bslib.specs import CleanseSpec, CountsSpec
 from bslib.speed import prepare
 from bslib.training import accuracy, fast_dtype, train
 
-__all__ = ["PARTS", "measure"]
+__all__ = ["PARTS", "earlier", "measure"]
 
 #: What glibc is told in the second run of the peers: keep blocks below 1 GiB, never give memory back.
 TUNED = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**34)}
@@ -95,7 +95,7 @@ def measure(
         raise ValueError(f"parts are {', '.join(PARTS)}, got {unknown[0]!r}")
     if repeats < 1:
         raise ValueError(f"repeats must be 1 or more, got {repeats}")
-    for data in ("fashion-mnist", *(["cifar10"] if NEED_CIFAR.intersection(chosen) else [])):
+    for data in sorted({data for name in chosen for data in NEEDS.get(name, ("fashion-mnist",))}):
         load(data)
     place = torch.device(device)
     found: Result = {
@@ -515,7 +515,8 @@ PARTS: dict[str, Callable[[torch.device, int, bool], Result]] = {
     "plan": _plan,
     "detours": _detours,
 }
-NEED_CIFAR = frozenset({"resnet", "tuned", "peak", "rounding", "plan"})
+#: The data sets of the parts that need others than Fashion-MNIST.
+NEEDS = {"resnet": ("cifar10",)} | dict.fromkeys(("tuned", "peak", "rounding", "plan"), ("cifar10", "fashion-mnist"))
 
 
 # Time
@@ -579,11 +580,29 @@ def _now() -> dict[str, str]:
     return {"code": code_version(), "date": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
+def earlier(path: Path) -> Result:
+    """A result that :func:`measure` has made.
+
+    Raises
+    ------
+    ValueError
+        When the file holds none, or one of another schema.
+    """
+    try:
+        before = json.loads(path.read_text("utf-8"))
+        if before["schema"] == SCHEMA and {"machine", "settings", "parts"} <= set(before):
+            return dict(before)
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ValueError(f"{path} is no result of bslib bench in the form of this version: name another file")
+
+
 def _add(before: Result, found: Result) -> None:
     """Put the parts of an earlier result into a new one."""
-    for key in ("schema", "machine", "settings"):
-        if before.get(key) != found[key]:
-            raise ValueError(f"the earlier result has the {key} {before.get(key)}, this run has {found[key]}: name another file")
+    for key in ("machine", "settings"):
+        for what, now in found[key].items():
+            if (then := before[key].get(what)) != now:
+                raise ValueError(f"the earlier result has {what} {then!r} ({key}), this run has {now!r}: name another file")
     found["parts"] |= before["parts"]
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bslib.measure import check_inputs, evaluating
-from bslib.patterns import check_images
+from bslib.patterns import check_counts, check_images
 from bslib.progress import bar
 
 __all__ = ["Candidates", "Schedule", "anomaly_index", "patched", "reverse_triggers"]
@@ -164,10 +164,7 @@ def reverse_triggers(
     """
     check_images(images)
     check_inputs(model, images)
-    if min(samples, batch_size, steps, classes) < 1:
-        raise ValueError(
-            f"each must be 1 or more, got {samples} samples, batch_size {batch_size}, {steps} steps and {classes} classes"
-        )
+    check_counts(samples=samples, batch_size=batch_size, steps=steps, classes=classes)
     batch_size = min(batch_size, samples, len(images))
     updates = samples // batch_size
     rng = np.random.default_rng([seed, 4])

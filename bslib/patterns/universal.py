@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bslib.measure import check_inputs, evaluating
-from bslib.patterns import check_images
+from bslib.patterns import check_counts, check_images
 from bslib.progress import bar
 
 __all__ = ["Universal", "deepfool", "perturbed", "universal_perturbation"]
@@ -59,8 +59,7 @@ def deepfool(model: nn.Module, images: Tensor, *, steps: int = 10, overshoot: fl
     >>> [round(v, 3) for v in deepfool(model, torch.tensor([[0.5, 3.0]]))[0].tolist()]
     [-0.51, 0.0]
     """
-    if steps < 1:
-        raise ValueError(f"steps must be 1 or more, got {steps}")
+    check_counts(steps=steps)
     total = torch.zeros_like(images)
     with evaluating(model), torch.enable_grad():
         before = model(images).argmax(1)
@@ -145,10 +144,10 @@ def universal_perturbation(
     ValueError
         For a bound or rate that is not positive, no pass, or images outside [0, 1].
     """
-    if not 0 < bound <= 1 or not 0 < fooling_rate <= 1:
-        raise ValueError(f"bound and fooling rate must lie above 0 and be at most 1, got {bound} and {fooling_rate}")
-    if passes < 1 or batch_size < 1:
-        raise ValueError(f"passes and batch_size must be 1 or more, got {passes} and {batch_size}")
+    for name, share in (("bound", bound), ("fooling_rate", fooling_rate)):
+        if not isinstance(share, float | int) or not 0 < share <= 1:
+            raise ValueError(f"{name} must be a number above 0 and at most 1, got {share!r}")
+    check_counts(passes=passes, batch_size=batch_size)
     check_images(images)
     check_inputs(model, images)
     rng = np.random.default_rng([seed, 3])

@@ -164,7 +164,6 @@ def test_the_ledger_shows_one_verdict_and_sorts(origin: str, browser: Browser) -
         page.close()
 
 
-@pytest.mark.skipif(not BUILT, reason="no built book")
 def test_print_leaves_out_what_needs_a_screen(origin: str, browser: Browser) -> None:
     page = browser.new_page()
     try:
