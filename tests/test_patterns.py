@@ -635,6 +635,13 @@ def test_the_table_that_compares_neural_cleanse(fashion):
     assert part.comparison_table() == "(Not yet run.)"
 
 
+def test_the_areas_of_detectors_are_quantities(cifar):
+    found, table = cifar.quantities(), cifar.detectors()
+    for carried in table.columns:
+        for name in table.index:
+            assert found[f"detector_auc.{cifar.size.dataset}.{name}.{carried}"] == table.loc[name, carried]
+
+
 def test_the_table_of_detectors(cifar):
     head, _, *rows = cells(cifar.detectors_table())
     table = cifar.detectors()
