@@ -540,8 +540,8 @@ class Patterns:
             found[f"candidates_always_train.{data}"] = _over_networks(candidates, candidates["success_train"] >= 0.99)
             found[f"candidates_success_on_clean.{data}"] = _over_networks(clean, clean["success_test"])
             found[f"candidates_less_clean_on_clean.{data}"] = _over_networks(clean, less)
-        for carried, areas in self.detectors().items():
-            found |= {f"detector_auc.{data}.{name}.{carried}": area for name, area in areas.items()}
+        table = self.detectors()
+        found |= {f"detector_auc.{data}.{name}.{carried}": table[carried][name] for carried in table for name in table.index}
         return {name: estimate for name, estimate in found.items() if np.isfinite(estimate.value)}
 
     def _detector_quantities(self) -> dict[str, Estimate]:
