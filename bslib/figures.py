@@ -361,9 +361,10 @@ def universal(patterns: Patterns) -> Figure | Markdown:
     first = table[table["sigma"] == sigma]
     for axis, name in zip(axes, ("fooled", "classes"), strict=False):
         _estimates(axis, [bounds.index(bound) for bound in first["bound"]], first[name], BLUE, "o", name)
-    for k, (level, own) in enumerate(table.groupby("sigma")):
+    levels = list(table.groupby("sigma"))
+    for k, (level, own) in enumerate(levels):
         colour, marker = SETTING_STYLE[k]
-        places = [bounds.index(bound) + 0.14 * (k - 1) for bound in own["bound"]]
+        places = [bounds.index(bound) + 0.14 * (k - (len(levels) - 1) / 2) for bound in own["bound"]]
         _estimates(axes[2], places, own["auc"], colour, marker, rf"$\sigma$ = {level:g}")
     axes[2].axhline(0.5, color=GREY, linestyle=":")
     axes[2].legend(frameon=False, fontsize=8)
@@ -416,9 +417,9 @@ def reversed_norms(patterns: Patterns) -> Figure | Markdown:
         for own, colour, marker, label in ((False, BLUE, "o", "other classes"), (True, MEAN, "D", "the backdoor's class")):
             where = first["own"] == own
             axis.scatter(first["network"][where], values[where], s=20, color=colour, marker=marker, label=label, alpha=0.8)
-        names = ["clean" if n.attack is None else str(n.attack.trigger) for n in patterns.networks]
+        names = ["–" if n.attack is None else str(n.attack.trigger) for n in patterns.networks]
         axis.set_xticks(range(len(names)), names, fontsize=8)
-        axis.set(xlabel="trained-in trigger")
+        axis.set(xlabel="trained-in trigger (–: clean)")
     axes[0].set(title="size of the mask (L1)", ylim=(0, None))
     axes[1].set(title=r"$\log_{10}$ of the p-value of Levene's test")
     axes[1].axhline(np.log10(0.05), color=GREY, linestyle=":")

@@ -911,7 +911,7 @@ def test_reversed_norms_draws_every_candidate(cifar):
         for dots, where in ((others, ~table["own"]), (own, table["own"])):
             assert np.allclose(dots.get_offsets(), np.column_stack([table["network"], ys])[where], rtol=1e-6)
         assert to_hex(others.get_facecolor()[0]) != to_hex(own.get_facecolor()[0]) and len(own.get_offsets()) == 4
-        assert [label.get_text() for label in axis.get_xticklabels()] == ["clean", "clean", "1", "1", "4", "4"]
+        assert [label.get_text() for label in axis.get_xticklabels()] == ["–", "–", "1", "1", "4", "4"]
     assert figure.axes[0].get_ylim()[0] == 0 and "L1" in figure.axes[0].get_title()
     assert [list(line.get_ydata()) for line in figure.axes[1].lines] == [[np.log10(0.05)] * 2]
     assert figure.get_supxlabel() == cifar.source

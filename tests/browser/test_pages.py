@@ -70,6 +70,13 @@ def test_internal_links_lead_somewhere(page_name: str, built: Path, parsed: dict
 
 
 @each_page
+def test_no_object_is_shown_by_its_name(page_name: str, built: Path) -> None:
+    """As a figure is where nothing has told the notebook how to draw it."""
+    text = (built / page_name).read_text(encoding="utf-8")
+    assert "&lt;Figure size" not in text and " object at 0x" not in text
+
+
+@each_page
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_page_on_a_narrow_screen(
     page_name: str, scheme: Literal["light", "dark"], built: Path, origin: str, browser: Browser
