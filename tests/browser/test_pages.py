@@ -131,12 +131,14 @@ def test_page_on_a_narrow_screen(
 def test_page_is_accessible(
     page_name: str, scheme: Literal["light", "dark"], built: Path, origin: str, browser: Browser, axe: str
 ) -> None:
-    """axe-core finds no violation of WCAG 2.2, levels A and AA."""
+    """axe-core finds no violation of WCAG 2.2, levels A and AA. What it looked at is kept as a picture beside the book."""
     if 'http-equiv="Refresh"' in (built / page_name).read_text(encoding="utf-8"):
         pytest.skip("it leads to another page at once")
     page = browser.new_page(viewport={"width": 1200, "height": 900}, color_scheme=scheme)
     try:
         page.goto(f"{origin}/{page_name}", wait_until="networkidle")
+        name = page_name.removesuffix(".html").replace("/", "-")
+        page.screenshot(path=built.parent / "screenshots" / f"{name}-{scheme}.png", full_page=True)
         page.evaluate(axe)
         found = page.evaluate("axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa']})")
         assert found["passes"], "nothing was audited"
