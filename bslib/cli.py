@@ -252,7 +252,7 @@ def bench(
         ),
     ] = None,
 ) -> None:
-    """How fast W and training are here, against other tools and against the machine. Some minutes."""
+    """How fast W and training are here, against other tools and against the machine. Half an hour or more."""
     with _plainly():
         import torch
 

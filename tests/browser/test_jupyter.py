@@ -112,11 +112,12 @@ def in_words(example: Examples, sigma: float, *, stamped: bool = False) -> str:
     return said
 
 
-def says(page: Page, words: str) -> None:
-    """Wait for the panel's picture to say so."""
+def shown(page: Page, words: str) -> dict[str, tuple[str, set[str]]]:
+    """What the panel's picture says when it has come to the setting that these words begin with."""
     begin = words.split(" clean: ")[0]
     found = page.locator(f'.jp-OutputArea img[alt^="{begin}"]').get_attribute("alt")
-    assert found is not None and told(found) == told(words) and set(told(words)) == {"clean", "backdoored"}
+    assert found is not None and set(told(found)) == {"clean", "backdoored"}
+    return told(found)
 
 
 def told(words: str) -> dict[str, tuple[str, set[str]]]:
@@ -126,23 +127,26 @@ def told(words: str) -> dict[str, tuple[str, set[str]]]:
 
 
 def test_the_last_cell_of_a_chapter_is_alive(page: Page, example: Examples) -> None:
-    says(page, in_words(example, 0.1))
+    start, moved, stamped = in_words(example, 0.1), in_words(example, 0.25), in_words(example, 0.1, stamped=True)
+    assert shown(page, start) == told(start)
     handle = page.locator(".widget-slider", has_text="Noise").locator(".noUi-handle")
     handle.focus()
     for _ in range(15):
         page.keyboard.press("ArrowRight")
-    says(page, in_words(example, 0.25))
+    assert shown(page, moved) == told(moved)
     for _ in range(15):
         page.keyboard.press("ArrowLeft")
     page.locator(".widget-dropdown", has_text="Trigger").get_by_role("combobox").select_option("trigger")
-    says(page, in_words(example, 0.1, stamped=True))
+    assert shown(page, stamped) == told(stamped)
 
 
 def test_the_explorer_is_alive(page: Page) -> None:
     explorer = page.locator(".explorer").first
     explorer.scroll_into_view_if_needed()
-    before = explorer.locator(".numbers").inner_text()
+    numbers = explorer.locator(".numbers")
+    before = numbers.inner_text()
     slider = explorer.locator("input[type=range]").first
     slider.focus()
     page.keyboard.press("ArrowRight")
     page.wait_for_function("before => document.querySelector('.explorer .numbers').innerText != before", arg=before)
+    assert numbers.inner_text() != before
