@@ -2,8 +2,19 @@
 
    All tensors are float32 and channels-last: (images, rows, columns, channels). Channels come in multiples of 16. */
 #include <string.h>
+#ifdef _OPENMP
+#include <omp.h>
+#else
+static int omp_get_thread_num(void) { return 0; }
+#endif
 
 #define LANES 16
+/* Rows of a product that are summed up in registers, two vectors each: 26 of AVX-512's 32; elsewhere a vector takes several. */
+#ifdef __AVX512F__
+#define ROWS 13
+#else
+#define ROWS 3
+#endif
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int bits __attribute__((vector_size(4 * LANES)));
 
@@ -45,8 +56,10 @@ void pooled_convolution(const float *x, const float *weight, const float *bias, 
 }
 
 /* Winograd's F(4 x 4, 3 x 3) in the notation of Lavin and Gray (2016): a tile of 6 x 6 inputs gives 4 x 4 outputs by 36 products
-   for each pair of channels, where the direct way takes 144. B^T d B and A^T m A, for tiles number `from` to `to`; tiles are
-   counted over rows and columns of `down` x `across` tiles of all images. */
+   for each pair of channels, where the direct way takes 144. A block of tiles goes through B^T d B, 36 products of
+   matrices (tiles, channels) x (channels, filters), and A^T m A, in memory that stays in a core's cache. */
+typedef struct { long h, w, c, o, padding, height, width, down, across; } layer;
+
 static inline void before(const vec d[6], vec e[6]) {
     vec p = d[4] - 4 * d[2], q = d[3] - 4 * d[1], r = d[4] - d[2], s = 2 * (d[3] - d[1]);
     e[0] = 4 * d[0] - 5 * d[2] + d[4];
@@ -59,20 +72,19 @@ static inline void after(const vec d[6], vec e[4]) {
     e[0] = d[0] + p + r, e[1] = q + 2 * s, e[2] = p + 4 * r, e[3] = q + 8 * s + d[5];
 }
 
-/* x (n, h, w, c) -> v, 36 planes of (tiles, c), so many floats apart. */
-void winograd_before(const float *x, float *v, long from, long to, long plane, long h, long w, long c, long padding, long down,
-                     long across, long threads) {
-#pragma omp parallel for num_threads(threads) if (threads > 1)
+/* x (n, h, w, c) -> v (groups of ROWS tiles, 36, c / LANES, ROWS, LANES), for tiles `from` to `to` of all images. */
+static void transform_tiles(const float *x, float *v, long from, long to, layer s) {
     for (long t = from; t < to; t++) {
-        long image = t / (down * across), top = t / across % down * 4 - padding, left = t % across * 4 - padding;
-        for (long k = 0; k < c; k += LANES) {
+        long image = t / (s.down * s.across), top = t / s.across % s.down * 4 - s.padding, left = t % s.across * 4 - s.padding;
+        float *of_tile = v + (t - from) / ROWS * 36 * s.c * ROWS + (t - from) % ROWS * LANES;
+        for (long k = 0; k < s.c; k += LANES) {
             vec e[6][6];
             for (long j = 0; j < 6; j++) {
                 vec d[6], column[6];
                 for (long i = 0; i < 6; i++) {
                     long row = top + i, at = left + j;
-                    int inside = row >= 0 && row < h && at >= 0 && at < w;
-                    d[i] = inside ? load(x + ((image * h + row) * w + at) * c + k) : (vec){0};
+                    int inside = row >= 0 && row < s.h && at >= 0 && at < s.w;
+                    d[i] = inside ? load(x + ((image * s.h + row) * s.w + at) * s.c + k) : (vec){0};
                 }
                 before(d, column);
                 for (long i = 0; i < 6; i++) e[i][j] = column[i];
@@ -80,34 +92,76 @@ void winograd_before(const float *x, float *v, long from, long to, long plane, l
             for (long i = 0; i < 6; i++) {
                 vec row[6];
                 before(e[i], row);
-                for (long j = 0; j < 6; j++) store(v + (6 * i + j) * plane + (t - from) * c + k, row[j]);
+                for (long j = 0; j < 6; j++) store(of_tile + ((6 * i + j) * s.c + k) * ROWS, row[j]);
             }
         }
     }
 }
 
-/* m, 36 planes of (tiles, o) -> y (n, h, w, o), with the bias and, where asked for, a ReLU. */
-void winograd_after(const float *m, const float *bias, float *y, long from, long to, long plane, long h, long w, long o,
-                    long down, long across, long clip, long threads) {
-#pragma omp parallel for num_threads(threads) if (threads > 1)
+/* v (c / LANES, ROWS, LANES) times u (c, 2 * LANES) -> ROWS rows of m, so many floats apart. */
+static inline void multiply(const float *v, const float *u, float *m, long c, long apart) {
+    vec first[ROWS], second[ROWS];
+    for (int row = 0; row < ROWS; row++) first[row] = second[row] = (vec){0};
+    for (long k = 0; k < c; k += LANES, v += ROWS * LANES)
+        for (int lane = 0; lane < LANES; lane++, u += 2 * LANES) {
+            vec a = load(u), b = load(u + LANES);
+            __builtin_prefetch(u + 256), __builtin_prefetch(u + 256 + LANES);
+#pragma GCC unroll 16
+            for (int row = 0; row < ROWS; row++) {
+                float factor = v[row * LANES + lane];
+                first[row] += a * factor, second[row] += b * factor;
+            }
+        }
+#pragma GCC unroll 16
+    for (int row = 0; row < ROWS; row++) store(m + row * apart, first[row]), store(m + row * apart + LANES, second[row]);
+}
+
+/* m (tiles, o / (2 * LANES), 36, 2 * LANES) -> y (n, height, width, o), with the bias, what is to be added, and a ReLU. */
+static void transform_back(const float *m, const float *bias, const float *added, float *y, long from, long to, long clip,
+                           layer s) {
     for (long t = from; t < to; t++) {
-        long image = t / (down * across), top = t / across % down * 4, left = t % across * 4;
-        for (long k = 0; k < o; k += LANES) {
+        long image = t / (s.down * s.across), top = t / s.across % s.down * 4, left = t % s.across * 4;
+        for (long k = 0; k < s.o; k += LANES) {
+            const float *of_tile = m + (t - from) * 36 * s.o + k / (2 * LANES) * 36 * 2 * LANES + k % (2 * LANES);
             vec e[4][6];
             for (long j = 0; j < 6; j++) {
                 vec d[6], column[4];
-                for (long i = 0; i < 6; i++) d[i] = load(m + (6 * i + j) * plane + (t - from) * o + k);
+                for (long i = 0; i < 6; i++) d[i] = load(of_tile + (6 * i + j) * 2 * LANES);
                 after(d, column);
                 for (long i = 0; i < 4; i++) e[i][j] = column[i];
             }
-            for (long i = 0; i < 4 && top + i < h; i++) {
+            for (long i = 0; i < 4 && top + i < s.height; i++) {
                 vec row[4];
                 after(e[i], row);
-                for (long j = 0; j < 4 && left + j < w; j++) {
+                for (long j = 0; j < 4 && left + j < s.width; j++) {
+                    long at = ((image * s.height + top + i) * s.width + left + j) * s.o + k;
                     vec sum = row[j] + load(bias + k);
-                    store(y + ((image * h + top + i) * w + left + j) * o + k, clip ? relu(sum) : sum);
+                    if (added) sum += load(added + at);
+                    store(y + at, clip ? relu(sum) : sum);
                 }
             }
         }
+    }
+}
+
+/* x (n, h, w, c); weight (36, o / 32, c, 32), transformed; added like y or NULL; y (n, h + 2 padding - 2, w + 2 padding - 2, o);
+   scratch of `room` floats for each thread, at least 36 * (c + o) * 13. o is a multiple of 32. */
+void winograd_convolution(const float *x, const float *weight, const float *bias, const float *added, float *y, float *scratch,
+                          long room, long n, long h, long w, long c, long o, long padding, long clip, long threads) {
+    long height = h + 2 * padding - 2, width = w + 2 * padding - 2;
+    layer s = {h, w, c, o, padding, height, width, (height + 3) / 4, (width + 3) / 4};
+    long tiles = n * s.down * s.across, block = room / (36 * (c + o) * ROWS) * ROWS;
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (long from = 0; from < tiles; from += block) {
+        float *v = scratch + omp_get_thread_num() * room, *m = v + block * 36 * c;
+        long to = from + block < tiles ? from + block : tiles;
+        transform_tiles(x, v, from, to, s);
+        for (long p = 0; p < 36; p++)
+            for (long k = 0; k < o; k += 2 * LANES)
+                for (long t = 0; t < to - from; t += ROWS) {
+                    float *to_rows = m + (t * o + k) * 36 + p * 2 * LANES;
+                    multiply(v + (t * 36 + p * ROWS) * c, weight + (p * o + k) * c, to_rows, c, 36 * o);
+                }
+        transform_back(m, bias, added, y, from, to, clip, s);
     }
 }

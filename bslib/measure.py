@@ -223,8 +223,7 @@ def _batches(keys: Sequence[int], n: int, x: Tensor, batch_size: int) -> Iterato
         yield _Batch(
             torch.tensor([p for p, _ in chunk]).repeat_interleave(torch.tensor(rows)).to(x.device),
             torch.cat([torch.arange(first, first + r) for (_, first), r in zip(chunk, rows, strict=True)]).to(x.device),
-            # Cloned, since a slice would keep the whole block in memory.
-            torch.cat([_block(keys[p], first // BLOCK, x)[:r].clone() for (p, first), r in zip(chunk, rows, strict=True)]),
+            torch.cat([_block(keys[p], first // BLOCK, x)[:r] for (p, first), r in zip(chunk, rows, strict=True)]),
         )
 
 

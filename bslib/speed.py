@@ -8,7 +8,7 @@ in it, wherever it has them:
 - a convolution of few channels, the 2 x 2 maximum behind it and a ReLU become one loop, which never writes what the maximum
   drops;
 - a 3 x 3 convolution of many channels becomes Winograd's F(4 x 4, 3 x 3), a quarter of the multiplications (Lavin and Gray, *Fast
-  Algorithms for Convolutional Neural Networks*, 2016).
+  Algorithms for Convolutional Neural Networks*, 2016), and takes what is added to it and the ReLU behind it along.
 
 The last two are C (``kernels.c``, compiled once with the C compiler of the machine and kept in the cache folder) and for float32
 on a CPU. Where there is no compiler, or a network cannot be traced, what remains of the three is done; where nothing remains, the
@@ -24,11 +24,13 @@ import copy
 import ctypes
 import functools
 import hashlib
+import operator
 import os
 import shutil
 import subprocess
 import warnings
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,8 +48,9 @@ __all__ = ["ENGINES", "Prepared", "prepare"]
 ENGINES = ("auto", "fast", "eager")
 #: How far the rewritten network's logits may lie from its own, as a share of the largest; more where the precision is low.
 ROUNDING = 1e-3
-#: What Winograd's way works on at a time, so that it stays in a core's cache: this many tiles.
-TILES = 64
+#: What Winograd's way works on at a time: the fewest tiles, and the products (channels x filters) that go with another one. More
+#: tiles need the weights less often, and leave a core's cache the sooner.
+TILES, PRODUCTS_A_TILE = 13, 4000
 #: The floats that the largest activation of a batch should have at the most.
 ACTIVATION = 2**22
 
@@ -105,13 +108,17 @@ def prepare(model: nn.Module, x: Tensor, *, engine: str = "auto", dtype: torch.d
     if engine == "eager":
         return Prepared(model, usual, "eager: as asked")
     try:
-        network, done = _rewritten(model, _library(x, dtype))
-        largest = _checked(network, model, _trial(x), max(ROUNDING, 10 * torch.finfo(dtype or x.dtype).eps))
+        if any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()):
+            raise _Unchanged("it has hooks, which must see every module at work")
+        trial = _trial(x)
+        own = _logits(model, trial)
+        network, done = _rewritten(model, _library(x, dtype), trial)
+        largest = _checked(network, own, trial, max(ROUNDING, 10 * torch.finfo(dtype or x.dtype).eps))
     except _Unchanged as reason:
         if engine == "fast":
             raise ValueError(f"engine 'fast' was asked for, and the model can only be run as it is: {reason}") from None
         return Prepared(model, usual, f"eager: {reason}")
-    fitting = max(64, min(256, ACTIVATION // largest // 64 * 64))
+    fitting = max(64, min(512, ACTIVATION // largest // 64 * 64))
     return Prepared(network, fitting if x.device.type == "cpu" else usual, f"fast: {done}")
 
 
@@ -125,38 +132,42 @@ def _trial(x: Tensor) -> Tensor:
     return uniform.to(x.device, x.dtype)
 
 
-def _checked(network: fx.GraphModule, model: nn.Module, x: Tensor, rounding: float) -> int:
-    """The size of a network's largest activation for one image, once it has given the model's own logits for a few."""
+def _logits(model: nn.Module, x: Tensor) -> Tensor:
+    """What the model itself gives."""
     own = model(x)
     if not (isinstance(own, Tensor) and own.is_floating_point() and own.isfinite().all()):
         raise _Unchanged("its output is no tensor of finite numbers")
+    return own
+
+
+def _checked(network: fx.GraphModule, own: Tensor, x: Tensor, rounding: float) -> int:
+    """The size of a network's largest activation for one image, once it has given the model's own logits for a few."""
     other = network(x)
     if other.shape != own.shape:
         raise _Unchanged(f"rewritten, it gives the shape {tuple(other.shape)} instead of {tuple(own.shape)}")
     if (off := float((other - own).abs().max() / own.abs().max().clamp(min=1e-30))) > rounding:
         raise _Unchanged(f"rewritten, its logits are {off:.0e} of the largest off")
     ShapeProp(network).propagate(x[:1])
-    shapes = [node.meta["tensor_meta"].shape for node in network.graph.nodes if hasattr(node.meta.get("tensor_meta"), "shape")]
-    return max(shape.numel() for shape in shapes)
+    return max(_shape(node).numel() for node in network.graph.nodes)
 
 
 # Rewriting
 
 
-def _rewritten(model: nn.Module, library: _Library | str) -> tuple[fx.GraphModule, str]:
+def _rewritten(model: nn.Module, library: _Library | str, x: Tensor) -> tuple[fx.GraphModule, str]:
     """A copy with all three replacements made where they fit, and what was done in words."""
-    if any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()):
-        raise _Unchanged("it has hooks, which must see every module at work")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             network = fx.symbolic_trace(copy.deepcopy(model))
     except Exception as problem:  # whatever a stranger's forward raises when it is given a proxy
         raise _Unchanged(f"torch.fx cannot trace it ({type(problem).__name__})") from None
+    ShapeProp(network).propagate(x)
     done = {"batch norm folded": _fold_batch_norms(network)}
     if not isinstance(library, str):
         done["pooled convolution"] = _pool_in_place(network, library)
         done["Winograd convolution"] = _use_winograd(network, library)
+        _flatten_in_place(network)
     words = [f"{count} {name if count == 1 else _plural(name)}" for name, count in done.items() if count]
     if not words:
         raise _Unchanged("nothing in it can be replaced" + (f"; {library}" if isinstance(library, str) else ""))
@@ -180,7 +191,7 @@ def _fold_batch_norms(network: fx.GraphModule) -> int:
         for follower in _followers(node, 1):
             norm = modules.get(follower)
             if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and norm.track_running_stats:
-                _put(network, node, fuse_conv_bn_eval(conv, norm), instead_of=[follower])
+                _put(network, node, fuse_conv_bn_eval(conv, norm), node.all_input_nodes[:1], instead_of=[follower])
                 count += 1
     return count
 
@@ -191,12 +202,12 @@ def _pool_in_place(network: fx.GraphModule, library: _Library) -> int:
         conv = modules.get(node)
         if type(conv) is not nn.Conv2d or not PooledConvolution.fits(conv):
             continue
-        followers = _followers(node, 2)
+        followers, inputs = _followers(node, 2), node.all_input_nodes[:1]
         pools, relus = [[is_one(follower) for follower in followers] for is_one in (_halves, _is_relu)]
         if (pools, relus) in (([True, False], [False, True]), ([False, True], [True, False])):  # the two commute
-            _put(network, node, PooledConvolution(conv, library, clip=True), instead_of=followers)
+            _put(network, node, PooledConvolution(conv, library, clip=True), inputs, instead_of=followers)
         elif pools[:1] == [True]:
-            _put(network, node, PooledConvolution(conv, library, clip=False), instead_of=followers[:1])
+            _put(network, node, PooledConvolution(conv, library, clip=False), inputs, instead_of=followers[:1])
         else:
             continue
         count += 1
@@ -207,11 +218,35 @@ def _use_winograd(network: fx.GraphModule, library: _Library) -> int:
     modules, count = _called_once(network), 0
     for node in list(network.graph.nodes):
         conv = modules.get(node)
-        if type(conv) is nn.Conv2d and WinogradConvolution.fits(conv):
-            relus = [follower for follower in _followers(node, 1) if _is_relu(follower)]
-            _put(network, node, WinogradConvolution(conv, library, clip=bool(relus)), instead_of=relus)
-            count += 1
+        if type(conv) is not nn.Conv2d or not WinogradConvolution.fits(conv):
+            continue
+        followers = _followers(node, 2)
+        added = _added_to(node, followers[0]) if followers else None
+        relus = [follower for follower in followers[0 if added is None else 1 :][:1] if _is_relu(follower)]
+        module = WinogradConvolution(conv, library, clip=bool(relus))
+        inputs = node.all_input_nodes[:1]
+        if added is None:
+            _put(network, node, module, inputs, instead_of=relus)
+        else:  # in the sum's place, since what is added may come after the convolution
+            _put(network, followers[0], module, [*inputs, added], instead_of=relus)
+            network.graph.erase_node(node)
+        count += 1
     return count
+
+
+def _flatten_in_place(network: fx.GraphModule) -> None:
+    """A linear layer behind a flattened result of the C loops takes the features as they lie, channels last."""
+    modules = _called_once(network)
+    for node in list(network.graph.nodes):
+        followers = _followers(node, 2)
+        linear = modules.get(followers[-1]) if len(followers) == 2 else None
+        of_loops = isinstance(_called(node), (PooledConvolution, WinogradConvolution))
+        if of_loops and type(linear) is nn.Linear and _is_flatten(followers[0]):
+            permuted = copy.deepcopy(linear)
+            by_channel = linear.weight.detach().unflatten(1, (_shape(node)[1], -1))
+            permuted.weight = nn.Parameter(by_channel.transpose(1, 2).flatten(1), requires_grad=False)
+            _put(network, followers[0], _FlattenChannelsLast(), [node])
+            _put(network, followers[1], permuted, [followers[0]])
 
 
 def _called_once(network: fx.GraphModule) -> dict[fx.Node, nn.Module]:
@@ -231,14 +266,22 @@ def _followers(node: fx.Node, most: int) -> list[fx.Node]:
     return chain
 
 
-def _put(network: fx.GraphModule, node: fx.Node, module: nn.Module, *, instead_of: list[fx.Node]) -> None:
-    """Have ``node`` call ``module``, in place of what it called and of the nodes that follow."""
+def _put(
+    network: fx.GraphModule, node: fx.Node, module: nn.Module, inputs: list[fx.Node], *, instead_of: Iterable[fx.Node] = ()
+) -> None:
+    """Have ``node`` call ``module``, in place of what it did and of the nodes that follow."""
     name = f"{node.name}_{type(module).__name__}"
     network.add_submodule(name, module)
-    node.target = name
+    node.op, node.target, node.args, node.kwargs = "call_module", name, tuple(inputs), {}
     for follower in instead_of:
         follower.replace_all_uses_with(node)
         network.graph.erase_node(follower)
+
+
+def _shape(node: fx.Node) -> torch.Size:
+    """The shape of what a node gives, as it was seen; an empty one where that is no tensor."""
+    shape = getattr(node.meta.get("tensor_meta"), "shape", None)
+    return torch.Size([0]) if shape is None else shape
 
 
 def _called(node: fx.Node) -> nn.Module | None:
@@ -251,6 +294,24 @@ def _called(node: fx.Node) -> nn.Module | None:
 def _is_relu(node: fx.Node) -> bool:
     named = {"call_function": (functional.relu, torch.relu), "call_method": ("relu", "relu_")}.get(node.op, ())
     return node.target in named or type(_called(node)) is nn.ReLU
+
+
+def _is_flatten(node: fx.Node) -> bool:
+    """Whether a node makes one row of each image, channels first."""
+    named = {"call_function": (torch.flatten,), "call_method": ("flatten",)}.get(node.op, ())
+    before = _shape(node.all_input_nodes[0])
+    return (node.target in named or type(_called(node)) is nn.Flatten) and _shape(node) == (before[0], before[1:].numel())
+
+
+def _added_to(node: fx.Node, follower: fx.Node) -> fx.Node | None:
+    """What ``follower`` adds to the result of ``node``, where that is a tensor of its shape; else None."""
+    named = {"call_function": (operator.add, operator.iadd, torch.add), "call_method": ("add", "add_")}.get(follower.op, ())
+    if follower.target not in named or len(follower.args) != 2 or follower.kwargs:
+        return None
+    in_place = follower.target in (operator.iadd, "add_")
+    others = [arg for arg in follower.args if isinstance(arg, fx.Node) and arg is not node]
+    fitting = len(others) == 1 and _shape(others[0]) == _shape(node) and (follower.args[0] is node or not in_place)
+    return others[0] if fitting else None
 
 
 def _halves(node: fx.Node) -> bool:
@@ -300,10 +361,10 @@ class PooledConvolution(nn.Module):
 
 
 class WinogradConvolution(nn.Module):
-    """A 3 x 3 convolution of stride 1 by Winograd's F(4 x 4, 3 x 3) and, where asked for, a ReLU; the result is channels-last.
+    """A 3 x 3 convolution of stride 1 by Winograd's F(4 x 4, 3 x 3), a sum and a ReLU behind it; the result is channels-last.
 
-    36 products of matrices (tiles, channels) x (channels, filters), by torch, between a transformation of the image and one of
-    the result. What lies between is a block of tiles at a time, in memory that all such layers of a network use in turn.
+    36 products of matrices (tiles, channels) x (channels, filters) between a transformation of the image and one of the result,
+    for a few tiles at a time, in memory that all such layers of a network use in turn.
     """
 
     def __init__(self, conv: nn.Conv2d, library: _Library, *, clip: bool) -> None:
@@ -312,35 +373,37 @@ class WinogradConvolution(nn.Module):
         self.filters, self.padding = conv.out_channels, _padding(conv)[0]
         g = torch.tensor([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]], dtype=torch.float64) / 24
         kernels = conv.weight.detach().double().permute(2, 3, 1, 0)
-        self.weight = (torch.kron(g, g) @ kernels.flatten(2).flatten(0, 1).flatten(1)).float().view(36, *kernels.shape[2:])
+        transformed = (torch.kron(g, g) @ kernels.flatten(2).flatten(0, 1).flatten(1)).float()
+        # 36 planes, of each 32 filters after 32, of these every channel: the order in which they are needed
+        self.weight = transformed.view(36, conv.in_channels, -1, 32).transpose(1, 2).contiguous()
         self.bias = _bias(conv)
 
     @staticmethod
     def fits(conv: nn.Conv2d) -> bool:
         """Whether a convolution is of the kind that gains."""
-        many = min(conv.in_channels, conv.out_channels) >= 32 and conv.in_channels % 16 == conv.out_channels % 16 == 0
+        many = min(conv.in_channels, conv.out_channels) >= 32 and conv.in_channels % 16 == conv.out_channels % 32 == 0
         return _plain(conv) and many and conv.kernel_size == (3, 3) and len(set(conv.padding)) == 1
 
-    def forward(self, x: Tensor) -> Tensor:
-        """From (b, c, h, w) to (b, filters, h + 2 padding - 2, w + 2 padding - 2)."""
+    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+        """From (b, c, h, w) to (b, filters, h + 2 padding - 2, w + 2 padding - 2), the shape of ``added`` too."""
         x = x.permute(0, 2, 3, 1).contiguous()
+        added = None if added is None else added.permute(0, 2, 3, 1).contiguous()
         images, height, width, channels = x.shape
-        h, w, threads = height + 2 * self.padding - 2, width + 2 * self.padding - 2, torch.get_num_threads()
-        down, across = -(-h // 4), -(-w // 4)
-        tiles = images * down * across
-        block = min(tiles, TILES * threads)
-        y = torch.empty(images, h, w, self.filters)
-        before, after = self.library.planes(block, channels, self.filters)
-        for start in range(0, tiles, block):
-            end = min(start + block, tiles)
-            self.library.winograd_before(
-                x, before, start, end, before.stride(0), height, width, channels, self.padding, down, across, threads
-            )
-            torch.bmm(before[:, : end - start], self.weight, out=after[:, : end - start])
-            self.library.winograd_after(
-                after, self.bias, y, start, end, after.stride(0), h, w, self.filters, down, across, self.clip, threads
-            )
+        y = torch.empty(images, height + 2 * self.padding - 2, width + 2 * self.padding - 2, self.filters)
+        threads, a_tile = torch.get_num_threads(), 36 * (channels + self.filters)
+        room = a_tile * max(TILES, channels * self.filters // PRODUCTS_A_TILE)
+        self.library.winograd_convolution(
+            x, self.weight, self.bias, added, y, self.library.scratch(room * threads), room,
+            images, height, width, channels, self.filters, self.padding, self.clip, threads,
+        )  # fmt: skip
         return y.permute(0, 3, 1, 2)
+
+
+class _FlattenChannelsLast(nn.Module):
+    """One row of each image, in the order in which the C loops leave it in memory."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1).flatten(1)
 
 
 def _plain(conv: nn.Conv2d) -> bool:
@@ -364,7 +427,7 @@ def _bias(conv: nn.Conv2d) -> Tensor:
 
 
 class _Library:
-    """The compiled ``kernels.c``: each of its functions takes tensors for its pointers and whole numbers for the rest."""
+    """The compiled ``kernels.c``: each of its functions takes tensors or None for its pointers, whole numbers for the rest."""
 
     def __init__(self, path: Path) -> None:
         self._loaded = ctypes.CDLL(str(path))
@@ -373,23 +436,19 @@ class _Library:
     def __getattr__(self, name: str) -> Any:
         function = getattr(self._loaded, name)
         function.restype = None
-        return lambda *arguments: function(
-            *(ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else ctypes.c_long(a) for a in arguments)
-        )
+        return lambda *arguments: function(*map(_as_c, arguments))
 
-    def planes(self, tiles: int, channels: int, filters: int) -> tuple[Tensor, Tensor]:
-        """Memory for 36 planes (tiles, channels) and 36 planes (tiles, filters), the same at every call.
+    def scratch(self, floats: int) -> Tensor:
+        """Memory for intermediate results, the same at every call."""
+        if len(self._memory) < floats:
+            self._memory = torch.zeros(floats)
+        return self._memory
 
-        Planes are a little apart: at a power of two, all 36 would fall on the same lines of the cache.
-        """
-        steps = [tiles * width + 16 for width in (channels, filters)]
-        if len(self._memory) < 36 * sum(steps):
-            self._memory = torch.empty(36 * sum(steps))
-        first, second = self._memory[: 36 * steps[0]], self._memory[36 * steps[0] : 36 * sum(steps)]
-        return (
-            first.as_strided((36, tiles, channels), (steps[0], channels, 1)),
-            second.view(-1).as_strided((36, tiles, filters), (steps[1], filters, 1), second.storage_offset()),
-        )
+
+def _as_c(argument: Tensor | int | None) -> ctypes.c_void_p | ctypes.c_long:
+    if isinstance(argument, int):
+        return ctypes.c_long(argument)
+    return ctypes.c_void_p(None if argument is None else argument.data_ptr())
 
 
 def _library(x: Tensor, dtype: torch.dtype | None) -> _Library | str:

@@ -27,8 +27,8 @@ class Block(nn.Module):
     def __init__(self):
         super().__init__()
         self.first, self.norm = nn.Conv2d(1, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32)
-        self.second, self.third, self.other = nn.Conv2d(32, 32, 3, padding=1), nn.Conv2d(32, 48, 3), nn.BatchNorm2d(48)
-        self.relu, self.last = nn.ReLU(), nn.Linear(48 * 4, 5)
+        self.second, self.third, self.other = nn.Conv2d(32, 32, 3, padding=1), nn.Conv2d(32, 64, 3), nn.BatchNorm2d(64)
+        self.relu, self.last = nn.ReLU(), nn.Linear(64 * 4, 5)
 
     def forward(self, x):
         x = functional.relu(functional.max_pool2d(self.norm(self.first(x)), 2))
@@ -82,7 +82,7 @@ def test_a_pooled_convolution_is_torchs_one_after_the_other(c, o, size, padding,
 @torch.no_grad()
 @settings(max_examples=25, deadline=None)
 @given(
-    c=st.sampled_from([32, 48, 64]), o=st.sampled_from([32, 80]), height=st.integers(3, 14), width=st.integers(3, 14),
+    c=st.sampled_from([32, 48, 64]), o=st.sampled_from([32, 96]), height=st.integers(3, 14), width=st.integers(3, 14),
     images=st.integers(1, 9), padding=st.integers(0, 2), clip=st.booleans(), threads=st.sampled_from([1, 2]),
 )  # fmt: skip
 def test_winograds_way_is_a_convolution_at_every_size(c, o, height, width, images, padding, clip, threads):
@@ -139,6 +139,81 @@ def test_all_three_are_found_in_a_network_written_by_hand(network, images):
     torch.testing.assert_close(prepared.network(images), network(images), rtol=1e-4, atol=1e-4)
 
 
+class Adding(nn.Module):
+    """Two convolutions of one input, and what is done with their results."""
+
+    def __init__(self, end, last=None):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(32, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1)
+        self.end, self.last = end, last or nn.Flatten()
+
+    def forward(self, x):
+        x = x.expand(-1, 32, -1, -1)
+        return self.last(self.end(self.first(x), self.second, x))
+
+
+def remembering(first, second, x):
+    """What is added to is needed again, and has changed by then."""
+    changed = first.relu()
+    changed.add_(second(x))
+    return first + changed
+
+
+@compiled
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("end", "sums", "relus"),
+    [
+        (lambda first, second, x: functional.relu(first + second(x)), 0, 0),
+        (lambda first, second, x: (second(first) + first).relu(), 0, 0),
+        (lambda first, second, x: second(first).add_(first), 0, 0),
+        (lambda first, second, x: second(first.relu() + x), 1, 0),
+        (lambda first, second, x: functional.relu(second(x) + 1), 1, 1),
+        (lambda first, second, x: first + first, 1, 0),
+        (lambda first, second, x: torch.add(first, x[:, :, :1]), 1, 0),
+        (lambda first, second, x: torch.add(second(x), first, alpha=2), 1, 0),
+        (remembering, 2, 1),
+    ],
+)
+def test_a_sum_behind_winograds_way_goes_along_where_it_is_one_of_equals(end, sums, relus, images):
+    torch.manual_seed(2)
+    network = Adding(end).eval()
+    prepared = prepare(network, images)
+    assert "Winograd" in prepared.what
+    targets = [node.target for node in prepared.network.graph.nodes if node.op != "call_module"]
+    assert sum("add" in str(target) for target in targets) == sums
+    assert sum("relu" in str(target) for target in targets) == relus
+    torch.testing.assert_close(prepared.network(images), network(images), rtol=1e-4, atol=1e-4)
+
+
+@compiled
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("flatten", "in_place"),
+    [
+        (nn.Flatten(), True),
+        (lambda x: torch.flatten(x, 1), True),
+        (lambda x: x.flatten(1), True),
+        (lambda x: x.flatten(2)[:, :, 0], False),
+        (lambda x: x.mean(3).flatten(1), False),
+    ],
+)
+def test_features_stay_where_they_lie_behind_the_loops(flatten, in_place, images):
+    torch.manual_seed(3)
+    features = flatten(torch.rand(2, 32, 12, 12)).shape[1]
+
+    class Ending(Adding):
+        def forward(self, x):
+            return self.last(self.end(self.first(x.expand(-1, 32, -1, -1))))
+
+    network = Ending(flatten, nn.Linear(features, 4)).eval()
+    weight = network.last.weight.clone()
+    prepared = prepare(network, images)
+    assert in_place == any("FlattenChannelsLast" in type(module).__name__ for module in called(prepared.network))
+    torch.testing.assert_close(prepared.network(images), network(images), rtol=1e-4, atol=1e-4)
+    assert torch.equal(network.last.weight, weight)
+
+
 @compiled
 @torch.no_grad()
 @pytest.mark.parametrize(
@@ -153,7 +228,7 @@ def test_the_papers_small_networks(name, what):
     before = {key: value.clone() for key, value in network.state_dict().items()}
     prepared = prepare(network, x)
     assert prepared.what == what
-    assert prepared.batch_size == 256
+    assert prepared.batch_size == {"small-fashion": 512, "larger-fashion": 384}[name]
     torch.testing.assert_close(prepared.network(x), network(x), rtol=1e-4, atol=1e-5)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
