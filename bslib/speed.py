@@ -21,18 +21,11 @@ the company that a point was measured in.
 from __future__ import annotations
 
 import copy
-import ctypes
-import functools
-import hashlib
 import operator
-import os
-import shutil
-import subprocess
 import warnings
 from collections import Counter
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -40,17 +33,21 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from bslib.files import atomic_path, cache_folder
+from bslib.loops import (
+    Library,
+    PooledConvolution,
+    TrainablePooledConvolution,
+    TrainableWinogradConvolution,
+    WinogradConvolution,
+    library_for,
+)
 
-__all__ = ["ENGINES", "Prepared", "prepare"]
+__all__ = ["ENGINES", "Prepared", "prepare", "trainable"]
 
 #: The choices of ``engine``.
 ENGINES = ("auto", "fast", "eager")
 #: How far the rewritten network's logits may lie from its own, as a share of the largest; more where the precision is low.
 ROUNDING = 1e-3
-#: What Winograd's way works on at a time: the fewest tiles, and the products (channels x filters) that go with another one. More
-#: tiles need the weights less often, and leave a core's cache the sooner.
-TILES, PRODUCTS_A_TILE = 13, 4000
 #: The floats that the largest activation of a batch should have at the most.
 ACTIVATION = 2**22
 
@@ -108,11 +105,11 @@ def prepare(model: nn.Module, x: Tensor, *, engine: str = "auto", dtype: torch.d
     if engine == "eager":
         return Prepared(model, usual, "eager: as asked")
     try:
-        if any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()):
+        if _is_hooked(model):
             raise _Unchanged("it has hooks, which must see every module at work")
         trial = _trial(x)
         own = _logits(model, trial)
-        network, done = _rewritten(model, _library(x, dtype), trial)
+        network, done = _rewritten(model, library_for(x, dtype), trial)
         largest = _checked(network, own, trial, max(ROUNDING, 10 * torch.finfo(dtype or x.dtype).eps))
     except _Unchanged as reason:
         if engine == "fast":
@@ -120,6 +117,34 @@ def prepare(model: nn.Module, x: Tensor, *, engine: str = "auto", dtype: torch.d
         return Prepared(model, usual, f"eager: {reason}")
     fitting = max(64, min(512, ACTIVATION // largest // 64 * 64))
     return Prepared(network, fitting if x.device.type == "cpu" else usual, f"fast: {done}")
+
+
+def trainable(network: nn.Module) -> nn.Module:
+    """What to call instead of ``network`` while it is trained: its own graph, with its own weights, through the C loops.
+
+    Convolutions of many channels, and one of few that images go into and a 2 x 2 maximum follows, differ by rounding; all else is
+    the network's own. Where nothing can be replaced it is the network itself.
+
+    >>> network = nn.Sequential(nn.Conv2d(1, 32, 3), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten())
+    >>> {id(p) for p in trainable(network).parameters()} == {id(p) for p in network.parameters()}
+    True
+    """
+    first = next(network.parameters(), None)
+    library = "no weights" if first is None else library_for(first, None if first.dtype == torch.float32 else first.dtype)
+    if isinstance(library, str) or _is_hooked(network):
+        return network
+    try:
+        graph = _traced(network)
+    except _Unchanged:
+        return network
+    pooled = _pool_in_place(graph, lambda conv, clip: TrainablePooledConvolution(conv, library, clip=clip), of_images=True)
+    winograd = 0
+    for node, conv in _called_once(graph).items():
+        if type(conv) is nn.Conv2d and TrainableWinogradConvolution.fits(conv):
+            _put(graph, node, TrainableWinogradConvolution(conv, library), node.all_input_nodes[:1])
+            winograd += 1
+    graph.recompile()
+    return graph if pooled or winograd else network
 
 
 class _Unchanged(Exception):
@@ -130,6 +155,10 @@ def _trial(x: Tensor) -> Tensor:
     """Four images that have the shape, dtype and device of ``x`` and nothing else of it: what is done hangs on no point."""
     uniform = torch.rand(4, *x.shape[1:], generator=torch.Generator().manual_seed(0))
     return uniform.to(x.device, x.dtype)
+
+
+def _is_hooked(model: nn.Module) -> bool:
+    return any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
 def _logits(model: nn.Module, x: Tensor) -> Tensor:
@@ -154,18 +183,13 @@ def _checked(network: fx.GraphModule, own: Tensor, x: Tensor, rounding: float) -
 # Rewriting
 
 
-def _rewritten(model: nn.Module, library: _Library | str, x: Tensor) -> tuple[fx.GraphModule, str]:
+def _rewritten(model: nn.Module, library: Library | str, x: Tensor) -> tuple[fx.GraphModule, str]:
     """A copy with all three replacements made where they fit, and what was done in words."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            network = fx.symbolic_trace(copy.deepcopy(model))
-    except Exception as problem:  # whatever a stranger's forward raises when it is given a proxy
-        raise _Unchanged(f"torch.fx cannot trace it ({type(problem).__name__})") from None
+    network = _traced(copy.deepcopy(model))
     ShapeProp(network).propagate(x)
     done = {"batch norm folded": _fold_batch_norms(network)}
     if not isinstance(library, str):
-        done["pooled convolution"] = _pool_in_place(network, library)
+        done["pooled convolution"] = _pool_in_place(network, lambda conv, clip: PooledConvolution(conv, library, clip=clip))
         done["Winograd convolution"] = _use_winograd(network, library)
         _flatten_in_place(network)
     words = [f"{count} {name if count == 1 else _plural(name)}" for name, count in done.items() if count]
@@ -177,6 +201,16 @@ def _rewritten(model: nn.Module, library: _Library | str, x: Tensor) -> tuple[fx
     network.recompile()
     network.delete_all_unused_submodules()
     return network.to(memory_format=torch.channels_last), ", ".join(words)
+
+
+def _traced(model: nn.Module) -> fx.GraphModule:
+    """The graph of a model, on its own modules."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return fx.symbolic_trace(model)
+    except Exception as problem:  # whatever a stranger's forward raises when it is given a proxy
+        raise _Unchanged(f"torch.fx cannot trace it ({type(problem).__name__})") from None
 
 
 def _plural(name: str) -> str:
@@ -196,25 +230,28 @@ def _fold_batch_norms(network: fx.GraphModule) -> int:
     return count
 
 
-def _pool_in_place(network: fx.GraphModule, library: _Library) -> int:
+def _pool_in_place(network: fx.GraphModule, make: Callable[[nn.Conv2d, bool], nn.Module], *, of_images: bool = False) -> int:
+    """Each convolution of few channels that a 2 x 2 maximum follows, of images alone where asked for; ``make`` takes its clip."""
     modules, count = _called_once(network), 0
     for node in list(network.graph.nodes):
         conv = modules.get(node)
         if type(conv) is not nn.Conv2d or not PooledConvolution.fits(conv):
             continue
         followers, inputs = _followers(node, 2), node.all_input_nodes[:1]
+        if of_images and inputs[0].op != "placeholder":
+            continue
         pools, relus = [[is_one(follower) for follower in followers] for is_one in (_halves, _is_relu)]
         if (pools, relus) in (([True, False], [False, True]), ([False, True], [True, False])):  # the two commute
-            _put(network, node, PooledConvolution(conv, library, clip=True), inputs, instead_of=followers)
+            _put(network, node, make(conv, True), inputs, instead_of=followers)
         elif pools[:1] == [True]:
-            _put(network, node, PooledConvolution(conv, library, clip=False), inputs, instead_of=followers[:1])
+            _put(network, node, make(conv, False), inputs, instead_of=followers[:1])
         else:
             continue
         count += 1
     return count
 
 
-def _use_winograd(network: fx.GraphModule, library: _Library) -> int:
+def _use_winograd(network: fx.GraphModule, library: Library) -> int:
     modules, count = _called_once(network), 0
     for node in list(network.graph.nodes):
         conv = modules.get(node)
@@ -327,156 +364,8 @@ def _halves(node: fx.Node) -> bool:
     return all(value in (wanted.get(name), (wanted.get(name),) * 2) for name, value in options.items())
 
 
-# The C loops
-
-
-class PooledConvolution(nn.Module):
-    """A convolution of few channels, the 2 x 2 maximum of it and, where asked for, a ReLU; the result is channels-last."""
-
-    def __init__(self, conv: nn.Conv2d, library: _Library, *, clip: bool) -> None:
-        super().__init__()
-        self.library, self.clip = library, clip
-        self.filters, self.kernel, self.padding = conv.out_channels, conv.kernel_size, _padding(conv)
-        self.weight = conv.weight.detach().permute(1, 2, 3, 0).reshape(-1, conv.out_channels).contiguous()
-        self.bias = _bias(conv)
-
-    @staticmethod
-    def fits(conv: nn.Conv2d) -> bool:
-        """Whether a convolution is of the kind that gains: with few products for each result."""
-        return _plain(conv) and conv.weight[0].numel() <= 32 and conv.out_channels % 32 == 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        """From (b, c, h, w) to (b, filters, ph, pw)."""
-        down, across = self.padding
-        x = functional.pad(x, (across, across, down, down)).contiguous()
-        images, channels, height, width = x.shape
-        (kh, kw), threads = self.kernel, torch.get_num_threads()
-        ph, pw = (height - kh + 1) // 2, (width - kw + 1) // 2
-        y = torch.empty(images, ph, pw, self.filters)
-        self.library.pooled_convolution(
-            x, self.weight, self.bias, y,
-            images, channels, height, width, kh, kw, self.filters, ph, pw, self.clip, threads,
-        )  # fmt: skip
-        return y.permute(0, 3, 1, 2)
-
-
-class WinogradConvolution(nn.Module):
-    """A 3 x 3 convolution of stride 1 by Winograd's F(4 x 4, 3 x 3), a sum and a ReLU behind it; the result is channels-last.
-
-    36 products of matrices (tiles, channels) x (channels, filters) between a transformation of the image and one of the result,
-    for a few tiles at a time, in memory that all such layers of a network use in turn.
-    """
-
-    def __init__(self, conv: nn.Conv2d, library: _Library, *, clip: bool) -> None:
-        super().__init__()
-        self.library, self.clip = library, clip
-        self.filters, self.padding = conv.out_channels, _padding(conv)[0]
-        g = torch.tensor([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]], dtype=torch.float64) / 24
-        kernels = conv.weight.detach().double().permute(2, 3, 1, 0)
-        transformed = (torch.kron(g, g) @ kernels.flatten(2).flatten(0, 1).flatten(1)).float()
-        # 36 planes, of each 32 filters after 32, of these every channel: the order in which they are needed
-        self.weight = transformed.view(36, conv.in_channels, -1, 32).transpose(1, 2).contiguous()
-        self.bias = _bias(conv)
-
-    @staticmethod
-    def fits(conv: nn.Conv2d) -> bool:
-        """Whether a convolution is of the kind that gains."""
-        many = min(conv.in_channels, conv.out_channels) >= 32 and conv.in_channels % 16 == conv.out_channels % 32 == 0
-        return _plain(conv) and many and conv.kernel_size == (3, 3) and len(set(conv.padding)) == 1
-
-    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
-        """From (b, c, h, w) to (b, filters, h + 2 padding - 2, w + 2 padding - 2), the shape of ``added`` too."""
-        x = x.permute(0, 2, 3, 1).contiguous()
-        added = None if added is None else added.permute(0, 2, 3, 1).contiguous()
-        images, height, width, channels = x.shape
-        y = torch.empty(images, height + 2 * self.padding - 2, width + 2 * self.padding - 2, self.filters)
-        threads, a_tile = torch.get_num_threads(), 36 * (channels + self.filters)
-        room = a_tile * max(TILES, channels * self.filters // PRODUCTS_A_TILE)
-        self.library.winograd_convolution(
-            x, self.weight, self.bias, added, y, self.library.scratch(room * threads), room,
-            images, height, width, channels, self.filters, self.padding, self.clip, threads,
-        )  # fmt: skip
-        return y.permute(0, 3, 1, 2)
-
-
 class _FlattenChannelsLast(nn.Module):
     """One row of each image, in the order in which the C loops leave it in memory."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.permute(0, 2, 3, 1).flatten(1)
-
-
-def _plain(conv: nn.Conv2d) -> bool:
-    """Whether a convolution has nothing but a kernel, zeros around the image and a bias."""
-    return (
-        conv.stride == conv.dilation == (1, 1)
-        and conv.groups == 1
-        and conv.padding_mode == "zeros"
-        and not isinstance(conv.padding, str)
-        and conv.weight.dtype == torch.float32
-    )
-
-
-def _padding(conv: nn.Conv2d) -> tuple[int, int]:
-    assert not isinstance(conv.padding, str)  # as _plain wants it
-    return conv.padding[0], conv.padding[1]
-
-
-def _bias(conv: nn.Conv2d) -> Tensor:
-    return torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.detach().clone()
-
-
-class _Library:
-    """The compiled ``kernels.c``: each of its functions takes tensors or None for its pointers, whole numbers for the rest."""
-
-    def __init__(self, path: Path) -> None:
-        self._loaded = ctypes.CDLL(str(path))
-        self._memory = torch.empty(0)
-
-    def __getattr__(self, name: str) -> Any:
-        function = getattr(self._loaded, name)
-        function.restype = None
-        return lambda *arguments: function(*map(_as_c, arguments))
-
-    def scratch(self, floats: int) -> Tensor:
-        """Memory for intermediate results, the same at every call."""
-        if len(self._memory) < floats:
-            self._memory = torch.zeros(floats)
-        return self._memory
-
-
-def _as_c(argument: Tensor | int | None) -> ctypes.c_void_p | ctypes.c_long:
-    if isinstance(argument, int):
-        return ctypes.c_long(argument)
-    return ctypes.c_void_p(None if argument is None else argument.data_ptr())
-
-
-def _library(x: Tensor, dtype: torch.dtype | None) -> _Library | str:
-    """The C loops, or why they are not used."""
-    if x.device.type != "cpu" or dtype not in (None, torch.float32):
-        return "no C loops: they are for float32 on a CPU"
-    return _load_library(str(torch.cpu.get_capabilities().get("cpu_name")), cache_folder())
-
-
-@functools.cache
-def _load_library(processor: str, folder: Path) -> _Library | str:
-    """``kernels.c`` compiled for this processor, from the folder or by the C compiler of this machine."""
-    compiler = next(filter(None, map(shutil.which, (os.environ.get("CC") or "cc", "gcc", "clang"))), None)
-    if compiler is None:
-        return "no C loops: there is no C compiler (install gcc or clang)"
-    source = Path(__file__).with_name("kernels.c")
-    trouble = ""
-    for options in (["-march=native", "-fopenmp"], ["-mcpu=native", "-fopenmp"], ["-march=native"], ["-mcpu=native"], []):
-        command = [compiler, "-O3", "-fPIC", "-shared", *options]
-        name = hashlib.sha256(repr((source.read_bytes(), processor, command)).encode()).hexdigest()[:20]
-        path = folder / "kernels" / f"{name}.so"
-        try:
-            if not path.is_file():
-                with atomic_path(path) as part:
-                    subprocess.run([*command, "-o", part, source], check=True, capture_output=True, text=True, timeout=100)
-            return _Library(path)
-        except subprocess.CalledProcessError as problem:
-            trouble = (problem.stderr.strip().splitlines() or ["no message"])[0]
-        except (OSError, subprocess.TimeoutExpired) as problem:
-            trouble = str(problem)
-    return f"no C loops: {compiler} cannot compile them ({trouble})"

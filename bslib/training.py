@@ -23,6 +23,7 @@ from bslib.datasets import to_float
 from bslib.files import atomic_path
 from bslib.measure import evaluating
 from bslib.progress import bar
+from bslib.speed import trainable
 
 __all__ = ["accuracy", "fast_dtype", "load_weights", "save_weights", "train"]
 
@@ -98,11 +99,14 @@ def train(
     batch_size = min(batch_size, len(images))
     per_epoch = len(images) // batch_size
     total = epochs * per_epoch
-    optimizer = torch.optim.SGD(network.parameters(), lr=learning_rate, momentum=0.9, nesterov=True, weight_decay=weight_decay)
+    optimizer = torch.optim.SGD(
+        network.parameters(), lr=learning_rate, momentum=0.9, nesterov=True, weight_decay=weight_decay, fused=True
+    )
     step, before = _resume(network, optimizer, checkpoint) if checkpoint and checkpoint.exists() else (0, 0.0)
     first, began = step, time.monotonic()
     saved = began
     network.train()
+    fast = trainable(network) if dtype == torch.float32 else network
     with bar(total=total, initial=step, desc=description, unit="step", show=progress) as shown:
         while step < total:
             epoch, place = divmod(step, per_epoch)
@@ -112,7 +116,7 @@ def train(
             batch = shifted_and_mirrored(images[chosen], seed=[seed, epochs, step]) if augment else images[chosen]
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * float(np.interp(step, [0, total / 4, total], [0.1, 1, 0]))
-            loss, hits = _step(network, optimizer, to_float(batch), labels[chosen], dtype)
+            loss, hits = _step(fast, optimizer, to_float(batch), labels[chosen], dtype)
             step += 1
             shown.update()
             if step % 20 == 0 or step == total:  # reading a number waits for the device
@@ -278,7 +282,8 @@ def _resume(network: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Pa
         step, seconds = int(state.pop("step")), float(state.pop("seconds"))
         for name, parameter in network.named_parameters():
             momentum = state.pop(f"momentum.{name}")
-            optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device)
+            # In the order of the parameter in memory, which is not kept in a file and which a fused optimizer goes by.
+            optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)
         network.load_state_dict(state)
     except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as problem:
         reason = _reason(checkpoint, problem)

@@ -1,0 +1,311 @@
+"""The C loops (``kernels.c``) that torch has no fast operation for, as modules, for forward passes alone and for training.
+
+They are for float32 on a CPU, compiled once with the C compiler of the machine and kept in the cache folder.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bslib.files import atomic_path, cache_folder
+
+__all__ = [
+    "Library",
+    "PooledConvolution",
+    "TrainablePooledConvolution",
+    "TrainableWinogradConvolution",
+    "WinogradConvolution",
+    "library_for",
+]
+
+#: What Winograd's way works on at a time: the fewest tiles, and the products (channels x filters) that go with another one. More
+#: tiles need the weights less often, and leave a core's cache the sooner.
+TILES, PRODUCTS_A_TILE = 13, 4000
+#: The same for the gradient of the weights, which is read and written once for so many tiles.
+TILES_BACK = 130
+
+
+class PooledConvolution(nn.Module):
+    """A convolution of few channels, the 2 x 2 maximum of it and, where asked for, a ReLU; the result is channels-last.
+
+    Parameters
+    ----------
+    conv : torch.nn.Conv2d
+        One that :meth:`fits`; its weights of this moment are taken.
+    library : Library
+    clip : bool
+        Whether a ReLU follows.
+    """
+
+    def __init__(self, conv: nn.Conv2d, library: Library, *, clip: bool) -> None:
+        super().__init__()
+        self.library, self.clip = library, clip
+        self.kernel, self.padding = conv.kernel_size, _padding(conv)
+        self.weight, self.bias = _rows(conv.weight.detach()), _bias(conv)
+
+    @staticmethod
+    def fits(conv: nn.Conv2d) -> bool:
+        """Whether a convolution is of the kind that gains: with few products for each result."""
+        return _plain(conv) and conv.weight[0].numel() <= 32 and conv.out_channels % 32 == 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From (b, c, h, w) to (b, filters, ph, pw)."""
+        return _pooled(self.library, _padded(x, self.padding), self.weight, self.bias, self.kernel, clip=self.clip)[0]
+
+
+class TrainablePooledConvolution(nn.Module):
+    """:class:`PooledConvolution` with the weights of a convolution that is being trained; what goes in needs no gradient."""
+
+    def __init__(self, conv: nn.Conv2d, library: Library, *, clip: bool) -> None:
+        super().__init__()
+        self.conv, self.library, self.clip = conv, library, clip
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From (b, c, h, w) to (b, filters, ph, pw)."""
+        bias = _bias(self.conv) if self.conv.bias is None else self.conv.bias
+        result: Tensor = _PooledStep.apply(x, self.conv.weight, bias, self.library, _padding(self.conv), self.clip)
+        return result
+
+
+class _PooledStep(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, library: Library, padding: tuple[int, int], clip: bool
+    ) -> Tensor:
+        x = _padded(x, padding)
+        kernel = (weight.shape[2], weight.shape[3])
+        y, origin = _pooled(library, x, _rows(weight), bias, kernel, clip=clip, origin=True)
+        ctx.save_for_backward(x, origin)
+        ctx.library, ctx.shape = library, weight.shape
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (x, origin), (filters, channels, kh, kw) = ctx.saved_tensors, ctx.shape
+        gradient = gradients[0].permute(0, 2, 3, 1).contiguous()
+        images, ph, pw, _ = gradient.shape
+        rows, bias = torch.empty(channels * kh * kw, filters), torch.empty(filters)
+        ctx.library.pooled_convolution_back(
+            x, gradient, origin, rows, bias,
+            images, channels, *x.shape[2:], kh, kw, filters, ph, pw, torch.get_num_threads(),
+        )  # fmt: skip
+        return None, rows.view(channels, kh, kw, filters).permute(3, 0, 1, 2), bias, None, None, None
+
+
+class WinogradConvolution(nn.Module):
+    """A 3 x 3 convolution of stride 1 by Winograd's F(4 x 4, 3 x 3), a sum and a ReLU behind it; the result is channels-last.
+
+    36 products of matrices (tiles, channels) x (channels, filters) between a transformation of the image and one of the result,
+    for a few tiles at a time, in memory that all such layers of a network use in turn.
+
+    Parameters
+    ----------
+    conv : torch.nn.Conv2d
+        One that :meth:`fits`; its weights of this moment are taken.
+    library : Library
+    clip : bool
+        Whether a ReLU follows.
+    """
+
+    def __init__(self, conv: nn.Conv2d, library: Library, *, clip: bool) -> None:
+        super().__init__()
+        self.library, self.clip, self.padding = library, clip, _padding(conv)[0]
+        self.weight, self.bias = _transformed(library, conv.weight.detach()).clone(), _bias(conv)
+
+    @staticmethod
+    def fits(conv: nn.Conv2d) -> bool:
+        """Whether a convolution is of the kind that gains."""
+        many = min(conv.in_channels, conv.out_channels) >= 32 and conv.in_channels % 16 == conv.out_channels % 32 == 0
+        return _plain(conv) and many and conv.kernel_size == (3, 3) and len(set(conv.padding)) == 1
+
+    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+        """From (b, c, h, w) to (b, filters, h + 2 padding - 2, w + 2 padding - 2), the shape of ``added`` too."""
+        return _winograd(self.library, x, self.weight, self.bias, self.padding, added=added, clip=self.clip)
+
+
+class TrainableWinogradConvolution(nn.Module):
+    """:class:`WinogradConvolution` with the weights of a convolution that is being trained; the way back is Winograd's too."""
+
+    def __init__(self, conv: nn.Conv2d, library: Library) -> None:
+        super().__init__()
+        self.conv, self.library = conv, library
+
+    @staticmethod
+    def fits(conv: nn.Conv2d) -> bool:
+        """Whether a convolution gains on the way back too."""
+        return WinogradConvolution.fits(conv) and conv.in_channels % 32 == 0 and _padding(conv)[0] <= 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From (b, c, h, w) to (b, filters, h + 2 padding - 2, w + 2 padding - 2)."""
+        bias = _bias(self.conv) if self.conv.bias is None else self.conv.bias
+        result: Tensor = _WinogradStep.apply(x, self.conv.weight, bias, self.library, _padding(self.conv)[0])
+        return result
+
+
+class _WinogradStep(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, library: Library, padding: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.library, ctx.padding = library, padding
+        return _winograd(library, x, _transformed(library, weight), bias, padding)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (x, weight), gradient = ctx.saved_tensors, gradients[0]
+        of_x = None
+        if ctx.needs_input_grad[0]:  # a convolution with the kernels turned around
+            turned = _transformed(ctx.library, weight.flip(2, 3).transpose(0, 1))
+            of_x = _winograd(ctx.library, gradient, turned, torch.zeros(x.shape[1]), 2 - ctx.padding)
+        of_weight = _winograd_back(ctx.library, x, gradient, ctx.padding)
+        return of_x, of_weight, gradient.sum((0, 2, 3)), None, None
+
+
+def _pooled(
+    library: Library, x: Tensor, rows: Tensor, bias: Tensor, kernel: tuple[int, ...], *, clip: bool, origin: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """The maxima of a convolution and, where asked for, the pixels of the four that they came from (4: clipped)."""
+    (images, channels, height, width), (kh, kw), filters = x.shape, kernel, len(bias)
+    ph, pw = (height - kh + 1) // 2, (width - kw + 1) // 2
+    y = torch.empty(images, ph, pw, filters)
+    came_from = torch.empty(y.shape, dtype=torch.int8) if origin else None
+    library.pooled_convolution(
+        x, rows, bias, y, came_from, images, channels, height, width, kh, kw, filters, ph, pw, clip, torch.get_num_threads()
+    )
+    return y.permute(0, 3, 1, 2), came_from
+
+
+def _padded(x: Tensor, padding: tuple[int, int]) -> Tensor:
+    down, across = padding
+    return functional.pad(x, (across, across, down, down)).contiguous()
+
+
+def _rows(weight: Tensor) -> Tensor:
+    """Kernels (filters, channels, kh, kw) as (channels * kh * kw, filters)."""
+    return weight.permute(1, 2, 3, 0).reshape(-1, len(weight)).contiguous()
+
+
+def _winograd(
+    library: Library, x: Tensor, weight: Tensor, bias: Tensor, padding: int, *, added: Tensor | None = None, clip: bool = False
+) -> Tensor:
+    """A convolution with :func:`_transformed` kernels."""
+    x = x.permute(0, 2, 3, 1).contiguous()
+    added = None if added is None else added.permute(0, 2, 3, 1).contiguous()
+    (images, height, width, channels), filters = x.shape, len(bias)
+    y = torch.empty(images, height + 2 * padding - 2, width + 2 * padding - 2, filters)
+    threads = torch.get_num_threads()
+    room = 36 * (channels + filters) * max(TILES, channels * filters // PRODUCTS_A_TILE)
+    library.winograd_convolution(
+        x, weight, bias, added, y, library.scratch("tiles", room * threads), room,
+        images, height, width, channels, filters, padding, clip, threads,
+    )  # fmt: skip
+    return y.permute(0, 3, 1, 2)
+
+
+def _winograd_back(library: Library, x: Tensor, gradient: Tensor, padding: int) -> Tensor:
+    """The gradient of the kernels (filters, channels, 3, 3), from that of the result."""
+    x, gradient = (t.permute(0, 2, 3, 1).contiguous() for t in (x, gradient))
+    (images, height, width, channels), filters = x.shape, gradient.shape[-1]
+    planes = library.scratch("weights", 36 * channels * filters)
+    room = 36 * (channels + filters) * TILES_BACK
+    library.winograd_convolution_back(
+        x, gradient, planes, library.scratch("tiles", room), room,
+        images, height, width, channels, filters, padding, torch.get_num_threads(),
+    )  # fmt: skip
+    kernels = torch.empty(channels, 3, 3, filters)
+    library.winograd_weight_back(planes, kernels, channels, filters)
+    return kernels.permute(3, 0, 1, 2)
+
+
+def _transformed(library: Library, kernels: Tensor) -> Tensor:
+    """Kernels (filters, channels, 3, 3) as 36 planes, of each 32 filters after 32, of these all channels; until the next call."""
+    filters, channels = kernels.shape[:2]
+    planes = library.scratch("weights", 36 * channels * filters)
+    library.winograd_weight(kernels.permute(1, 2, 3, 0).contiguous(), planes, channels, filters)
+    return planes
+
+
+def _plain(conv: nn.Conv2d) -> bool:
+    """Whether a convolution has nothing but a kernel, zeros around the image and a bias."""
+    return (
+        conv.stride == conv.dilation == (1, 1)
+        and conv.groups == 1
+        and conv.padding_mode == "zeros"
+        and not isinstance(conv.padding, str)
+        and conv.weight.dtype == torch.float32
+    )
+
+
+def _padding(conv: nn.Conv2d) -> tuple[int, int]:
+    assert not isinstance(conv.padding, str)  # as _plain wants it
+    return conv.padding[0], conv.padding[1]
+
+
+def _bias(conv: nn.Conv2d) -> Tensor:
+    return torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.detach().clone()
+
+
+class Library:
+    """The compiled ``kernels.c``: each of its functions takes tensors or None for its pointers, whole numbers for the rest."""
+
+    def __init__(self, path: Path) -> None:
+        self._loaded = ctypes.CDLL(str(path))
+        self._memory: dict[str, Tensor] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(self._loaded, name)
+        function.restype = None
+        return lambda *arguments: function(*map(_as_c, arguments))
+
+    def scratch(self, what: str, floats: int) -> Tensor:
+        """Memory for what is needed until the next call, the same each time: fresh memory costs more than what is done in it."""
+        if len(self._memory.get(what, ())) < floats:
+            self._memory[what] = torch.zeros(floats)
+        return self._memory[what][:floats]
+
+
+def _as_c(argument: Tensor | int | None) -> ctypes.c_void_p | ctypes.c_long:
+    if isinstance(argument, int):
+        return ctypes.c_long(argument)
+    return ctypes.c_void_p(None if argument is None else argument.data_ptr())
+
+
+def library_for(x: Tensor, dtype: torch.dtype | None) -> Library | str:
+    """The C loops, or why they cannot be used on ``x`` at this precision (that of ``x`` where it is None)."""
+    if x.device.type != "cpu" or dtype not in (None, torch.float32):
+        return "no C loops: they are for float32 on a CPU"
+    return _load_library(str(torch.cpu.get_capabilities().get("cpu_name")), cache_folder())
+
+
+@functools.cache
+def _load_library(processor: str, folder: Path) -> Library | str:
+    """``kernels.c`` compiled for this processor, from the folder or by the C compiler of this machine."""
+    compiler = next(filter(None, map(shutil.which, (os.environ.get("CC") or "cc", "gcc", "clang"))), None)
+    if compiler is None:
+        return "no C loops: there is no C compiler (install gcc or clang)"
+    source = Path(__file__).with_name("kernels.c")
+    trouble = ""
+    for options in (["-march=native", "-fopenmp"], ["-mcpu=native", "-fopenmp"], ["-march=native"], ["-mcpu=native"], []):
+        command = [compiler, "-O3", "-fPIC", "-shared", *options]
+        name = hashlib.sha256(repr((source.read_bytes(), processor, command)).encode()).hexdigest()[:20]
+        path = folder / "kernels" / f"{name}.so"
+        try:
+            if not path.is_file():
+                with atomic_path(path) as part:
+                    subprocess.run([*command, "-o", part, source], check=True, capture_output=True, text=True, timeout=100)
+            return Library(path)
+        except subprocess.CalledProcessError as problem:
+            trouble = (problem.stderr.strip().splitlines() or ["no message"])[0]
+        except (OSError, subprocess.TimeoutExpired) as problem:
+            trouble = str(problem)
+    return f"no C loops: {compiler} cannot compile them ({trouble})"
