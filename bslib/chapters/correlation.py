@@ -26,6 +26,8 @@ Floats = NDArray[np.float64]
 RANDOM_GUESS = 0.1
 #: Pairs with a success below this are left out: none, the paper's rule, and a stricter one.
 EXCLUDE_BELOW = (0.0, RANDOM_GUESS, 0.3)
+#: A small and a larger noise level at which Kendall's tau is a quantity too.
+COMPARED_SIGMAS = (0.01, 0.25)
 
 
 def plan(profile: str, *, seed: int = 0) -> list[Spec]:
@@ -329,6 +331,10 @@ class Correlation:
             value = f(_kept(pairs))
             if np.isfinite(value):
                 found[name] = _around(value, draws[:, k], networks, correlation=not name.startswith(("spread", "less_clean")))
+        for sigma in COMPARED_SIGMAS:
+            tau = self.correlation(sigma, resamples=500)["tau"] if sigma in self.sigmas else None
+            if tau is not None and np.isfinite(tau.value):
+                found[f"tau_at.{data}.{sigma:g}"] = tau
         for trigger, own in pairs.groupby("trigger"):
             out = int((own["success"] < RANDOM_GUESS).sum())
             ends = stats.binomtest(out, len(own)).proportion_ci(0.95, method="wilson")
