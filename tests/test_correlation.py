@@ -235,6 +235,11 @@ def test_every_quantity_is_recomputed(fashion, cifar, found):
             ends = stats.binomtest(int((own < 0.1).sum()), len(own)).proportion_ci(method="wilson")
             estimate = found[f"left_out.{data}.{trigger}"]
             assert (estimate.low, estimate.high) == pytest.approx((ends.low, ends.high))
+        for sigma in {0.01, 0.25} & set(part.sigmas):
+            at_sigma = by_hand(part, sigma)
+            at_sigma = at_sigma[at_sigma["success"] >= 0.1]
+            expected[f"tau_at.{data}.{sigma}"] = stats.kendalltau(at_sigma["success"], at_sigma["W"]).statistic
+    assert "tau_at.fashion-mnist.0.25" in expected
     for pairs, r in ((17, -0.77), (20, -0.77), (79, -0.58)):  # the paper's own, a matter of arithmetic
         expected[f"reported_p_of_r.{pairs}"] = stats.beta(pairs / 2 - 1, pairs / 2 - 1, loc=-1, scale=2).cdf(r) * 2
     assert set(found) == set(expected)

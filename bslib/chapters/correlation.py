@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -269,8 +269,8 @@ class Correlation:
         of["and what clean W explains"] = partial_correlation
         of["W with the trigger, and without"] = lambda p: _pearson(p["W"].to_numpy(), p["clean W"].to_numpy())
         pairs = self.pairs()
-        draws = _bootstrap(pairs, lambda p: [f(_kept(p)) for f in of.values()], resamples)
-        values = [f(_kept(pairs)) for f in of.values()]
+        draws = _bootstrap(pairs, lambda p: _each(of, _kept(p)), resamples)
+        values = _each(of, _kept(pairs))
         networks = int(pairs["network"].nunique())
         return {
             name: _around(value, draws[:, k], networks)
@@ -325,10 +325,9 @@ class Correlation:
             alone = partial(_of_trigger, wanted)
             of[f"r_alone.{data}.{wanted}"] = lambda p, alone=alone: _both(alone(p))[1]  # type: ignore[misc]
             of[f"less_clean.{data}.{wanted}"] = lambda p, alone=alone: (alone(p)["W"] - alone(p)["clean W"]).mean()  # type: ignore[misc]
-        draws = _bootstrap(pairs, lambda p: [f(_kept(p)) for f in of.values()], 500)
+        draws = _bootstrap(pairs, lambda p: _each(of, _kept(p)), 500)
         found = {}
-        for k, (name, f) in enumerate(of.items()):
-            value = f(_kept(pairs))
+        for k, (name, value) in enumerate(zip(of, _each(of, _kept(pairs)), strict=True)):
             if np.isfinite(value):
                 found[name] = _around(value, draws[:, k], networks, correlation=not name.startswith(("spread", "less_clean")))
         for sigma in COMPARED_SIGMAS:
@@ -452,6 +451,11 @@ def _around(value: float, draws: Floats, networks: int, *, correlation: bool = T
         return percentile_estimate(value, defined + (value - np.median(defined)), networks)
     z, of_value = (np.arctanh(np.clip(r, -1 + 1e-9, 1 - 1e-9)) for r in (defined, value))
     return percentile_estimate(value, np.tanh(z + (of_value - np.median(z))), networks)
+
+
+def _each(of: Mapping[str, Callable[[pd.DataFrame], float]], pairs: pd.DataFrame) -> list[float]:
+    """Every statistic of the same pairs."""
+    return [f(pairs) for f in of.values()]
 
 
 def _kept(pairs: pd.DataFrame, below: float = RANDOM_GUESS) -> pd.DataFrame:
