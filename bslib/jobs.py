@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from bslib.datasets import Dataset, load, to_float
 from bslib.detectors import logit_shift_variance, strip_entropy
+from bslib.loops import library_for
 from bslib.measure import class_counts, evaluating, standard_noise
 from bslib.networks import build
 from bslib.patterns.neural_cleanse import Candidates, anomaly_index, patched, reverse_triggers
@@ -34,7 +35,7 @@ from bslib.specs import (
     ToySpec,
     UniversalSpec,
 )
-from bslib.speed import prepare
+from bslib.speed import prepare, trainable
 from bslib.store import Record, Store
 from bslib.training import accuracy, fast_dtype, load_weights, save_weights, train
 from bslib.triggers import PATTERNS, pattern
@@ -133,6 +134,7 @@ def _train_network(spec: NetworkSpec, store: Store, device: torch.device, progre
         images, labels = poisoned.images, poisoned.labels
     network = build(spec.network, classes=len(data.classes), seed=spec.seed).to(device)
     dtype = fast_dtype(device)
+    what = trainable(network.train(), to_float(images[:4]).to(device))[1] if dtype == torch.float32 else f"eager: {dtype}"
     path = store.weights_path(spec)
     began = time.monotonic()
     seconds = train(
@@ -160,6 +162,7 @@ def _train_network(spec: NetworkSpec, store: Store, device: torch.device, progre
         "parameters": sum(p.numel() for p in network.parameters()),
         "weights": weights_digest(path),
         "precision": str(dtype).removeprefix("torch."),
+        "engine": what,
     }
     return result, {}, data
 
@@ -391,9 +394,10 @@ def _predicted(network: nn.Module, x: Tensor) -> np.ndarray:
 
 
 def checkpoint_path(spec: NetworkSpec, store: Store, device: torch.device | str) -> Path:
-    """Where an unfinished training is kept: by device and precision, so that none goes on with another's."""
-    device = torch.device(device)
-    kind = f"{device.type}-{str(fast_dtype(device)).removeprefix('torch.')}"
+    """Where an unfinished training is kept: by device, precision and loops, so that none goes on with another's."""
+    device, dtype = torch.device(device), fast_dtype(torch.device(device))
+    loops = "" if isinstance(library_for(torch.empty(0, device=device), dtype), str) else "-loops"
+    kind = f"{device.type}-{str(dtype).removeprefix('torch.')}{loops}"
     return store.weights_path(spec).with_suffix(f".{kind}.checkpoint.safetensors")
 
 

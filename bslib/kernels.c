@@ -1,6 +1,6 @@
-/* The two loops that torch has no fast operation for, in plain C with the vectors of GCC and Clang; bslib/speed.py calls them.
-
-   All tensors are float32 and channels-last: (images, rows, columns, channels). Channels come in multiples of 16. */
+/* Two layers that torch has no fast operation for, there and back, in plain C with the vectors of GCC and Clang; bslib/loops.py
+   calls them. All tensors are float32 and, but for the images of the first, channels-last: (images, rows, columns, channels).
+   Channels come in multiples of 16, filters in multiples of 32. */
 #include <string.h>
 #ifdef _OPENMP
 #include <omp.h>
@@ -286,8 +286,6 @@ void winograd_convolution(const float *x, const float *weight, const float *bias
     }
 }
 
-/* The gradient of its transformed weight, laid out as that is, from x and the gradient of y: (B^T d B)^T (A g A^T), summed over
-   all tiles. scratch of `room` floats, at least 36 * (c + o) * 13. */
 static inline void turned_after(const vec e[4], vec d[6]) {
     vec p = e[0] + e[2], q = e[1] + e[3], r = e[0] + 4 * e[2], s = 2 * e[1] + 8 * e[3];
     d[0] = e[0], d[1] = p + q, d[2] = p - q, d[3] = r + s, d[4] = r - s, d[5] = e[3];
@@ -333,6 +331,8 @@ static inline void accumulate(const float *v, const float *m, float *to, long ti
     for (int row = 0; row < 8; row++) store(to + row * 2 * LANES, first[row]), store(to + row * 2 * LANES + LANES, second[row]);
 }
 
+/* The gradient of its transformed weight, laid out as that is, from x and the gradient of y: (B^T d B)^T (A g A^T), summed over
+   all tiles. scratch of `room` floats, at least 36 * (c + o) * 13. */
 void winograd_convolution_back(const float *x, const float *gradient, float *weight, float *scratch, long room, long n, long h,
                                long w, long c, long o, long padding, long threads) {
     long height = h + 2 * padding - 2, width = w + 2 * padding - 2;

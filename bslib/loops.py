@@ -11,11 +11,13 @@ import hashlib
 import os
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from bslib.files import atomic_path, cache_folder
@@ -32,6 +34,8 @@ __all__ = [
 #: What Winograd's way works on at a time: the fewest tiles, and the products (channels x filters) that go with another one. More
 #: tiles need the weights less often, and leave a core's cache the sooner.
 TILES, PRODUCTS_A_TILE = 13, 4000
+#: At most so many floats for each thread.
+ROOM = 2**24
 #: The same for the gradient of the weights, which is read and written once for so many tiles.
 TILES_BACK = 130
 
@@ -65,7 +69,10 @@ class PooledConvolution(nn.Module):
 
 
 class TrainablePooledConvolution(nn.Module):
-    """:class:`PooledConvolution` with the weights of a convolution that is being trained; what goes in needs no gradient."""
+    """:class:`PooledConvolution` with the weights of a convolution that is being trained.
+
+    Where what goes in needs a gradient too, as for adversarial training, torch does it all.
+    """
 
     def __init__(self, conv: nn.Conv2d, library: Library, *, clip: bool) -> None:
         super().__init__()
@@ -73,8 +80,12 @@ class TrainablePooledConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """From (b, c, h, w) to (b, filters, ph, pw)."""
+        result: Tensor
+        if x.requires_grad:
+            result = functional.max_pool2d(self.conv(x), 2)
+            return result.relu() if self.clip else result
         bias = _bias(self.conv) if self.conv.bias is None else self.conv.bias
-        result: Tensor = _PooledStep.apply(x, self.conv.weight, bias, self.library, _padding(self.conv), self.clip)
+        result = _PooledStep.apply(x, self.conv.weight, bias, self.library, _padding(self.conv), self.clip)
         return result
 
 
@@ -91,11 +102,12 @@ class _PooledStep(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (x, origin), (filters, channels, kh, kw) = ctx.saved_tensors, ctx.shape
         gradient = gradients[0].permute(0, 2, 3, 1).contiguous()
         images, ph, pw, _ = gradient.shape
-        rows, bias = torch.empty(channels * kh * kw, filters), torch.empty(filters)
+        rows, bias = _empty(channels * kh * kw, filters), _empty(filters)
         ctx.library.pooled_convolution_back(
             x, gradient, origin, rows, bias,
             images, channels, *x.shape[2:], kh, kw, filters, ph, pw, torch.get_num_threads(),
@@ -121,7 +133,8 @@ class WinogradConvolution(nn.Module):
     def __init__(self, conv: nn.Conv2d, library: Library, *, clip: bool) -> None:
         super().__init__()
         self.library, self.clip, self.padding = library, clip, _padding(conv)[0]
-        self.weight, self.bias = _transformed(library, conv.weight.detach()).clone(), _bias(conv)
+        planes = _empty(36 * conv.out_channels * conv.in_channels)
+        self.weight, self.bias = _transformed(library, conv.weight.detach(), planes), _bias(conv)
 
     @staticmethod
     def fits(conv: nn.Conv2d) -> bool:
@@ -161,12 +174,13 @@ class _WinogradStep(torch.autograd.Function):
         return _winograd(library, x, _transformed(library, weight), bias, padding)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (x, weight), gradient = ctx.saved_tensors, gradients[0]
         of_x = None
         if ctx.needs_input_grad[0]:  # a convolution with the kernels turned around
             turned = _transformed(ctx.library, weight.flip(2, 3).transpose(0, 1))
-            of_x = _winograd(ctx.library, gradient, turned, torch.zeros(x.shape[1]), 2 - ctx.padding)
+            of_x = _winograd(ctx.library, gradient, turned, torch.zeros_like(weight[0, :, 0, 0]), 2 - ctx.padding)
         of_weight = _winograd_back(ctx.library, x, gradient, ctx.padding)
         return of_x, of_weight, gradient.sum((0, 2, 3)), None, None
 
@@ -177,12 +191,13 @@ def _pooled(
     """The maxima of a convolution and, where asked for, the pixels of the four that they came from (4: clipped)."""
     (images, channels, height, width), (kh, kw), filters = x.shape, kernel, len(bias)
     ph, pw = (height - kh + 1) // 2, (width - kw + 1) // 2
-    y = torch.empty(images, ph, pw, filters)
-    came_from = torch.empty(y.shape, dtype=torch.int8) if origin else None
+    y = _empty_image(images, filters, ph, pw)
+    came_from = torch.empty((images, ph, pw, filters), dtype=torch.int8, device="cpu") if origin else None
     library.pooled_convolution(
-        x, rows, bias, y, came_from, images, channels, height, width, kh, kw, filters, ph, pw, clip, torch.get_num_threads()
-    )
-    return y.permute(0, 3, 1, 2), came_from
+        x, rows, bias, y.permute(0, 2, 3, 1), came_from,
+        images, channels, height, width, kh, kw, filters, ph, pw, clip, torch.get_num_threads(),
+    )  # fmt: skip
+    return y, came_from
 
 
 def _padded(x: Tensor, padding: tuple[int, int]) -> Tensor:
@@ -202,14 +217,26 @@ def _winograd(
     x = x.permute(0, 2, 3, 1).contiguous()
     added = None if added is None else added.permute(0, 2, 3, 1).contiguous()
     (images, height, width, channels), filters = x.shape, len(bias)
-    y = torch.empty(images, height + 2 * padding - 2, width + 2 * padding - 2, filters)
-    threads = torch.get_num_threads()
-    room = 36 * (channels + filters) * max(TILES, channels * filters // PRODUCTS_A_TILE)
+    y = _empty_image(images, filters, height + 2 * padding - 2, width + 2 * padding - 2)
+    threads, a_tile = torch.get_num_threads(), 36 * (channels + filters)
+    all_tiles = images * -(-y.shape[2] // 4) * -(-y.shape[3] // 4)
+    wanted = min(channels * filters // PRODUCTS_A_TILE, -(-all_tiles // threads) + TILES - 1, ROOM // a_tile)
+    room = a_tile * max(TILES, wanted)
     library.winograd_convolution(
-        x, weight, bias, added, y, library.scratch("tiles", room * threads), room,
+        x, weight, bias, added, y.permute(0, 2, 3, 1), library.scratch("tiles", room * threads), room,
         images, height, width, channels, filters, padding, clip, threads,
     )  # fmt: skip
-    return y.permute(0, 3, 1, 2)
+    return y
+
+
+def _empty(*shape: int) -> Tensor:
+    """Whatever the defaults of the moment are, the loops take float32 on the CPU."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
+def _empty_image(*shape: int) -> Tensor:
+    """Memory for a result (b, c, h, w) that lies channels last; not a view, so that what follows may work in place."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu", memory_format=torch.channels_last)
 
 
 def _winograd_back(library: Library, x: Tensor, gradient: Tensor, padding: int) -> Tensor:
@@ -222,15 +249,18 @@ def _winograd_back(library: Library, x: Tensor, gradient: Tensor, padding: int) 
         x, gradient, planes, library.scratch("tiles", room), room,
         images, height, width, channels, filters, padding, torch.get_num_threads(),
     )  # fmt: skip
-    kernels = torch.empty(channels, 3, 3, filters)
+    kernels = _empty(channels, 3, 3, filters)
     library.winograd_weight_back(planes, kernels, channels, filters)
     return kernels.permute(3, 0, 1, 2)
 
 
-def _transformed(library: Library, kernels: Tensor) -> Tensor:
-    """Kernels (filters, channels, 3, 3) as 36 planes, of each 32 filters after 32, of these all channels; until the next call."""
+def _transformed(library: Library, kernels: Tensor, planes: Tensor | None = None) -> Tensor:
+    """Kernels (filters, channels, 3, 3) as 36 planes, of each 32 filters after 32, of these all channels; until the next call.
+
+    They stay for longer where ``planes`` is theirs.
+    """
     filters, channels = kernels.shape[:2]
-    planes = library.scratch("weights", 36 * channels * filters)
+    planes = library.scratch("weights", 36 * channels * filters) if planes is None else planes
     library.winograd_weight(kernels.permute(1, 2, 3, 0).contiguous(), planes, channels, filters)
     return planes
 
@@ -243,6 +273,7 @@ def _plain(conv: nn.Conv2d) -> bool:
         and conv.padding_mode == "zeros"
         and not isinstance(conv.padding, str)
         and conv.weight.dtype == torch.float32
+        and conv.weight.device.type == "cpu"
     )
 
 
@@ -252,15 +283,19 @@ def _padding(conv: nn.Conv2d) -> tuple[int, int]:
 
 
 def _bias(conv: nn.Conv2d) -> Tensor:
-    return torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.detach().clone()
+    return torch.zeros_like(conv.weight[:, 0, 0, 0]) if conv.bias is None else conv.bias.detach().clone()
 
 
 class Library:
     """The compiled ``kernels.c``: each of its functions takes tensors or None for its pointers, whole numbers for the rest."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._loaded = ctypes.CDLL(str(path))
-        self._memory: dict[str, Tensor] = {}
+        self._memory = threading.local()  # the loops let other Python threads run
+
+    def __reduce__(self) -> tuple[type[Library], tuple[Path]]:
+        return Library, (self._path,)
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(self._loaded, name)
@@ -269,20 +304,27 @@ class Library:
 
     def scratch(self, what: str, floats: int) -> Tensor:
         """Memory for what is needed until the next call, the same each time: fresh memory costs more than what is done in it."""
-        if len(self._memory.get(what, ())) < floats:
-            self._memory[what] = torch.zeros(floats)
-        return self._memory[what][:floats]
+        memory = self._memory.__dict__
+        if len(memory.get(what, ())) < floats:
+            memory[what] = _empty(floats).zero_()
+        found: Tensor = memory[what][:floats]
+        return found
 
 
 def _as_c(argument: Tensor | int | None) -> ctypes.c_void_p | ctypes.c_long:
     if isinstance(argument, int):
         return ctypes.c_long(argument)
-    return ctypes.c_void_p(None if argument is None else argument.data_ptr())
+    if argument is None:
+        return ctypes.c_void_p(None)
+    fitting = argument.dtype in (torch.float32, torch.int8) and argument.device.type == "cpu" and argument.is_contiguous()
+    if not fitting:  # C would read past its end
+        raise TypeError(f"the C loops are for float32 on the CPU, got {argument.dtype} on {argument.device}")
+    return ctypes.c_void_p(argument.data_ptr())
 
 
 def library_for(x: Tensor, dtype: torch.dtype | None) -> Library | str:
     """The C loops, or why they cannot be used on ``x`` at this precision (that of ``x`` where it is None)."""
-    if x.device.type != "cpu" or dtype not in (None, torch.float32):
+    if x.device.type != "cpu" or dtype not in (None, torch.float32) or torch.is_autocast_enabled("cpu"):
         return "no C loops: they are for float32 on a CPU"
     return _load_library(str(torch.cpu.get_capabilities().get("cpu_name")), cache_folder())
 

@@ -128,7 +128,7 @@ def class_counts(
     dtype : torch.dtype, optional
         Precision of the forward pass; the model's own when not given. A lower one than the model's runs under autocast.
     batch_size : int, optional
-        Noisy copies in a forward pass, rounded to whole blocks of 64; when not given, 64 to 256 on a CPU, by the size of the
+        Noisy copies in a forward pass, rounded to whole blocks of 64; when not given, 64 to 512 on a CPU, by the size of the
         network's activations, and 2,048 elsewhere. Memory depends on it alone, not on n or B.
     engine : {"auto", "fast", "eager"}
         "auto": as a faster copy of the network that differs by rounding, where one can be made; "eager": as it is; "fast": refuse

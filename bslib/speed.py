@@ -24,7 +24,7 @@ import copy
 import operator
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -119,24 +119,54 @@ def prepare(model: nn.Module, x: Tensor, *, engine: str = "auto", dtype: torch.d
     return Prepared(network, fitting if x.device.type == "cpu" else usual, f"fast: {done}")
 
 
-def trainable(network: nn.Module) -> nn.Module:
-    """What to call instead of ``network`` while it is trained: its own graph, with its own weights, through the C loops.
+def trainable(network: nn.Module, x: Tensor) -> tuple[nn.Module, str]:
+    """What to call instead of a network while it is trained: its own graph, with its own weights, through the C loops.
 
     Convolutions of many channels, and one of few that images go into and a 2 x 2 maximum follows, differ by rounding; all else is
-    the network's own. Where nothing can be replaced it is the network itself.
+    the network's own, as it stands at this moment: what its ``forward`` asks of ``self`` is not asked again.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        In training mode.
+    x : float32 Tensor, shape (B, ...)
+        A few images to try it on. What the network keeps of what it sees, and torch's generator, are left as they were.
+
+    Returns
+    -------
+    torch.nn.Module
+        The network itself where nothing can be replaced, or where the graph gives other logits.
+    str
+        What was done, in words, or why nothing was.
 
     >>> network = nn.Sequential(nn.Conv2d(1, 32, 3), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten())
-    >>> {id(p) for p in trainable(network).parameters()} == {id(p) for p in network.parameters()}
+    >>> fast, what = trainable(network, torch.rand(2, 1, 8, 8))
+    >>> {id(p) for p in fast.parameters()} == {id(p) for p in network.parameters()}
     True
     """
-    first = next(network.parameters(), None)
-    library = "no weights" if first is None else library_for(first, None if first.dtype == torch.float32 else first.dtype)
-    if isinstance(library, str) or _is_hooked(network):
-        return network
     try:
-        graph = _traced(network)
-    except _Unchanged:
-        return network
+        graph, done = _through_the_loops(network, library_for(x, None if x.dtype == torch.float32 else x.dtype))
+        kept = [buffer.clone() for buffer in network.buffers()]
+        logits = []
+        for one in (network, graph):
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                logits.append(one(x))
+                for buffer, before in zip(network.buffers(), kept, strict=True):
+                    buffer.copy_(before)
+        _compare(logits[1], logits[0], ROUNDING)
+    except _Unchanged as reason:
+        return network, f"eager: {reason}"
+    return graph, f"fast: {done}"
+
+
+def _through_the_loops(network: nn.Module, library: Library | str) -> tuple[fx.GraphModule, str]:
+    """The graph of a network with trainable modules where they fit, and what was done in words."""
+    if isinstance(library, str):
+        raise _Unchanged(library)
+    if _is_hooked(network):
+        raise _Unchanged("it has hooks, which must see every module at work")
+    graph = _traced(network)
     pooled = _pool_in_place(graph, lambda conv, clip: TrainablePooledConvolution(conv, library, clip=clip), of_images=True)
     winograd = 0
     for node, conv in _called_once(graph).items():
@@ -144,7 +174,7 @@ def trainable(network: nn.Module) -> nn.Module:
             _put(graph, node, TrainableWinogradConvolution(conv, library), node.all_input_nodes[:1])
             winograd += 1
     graph.recompile()
-    return graph if pooled or winograd else network
+    return graph, _words({"pooled convolution": pooled, "Winograd convolution": winograd})
 
 
 class _Unchanged(Exception):
@@ -158,7 +188,8 @@ def _trial(x: Tensor) -> Tensor:
 
 
 def _is_hooked(model: nn.Module) -> bool:
-    return any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, kind) for module in model.modules() for kind in kinds)
 
 
 def _logits(model: nn.Module, x: Tensor) -> Tensor:
@@ -171,13 +202,20 @@ def _logits(model: nn.Module, x: Tensor) -> Tensor:
 
 def _checked(network: fx.GraphModule, own: Tensor, x: Tensor, rounding: float) -> int:
     """The size of a network's largest activation for one image, once it has given the model's own logits for a few."""
-    other = network(x)
+    try:
+        other = ShapeProp(network).propagate(x)
+    except Exception as problem:  # whatever modules say to what they were not made for
+        raise _Unchanged(f"rewritten, it cannot be run ({type(problem).__name__})") from None
+    _compare(other, own, rounding)
+    return max(_shape(node).numel() for node in network.graph.nodes) // len(x)
+
+
+def _compare(other: Tensor, own: Tensor, rounding: float) -> None:
     if other.shape != own.shape:
         raise _Unchanged(f"rewritten, it gives the shape {tuple(other.shape)} instead of {tuple(own.shape)}")
-    if (off := float((other - own).abs().max() / own.abs().max().clamp(min=1e-30))) > rounding:
+    off = float((other - own).abs().max() / own.abs().max().clamp(min=1e-30))
+    if not off <= rounding:  # NaN too
         raise _Unchanged(f"rewritten, its logits are {off:.0e} of the largest off")
-    ShapeProp(network).propagate(x[:1])
-    return max(_shape(node).numel() for node in network.graph.nodes)
 
 
 # Rewriting
@@ -192,15 +230,19 @@ def _rewritten(model: nn.Module, library: Library | str, x: Tensor) -> tuple[fx.
         done["pooled convolution"] = _pool_in_place(network, lambda conv, clip: PooledConvolution(conv, library, clip=clip))
         done["Winograd convolution"] = _use_winograd(network, library)
         _flatten_in_place(network)
-    words = [f"{count} {name if count == 1 else _plural(name)}" for name, count in done.items() if count]
-    if not words:
-        raise _Unchanged("nothing in it can be replaced" + (f"; {library}" if isinstance(library, str) else ""))
-    if isinstance(library, str):
-        words.append(library)
+    words = _words(done, "" if not isinstance(library, str) else library)
     network.graph.lint()
     network.recompile()
     network.delete_all_unused_submodules()
-    return network.to(memory_format=torch.channels_last), ", ".join(words)
+    return network.to(memory_format=torch.channels_last), words
+
+
+def _words(done: Mapping[str, int], why_not_more: str = "") -> str:
+    """What was done; where that is nothing, it is as it was."""
+    words = [f"{count} {name if count == 1 else _plural(name)}" for name, count in done.items() if count]
+    if not words:
+        raise _Unchanged("; ".join(filter(None, ["nothing in it can be replaced", why_not_more])))
+    return ", ".join(filter(None, [*words, why_not_more]))
 
 
 def _traced(model: nn.Module) -> fx.GraphModule:
@@ -311,6 +353,7 @@ def _put(
     network.add_submodule(name, module)
     node.op, node.target, node.args, node.kwargs = "call_module", name, tuple(inputs), {}
     for follower in instead_of:
+        node.meta = follower.meta
         follower.replace_all_uses_with(node)
         network.graph.erase_node(follower)
 
@@ -347,8 +390,10 @@ def _added_to(node: fx.Node, follower: fx.Node) -> fx.Node | None:
         return None
     in_place = follower.target in (operator.iadd, "add_")
     others = [arg for arg in follower.args if isinstance(arg, fx.Node) and arg is not node]
-    fitting = len(others) == 1 and _shape(others[0]) == _shape(node) and (follower.args[0] is node or not in_place)
-    return others[0] if fitting else None
+    if len(others) != 1 or (in_place and follower.args[0] is not node):
+        return None
+    shape, dtype = _shape(others[0]), getattr(others[0].meta.get("tensor_meta"), "dtype", None)
+    return others[0] if (shape, dtype) == (_shape(node), torch.float32) else None
 
 
 def _halves(node: fx.Node) -> bool:

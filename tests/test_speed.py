@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -124,6 +125,37 @@ def test_what_is_not_a_number_stays_so():
     assert got[:, 6].isfinite().all()
 
 
+class Deciding(nn.Module):
+    def forward(self, x):
+        return x.flatten(1)[:, :3] if x.sum() > 0 else x.flatten(1)[:, :2]
+
+
+class Counting(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(x) * 2
+
+
+class Pooling(nn.Module):
+    def __init__(self, pool):
+        super().__init__()
+        self.conv, self.pool = nn.Conv2d(1, 32, 3), pool
+
+    def forward(self, x):
+        return self.pool(self.conv(x)).flatten(1)
+
+
+def hooked():
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten())
+    network[0].register_forward_hook(lambda module, inputs, output: output + 1)
+    return network
+
+
+def shared():
+    """One convolution before a batch norm and without one: its weights cannot be changed."""
+    conv = nn.Conv2d(1, 1, 3, padding=1)
+    return nn.Sequential(conv, nn.BatchNorm2d(1), conv, nn.Flatten())
+
+
 def gradients(network, x, upstream, inputs):
     """What comes out, and the gradients of what goes in (where asked for) and of the weights."""
     x = x.clone().requires_grad_(inputs)
@@ -182,11 +214,14 @@ def test_the_gradients_of_winograds_way(c, o, height, width, images, padding, th
 @pytest.mark.parametrize(("name", "shape", "loops_"), [("larger-fashion", (1, 28, 28), 2), ("resnet18", (3, 32, 32), 13)])
 def test_a_network_is_trained_through_the_loops_with_its_own_weights(name, shape, loops_):
     network = build(name, seed=0).train()
-    fast = trainable(network)
+    x, labels = torch.rand(6, *shape), torch.arange(6)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    fast, what = trainable(network, x)
+    assert what.startswith("fast: ")
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())  # batch norms have seen nothing
     kinds = (TrainablePooledConvolution, TrainableWinogradConvolution)
     assert sum(isinstance(module, kinds) for module in called(fast)) == loops_
     assert {id(p) for p in fast.parameters()} == {id(p) for p in network.parameters()}
-    x, labels = torch.rand(6, *shape), torch.arange(6)
     found = []
     for one in (fast, network):
         network.zero_grad()
@@ -198,19 +233,149 @@ def test_a_network_is_trained_through_the_loops_with_its_own_weights(name, shape
         assert (one - other).norm() <= 0.03 * other.norm() + 1e-6
 
 
-def test_what_the_loops_cannot_train_stays_as_it_is(network, monkeypatch):
-    for unfit in (
-        hooked(),
-        Deciding(),
-        nn.Sequential(nn.Flatten(), nn.Linear(144, 3)),
-        nn.Flatten(),
-        build("larger-fashion", seed=0).double(),
-    ):
-        assert trainable(unfit) is unfit
-    inner = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Conv2d(1, 32, 3), nn.MaxPool2d(2))
-    assert trainable(inner) is inner  # the gradient of what goes in would be needed
+class Drawing(nn.Module):
+    """What it adds is drawn anew each time; in a graph it would be what was drawn when that was made."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 32, 3)
+
+    def forward(self, x):
+        return functional.max_pool2d(self.conv(x), 2).flatten(1) + torch.randn(800)
+
+
+def hooked_backward():
+    network = build("larger-fashion", seed=0)
+    network[0].register_full_backward_hook(lambda module, gradients, upstream: None)
+    return network
+
+
+@compiled
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [
+        (hooked(), "it has hooks"),
+        (hooked_backward(), "it has hooks"),
+        (Deciding(), "torch.fx cannot trace it"),
+        (Drawing(), "of the largest off"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(784, 3)), "nothing in it can be replaced"),
+        # Where images are not what goes in, the gradient of what goes in would be needed.
+        (nn.Sequential(nn.Conv2d(1, 1, 1), nn.Conv2d(1, 32, 3), nn.MaxPool2d(2)), "nothing in it can be replaced"),
+    ],
+)
+def test_what_the_loops_cannot_train_stays_as_it_is(network, reason):
+    x = torch.rand(4, 1, 12, 12) if isinstance(network, Drawing) else torch.rand(4, 1, 28, 28)
+    same, what = trainable(network.train(), x)
+    assert same is network
+    assert what.startswith("eager: ") and reason in what
+
+
+def test_without_loops_torch_trains(monkeypatch):
+    network, x = build("larger-fashion", seed=0), torch.rand(4, 1, 28, 28)
+    assert trainable(network.double(), x.double()) == (network, "eager: no C loops: they are for float32 on a CPU")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert trainable(network.float(), x) == (network, "eager: no C loops: they are for float32 on a CPU")
     monkeypatch.setattr(speed, "library_for", lambda x, dtype: "no C loops: none in this test")
-    assert trainable(network) is network
+    assert trainable(network, x) == (network, "eager: no C loops: none in this test")
+
+
+@compiled
+def test_what_is_trained_may_work_in_place():
+    """As in every VGG."""
+    torch.manual_seed(4)
+    network = nn.Sequential(
+        nn.Conv2d(1, 32, 3),
+        nn.MaxPool2d(2),
+        nn.LeakyReLU(inplace=True),
+        nn.Conv2d(32, 32, 3),
+        nn.ReLU(inplace=True),
+        nn.Flatten(),
+    )
+    x = torch.rand(3, 1, 14, 14)
+    reference, fast = copy.deepcopy(network), trainable(network, x)[0]
+    assert fast is not network
+    check_gradients(fast, reference, x, torch.randn(reference(x).shape), inputs=False)
+
+
+@compiled
+def test_where_images_need_a_gradient_they_get_it():
+    conv, x = nn.Conv2d(1, 32, 3), torch.rand(3, 1, 8, 8)
+    for clip, last in ((True, nn.ReLU()), (False, nn.Identity())):
+        reference = nn.Sequential(copy.deepcopy(conv), nn.MaxPool2d(2), last)
+        fast = TrainablePooledConvolution(conv, library_for(x, None), clip=clip)
+        check_gradients(fast, reference, x, torch.randn(reference(x).shape), inputs=True)
+
+
+@compiled
+def test_a_gradient_of_the_gradient_is_refused():
+    x = torch.rand(2, 32, 6, 6, requires_grad=True)
+    out = TrainableWinogradConvolution(nn.Conv2d(32, 32, 3), library_for(x, None))(x)
+    (gradient,) = torch.autograd.grad(out.pow(2).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        gradient.sum().backward()
+
+
+@compiled
+@torch.no_grad()
+def test_the_loops_refuse_what_they_would_misread(images):
+    fast = prepare(build("larger-fashion", seed=0).eval(), torch.rand(1, 1, 28, 28)).network
+    with pytest.raises(TypeError, match=r"the C loops are for float32 on the CPU, got torch.float64"):
+        fast(torch.rand(1, 1, 28, 28, dtype=torch.float64))
+
+
+@compiled
+@torch.no_grad()
+def test_two_threads_of_python_do_not_share_what_lies_between():
+    network, x = build("larger-fashion", seed=0).eval(), torch.rand(40, 1, 28, 28)
+    fast = prepare(network, x).network
+    one_by_one = [fast(part) for part in x.split(4)]
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(10):
+            together = pool.map(fast_without_gradients(fast), x.split(4))
+            assert all(torch.equal(*pair) for pair in zip(one_by_one, together, strict=True))
+
+
+def fast_without_gradients(fast):
+    """Whether gradients are kept is each thread's own."""
+    return torch.no_grad()(lambda part: fast(part))
+
+
+@compiled
+@torch.no_grad()
+def test_a_prepared_network_can_be_copied():
+    network, x = build("larger-fashion", seed=0).train(), torch.rand(3, 1, 28, 28)
+    for fast in (prepare(network.eval(), x).network, trainable(network.train(), x)[0]):
+        assert torch.equal(copy.deepcopy(fast)(x), fast(x))
+        assert prepare(fast.eval(), x).network is not None
+
+
+@compiled
+def test_the_gradient_of_weights_over_several_blocks():
+    """5 x 5 x 12 tiles, which is two blocks and a part of one, and neither channels nor filters of one vector."""
+    conv = nn.Conv2d(64, 96, 3, padding=1, bias=False)
+    x = torch.randn(12, 64, 19, 17)
+    assert 2 * loops.TILES_BACK < 12 * 5 * 5
+    fast = TrainableWinogradConvolution(conv, library_for(x, None))
+    reference = copy.deepcopy(conv)
+    check_gradients(fast, reference, x, torch.randn(reference(x).shape), inputs=True)
+
+
+@pytest.mark.skipif(not shutil.which("gcc"), reason="no gcc")
+def test_the_loops_without_long_vectors(tmp_path, monkeypatch):
+    """As on other processors: fewer rows of a product fit into registers."""
+    compiler = tmp_path / "cc"
+    compiler.write_text('#!/bin/sh\nexec gcc $(echo "$@" | sed s/-march=native//)\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    library = loops._load_library("a processor with short vectors", tmp_path)
+    assert isinstance(library, loops.Library)
+    conv, x = nn.Conv2d(32, 64, 3, padding=1), torch.randn(5, 32, 9, 7)
+    fast, reference = TrainableWinogradConvolution(conv, library), copy.deepcopy(conv)
+    check_gradients(fast, reference, x, torch.randn(reference(x).shape), inputs=True)
+    conv, x = nn.Conv2d(3, 32, 3), torch.rand(2, 3, 9, 8)
+    reference = nn.Sequential(copy.deepcopy(conv), nn.MaxPool2d(2), nn.ReLU())
+    fast = TrainablePooledConvolution(conv, library, clip=True)
+    check_gradients(fast, reference, x, torch.randn(reference(x).shape), inputs=False)
 
 
 @torch.no_grad()
@@ -269,6 +434,8 @@ def remembering(first, second, x):
         (lambda first, second, x: first + first, 1, 0),
         (lambda first, second, x: torch.add(first, x[:, :, :1]), 1, 0),
         (lambda first, second, x: torch.add(second(x), first, alpha=2), 1, 0),
+        (lambda first, second, x: second(x) + (first > 0), 1, 0),
+        (lambda first, second, x: second(x) + first.double(), 1, 0),
         (remembering, 2, 1),
     ],
 )
@@ -368,35 +535,14 @@ def test_what_is_done_does_not_hang_on_the_points(network, images):
         assert len({p.batch_size for p in prepared}) == 1
 
 
-class Deciding(nn.Module):
-    def forward(self, x):
-        return x.flatten(1)[:, :3] if x.sum() > 0 else x.flatten(1)[:, :2]
-
-
-class Counting(nn.Conv2d):
-    def forward(self, x):
-        return super().forward(x) * 2
-
-
-class Pooling(nn.Module):
-    def __init__(self, pool):
-        super().__init__()
-        self.conv, self.pool = nn.Conv2d(1, 32, 3), pool
-
-    def forward(self, x):
-        return self.pool(self.conv(x)).flatten(1)
-
-
-def hooked():
-    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten())
-    network[0].register_forward_hook(lambda module, inputs, output: output + 1)
-    return network
-
-
-def shared():
-    """One convolution before a batch norm and without one: its weights cannot be changed."""
-    conv = nn.Conv2d(1, 1, 3, padding=1)
-    return nn.Sequential(conv, nn.BatchNorm2d(1), conv, nn.Flatten())
+@compiled
+@torch.no_grad()
+def test_features_stay_where_they_lie_behind_a_pooled_convolution_too():
+    network = nn.Sequential(nn.Conv2d(1, 32, 3), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 25, 4)).eval()
+    x = torch.rand(3, 1, 12, 12)
+    fast = prepare(network, x).network
+    assert [type(module).__name__ for module in called(fast)] == ["PooledConvolution", "_FlattenChannelsLast", "Linear"]
+    torch.testing.assert_close(fast(x), network(x), rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()

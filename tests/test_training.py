@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,19 @@ def test_the_schedule_rises_for_a_quarter_and_falls_to_zero(digits, monkeypatch)
     assert rates[0] == pytest.approx(0.04) and rates[10] == pytest.approx(0.4) == max(rates)
     assert rates[5] == pytest.approx(0.22) and rates[25] == pytest.approx(0.2)  # both ways linear
     assert rates[39] == pytest.approx(0.4 / 30)  # the next would be 0
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler")
+def test_training_goes_through_the_loops_in_float32_alone(digits, monkeypatch):
+    called = []
+    step = training._step
+    monkeypatch.setattr(training, "_step", lambda n, o, *rest: called.append(n) or step(n, o, *rest))
+    for dtype in (torch.float32, torch.bfloat16):
+        network = build("small-fashion", seed=0)
+        train(network, digits.train_images[:8], digits.train_labels[:8], epochs=1, seed=0, dtype=dtype, **QUIET)
+        (used,) = called
+        assert (used is network) == (dtype == torch.bfloat16)
+        called.clear()
 
 
 def test_every_pass_sees_every_image_once(digits, monkeypatch):
