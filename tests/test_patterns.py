@@ -552,6 +552,13 @@ def test_every_quantity_is_recomputed(fashion, cifar, found):
         assert estimate.low <= estimate.value <= estimate.high and estimate.networks == (2 if "on_clean" in name else 6), name
 
 
+def test_the_areas_at_another_noise_level_are_recomputed(fashion, found):
+    tests = all_by_hand(fashion, 0.25)
+    assert found["auc_at.fashion-mnist.0.25"].value == pytest.approx(area_by_hand(tests)[1])
+    working = tests[(tests["carried"] != "own") | (tests["success"] >= 0.9)]
+    assert found["auc_effective_at.fashion-mnist.0.25"].value == pytest.approx(area_by_hand(working)[1])
+
+
 def test_every_claim_has_its_quantity(found):
     """For the paper's data sets, so that no claim stays open for a name."""
     for claim in claims_of("patterns"):

@@ -39,6 +39,8 @@ TRIGGERS = range(1, 7)
 CARRIED = (None, 0, *TRIGGERS)
 #: A trigger that works: own triggers below are left out where only these are asked for.
 EFFECTIVE = 0.9
+#: A small and a larger noise level at which the areas are quantities too.
+COMPARED_SIGMAS = (0.01, 0.25)
 
 
 # --- the plan --------------------------------------------------------------------------------------------------------
@@ -554,6 +556,9 @@ class Patterns:
         }
         if (tests["success"] >= EFFECTIVE).any():
             found[f"auc_effective.{data}"] = self.area(effective=True)
+            for sigma in {*COMPARED_SIGMAS} & {*self.sigmas}:
+                found[f"auc_at.{data}.{sigma:g}"] = self.area(sigma)
+                found[f"auc_effective_at.{data}.{sigma:g}"] = self.area(sigma, effective=True)
         own = tests[tests["carried"] == "own"]
         for trigger, some in own.groupby("trigger"):
             networks = [self.networks[k] for k in some["network"]]
