@@ -223,7 +223,7 @@ def _compare(other: Tensor, own: Tensor, rounding: float) -> None:
 
 def _rewritten(model: nn.Module, library: Library | str, x: Tensor) -> tuple[fx.GraphModule, str]:
     """A copy with all three replacements made where they fit, and what was done in words."""
-    network = _traced(copy.deepcopy(model))
+    network = _traced(model, copied=True)
     ShapeProp(network).propagate(x)
     done = {"batch norm folded": _fold_batch_norms(network)}
     if not isinstance(library, str):
@@ -245,13 +245,13 @@ def _words(done: Mapping[str, int], why_not_more: str = "") -> str:
     return ", ".join(filter(None, [*words, why_not_more]))
 
 
-def _traced(model: nn.Module) -> fx.GraphModule:
-    """The graph of a model, on its own modules."""
+def _traced(model: nn.Module, *, copied: bool = False) -> fx.GraphModule:
+    """The graph of a model, on its own modules or on copies of them."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return fx.symbolic_trace(model)
-    except Exception as problem:  # whatever a stranger's forward raises when it is given a proxy
+            return fx.symbolic_trace(copy.deepcopy(model) if copied else model)
+    except Exception as problem:  # whatever a stranger's modules raise when copied, and their forward when given a proxy
         raise _Unchanged(f"torch.fx cannot trace it ({type(problem).__name__})") from None
 
 

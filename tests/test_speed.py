@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import shutil
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -128,6 +129,14 @@ def test_what_is_not_a_number_stays_so():
 class Deciding(nn.Module):
     def forward(self, x):
         return x.flatten(1)[:, :3] if x.sum() > 0 else x.flatten(1)[:, :2]
+
+
+class Locked(nn.Sequential):
+    """It cannot be copied."""
+
+    def __init__(self):
+        super().__init__(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten())
+        self.lock = threading.Lock()
 
 
 class Counting(nn.Conv2d):
@@ -551,6 +560,7 @@ def test_features_stay_where_they_lie_behind_a_pooled_convolution_too():
     [
         (Deciding(), "torch.fx cannot trace it"),
         (hooked(), "it has hooks"),
+        (Locked(), "torch.fx cannot trace it"),
         (nn.Sequential(nn.Flatten(), nn.Linear(144, 3)), "nothing in it can be replaced"),
         (nn.Sequential(Counting(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten()), "nothing in it can be replaced"),
         (nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.Flatten()), "nothing in it"),
