@@ -31,12 +31,12 @@ __all__ = [
     "library_for",
 ]
 
-#: What Winograd's way works on at a time: the fewest tiles, and the products (channels x filters) that go with another one. More
-#: tiles need the weights less often, and leave a core's cache the sooner.
+#: What Winograd's way works on at a time: the fewest tiles (no fewer than ROWS in kernels.c), and the products (channels x
+#: filters) that go with another one. More tiles need the weights less often, and leave a core's cache the sooner.
 TILES, PRODUCTS_A_TILE = 13, 4000
-#: At most so many floats for each thread.
+#: The floats that lie between at the most, for each thread.
 ROOM = 2**24
-#: The same for the gradient of the weights, which is read and written once for so many tiles.
+#: The tiles of a block where the gradient of the weights is made: all of it is read and written once a block.
 TILES_BACK = 130
 
 

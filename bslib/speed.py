@@ -1,4 +1,4 @@
-r"""What makes forward passes fast: a network is rewritten, for one measurement, into one that rounds differently and no more.
+r"""What makes forward passes and training fast: a network is rewritten into one that rounds differently and no more.
 
 The whole project costs forward passes, and the time of one goes where arithmetic is not: into batch norms, and into writing
 activations to memory and reading them again. So a copy of the network is traced (:mod:`torch.fx`) and three things are replaced
@@ -13,6 +13,8 @@ in it, wherever it has them:
 The last two are C (``kernels.c``, compiled once with the C compiler of the machine and kept in the cache folder) and for float32
 on a CPU. Where there is no compiler, or a network cannot be traced, what remains of the three is done; where nothing remains, the
 network runs as it is. :func:`prepare` says which, and records keep what it says.
+
+:func:`trainable` does the like for training, with the network's own weights: batch norms and sums stay as they are.
 
 Which of it is done depends on the network, its precision and the machine, never on how much is asked for: labels do not hang on
 the company that a point was measured in.

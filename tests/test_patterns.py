@@ -557,6 +557,8 @@ def test_the_areas_at_another_noise_level_are_recomputed(fashion, found):
     assert found["auc_at.fashion-mnist.0.25"].value == pytest.approx(area_by_hand(tests)[1])
     working = tests[(tests["carried"] != "own") | (tests["success"] >= 0.9)]
     assert found["auc_effective_at.fashion-mnist.0.25"].value == pytest.approx(area_by_hand(working)[1])
+    own = tests[tests["carried"] == "own"]
+    assert found["own_that_work.fashion-mnist.0.9"].value == pytest.approx((own["success"] >= 0.9).mean())
 
 
 def test_every_claim_has_its_quantity(found):

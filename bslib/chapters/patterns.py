@@ -560,6 +560,7 @@ class Patterns:
                 found[f"auc_at.{data}.{sigma:g}"] = self.area(sigma)
                 found[f"auc_effective_at.{data}.{sigma:g}"] = self.area(sigma, effective=True)
         own = tests[tests["carried"] == "own"]
+        found[f"own_that_work.{data}.{EFFECTIVE:g}"] = _over_networks(own, own["success"] >= EFFECTIVE)
         for trigger, some in own.groupby("trigger"):
             networks = [self.networks[k] for k in some["network"]]
             means = [
