@@ -17,7 +17,6 @@ static int omp_get_thread_num(void) { return 0; }
 #endif
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int bits __attribute__((vector_size(4 * LANES)));
-typedef signed char bytes __attribute__((vector_size(LANES)));
 
 #define INLINE static inline __attribute__((always_inline))
 static inline vec load(const float *p) { vec v; memcpy(&v, p, sizeof v); return v; }
@@ -28,23 +27,31 @@ static inline vec larger(vec a, vec b) { return choose((bits)(a > b) | (bits)(a 
 static inline vec relu(vec a) { return (vec)((bits)a & ~(bits)(a < 0)); }
 static inline vec only(bits where, vec a) { return (vec)((bits)a & where); }
 
-/* Where each maximum of four came from, the first of equals; 4 where a ReLU makes it 0. */
-static inline void remember(const vec of[4], vec result, long clip, signed char *to) {
+/* Where each maximum of four came from, the first of equals; 4 where a ReLU makes it 0. Eight neighbours share a number, `column`
+   says which four bits are whose. */
+static inline void remember(const vec of[4], vec result, long clip, long column, int *to) {
     vec most = of[0];
-    bits from = {0};
+    bits from = {0}, before = {0};
     for (int place = 1; place < 4; place++) {
         bits where = (bits)(of[place] > most);
         most = choose(where, of[place], most), from = (from & ~where) | (place & where);
     }
     if (clip) from = (from & (bits)(result > 0)) | (4 & ~(bits)(result > 0));
-    bytes short_ = __builtin_convertvector(from, bytes);
-    memcpy(to, &short_, sizeof short_);
+    if (column % 8) memcpy(&before, to, sizeof before);
+    before |= from << (int)(column % 8 * 4);
+    memcpy(to, &before, sizeof before);
+}
+
+static inline bits recall(const int *from, long column) {
+    bits all;
+    memcpy(&all, from, sizeof all);
+    return all >> (int)(column % 8 * 4) & 15;
 }
 
 /* A convolution of stride 1, the maximum over 2 x 2 and, where asked for, a ReLU, without the four times larger result between.
    x (n, c, h, w), channels first, c small; weight (c * kh * kw, o); y (n, ph, pw, o); o is a multiple of 32. What the way back
-   needs, from where the maxima came, goes to `from`, like y, unless that is NULL. Of one image: */
-INLINE void pooled(const float *x, const float *weight, const float *bias, float *y, signed char *from, long c, long h, long w,
+   needs, from where the maxima came, goes to `from` (n, ph, pw / 8 rounded up, o) unless that is NULL. Of one image: */
+INLINE void pooled(const float *x, const float *weight, const float *bias, float *y, int *from, long c, long h, long w,
                    long kh, long kw, long o, long ph, long pw, long clip) {
     for (long i = 0; i < ph; i++)
         for (long j = 0; j < pw; j++)
@@ -67,60 +74,68 @@ INLINE void pooled(const float *x, const float *weight, const float *bias, float
                 long to = (i * pw + j) * o + k;
                 store(y + to, clip ? relu(a) : a);
                 store(y + to + LANES, clip ? relu(b) : b);
-                if (from) remember(first, a, clip, from + to), remember(second, b, clip, from + to + LANES);
+                if (!from) continue;
+                int *origin = from + (i * ((pw + 7) / 8) + j / 8) * o + k;
+                remember(first, a, clip, j, origin), remember(second, b, clip, j, origin + LANES);
             }
 }
 
-void pooled_convolution(const float *x, const float *weight, const float *bias, float *y, signed char *from, long n, long c,
+void pooled_convolution(const float *x, const float *weight, const float *bias, float *y, int *from, long n, long c,
                         long h, long w, long kh, long kw, long o, long ph, long pw, long clip, long threads) {
 #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (long image = 0; image < n; image++) {
         const float *own = x + image * c * h * w;
         float *to = y + image * ph * pw * o;
-        signed char *origin = from ? from + image * ph * pw * o : NULL;
+        int *origin = from ? from + image * ph * ((pw + 7) / 8) * o : NULL;
         /* The compiler unrolls loops over numbers that it knows. */
         if (c == 1 && kh == 3 && kw == 3) pooled(own, weight, bias, to, origin, 1, h, w, 3, 3, o, ph, pw, clip);
         else pooled(own, weight, bias, to, origin, c, h, w, kh, kw, o, ph, pw, clip);
     }
 }
 
-/* The gradients of its weight (c * kh * kw, o) and bias (o), from that of y and from where the maxima came. Of filters `first` to
-   `last`, which are added up in weight and bias themselves: */
-INLINE void pooled_back(const float *x, const float *gradient, const signed char *from, float *weight, float *bias, long first,
-                        long last, long n, long c, long h, long w, long kh, long kw, long o, long ph, long pw) {
-    for (long image = 0; image < n; image++)
-        for (long i = 0; i < ph; i++)
-            for (long j = 0; j < pw; j++)
-                for (long k = first; k < last; k += LANES) {
-                    long at = ((image * ph + i) * pw + j) * o + k;
-                    bytes short_;
-                    memcpy(&short_, from + at, sizeof short_);
-                    bits place = __builtin_convertvector(short_, bits);
-                    vec g = load(gradient + at), of[4];
-                    for (int p = 0; p < 4; p++) of[p] = only((bits)(place == p), g);
-                    store(bias + k, load(bias + k) + ((of[0] + of[1]) + (of[2] + of[3])));
-                    float *to = weight + k;
-                    for (long channel = 0; channel < c; channel++)
-                        for (long u = 0; u < kh; u++) {
-                            const float *upper = x + ((image * c + channel) * h + 2 * i + u) * w + 2 * j, *lower = upper + w;
-                            for (long v = 0; v < kw; v++, to += o) {
-                                vec above = of[0] * upper[v] + of[1] * upper[v + 1];
-                                store(to, load(to) + above + (of[2] * lower[v] + of[3] * lower[v + 1]));
-                            }
-                        }
+/* The gradients of its weight (c * kh * kw, o), of no more than 32 rows, and of its bias (o), from that of y and from where the
+   maxima came; what one image adds to as many filters, from k on, as a vector has: */
+INLINE void pooled_back(const float *x, const float *gradient, const int *from, float *weight, float *bias, long k, long c,
+                        long h, long w, long kh, long kw, long o, long ph, long pw) {
+    vec sum[32], all = load(bias + k);
+#pragma GCC unroll 9
+    for (long row = 0; row < c * kh * kw; row++) sum[row] = load(weight + row * o + k);
+    for (long i = 0; i < ph; i++)
+        for (long j = 0; j < pw; j++) {
+            bits place = recall(from + (i * ((pw + 7) / 8) + j / 8) * o + k, j);
+            vec g = load(gradient + (i * pw + j) * o + k), of[4];
+            for (int p = 0; p < 4; p++) of[p] = only((bits)(place == p), g);
+            all += (of[0] + of[1]) + (of[2] + of[3]);
+            for (long channel = 0; channel < c; channel++)
+#pragma GCC unroll 3
+                for (long u = 0; u < kh; u++) {
+                    const float *upper = x + (channel * h + 2 * i + u) * w + 2 * j, *lower = upper + w;
+                    vec *to = sum + (channel * kh + u) * kw;
+#pragma GCC unroll 3
+                    for (long v = 0; v < kw; v++) {
+                        to[v] += of[0] * upper[v], to[v] += of[1] * upper[v + 1];
+                        to[v] += of[2] * lower[v], to[v] += of[3] * lower[v + 1];
+                    }
                 }
+        }
+#pragma GCC unroll 9
+    for (long row = 0; row < c * kh * kw; row++) store(weight + row * o + k, sum[row]);
+    store(bias + k, all);
 }
 
-void pooled_convolution_back(const float *x, const float *gradient, const signed char *from, float *weight, float *bias, long n,
+void pooled_convolution_back(const float *x, const float *gradient, const int *from, float *weight, float *bias, long n,
                              long c, long h, long w, long kh, long kw, long o, long ph, long pw, long threads) {
     memset(weight, 0, c * kh * kw * o * sizeof *weight), memset(bias, 0, o * sizeof *bias);
     long each = (o / LANES + threads - 1) / threads * LANES;
 #pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (long k = 0; k < o; k += each) {
-        long last = k + each < o ? k + each : o;
-        if (c == 1 && kh == 3 && kw == 3) pooled_back(x, gradient, from, weight, bias, k, last, n, 1, h, w, 3, 3, o, ph, pw);
-        else pooled_back(x, gradient, from, weight, bias, k, last, n, c, h, w, kh, kw, o, ph, pw);
-    }
+    for (long first = 0; first < o; first += each)
+        for (long image = 0; image < n; image++)
+            for (long k = first; k < o && k < first + each; k += LANES) {
+                const float *own = x + image * c * h * w, *of_own = gradient + image * ph * pw * o;
+                const int *origin = from + image * ph * ((pw + 7) / 8) * o;
+                if (c == 1 && kh == 3 && kw == 3) pooled_back(own, of_own, origin, weight, bias, k, 1, h, w, 3, 3, o, ph, pw);
+                else pooled_back(own, of_own, origin, weight, bias, k, c, h, w, kh, kw, o, ph, pw);
+            }
 }
 
 /* Winograd's F(4 x 4, 3 x 3) in the notation of Lavin and Gray (2016): a tile of 6 x 6 inputs gives 4 x 4 outputs by 36 products
@@ -140,6 +155,24 @@ static inline void after(const vec d[6], vec e[4]) {
     e[0] = d[0] + p + r, e[1] = q + 2 * s, e[2] = p + 4 * r, e[3] = q + 8 * s + d[5];
 }
 
+/* At stride 2 a line of 9 inputs gives 4 outputs: the odd ones by F(4, 2) with the first and the last of three weights, at the
+   points 0, 1, -1, 2 and infinity, the even ones by the middle weight, each for itself. 81 products where the direct way takes 144. */
+static inline void before_strided(const vec d[9], vec e[9]) {
+    vec p = d[6] - d[4], q = d[6] - d[2];
+    e[0] = 2 * (d[0] - d[4]) + q, e[1] = p - 2 * d[2], e[2] = 2 * d[2] - 3 * d[4] + d[6], e[3] = q;
+    e[4] = 2 * (d[2] - d[6]) - d[4] + d[8];
+    e[5] = d[1], e[6] = d[3], e[7] = d[5], e[8] = d[7];
+}
+
+static inline void after_strided(const vec d[9], vec e[4]) {
+    vec p = d[1] + d[2], q = d[1] - d[2];
+    e[0] = d[0] + p + d[3] + d[5], e[1] = q + 2 * d[3] + d[6], e[2] = p + 4 * d[3] + d[7], e[3] = q + 8 * d[3] + d[4] + d[8];
+}
+
+static inline void spread_strided(const vec d[3], vec e[6]) {
+    e[0] = d[0] / 2, e[1] = (d[0] + d[2]) / -2, e[2] = (d[0] - d[2]) / -6, e[3] = (d[0] + 2 * d[2]) / 6, e[4] = d[2], e[5] = d[1];
+}
+
 /* G and its transpose, on kernels of three. */
 static inline void spread(const vec d[3], vec e[6]) {
     vec p = (d[0] + d[2]) / -6, q = d[1] / -6, r = d[0] / 24 + d[2] / 6, s = d[1] / 12;
@@ -152,20 +185,21 @@ static inline void gather(const vec e[6], vec d[3]) {
 }
 
 /* kernels (c, 3, 3, o) -> weight (36, o / 32, c, 32): G g G^T. */
-void winograd_weight(const float *kernels, float *weight, long c, long o) {
+void winograd_weight(const float *kernels, float *weight, long c, long o, long stride) {
+    void (*along)(const vec *, vec *) = stride == 1 ? spread : spread_strided;
     for (long channel = 0; channel < c; channel++)
         for (long k = 0; k < o; k += LANES) {
             vec e[6][3];
             for (long j = 0; j < 3; j++) {
                 vec d[3], column[6];
                 for (long i = 0; i < 3; i++) d[i] = load(kernels + ((channel * 3 + i) * 3 + j) * o + k);
-                spread(d, column);
+                along(d, column);
                 for (long i = 0; i < 6; i++) e[i][j] = column[i];
             }
             float *to = weight + (k / (2 * LANES) * c + channel) * 2 * LANES + k % (2 * LANES);
             for (long i = 0; i < 6; i++) {
                 vec row[6];
-                spread(e[i], row);
+                along(e[i], row);
                 for (long j = 0; j < 6; j++) store(to + (6 * i + j) * c * o, row[j]);
             }
         }
@@ -191,29 +225,30 @@ void winograd_weight_back(const float *weight, float *kernels, long c, long o) {
         }
 }
 
-/* x (n, h, w, c) -> v (groups of ROWS tiles, 36, c / LANES, ROWS, LANES), for tiles `from` to `to` of all images. */
-static void transform_tiles(const float *x, float *v, long from, long to, layer s, long threads) {
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (long t = from; t < to; t++) {
-        long image = t / (s.down * s.across), top = t / s.across % s.down * 4 - s.padding, left = t % s.across * 4 - s.padding;
-        float *of_tile = v + (t - from) / ROWS * 36 * s.c * ROWS + (t - from) % ROWS * LANES;
-        for (long k = 0; k < s.c; k += LANES) {
-            vec e[6][6];
-            for (long j = 0; j < 6; j++) {
-                vec d[6], column[6];
-                for (long i = 0; i < 6; i++) {
-                    long row = top + i, at = left + j;
-                    int inside = row >= 0 && row < s.h && at >= 0 && at < s.w;
-                    d[i] = inside ? load(x + ((image * s.h + row) * s.w + at) * s.c + k) : (vec){0};
-                }
-                before(d, column);
-                for (long i = 0; i < 6; i++) e[i][j] = column[i];
+/* x (n, h, w, c) -> v (groups of ROWS tiles, edge * edge, c / LANES, ROWS, LANES), one tile `t` of all images to the place `at`; its
+   edge is 6, or 9 at stride 2. */
+INLINE void transform_tile(const float *x, float *v, long t, long at, layer s, const long edge) {
+    const long step = edge == 6 ? 4 : 8;
+    long image = t / (s.down * s.across), top = t / s.across % s.down * step - s.padding, left = t % s.across * step - s.padding;
+    float *of_tile = v + at / ROWS * edge * edge * s.c * ROWS + at % ROWS * LANES;
+    for (long k = 0; k < s.c; k += LANES) {
+        vec e[9][9];
+        for (long j = 0; j < edge; j++) {
+            vec d[9], column[9];
+            for (long i = 0; i < edge; i++) {
+                long row = top + i, place = left + j;
+                int inside = row >= 0 && row < s.h && place >= 0 && place < s.w;
+                d[i] = inside ? load(x + ((image * s.h + row) * s.w + place) * s.c + k) : (vec){0};
             }
-            for (long i = 0; i < 6; i++) {
-                vec row[6];
-                before(e[i], row);
-                for (long j = 0; j < 6; j++) store(of_tile + ((6 * i + j) * s.c + k) * ROWS, row[j]);
-            }
+            if (edge == 6) before(d, column);
+            else before_strided(d, column);
+            for (long i = 0; i < edge; i++) e[i][j] = column[i];
+        }
+        for (long i = 0; i < edge; i++) {
+            vec row[9];
+            if (edge == 6) before(e[i], row);
+            else before_strided(e[i], row);
+            for (long j = 0; j < edge; j++) store(of_tile + ((edge * i + j) * s.c + k) * ROWS, row[j]);
         }
     }
 }
@@ -236,23 +271,25 @@ static inline void multiply(const float *v, const float *u, float *m, long c, lo
     for (int row = 0; row < ROWS; row++) store(m + row * apart, first[row]), store(m + row * apart + LANES, second[row]);
 }
 
-/* m (tiles, o / (2 * LANES), 36, 2 * LANES) -> y (n, height, width, o), with the bias, what is to be added, and a ReLU. */
-static void transform_back(const float *m, const float *bias, const float *added, float *y, long from, long to, long clip,
-                           layer s) {
+/* m (tiles, o / (2 * LANES), edge * edge, 2 * LANES) -> y (n, height, width, o), with the bias, what is to be added, and a ReLU. */
+INLINE void transform_back(const float *m, const float *bias, const float *added, float *y, long from, long to, long clip, layer s,
+                           const long edge) {
     for (long t = from; t < to; t++) {
         long image = t / (s.down * s.across), top = t / s.across % s.down * 4, left = t % s.across * 4;
         for (long k = 0; k < s.o; k += LANES) {
-            const float *of_tile = m + (t - from) * 36 * s.o + k / (2 * LANES) * 36 * 2 * LANES + k % (2 * LANES);
-            vec e[4][6];
-            for (long j = 0; j < 6; j++) {
-                vec d[6], column[4];
-                for (long i = 0; i < 6; i++) d[i] = load(of_tile + (6 * i + j) * 2 * LANES);
-                after(d, column);
+            const float *of_tile = m + ((t - from) * s.o + k / (2 * LANES) * 2 * LANES) * edge * edge + k % (2 * LANES);
+            vec e[4][9];
+            for (long j = 0; j < edge; j++) {
+                vec d[9], column[4];
+                for (long i = 0; i < edge; i++) d[i] = load(of_tile + (edge * i + j) * 2 * LANES);
+                if (edge == 6) after(d, column);
+                else after_strided(d, column);
                 for (long i = 0; i < 4; i++) e[i][j] = column[i];
             }
             for (long i = 0; i < 4 && top + i < s.height; i++) {
                 vec row[4];
-                after(e[i], row);
+                if (edge == 6) after(e[i], row);
+                else after_strided(e[i], row);
                 for (long j = 0; j < 4 && left + j < s.width; j++) {
                     long at = ((image * s.height + top + i) * s.width + left + j) * s.o + k;
                     vec sum = row[j] + load(bias + k);
@@ -264,25 +301,39 @@ static void transform_back(const float *m, const float *bias, const float *added
     }
 }
 
-/* x (n, h, w, c); weight (36, o / 32, c, 32), transformed; added like y or NULL; y (n, h + 2 padding - 2, w + 2 padding - 2, o);
-   scratch of `room` floats for each thread, at least 36 * (c + o) * 13. o is a multiple of 32. */
+/* Of one block of tiles. At stride 2 the last weights in a line are those of all even inputs. */
+INLINE void winograd_block(const float *x, const float *weight, const float *bias, const float *added, float *y, float *v, float *m,
+                           long from, long to, long clip, layer s, const long edge) {
+    for (long t = from; t < to; t++) transform_tile(x, v, t, t - from, s, edge);
+    for (long p = 0; p < 36; p++)
+        for (long k = 0; k < s.o; k += 2 * LANES)
+            for (long i = p / 6; i < (p / 6 < 5 ? p / 6 + 1 : edge); i++)
+                for (long j = p % 6; j < (p % 6 < 5 ? p % 6 + 1 : edge); j++)
+                    for (long t = 0; t < to - from; t += ROWS) {
+                        const float *of_tiles = v + (t * edge * edge + (edge * i + j) * ROWS) * s.c;
+                        float *to_rows = m + (t * s.o + k) * edge * edge + (edge * i + j) * 2 * LANES;
+                        multiply(of_tiles, weight + (p * s.o + k) * s.c, to_rows, s.c, edge * edge * s.o);
+                    }
+    transform_back(m, bias, added, y, from, to, clip, s, edge);
+}
+
+static layer layer_of(long h, long w, long c, long o, long padding, long stride) {
+    long height = (h + 2 * padding - 3) / stride + 1, width = (w + 2 * padding - 3) / stride + 1;
+    return (layer){h, w, c, o, padding, height, width, (height + 3) / 4, (width + 3) / 4};
+}
+
+/* x (n, h, w, c); weight (36, o / 32, c, 32), transformed; added like y or NULL; y (n, height, width, o). scratch of `room` floats
+   for each thread, at least 13 * (c + o) * 36, at stride 2 * 81. o is a multiple of 32. */
 void winograd_convolution(const float *x, const float *weight, const float *bias, const float *added, float *y, float *scratch,
-                          long room, long n, long h, long w, long c, long o, long padding, long clip, long threads) {
-    long height = h + 2 * padding - 2, width = w + 2 * padding - 2;
-    layer s = {h, w, c, o, padding, height, width, (height + 3) / 4, (width + 3) / 4};
-    long tiles = n * s.down * s.across, block = room / (36 * (c + o) * ROWS) * ROWS;
+                          long room, long n, long h, long w, long c, long o, long padding, long stride, long clip, long threads) {
+    layer s = layer_of(h, w, c, o, padding, stride);
+    long planes = stride == 1 ? 36 : 81, tiles = n * s.down * s.across, block = room / (planes * (c + o) * ROWS) * ROWS;
 #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (long from = 0; from < tiles; from += block) {
-        float *v = scratch + omp_get_thread_num() * room, *m = v + block * 36 * c;
+        float *v = scratch + omp_get_thread_num() * room, *m = v + block * planes * c;
         long to = from + block < tiles ? from + block : tiles;
-        transform_tiles(x, v, from, to, s, 1);
-        for (long p = 0; p < 36; p++)
-            for (long k = 0; k < o; k += 2 * LANES)
-                for (long t = 0; t < to - from; t += ROWS) {
-                    float *to_rows = m + (t * o + k) * 36 + p * 2 * LANES;
-                    multiply(v + (t * 36 + p * ROWS) * c, weight + (p * o + k) * c, to_rows, c, 36 * o);
-                }
-        transform_back(m, bias, added, y, from, to, clip, s);
+        if (stride == 1) winograd_block(x, weight, bias, added, y, v, m, from, to, clip, s, 6);
+        else winograd_block(x, weight, bias, added, y, v, m, from, to, clip, s, 9);
     }
 }
 
@@ -291,7 +342,8 @@ static inline void turned_after(const vec e[4], vec d[6]) {
     d[0] = e[0], d[1] = p + q, d[2] = p - q, d[3] = r + s, d[4] = r - s, d[5] = e[3];
 }
 
-static void transform_gradient(const float *gradient, float *m, long from, long to, layer s, long threads) {
+/* The gradient of y, 0 where a ReLU made y so (not where y is NULL), to m (groups of ROWS tiles, 36, o / LANES, ROWS, LANES). */
+static void transform_gradient(const float *gradient, const float *y, float *m, long from, long to, layer s, long threads) {
 #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (long t = from; t < to; t++) {
         long image = t / (s.down * s.across), top = t / s.across % s.down * 4, left = t % s.across * 4;
@@ -301,8 +353,10 @@ static void transform_gradient(const float *gradient, float *m, long from, long 
             for (long j = 0; j < 4; j++) {
                 vec d[4], column[6];
                 for (long i = 0; i < 4; i++) {
+                    long at = ((image * s.height + top + i) * s.width + left + j) * s.o + k;
                     int inside = top + i < s.height && left + j < s.width;
-                    d[i] = inside ? load(gradient + ((image * s.height + top + i) * s.width + left + j) * s.o + k) : (vec){0};
+                    d[i] = inside ? load(gradient + at) : (vec){0};
+                    if (inside && y) d[i] = only(~(bits)(load(y + at) <= 0), d[i]);
                 }
                 turned_after(d, column);
                 for (long i = 0; i < 6; i++) e[i][j] = column[i];
@@ -331,19 +385,61 @@ static inline void accumulate(const float *v, const float *m, float *to, long ti
     for (int row = 0; row < 8; row++) store(to + row * 2 * LANES, first[row]), store(to + row * 2 * LANES + LANES, second[row]);
 }
 
-/* The gradient of its transformed weight, laid out as that is, from x and the gradient of y: (B^T d B)^T (A g A^T), summed over
-   all tiles. scratch of `room` floats, at least 36 * (c + o) * 13. */
-void winograd_convolution_back(const float *x, const float *gradient, float *weight, float *scratch, long room, long n, long h,
-                               long w, long c, long o, long padding, long threads) {
-    long height = h + 2 * padding - 2, width = w + 2 * padding - 2;
-    layer s = {h, w, c, o, padding, height, width, (height + 3) / 4, (width + 3) / 4};
+static inline void turned_before(const vec e[6], vec d[6]) {
+    vec p = e[1] + e[2], q = e[1] - e[2], r = e[3] + e[4], s = 2 * (e[3] - e[4]);
+    d[0] = 4 * e[0], d[1] = 4 * (e[5] - q) - s, d[2] = -5 * e[0] - 4 * p - r;
+    d[3] = q + s - 5 * e[5], d[4] = e[0] + p + r, d[5] = e[5];
+}
+
+/* v (tiles, c / (2 * LANES), 36, 2 * LANES) is added to x (n, h, w, c), where neighbours overlap. */
+static void scatter_tiles(const float *v, float *x, long from, long to, layer s, long threads) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (long k = 0; k < s.c; k += LANES)
+        for (long t = from; t < to; t++) {
+            long image = t / (s.down * s.across), top = t / s.across % s.down * 4 - s.padding, left = t % s.across * 4 - s.padding;
+            const float *of_tile = v + (t - from) * 36 * s.c + k / (2 * LANES) * 36 * 2 * LANES + k % (2 * LANES);
+            vec e[6][6];
+            for (long j = 0; j < 6; j++) {
+                vec d[6], column[6];
+                for (long i = 0; i < 6; i++) d[i] = load(of_tile + (6 * i + j) * 2 * LANES);
+                turned_before(d, column);
+                for (long i = 0; i < 6; i++) e[i][j] = column[i];
+            }
+            for (long i = 0; i < 6; i++) {
+                vec row[6];
+                turned_before(e[i], row);
+                for (long j = 0; j < 6; j++) {
+                    float *at = x + ((image * s.h + top + i) * s.w + left + j) * s.c + k;
+                    int inside = top + i >= 0 && top + i < s.h && left + j >= 0 && left + j < s.w;
+                    if (inside) store(at, load(at) + row[j]);
+                }
+            }
+        }
+}
+
+/* The way back, each step of it turned around: with M = A g A^T from the gradient g of y (n, height, width, o), and V = B^T d B
+   from x (n, h, w, c), the gradient of the transformed weight is V^T M, summed over all tiles, that of the bias the sum over g,
+   which is M at the point (1, 1), and that of x is B (M U^T) B^T. y or NULL: what a ReLU was taken of. turned (36, c / 32, o, 32):
+   the transformed weight with channels and filters exchanged; it and of_x are NULL where that gradient is not wanted. scratch of
+   `room` floats, at least 36 * (c + o) * 13. c and o are multiples of 32. */
+void winograd_convolution_back(const float *x, const float *gradient, const float *y, const float *turned, float *weight,
+                               float *bias, float *of_x, float *scratch, long room, long n, long h, long w, long c, long o,
+                               long padding, long threads) {
+    layer s = layer_of(h, w, c, o, padding, 1);
     long tiles = n * s.down * s.across, block = room / (36 * (c + o) * ROWS) * ROWS;
     float *v = scratch, *m = v + block * 36 * c;
-    memset(weight, 0, 36 * c * o * sizeof *weight);
+    long each = s.down * s.across, zeroed = 0;
+    memset(weight, 0, 36 * c * o * sizeof *weight), memset(bias, 0, o * sizeof *bias);
     for (long from = 0; from < tiles; from += block) {
         long to = from + block < tiles ? from + block : tiles;
-        transform_tiles(x, v, from, to, s, threads);
-        transform_gradient(gradient, m, from, to, s, threads);
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+        for (long t = from; t < to; t++) transform_tile(x, v, t, t - from, s, 6);
+        transform_gradient(gradient, y, m, from, to, s, threads);
+        for (long t = 0; t < to - from; t++)
+            for (long k = 0; k < o; k += LANES) {
+                const float *sum = m + (t / ROWS * 36 + 7) * o * ROWS + k * ROWS + t % ROWS * LANES;
+                store(bias + k, load(bias + k) + load(sum));
+            }
 #pragma omp parallel for num_threads(threads) if (threads > 1)
         for (long p = 0; p < 36; p++)
             for (long k = 0; k < o; k += 2 * LANES)
@@ -351,5 +447,16 @@ void winograd_convolution_back(const float *x, const float *gradient, float *wei
                     const float *of_channels = v + (p * c + i / LANES * LANES) * ROWS + i % LANES;
                     accumulate(of_channels, m + (p * o + k) * ROWS, weight + (p * o + k) * c + i * 2 * LANES, to - from, c, o);
                 }
+        if (!of_x) continue;
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+        for (long p = 0; p < 36; p++)
+            for (long k = 0; k < c; k += 2 * LANES)
+                for (long t = 0; t < to - from; t += ROWS) {
+                    float *to_rows = v + (t * c + k) * 36 + p * 2 * LANES;
+                    multiply(m + (t * 36 + p * ROWS) * o, turned + (p * c + k) * o, to_rows, o, 36 * c);
+                }
+        long begun = (to + each - 1) / each;
+        memset(of_x + zeroed * h * w * c, 0, (begun - zeroed) * h * w * c * sizeof *of_x), zeroed = begun;
+        scatter_tiles(v, of_x, from, to, s, threads);
     }
 }

@@ -15,6 +15,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -36,8 +37,9 @@ __all__ = [
 TILES, PRODUCTS_A_TILE = 13, 4000
 #: The floats that lie between at the most, for each thread.
 ROOM = 2**24
-#: The tiles of a block where the gradient of the weights is made: all of it is read and written once a block.
-TILES_BACK = 130
+#: The tiles of a block on the way back: no fewer and no more than that, and the products that go with another one. All of the
+#: gradient of the weights is read and written once a block.
+TILES_BACK, PRODUCTS_A_TILE_BACK = (26, 130), 1000
 
 
 class PooledConvolution(nn.Module):
@@ -116,10 +118,11 @@ class _PooledStep(torch.autograd.Function):
 
 
 class WinogradConvolution(nn.Module):
-    """A 3 x 3 convolution of stride 1 by Winograd's F(4 x 4, 3 x 3), a sum and a ReLU behind it; the result is channels-last.
+    """A 3 x 3 convolution by Winograd's F(4 x 4, 3 x 3), a sum and a ReLU behind it; the result is channels-last.
 
-    36 products of matrices (tiles, channels) x (channels, filters) between a transformation of the image and one of the result,
-    for a few tiles at a time, in memory that all such layers of a network use in turn.
+    36 products of matrices (tiles, channels) x (channels, filters) where the direct way has 144, between a transformation of the
+    image and one of the result, for a few tiles at a time, in memory that all such layers of a network use in turn. At stride 2
+    they are 81, for even and odd pixels.
 
     Parameters
     ----------
@@ -132,67 +135,66 @@ class WinogradConvolution(nn.Module):
 
     def __init__(self, conv: nn.Conv2d, library: Library, *, clip: bool) -> None:
         super().__init__()
-        self.library, self.clip, self.padding = library, clip, _padding(conv)[0]
+        self.library, self.clip, self.padding, self.stride = library, clip, _padding(conv)[0], conv.stride[0]
         planes = _empty(36 * conv.out_channels * conv.in_channels)
-        self.weight, self.bias = _transformed(library, conv.weight.detach(), planes), _bias(conv)
+        self.weight, self.bias = _transformed(library, conv.weight.detach(), planes, stride=self.stride), _bias(conv)
 
     @staticmethod
     def fits(conv: nn.Conv2d) -> bool:
         """Whether a convolution is of the kind that gains."""
         many = min(conv.in_channels, conv.out_channels) >= 32 and conv.in_channels % 16 == conv.out_channels % 32 == 0
-        return _plain(conv) and many and conv.kernel_size == (3, 3) and len(set(conv.padding)) == 1
+        return _plain(conv, strides=(1, 2)) and many and conv.kernel_size == (3, 3) and len(set(conv.padding)) == 1
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
-        """From (b, c, h, w) to (b, filters, h + 2 padding - 2, w + 2 padding - 2), the shape of ``added`` too."""
-        return _winograd(self.library, x, self.weight, self.bias, self.padding, added=added, clip=self.clip)
+        """From (b, c, h, w) to (b, filters, h, w), each side as that of any convolution, the shape of ``added`` too."""
+        stride, clip = self.stride, self.clip
+        return _winograd(self.library, x, self.weight, self.bias, self.padding, stride=stride, added=added, clip=clip)
 
 
 class TrainableWinogradConvolution(nn.Module):
     """:class:`WinogradConvolution` with the weights of a convolution that is being trained; the way back is Winograd's too."""
 
-    def __init__(self, conv: nn.Conv2d, library: Library) -> None:
+    def __init__(self, conv: nn.Conv2d, library: Library, *, clip: bool = False) -> None:
         super().__init__()
-        self.conv, self.library = conv, library
+        self.conv, self.library, self.clip = conv, library, clip
 
     @staticmethod
     def fits(conv: nn.Conv2d) -> bool:
         """Whether a convolution gains on the way back too."""
-        return WinogradConvolution.fits(conv) and conv.in_channels % 32 == 0 and _padding(conv)[0] <= 2
+        return WinogradConvolution.fits(conv) and conv.stride == (1, 1) and conv.in_channels % 32 == 0
 
     def forward(self, x: Tensor) -> Tensor:
         """From (b, c, h, w) to (b, filters, h + 2 padding - 2, w + 2 padding - 2)."""
         bias = _bias(self.conv) if self.conv.bias is None else self.conv.bias
-        result: Tensor = _WinogradStep.apply(x, self.conv.weight, bias, self.library, _padding(self.conv)[0])
+        padding = _padding(self.conv)[0]
+        result: Tensor = _WinogradStep.apply(x, self.conv.weight, bias, self.library, padding, self.clip)
         return result
 
 
 class _WinogradStep(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, library: Library, padding: int) -> Tensor:
-        ctx.save_for_backward(x, weight)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, library: Library, padding: int, clip: bool) -> Tensor:
+        y = _winograd(library, x, _transformed(library, weight), bias, padding, clip=clip)
+        ctx.save_for_backward(x, weight, y if clip else None)
         ctx.library, ctx.padding = library, padding
-        return _winograd(library, x, _transformed(library, weight), bias, padding)
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (x, weight), gradient = ctx.saved_tensors, gradients[0]
-        of_x = None
-        if ctx.needs_input_grad[0]:  # a convolution with the kernels turned around
-            turned = _transformed(ctx.library, weight.flip(2, 3).transpose(0, 1))
-            of_x = _winograd(ctx.library, gradient, turned, torch.zeros_like(weight[0, :, 0, 0]), 2 - ctx.padding)
-        of_weight = _winograd_back(ctx.library, x, gradient, ctx.padding)
-        return of_x, of_weight, gradient.sum((0, 2, 3)), None, None
+        (x, weight, clipped), wanted = ctx.saved_tensors, ctx.needs_input_grad[0]
+        back = _winograd_back(ctx.library, x, weight, gradients[0], ctx.padding, of_x=wanted, clipped=clipped)
+        return *back, None, None, None
 
 
 def _pooled(
     library: Library, x: Tensor, rows: Tensor, bias: Tensor, kernel: tuple[int, ...], *, clip: bool, origin: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """The maxima of a convolution and, where asked for, the pixels of the four that they came from (4: clipped)."""
+    """The maxima of a convolution and, where asked for, the pixels of the four that they came from, packed."""
     (images, channels, height, width), (kh, kw), filters = x.shape, kernel, len(bias)
     ph, pw = (height - kh + 1) // 2, (width - kw + 1) // 2
     y = _empty_image(images, filters, ph, pw)
-    came_from = torch.empty((images, ph, pw, filters), dtype=torch.int8, device="cpu") if origin else None
+    came_from = torch.empty((images, ph, -(-pw // 8), filters), dtype=torch.int32, device="cpu") if origin else None
     library.pooled_convolution(
         x, rows, bias, y.permute(0, 2, 3, 1), came_from,
         images, channels, height, width, kh, kw, filters, ph, pw, clip, torch.get_num_threads(),
@@ -211,20 +213,28 @@ def _rows(weight: Tensor) -> Tensor:
 
 
 def _winograd(
-    library: Library, x: Tensor, weight: Tensor, bias: Tensor, padding: int, *, added: Tensor | None = None, clip: bool = False
+    library: Library,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    padding: int,
+    *,
+    stride: int = 1,
+    added: Tensor | None = None,
+    clip: bool,
 ) -> Tensor:
     """A convolution with :func:`_transformed` kernels."""
     x = x.permute(0, 2, 3, 1).contiguous()
     added = None if added is None else added.permute(0, 2, 3, 1).contiguous()
     (images, height, width, channels), filters = x.shape, len(bias)
-    y = _empty_image(images, filters, height + 2 * padding - 2, width + 2 * padding - 2)
-    threads, a_tile = torch.get_num_threads(), 36 * (channels + filters)
+    y = _empty_image(images, filters, *((side + 2 * padding - 3) // stride + 1 for side in (height, width)))
+    threads, a_tile = torch.get_num_threads(), (36 if stride == 1 else 81) * (channels + filters)
     all_tiles = images * -(-y.shape[2] // 4) * -(-y.shape[3] // 4)
     wanted = min(channels * filters // PRODUCTS_A_TILE, -(-all_tiles // threads) + TILES - 1, ROOM // a_tile)
     room = a_tile * max(TILES, wanted)
     library.winograd_convolution(
         x, weight, bias, added, y.permute(0, 2, 3, 1), library.scratch("tiles", room * threads), room,
-        images, height, width, channels, filters, padding, clip, threads,
+        images, height, width, channels, filters, padding, stride, clip, threads,
     )  # fmt: skip
     return y
 
@@ -239,36 +249,44 @@ def _empty_image(*shape: int) -> Tensor:
     return torch.empty(shape, dtype=torch.float32, device="cpu", memory_format=torch.channels_last)
 
 
-def _winograd_back(library: Library, x: Tensor, gradient: Tensor, padding: int) -> Tensor:
-    """The gradient of the kernels (filters, channels, 3, 3), from that of the result."""
-    x, gradient = (t.permute(0, 2, 3, 1).contiguous() for t in (x, gradient))
-    (images, height, width, channels), filters = x.shape, gradient.shape[-1]
-    planes = library.scratch("weights", 36 * channels * filters)
-    room = 36 * (channels + filters) * TILES_BACK
+def _winograd_back(
+    library: Library, x: Tensor, weight: Tensor, gradient: Tensor, padding: int, *, of_x: bool, clipped: Tensor | None
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """The gradients of what went in, where it is asked for, of the kernels (filters, channels, 3, 3) and of the bias."""
+    (images, channels, height, width), filters = x.shape, len(weight)
+    found = _empty_image(*x.shape) if of_x else None
+    turned = _transformed(library, weight.transpose(0, 1), name="turned") if of_x else None
+    planes, bias = library.scratch("weights", 36 * channels * filters), _empty(filters)
+    block = int(np.clip(channels * filters // PRODUCTS_A_TILE_BACK, *TILES_BACK))
+    room = 36 * (channels + filters) * block
     library.winograd_convolution_back(
-        x, gradient, planes, library.scratch("tiles", room), room,
+        *(None if t is None else t.permute(0, 2, 3, 1).contiguous() for t in (x, gradient, clipped)), turned, planes, bias,
+        None if found is None else found.permute(0, 2, 3, 1), library.scratch("tiles", room), room,
         images, height, width, channels, filters, padding, torch.get_num_threads(),
     )  # fmt: skip
     kernels = _empty(channels, 3, 3, filters)
     library.winograd_weight_back(planes, kernels, channels, filters)
-    return kernels.permute(3, 0, 1, 2)
+    return found, kernels.permute(3, 0, 1, 2), bias
 
 
-def _transformed(library: Library, kernels: Tensor, planes: Tensor | None = None) -> Tensor:
-    """Kernels (filters, channels, 3, 3) as 36 planes, of each 32 filters after 32, of these all channels; until the next call.
+def _transformed(
+    library: Library, kernels: Tensor, planes: Tensor | None = None, *, name: str = "weights", stride: int = 1
+) -> Tensor:
+    """Kernels (filters, channels, 3, 3) as 36 planes, of each 32 filters after 32, of these all channels.
 
-    They stay for longer where ``planes`` is theirs.
+    They stay where ``planes`` is theirs, else until the next call for scratch memory of this name.
     """
     filters, channels = kernels.shape[:2]
-    planes = library.scratch("weights", 36 * channels * filters) if planes is None else planes
-    library.winograd_weight(kernels.permute(1, 2, 3, 0).contiguous(), planes, channels, filters)
+    planes = library.scratch(name, 36 * channels * filters) if planes is None else planes
+    library.winograd_weight(kernels.permute(1, 2, 3, 0).contiguous(), planes, channels, filters, stride)
     return planes
 
 
-def _plain(conv: nn.Conv2d) -> bool:
-    """Whether a convolution has nothing but a kernel, zeros around the image and a bias."""
+def _plain(conv: nn.Conv2d, *, strides: tuple[int, ...] = (1,)) -> bool:
+    """Whether a convolution has nothing but a kernel, one of these strides, zeros around the image and a bias."""
     return (
-        conv.stride == conv.dilation == (1, 1)
+        conv.stride in [(stride, stride) for stride in strides]
+        and conv.dilation == (1, 1)
         and conv.groups == 1
         and conv.padding_mode == "zeros"
         and not isinstance(conv.padding, str)
@@ -316,7 +334,7 @@ def _as_c(argument: Tensor | int | None) -> ctypes.c_void_p | ctypes.c_long:
         return ctypes.c_long(argument)
     if argument is None:
         return ctypes.c_void_p(None)
-    fitting = argument.dtype in (torch.float32, torch.int8) and argument.device.type == "cpu" and argument.is_contiguous()
+    fitting = argument.dtype in (torch.float32, torch.int32) and argument.device.type == "cpu" and argument.is_contiguous()
     if not fitting:  # C would read past its end
         raise TypeError(f"the C loops are for float32 on the CPU, got {argument.dtype} on {argument.device}")
     return ctypes.c_void_p(argument.data_ptr())

@@ -67,9 +67,9 @@ def counts(network, images, sigma=0.5, n=100, **options):
     return class_counts(network, images, sigma, n, seed=0, progress=False, **options)
 
 
-def convolution(c, o, size, padding, bias):
+def convolution(c, o, size, padding, bias, stride=1):
     torch.manual_seed(c + o + size)
-    return nn.Conv2d(c, o, size, padding=padding, bias=bias)
+    return nn.Conv2d(c, o, size, padding=padding, bias=bias, stride=stride)
 
 
 @compiled
@@ -92,12 +92,13 @@ def test_a_pooled_convolution_is_torchs_one_after_the_other(c, o, size, padding,
 @torch.no_grad()
 @settings(max_examples=25, deadline=None)
 @given(
-    c=st.sampled_from([32, 48, 64]), o=st.sampled_from([32, 96]), height=st.integers(3, 14), width=st.integers(3, 14),
-    images=st.integers(1, 9), padding=st.integers(0, 2), clip=st.booleans(), threads=st.sampled_from([1, 2]),
+    c=st.sampled_from([32, 48, 64]), o=st.sampled_from([32, 96]), height=st.integers(3, 21), width=st.integers(3, 21),
+    images=st.integers(1, 9), padding=st.integers(0, 2), stride=st.sampled_from([1, 2]), clip=st.booleans(),
+    threads=st.sampled_from([1, 2]),
 )  # fmt: skip
-def test_winograds_way_is_a_convolution_at_every_size(c, o, height, width, images, padding, clip, threads):
+def test_winograds_way_is_a_convolution_at_every_size(c, o, height, width, images, padding, stride, clip, threads):
     """The oracle is torch in float64."""
-    conv = convolution(c, o, 3, padding, True)
+    conv = convolution(c, o, 3, padding, True, stride)
     x = torch.randn(images, c, height, width)
     assert WinogradConvolution.fits(conv)
     before = torch.get_num_threads()
@@ -106,7 +107,7 @@ def test_winograds_way_is_a_convolution_at_every_size(c, o, height, width, image
         got = WinogradConvolution(conv, library_for(x, None), clip=clip)(x)
     finally:
         torch.set_num_threads(before)
-    expected = functional.conv2d(x.double(), conv.weight.double(), conv.bias.double(), padding=padding)
+    expected = functional.conv2d(x.double(), conv.weight.double(), conv.bias.double(), padding=padding, stride=stride)
     torch.testing.assert_close(got.double(), expected.relu() if clip else expected, rtol=1e-4, atol=1e-4)
 
 
@@ -203,17 +204,18 @@ def test_the_gradients_of_a_pooled_convolution(shape, padding, clip, height, wid
 @settings(max_examples=25, deadline=None)
 @given(
     c=st.sampled_from([32, 96]), o=st.sampled_from([32, 64]), height=st.integers(3, 14), width=st.integers(3, 14),
-    images=st.integers(1, 9), padding=st.integers(0, 2), threads=st.sampled_from([1, 2]),
+    images=st.integers(1, 9), padding=st.integers(0, 3), clip=st.booleans(), threads=st.sampled_from([1, 2]),
 )  # fmt: skip
-def test_the_gradients_of_winograds_way(c, o, height, width, images, padding, threads):
+def test_the_gradients_of_winograds_way(c, o, height, width, images, padding, clip, threads):
     conv, before = convolution(c, o, 3, padding, True), torch.get_num_threads()
     x = torch.randn(images, c, height, width)
-    reference = nn.Sequential(copy.deepcopy(conv))
+    reference = nn.Sequential(copy.deepcopy(conv), nn.ReLU() if clip else nn.Identity())
     assert TrainableWinogradConvolution.fits(conv)
     torch.set_num_threads(threads)
     try:
-        fast = TrainableWinogradConvolution(conv, library_for(x, None))
-        assert off(fast, reference, x, torch.randn(reference(x).shape), inputs=True) <= 1e-4
+        fast = TrainableWinogradConvolution(conv, library_for(x, None), clip=clip)
+        beside_the_kink = conv(x).detach().abs() > 1e-3  # elsewhere rounding decides whether a ReLU lets a gradient through
+        assert off(fast, reference, x, torch.randn(reference(x).shape) * beside_the_kink, inputs=True) <= 1e-4
     finally:
         torch.set_num_threads(before)
 
@@ -362,7 +364,7 @@ def test_the_gradient_of_weights_over_several_blocks():
     """5 x 5 x 12 tiles, which is two blocks and a part of one, and neither channels nor filters of one vector."""
     conv = nn.Conv2d(64, 96, 3, padding=1, bias=False)
     x = torch.randn(12, 64, 19, 17)
-    assert 2 * loops.TILES_BACK < 12 * 5 * 5
+    assert 2 * loops.TILES_BACK[0] < 12 * 5 * 5
     fast = TrainableWinogradConvolution(conv, library_for(x, None))
     reference = copy.deepcopy(conv)
     assert off(fast, reference, x, torch.randn(reference(x).shape), inputs=True) <= 1e-4

@@ -131,7 +131,7 @@ def _counts(device: torch.device, repeats: int, quick: bool) -> Result:
 
 
 def _resnet(device: torch.device, repeats: int, quick: bool) -> Result:
-    points, n = (1, 4) if quick else (4, 250)
+    points, n = (1, 4) if quick else (8, 250)
     images = _images("cifar10", points).to(device)
     return {"points": points, "n": n, "runs": [_against_peers("resnet18", images, n, fast_dtype(device), 3, device, repeats)]}
 
