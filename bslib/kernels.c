@@ -138,6 +138,44 @@ void pooled_convolution_back(const float *x, const float *gradient, const int *f
             }
 }
 
+/* And the gradient of x: each maximum adds, filter by filter, the kernel where it lay among the inputs of the four.
+   kernels (o, 5, patch): these inputs (c, kh + 1, kw + 1) for each place, and zeros for the fifth; a patch is filled up to whole
+   vectors, no more than eight. Of one image: */
+INLINE void pooled_back_to(const float *gradient, const int *from, const float *kernels, float *of_x, long c, long h, long w, long kh,
+                           long kw, long o, long ph, long pw, long patch) {
+    for (long i = 0; i < ph; i++)
+        for (long j = 0; j < pw; j++) {
+            const float *g = gradient + (i * pw + j) * o;
+            const int *origin = from + (i * ((pw + 7) / 8) + j / 8) * o;
+            vec sum[4][8] = {0};
+            for (long k = 0; k < o; k += 4)
+                for (long q = 0; q < 4; q++) {
+                    const float *kernel = kernels + ((k + q) * 5 + (origin[k + q] >> (j % 8 * 4) & 15)) * patch;
+                    for (long v = 0; v < patch / LANES; v++) sum[q][v] += load(kernel + v * LANES) * g[k + q];
+                }
+            float inputs[8 * LANES];
+            for (long v = 0; v < patch / LANES; v++)
+                store(inputs + v * LANES, (sum[0][v] + sum[1][v]) + (sum[2][v] + sum[3][v]));
+            for (long channel = 0; channel < c; channel++)
+                for (long u = 0; u <= kh; u++)
+                    for (long v = 0; v <= kw; v++)
+                        of_x[(channel * h + 2 * i + u) * w + 2 * j + v] += inputs[(channel * (kh + 1) + u) * (kw + 1) + v];
+        }
+}
+
+void pooled_convolution_back_to(const float *gradient, const int *from, const float *kernels, float *of_x, long n, long c, long h,
+                                long w, long kh, long kw, long o, long ph, long pw, long patch, long threads) {
+    memset(of_x, 0, n * c * h * w * sizeof *of_x);
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (long image = 0; image < n; image++) {
+        const float *g = gradient + image * ph * pw * o;
+        const int *origin = from + image * ph * ((pw + 7) / 8) * o;
+        float *to = of_x + image * c * h * w;
+        if (c == 1 && kh == 3 && kw == 3) pooled_back_to(g, origin, kernels, to, 1, h, w, 3, 3, o, ph, pw, LANES);
+        else pooled_back_to(g, origin, kernels, to, c, h, w, kh, kw, o, ph, pw, patch);
+    }
+}
+
 /* Winograd's F(4 x 4, 3 x 3) in the notation of Lavin and Gray (2016): a tile of 6 x 6 inputs gives 4 x 4 outputs by 36 products
    for each pair of channels, where the direct way takes 144. A block of tiles goes through B^T d B, 36 products of
    matrices (tiles, channels) x (channels, filters), and A^T m A, in memory that stays in a core's cache. */
@@ -419,44 +457,53 @@ static void scatter_tiles(const float *v, float *x, long from, long to, layer s,
 
 /* The way back, each step of it turned around: with M = A g A^T from the gradient g of y (n, height, width, o), and V = B^T d B
    from x (n, h, w, c), the gradient of the transformed weight is V^T M, summed over all tiles, that of the bias the sum over g,
-   which is M at the point (1, 1), and that of x is B (M U^T) B^T. y or NULL: what a ReLU was taken of. turned (36, c / 32, o, 32):
-   the transformed weight with channels and filters exchanged; it and of_x are NULL where that gradient is not wanted. scratch of
-   `room` floats, at least 36 * (c + o) * 13. c and o are multiples of 32. */
+   which is M at the point (1, 1), and that of x is B (M U^T) B^T. Of a block of tiles: */
+static void weight_of_block(const float *x, const float *m, float *v, float *weight, float *bias, long from, long to, layer s,
+                            long threads) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (long t = from; t < to; t++) transform_tile(x, v, t, t - from, s, 6);
+    for (long t = 0; t < to - from; t++)
+        for (long k = 0; k < s.o; k += LANES) {
+            const float *sum = m + (t / ROWS * 36 + 7) * s.o * ROWS + k * ROWS + t % ROWS * LANES;
+            store(bias + k, load(bias + k) + load(sum));
+        }
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (long p = 0; p < 36; p++)
+        for (long k = 0; k < s.o; k += 2 * LANES)
+            for (long i = 0; i < s.c; i += 8) {
+                const float *of_channels = v + (p * s.c + i / LANES * LANES) * ROWS + i % LANES;
+                float *of_weight = weight + (p * s.o + k) * s.c + i * 2 * LANES;
+                accumulate(of_channels, m + (p * s.o + k) * ROWS, of_weight, to - from, s.c, s.o);
+            }
+}
+
+static void inputs_of_block(const float *m, const float *turned, float *v, float *of_x, long from, long to, layer s, long threads) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (long p = 0; p < 36; p++)
+        for (long k = 0; k < s.c; k += 2 * LANES)
+            for (long t = 0; t < to - from; t += ROWS) {
+                float *to_rows = v + (t * s.c + k) * 36 + p * 2 * LANES;
+                multiply(m + (t * 36 + p * ROWS) * s.o, turned + (p * s.c + k) * s.o, to_rows, s.o, 36 * s.c);
+            }
+    scatter_tiles(v, of_x, from, to, s, threads);
+}
+
+/* y or NULL: what a ReLU was taken of. turned (36, c / 32, o, 32): the transformed weight with channels and filters exchanged; it
+   and of_x are NULL where that gradient is not wanted, weight and bias where those are not. scratch of `room` floats, at least
+   36 * (c + o) * 13. c and o are multiples of 32. */
 void winograd_convolution_back(const float *x, const float *gradient, const float *y, const float *turned, float *weight,
                                float *bias, float *of_x, float *scratch, long room, long n, long h, long w, long c, long o,
                                long padding, long threads) {
     layer s = layer_of(h, w, c, o, padding, 1);
-    long tiles = n * s.down * s.across, block = room / (36 * (c + o) * ROWS) * ROWS;
+    long each = s.down * s.across, tiles = n * each, block = room / (36 * (c + o) * ROWS) * ROWS, zeroed = 0;
     float *v = scratch, *m = v + block * 36 * c;
-    long each = s.down * s.across, zeroed = 0;
-    memset(weight, 0, 36 * c * o * sizeof *weight), memset(bias, 0, o * sizeof *bias);
+    if (weight) memset(weight, 0, 36 * c * o * sizeof *weight), memset(bias, 0, o * sizeof *bias);
     for (long from = 0; from < tiles; from += block) {
-        long to = from + block < tiles ? from + block : tiles;
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-        for (long t = from; t < to; t++) transform_tile(x, v, t, t - from, s, 6);
+        long to = from + block < tiles ? from + block : tiles, begun = (to + each - 1) / each;
         transform_gradient(gradient, y, m, from, to, s, threads);
-        for (long t = 0; t < to - from; t++)
-            for (long k = 0; k < o; k += LANES) {
-                const float *sum = m + (t / ROWS * 36 + 7) * o * ROWS + k * ROWS + t % ROWS * LANES;
-                store(bias + k, load(bias + k) + load(sum));
-            }
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-        for (long p = 0; p < 36; p++)
-            for (long k = 0; k < o; k += 2 * LANES)
-                for (long i = 0; i < c; i += 8) {
-                    const float *of_channels = v + (p * c + i / LANES * LANES) * ROWS + i % LANES;
-                    accumulate(of_channels, m + (p * o + k) * ROWS, weight + (p * o + k) * c + i * 2 * LANES, to - from, c, o);
-                }
+        if (weight) weight_of_block(x, m, v, weight, bias, from, to, s, threads);
         if (!of_x) continue;
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-        for (long p = 0; p < 36; p++)
-            for (long k = 0; k < c; k += 2 * LANES)
-                for (long t = 0; t < to - from; t += ROWS) {
-                    float *to_rows = v + (t * c + k) * 36 + p * 2 * LANES;
-                    multiply(m + (t * 36 + p * ROWS) * o, turned + (p * c + k) * o, to_rows, o, 36 * c);
-                }
-        long begun = (to + each - 1) / each;
         memset(of_x + zeroed * h * w * c, 0, (begun - zeroed) * h * w * c * sizeof *of_x), zeroed = begun;
-        scatter_tiles(v, of_x, from, to, s, threads);
+        inputs_of_block(m, turned, v, of_x, from, to, s, threads);
     }
 }

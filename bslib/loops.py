@@ -71,10 +71,7 @@ class PooledConvolution(nn.Module):
 
 
 class TrainablePooledConvolution(nn.Module):
-    """:class:`PooledConvolution` with the weights of a convolution that is being trained.
-
-    Where what goes in needs a gradient too, as for adversarial training, torch does it all.
-    """
+    """:class:`PooledConvolution` with the weights of a convolution that is being trained, and the way back."""
 
     def __init__(self, conv: nn.Conv2d, library: Library, *, clip: bool) -> None:
         super().__init__()
@@ -82,12 +79,8 @@ class TrainablePooledConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """From (b, c, h, w) to (b, filters, ph, pw)."""
-        result: Tensor
-        if x.requires_grad:
-            result = functional.max_pool2d(self.conv(x), 2)
-            return result.relu() if self.clip else result
         bias = _bias(self.conv) if self.conv.bias is None else self.conv.bias
-        result = _PooledStep.apply(x, self.conv.weight, bias, self.library, _padding(self.conv), self.clip)
+        result: Tensor = _PooledStep.apply(x, self.conv.weight, bias, self.library, _padding(self.conv), self.clip)
         return result
 
 
@@ -99,22 +92,30 @@ class _PooledStep(torch.autograd.Function):
         x = _padded(x, padding)
         kernel = (weight.shape[2], weight.shape[3])
         y, origin = _pooled(library, x, _rows(weight), bias, kernel, clip=clip, origin=True)
-        ctx.save_for_backward(x, origin)
-        ctx.library, ctx.shape = library, weight.shape
+        ctx.save_for_backward(x, weight, origin)
+        ctx.library, ctx.padding = library, padding
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (x, origin), (filters, channels, kh, kw) = ctx.saved_tensors, ctx.shape
+        x, weight, origin = ctx.saved_tensors
+        filters, channels, kh, kw = weight.shape
         gradient = gradients[0].permute(0, 2, 3, 1).contiguous()
         images, ph, pw, _ = gradient.shape
-        rows, bias = _empty(channels * kh * kw, filters), _empty(filters)
-        ctx.library.pooled_convolution_back(
-            x, gradient, origin, rows, bias,
-            images, channels, *x.shape[2:], kh, kw, filters, ph, pw, torch.get_num_threads(),
-        )  # fmt: skip
-        return None, rows.view(channels, kh, kw, filters).permute(3, 0, 1, 2), bias, None, None, None
+        shape = (images, channels, *x.shape[2:], kh, kw, filters, ph, pw)
+        of_x, of_weight, of_bias = None, None, None
+        if ctx.needs_input_grad[0]:
+            of_x, kernels = _empty(*x.shape), _by_place(weight)
+            ctx.library.pooled_convolution_back_to(
+                gradient, origin, kernels, of_x, *shape, kernels.shape[-1], torch.get_num_threads()
+            )
+            of_x = _padded(of_x, (-ctx.padding[0], -ctx.padding[1]))
+        if any(ctx.needs_input_grad[1:3]):
+            rows, of_bias = _empty(channels * kh * kw, filters), _empty(filters)
+            ctx.library.pooled_convolution_back(x, gradient, origin, rows, of_bias, *shape, torch.get_num_threads())
+            of_weight = rows.view(channels, kh, kw, filters).permute(3, 0, 1, 2)
+        return of_x, of_weight, of_bias, None, None, None
 
 
 class WinogradConvolution(nn.Module):
@@ -182,8 +183,10 @@ class _WinogradStep(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (x, weight, clipped), wanted = ctx.saved_tensors, ctx.needs_input_grad[0]
-        back = _winograd_back(ctx.library, x, weight, gradients[0], ctx.padding, of_x=wanted, clipped=clipped)
+        (x, weight, clipped), wanted = ctx.saved_tensors, ctx.needs_input_grad
+        back = _winograd_back(
+            ctx.library, x, weight, gradients[0], ctx.padding, of_x=wanted[0], of_weight=any(wanted[1:3]), clipped=clipped
+        )
         return *back, None, None, None
 
 
@@ -210,6 +213,16 @@ def _padded(x: Tensor, padding: tuple[int, int]) -> Tensor:
 def _rows(weight: Tensor) -> Tensor:
     """Kernels (filters, channels, kh, kw) as (channels * kh * kw, filters)."""
     return weight.permute(1, 2, 3, 0).reshape(-1, len(weight)).contiguous()
+
+
+def _by_place(weight: Tensor) -> Tensor:
+    """Kernels where they lie among the inputs of a 2 x 2 maximum, for each of its four places, and zeros; in whole vectors."""
+    filters, channels, kh, kw = weight.shape
+    places = torch.zeros((filters, 5, channels, kh + 1, kw + 1), dtype=torch.float32, device="cpu")
+    for place, (down, across) in enumerate(((0, 0), (0, 1), (1, 0), (1, 1))):
+        places[:, place, :, down : down + kh, across : across + kw] = weight
+    patches = places.flatten(2)
+    return functional.pad(patches, (0, -patches.shape[2] % 16)).contiguous()
 
 
 def _winograd(
@@ -250,13 +263,22 @@ def _empty_image(*shape: int) -> Tensor:
 
 
 def _winograd_back(
-    library: Library, x: Tensor, weight: Tensor, gradient: Tensor, padding: int, *, of_x: bool, clipped: Tensor | None
-) -> tuple[Tensor | None, Tensor, Tensor]:
-    """The gradients of what went in, where it is asked for, of the kernels (filters, channels, 3, 3) and of the bias."""
+    library: Library,
+    x: Tensor,
+    weight: Tensor,
+    gradient: Tensor,
+    padding: int,
+    *,
+    of_x: bool,
+    of_weight: bool,
+    clipped: Tensor | None,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of what went in, and of the kernels (filters, channels, 3, 3) and the bias, where they are asked for."""
     (images, channels, height, width), filters = x.shape, len(weight)
     found = _empty_image(*x.shape) if of_x else None
     turned = _transformed(library, weight.transpose(0, 1), name="turned") if of_x else None
-    planes, bias = library.scratch("weights", 36 * channels * filters), _empty(filters)
+    planes = library.scratch("weights", 36 * channels * filters) if of_weight else None
+    bias = _empty(filters) if of_weight else None
     block = int(np.clip(channels * filters // PRODUCTS_A_TILE_BACK, *TILES_BACK))
     room = 36 * (channels + filters) * block
     library.winograd_convolution_back(
@@ -264,6 +286,8 @@ def _winograd_back(
         None if found is None else found.permute(0, 2, 3, 1), library.scratch("tiles", room), room,
         images, height, width, channels, filters, padding, torch.get_num_threads(),
     )  # fmt: skip
+    if planes is None:
+        return found, None, None
     kernels = _empty(channels, 3, 3, filters)
     library.winograd_weight_back(planes, kernels, channels, filters)
     return found, kernels.permute(3, 0, 1, 2), bias

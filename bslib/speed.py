@@ -125,8 +125,8 @@ def prepare(model: nn.Module, x: Tensor, *, engine: str = "auto", dtype: torch.d
 def trainable(network: nn.Module, x: Tensor) -> tuple[nn.Module, str]:
     """What to call instead of a network while it is trained: its own graph, with its own weights, through the C loops.
 
-    Convolutions of many channels, and one of few that images go into and a 2 x 2 maximum follows, differ by rounding; all else is
-    the network's own, as it stands at this moment: what its ``forward`` asks of ``self`` is not asked again.
+    Convolutions of many channels, and those of few that a 2 x 2 maximum follows, differ by rounding; all else is the network's
+    own, as it stands at this moment: what its ``forward`` asks of ``self`` is not asked again.
 
     Parameters
     ----------
@@ -170,7 +170,7 @@ def _through_the_loops(network: nn.Module, library: Library | str) -> tuple[fx.G
     if _is_hooked(network):
         raise _Unchanged("it has hooks, which must see every module at work")
     graph = _traced(network)
-    pooled = _pool_in_place(graph, lambda conv, clip: TrainablePooledConvolution(conv, library, clip=clip), of_images=True)
+    pooled = _pool_in_place(graph, lambda conv, clip: TrainablePooledConvolution(conv, library, clip=clip))
     winograd = 0
     for node, conv in _called_once(graph).items():
         if type(conv) is nn.Conv2d and TrainableWinogradConvolution.fits(conv):
@@ -277,16 +277,14 @@ def _fold_batch_norms(network: fx.GraphModule) -> int:
     return count
 
 
-def _pool_in_place(network: fx.GraphModule, make: Callable[[nn.Conv2d, bool], nn.Module], *, of_images: bool = False) -> int:
-    """Each convolution of few channels that a 2 x 2 maximum follows, of images alone where asked for; ``make`` takes its clip."""
+def _pool_in_place(network: fx.GraphModule, make: Callable[[nn.Conv2d, bool], nn.Module]) -> int:
+    """Each convolution of few channels that a 2 x 2 maximum follows; ``make`` takes its clip."""
     modules, count = _called_once(network), 0
     for node in list(network.graph.nodes):
         conv = modules.get(node)
         if type(conv) is not nn.Conv2d or not PooledConvolution.fits(conv):
             continue
         followers, inputs = _followers(node, 2), node.all_input_nodes[:1]
-        if of_images and inputs[0].op != "placeholder":
-            continue
         pools, relus = [[is_one(follower) for follower in followers] for is_one in (_halves, _is_relu)]
         if (pools, relus) in (([True, False], [False, True]), ([False, True], [True, False])):  # the two commute
             _put(network, node, make(conv, True), inputs, instead_of=followers)

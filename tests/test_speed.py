@@ -185,17 +185,18 @@ def off(network, reference, x, upstream, inputs):
 @compiled
 @settings(max_examples=20, deadline=None)
 @given(
-    shape=st.sampled_from([(1, 32, 3), (3, 64, 3), (1, 32, 5), (2, 96, 3)]), padding=st.integers(0, 2), clip=st.booleans(),
-    height=st.integers(6, 14), width=st.integers(6, 14), images=st.integers(1, 5), threads=st.sampled_from([1, 2, 3]),
+    shape=st.sampled_from([(1, 32, 3), (3, 64, 3), (1, 32, 5), (2, 96, 3), (32, 32, 1)]), padding=st.integers(0, 2),
+    clip=st.booleans(), height=st.integers(6, 14), width=st.integers(6, 21), images=st.integers(1, 5), inputs=st.booleans(),
+    threads=st.sampled_from([1, 2, 3]),
 )  # fmt: skip
-def test_the_gradients_of_a_pooled_convolution(shape, padding, clip, height, width, images, threads):
+def test_the_gradients_of_a_pooled_convolution(shape, padding, clip, height, width, images, inputs, threads):
     conv, before = convolution(*shape, padding, True), torch.get_num_threads()
     x = torch.rand(images, shape[0], height, width)
     reference = nn.Sequential(copy.deepcopy(conv), nn.MaxPool2d(2), nn.ReLU() if clip else nn.Identity())
     fast = TrainablePooledConvolution(conv, library_for(x, None), clip=clip)
     torch.set_num_threads(threads)
     try:
-        assert off(fast, reference, x, torch.randn(reference(x).shape), inputs=False) <= 1e-4
+        assert off(fast, reference, x, torch.randn(reference(x).shape), inputs=inputs) <= 1e-4
     finally:
         torch.set_num_threads(before)
 
@@ -269,8 +270,7 @@ def hooked_backward():
         (Deciding(), "torch.fx cannot trace it"),
         (Drawing(), "of the largest off"),
         (nn.Sequential(nn.Flatten(), nn.Linear(784, 3)), "nothing in it can be replaced"),
-        # Where images are not what goes in, the gradient of what goes in would be needed.
-        (nn.Sequential(nn.Conv2d(1, 1, 1), nn.Conv2d(1, 32, 3), nn.MaxPool2d(2)), "nothing in it can be replaced"),
+        (nn.Sequential(nn.Conv2d(1, 40, 3), nn.MaxPool2d(2)), "nothing in it can be replaced"),
     ],
 )
 def test_what_the_loops_cannot_train_stays_as_it_is(network, reason):
@@ -305,15 +305,6 @@ def test_what_is_trained_may_work_in_place():
     reference, fast = copy.deepcopy(network), trainable(network, x)[0]
     assert fast is not network
     assert off(fast, reference, x, torch.randn(reference(x).shape), inputs=False) <= 1e-4
-
-
-@compiled
-def test_where_images_need_a_gradient_they_get_it():
-    conv, x = nn.Conv2d(1, 32, 3), torch.rand(3, 1, 8, 8)
-    for clip, last in ((True, nn.ReLU()), (False, nn.Identity())):
-        reference = nn.Sequential(copy.deepcopy(conv), nn.MaxPool2d(2), last)
-        fast = TrainablePooledConvolution(conv, library_for(x, None), clip=clip)
-        assert off(fast, reference, x, torch.randn(reference(x).shape), inputs=True) <= 1e-4
 
 
 @compiled

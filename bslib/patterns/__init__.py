@@ -2,7 +2,36 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+import contextlib
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+from bslib.measure import evaluating
+from bslib.speed import trainable
+
+
+@contextlib.contextmanager
+def crafting(model: nn.Module, images: Tensor) -> Iterator[nn.Module]:
+    """What to call instead of ``model`` in eval mode for gradients of images alone: through the C loops where they fit.
+
+    >>> import torch
+    >>> model = nn.Linear(2, 1)
+    >>> with crafting(model, torch.zeros(1, 2)) as network:
+    ...     any(parameter.requires_grad for parameter in network.parameters())
+    False
+    >>> model.weight.requires_grad
+    True
+    """
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with evaluating(model):
+        try:
+            for parameter in learned:
+                parameter.requires_grad_(False)
+            yield trainable(model, images[:2])[0]
+        finally:
+            for parameter in learned:
+                parameter.requires_grad_(True)
 
 
 def check_images(images: Tensor) -> None:

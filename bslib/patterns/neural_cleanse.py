@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bslib.measure import check_inputs, evaluating
-from bslib.patterns import check_counts, check_images
+from bslib.measure import check_inputs
+from bslib.patterns import check_counts, check_images, crafting
 from bslib.progress import bar
 
 __all__ = ["Candidates", "Schedule", "anomaly_index", "patched", "reverse_triggers"]
@@ -174,7 +174,7 @@ def reverse_triggers(
     never = torch.full((classes,), torch.nan)
     kept = Candidates(_bounded(masks), _bounded(patterns), never, torch.zeros(classes, dtype=torch.int64))
     order: list[int] = []
-    with evaluating(model), bar(total=steps, desc="Neural Cleanse", unit="step", show=progress) as shown:
+    with crafting(model, images) as network, bar(total=steps, desc="Neural Cleanse", unit="step", show=progress) as shown:
         for _ in range(steps):
             active = [k for k in range(classes) if not schedules[k].done]
             if not active:
@@ -185,7 +185,7 @@ def reverse_triggers(
                 if len(order) < batch_size:
                     order = order + rng.permutation(len(images)).tolist()
                 chosen, order = order[:batch_size], order[batch_size:]
-                hits, sizes = _update(model, images[chosen], masks, patterns, active, weights, optimizer)
+                hits, sizes = _update(network, images[chosen], masks, patterns, active, weights, optimizer)
                 success += hits / updates
                 norms += sizes / updates
             mask, pattern = _bounded(masks), _bounded(patterns)

@@ -12,11 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bslib.measure import check_inputs, evaluating
-from bslib.patterns import check_counts, check_images
+from bslib.measure import check_inputs
+from bslib.patterns import check_counts, check_images, crafting
 from bslib.progress import bar
 
 __all__ = ["Universal", "deepfool", "perturbed", "universal_perturbation"]
+
+
+#: Images that a step of DeepFool takes at a time, each in as many copies as there are classes.
+TOGETHER = 50
 
 
 class Universal(NamedTuple):
@@ -60,38 +64,47 @@ def deepfool(model: nn.Module, images: Tensor, *, steps: int = 10, overshoot: fl
     [-0.51, 0.0]
     """
     check_counts(steps=steps)
+    with crafting(model, images) as network:
+        classes = network(images[:1]).shape[1]
+        return torch.cat([_deepfool(network, part, classes, steps, overshoot) for part in images.split(TOGETHER)])
+
+
+def _deepfool(network: nn.Module, images: Tensor, classes: int, steps: int, overshoot: float) -> Tensor:
     total = torch.zeros_like(images)
-    with evaluating(model), torch.enable_grad():
-        before = model(images).argmax(1)
-        active = torch.arange(len(images), device=images.device)
-        for _ in range(steps):
-            moved = (images[active] + (1 + overshoot) * total[active]).detach().requires_grad_()
-            logits = model(moved)
-            same = logits.argmax(1) == before[active]
-            if not same.any():
-                break
-            step = _to_nearest_boundary(logits, moved, before[active])
-            active, step = active[same], step[same]
-            total[active] += step
+    active = torch.arange(len(images), device=images.device)
+    for step in range(steps):
+        logits, slopes = _linearised(network, images[active] + (1 + overshoot) * total[active], classes)
+        if step == 0:
+            before = logits.argmax(1)
+        same = logits.argmax(1) == before[active]
+        active = active[same]
+        if not len(active):
+            break
+        total[active] += _to_nearest_boundary(logits[same], slopes[same], before[active]).view_as(total[active])
     return (1 + overshoot) * total
 
 
-def _to_nearest_boundary(logits: Tensor, x: Tensor, own: Tensor) -> Tensor:
-    """The shortest step (B, ...) to where another class would be as likely as ``own``, were the logits linear in x."""
-    classes = logits.shape[1]
-    slopes = torch.stack(
-        [torch.autograd.grad(logits[:, k].sum(), x, retain_graph=k + 1 < classes)[0].flatten(1) for k in range(classes)], dim=1
-    )
-    rows = torch.arange(len(x), device=x.device)
+def _linearised(network: nn.Module, x: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Logits (B, K) and the slope (B, K, values) of each, from one pass there and back over K copies of each image."""
+    copies = x.repeat_interleave(classes, 0).requires_grad_()
+    with torch.enable_grad():
+        logits = network(copies).unflatten(0, (len(x), classes))
+        (slopes,) = torch.autograd.grad(logits.diagonal(dim1=1, dim2=2).sum(), copies)
+    return logits[:, 0].detach(), slopes.reshape(len(x), classes, -1)
+
+
+def _to_nearest_boundary(logits: Tensor, slopes: Tensor, own: Tensor) -> Tensor:
+    """The shortest step (B, values) to where another class would be as likely as ``own``, were the logits linear."""
+    rows = torch.arange(len(logits), device=logits.device)
     normals = slopes - slopes[rows, own][:, None]
-    gaps = (logits - logits[rows, own][:, None]).abs().detach()
+    gaps = (logits - logits[rows, own][:, None]).abs()
     lengths = normals.norm(dim=2).clamp_min(1e-12)
     distances = gaps / lengths
     distances[rows, own] = torch.inf
     nearest = distances.argmin(1)
     # The small constant is the authors': without it a step may end a rounding error before the boundary.
     scale = (distances[rows, nearest] + 1e-4) / lengths[rows, nearest]
-    return (scale[:, None] * normals[rows, nearest]).view_as(x)
+    return scale[:, None] * normals[rows, nearest]
 
 
 def universal_perturbation(
@@ -147,24 +160,26 @@ def universal_perturbation(
     for name, share in (("bound", bound), ("fooling_rate", fooling_rate)):
         if not isinstance(share, float | int) or not 0 < share <= 1:
             raise ValueError(f"{name} must be a number above 0 and at most 1, got {share!r}")
-    check_counts(passes=passes, batch_size=batch_size)
+    check_counts(passes=passes, batch_size=batch_size, steps=steps)
     check_images(images)
     check_inputs(model, images)
     rng = np.random.default_rng([seed, 3])
     v = best = torch.zeros_like(images[0])
     rates: list[float] = []
-    with evaluating(model), bar(total=passes * len(images), desc="universal", unit="image", show=progress) as shown:
-        own = _labels(model, images)
+    total = passes * len(images)
+    with crafting(model, images) as network, bar(total=total, desc="universal", unit="image", show=progress) as shown:
+        own, classes = _labels(network, images), network(images[:1]).shape[1]
         for _ in range(passes):
             for chunk in torch.from_numpy(rng.permutation(len(images))).to(images.device).split(batch_size):
-                todo = chunk[_labels(model, perturbed(images[chunk], v)) == own[chunk]]
+                todo = chunk[_labels(network, perturbed(images[chunk], v)) == own[chunk]]
                 if len(todo):
-                    found = deepfool(model, perturbed(images[todo], v), steps=steps, overshoot=overshoot)
+                    parts = perturbed(images[todo], v).split(TOGETHER)
+                    found = torch.cat([_deepfool(network, part, classes, steps, overshoot) for part in parts])
                     for k, (i, step) in enumerate(zip(todo, found, strict=True)):
-                        if k == 0 or _labels(model, perturbed(images[i : i + 1], v)) == own[i]:
+                        if k == 0 or _labels(network, perturbed(images[i : i + 1], v)) == own[i]:
                             v = (v + step).clamp(-bound, bound)
                 shown.update(len(chunk))
-            rates.append(float((_labels(model, perturbed(images, v)) != own).float().mean()))
+            rates.append(float((_labels(network, perturbed(images, v)) != own).float().mean()))
             best = v if rates[-1] == max(rates) else best
             if rates[-1] >= fooling_rate:
                 break
