@@ -614,6 +614,14 @@ def test_what_is_missing_is_said_in_words(draw):
     assert "Not yet run" in found.data and "`bslib run correlation --profile paper`" in found.data
 
 
+def test_one_pair_is_drawn_without_a_correlation(cifar, few_resamples):
+    """While networks are still to come."""
+    others = set(cifar.networks) - {max(cifar.networks, key=lambda network: network.attack.trigger)}
+    records = Records({spec: record for spec, record in cifar.records.items() if spec not in others})
+    title = figures.success_against_w(dataclasses.replace(cifar, records=records)).axes[0].get_title()
+    assert title in ("1 pair, 0 left out: too few for a correlation", "0 pairs, 1 left out: too few for a correlation")
+
+
 @pytest.mark.parametrize("draw", [figures.success_against_w, figures.success_within])
 def test_a_trigger_alone_keeps_its_colour(three, draw, few_resamples):
     """Until the networks of both are there, and where no pair of one is kept."""
