@@ -19,8 +19,8 @@ from bslib.progress import bar
 __all__ = ["Universal", "deepfool", "perturbed", "universal_perturbation"]
 
 
-#: Images that a step of DeepFool takes at a time, each in as many copies as there are classes.
-TOGETHER = 50
+#: Copies of images that DeepFool sends through the network at a time.
+TOGETHER = 64
 
 
 class Universal(NamedTuple):
@@ -66,7 +66,7 @@ def deepfool(model: nn.Module, images: Tensor, *, steps: int = 10, overshoot: fl
     check_counts(steps=steps)
     with crafting(model, images) as network:
         classes = network(images[:1]).shape[1]
-        return torch.cat([_deepfool(network, part, classes, steps, overshoot) for part in images.split(TOGETHER)])
+        return _deepfool(network, images, classes, steps, overshoot)
 
 
 def _deepfool(network: nn.Module, images: Tensor, classes: int, steps: int, overshoot: float) -> Tensor:
@@ -85,12 +85,19 @@ def _deepfool(network: nn.Module, images: Tensor, classes: int, steps: int, over
 
 
 def _linearised(network: nn.Module, x: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Logits (B, K) and the slope (B, K, values) of each, from one pass there and back over K copies of each image."""
-    copies = x.repeat_interleave(classes, 0).requires_grad_()
-    with torch.enable_grad():
-        logits = network(copies).unflatten(0, (len(x), classes))
-        (slopes,) = torch.autograd.grad(logits.diagonal(dim1=1, dim2=2).sum(), copies)
-    return logits[:, 0].detach(), slopes.reshape(len(x), classes, -1)
+    """Logits (B, K) and the slope (B, K, values) of each: K copies of an image go there and back, each for a class.
+
+    A pass of one image takes about as long as reading the weights, so K passes back, one after the other, take longer.
+    """
+    logits, slopes = [], []
+    for rows in torch.arange(len(x) * classes, device=x.device).split(TOGETHER):
+        copies = x[rows // classes].requires_grad_()
+        with torch.enable_grad():
+            out = network(copies)
+            (slope,) = torch.autograd.grad(out.gather(1, (rows % classes)[:, None]).sum(), copies)
+        logits.append(out.detach())
+        slopes.append(slope.flatten(1))
+    return torch.cat(logits)[::classes], torch.cat(slopes).unflatten(0, (len(x), classes))
 
 
 def _to_nearest_boundary(logits: Tensor, slopes: Tensor, own: Tensor) -> Tensor:
@@ -173,8 +180,7 @@ def universal_perturbation(
             for chunk in torch.from_numpy(rng.permutation(len(images))).to(images.device).split(batch_size):
                 todo = chunk[_labels(network, perturbed(images[chunk], v)) == own[chunk]]
                 if len(todo):
-                    parts = perturbed(images[todo], v).split(TOGETHER)
-                    found = torch.cat([_deepfool(network, part, classes, steps, overshoot) for part in parts])
+                    found = _deepfool(network, perturbed(images[todo], v), classes, steps, overshoot)
                     for k, (i, step) in enumerate(zip(todo, found, strict=True)):
                         if k == 0 or _labels(network, perturbed(images[i : i + 1], v)) == own[i]:
                             v = (v + step).clamp(-bound, bound)
