@@ -242,13 +242,13 @@ def success_against_w(correlation: Correlation) -> Figure | Markdown:
     axes[0].annotate("random guess", (1, RANDOM_GUESS), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
     axes[0].set(xlabel=rf"mean of W with the trigger (nats), $\sigma$ = {sigma:g}", ylim=(-0.03, 1.03))
     left, right = axes[0].get_xlim()
-    axes[0].set_xlim(max(left, -0.03), max(right, 0.2))
+    axes[0].set_xlim(max(left, -0.03), max(right, 0.2))  # W is not negative; a single pair would stand on a scale of its own
     defined = np.isfinite(found["tau"].value)
     measures = (
         f"{name} = {found[key].value:.2f} (p = {found[f'{key} p']:.1g})" for name, key in ((r"$\tau$", "tau"), ("r", "r"))
     )
     counted = f"{found['pairs']} pair{'s' * (found['pairs'] != 1)}, {found['left out']} left out"
-    title = f"{', '.join(measures)}; {counted}" if defined else f"{counted}: too few for a correlation"
+    title = f"{', '.join(measures)}; {counted}" if defined else f"{counted}: no correlation"
     axes[0].set_title(title, fontsize=10)
     axes[0].legend(frameon=False, fontsize=9)
     return _finish(figure, axes, correlation.source, y="success of the trigger")

@@ -240,7 +240,7 @@ def _perturb(spec: UniversalSpec, store: Store, device: torch.device, progress: 
         "without": _predicted(network, others).astype(np.int16),
         "with": _predicted(network, perturbed(others, found.perturbation)).astype(np.int16),
     }
-    return {"weights": weights, "precision": "float32"}, arrays, data
+    return {"weights": weights, "precision": "float32", "engine": found.engine}, arrays, data
 
 
 def _cleanse(spec: CleanseSpec, store: Store, device: torch.device, progress: bool) -> Parts:
@@ -265,7 +265,8 @@ def _cleanse(spec: CleanseSpec, store: Store, device: torch.device, progress: bo
     }
     for name, (pictures, labels, chosen) in others.items():
         arrays[f"success_{name}"] = _sent(network, pictures[chosen], labels[chosen], found, device)
-    return {"weights": weights, "precision": "float32", "anomaly_index": anomaly_index(found.norms.cpu())}, arrays, data
+    result = {"weights": weights, "precision": "float32", "anomaly_index": anomaly_index(found.norms.cpu())}
+    return result | {"engine": found.engine}, arrays, data
 
 
 def _sent(network: nn.Module, images: Tensor, labels: Tensor, found: Candidates, device: torch.device) -> np.ndarray:

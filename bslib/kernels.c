@@ -141,8 +141,8 @@ void pooled_convolution_back(const float *x, const float *gradient, const int *f
 /* And the gradient of x: each maximum adds, filter by filter, the kernel where it lay among the inputs of the four.
    kernels (o, 5, patch): these inputs (c, kh + 1, kw + 1) for each place, and zeros for the fifth; a patch is filled up to whole
    vectors, no more than eight. Of one image: */
-INLINE void pooled_back_to(const float *gradient, const int *from, const float *kernels, float *of_x, long c, long h, long w, long kh,
-                           long kw, long o, long ph, long pw, long patch) {
+INLINE void pooled_back_to(const float *gradient, const int *from, const float *kernels, float *of_x, long c, long h, long w,
+                           long kh, long kw, long o, long ph, long pw, long patch) {
     for (long i = 0; i < ph; i++)
         for (long j = 0; j < pw; j++) {
             const float *g = gradient + (i * pw + j) * o;
@@ -193,8 +193,9 @@ static inline void after(const vec d[6], vec e[4]) {
     e[0] = d[0] + p + r, e[1] = q + 2 * s, e[2] = p + 4 * r, e[3] = q + 8 * s + d[5];
 }
 
-/* At stride 2 a line of 9 inputs gives 4 outputs: the odd ones by F(4, 2) with the first and the last of three weights, at the
-   points 0, 1, -1, 2 and infinity, the even ones by the middle weight, each for itself. 81 products where the direct way takes 144. */
+/* At stride 2 a line of 9 inputs gives 4 outputs: those at 0, 2, 4, 6 and 8 meet the first and the last of three weights, by
+   F(4, 2) at the points 0, 1, -1, 2 and infinity; those between meet the middle weight, each for itself. 81 products where the
+   direct way takes 144. */
 static inline void before_strided(const vec d[9], vec e[9]) {
     vec p = d[6] - d[4], q = d[6] - d[2];
     e[0] = 2 * (d[0] - d[4]) + q, e[1] = p - 2 * d[2], e[2] = 2 * d[2] - 3 * d[4] + d[6], e[3] = q;
@@ -263,8 +264,8 @@ void winograd_weight_back(const float *weight, float *kernels, long c, long o) {
         }
 }
 
-/* x (n, h, w, c) -> v (groups of ROWS tiles, edge * edge, c / LANES, ROWS, LANES), one tile `t` of all images to the place `at`; its
-   edge is 6, or 9 at stride 2. */
+/* x (n, h, w, c) -> v (groups of ROWS tiles, edge * edge, c / LANES, ROWS, LANES), one tile `t` of all images to the place
+   `at`; its edge is 6, or 9 at stride 2. */
 INLINE void transform_tile(const float *x, float *v, long t, long at, layer s, const long edge) {
     const long step = edge == 6 ? 4 : 8;
     long image = t / (s.down * s.across), top = t / s.across % s.down * step - s.padding, left = t % s.across * step - s.padding;
@@ -339,7 +340,7 @@ INLINE void transform_back(const float *m, const float *bias, const float *added
     }
 }
 
-/* Of one block of tiles. At stride 2 the last weights in a line are those of all even inputs. */
+/* Of one block of tiles. At stride 2 the last weights in a line are those of the four inputs between. */
 INLINE void winograd_block(const float *x, const float *weight, const float *bias, const float *added, float *y, float *v, float *m,
                            long from, long to, long clip, layer s, const long edge) {
     for (long t = from; t < to; t++) transform_tile(x, v, t, t - from, s, edge);

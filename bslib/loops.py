@@ -91,7 +91,7 @@ class _PooledStep(torch.autograd.Function):
     ) -> Tensor:
         x = _padded(x, padding)
         kernel = (weight.shape[2], weight.shape[3])
-        y, origin = _pooled(library, x, _rows(weight), bias, kernel, clip=clip, origin=True)
+        y, origin = _pooled(library, x, _rows(weight), bias, kernel, clip=clip, origin=any(ctx.needs_input_grad))
         ctx.save_for_backward(x, weight, origin)
         ctx.library, ctx.padding = library, padding
         return y
@@ -143,21 +143,26 @@ class WinogradConvolution(nn.Module):
     @staticmethod
     def fits(conv: nn.Conv2d) -> bool:
         """Whether a convolution is of the kind that gains."""
-        many = min(conv.in_channels, conv.out_channels) >= 32 and conv.in_channels % 16 == conv.out_channels % 32 == 0
+        least = 32 if conv.stride == (1, 1) else 64
+        many = min(conv.in_channels, conv.out_channels) >= least and conv.in_channels % 16 == conv.out_channels % 32 == 0
         return _plain(conv, strides=(1, 2)) and many and conv.kernel_size == (3, 3) and len(set(conv.padding)) == 1
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
-        """From (b, c, h, w) to (b, filters, h, w), each side as that of any convolution, the shape of ``added`` too."""
+        """From (b, c, h, w) to what the convolution itself gives, which ``added`` has the shape of."""
         stride, clip = self.stride, self.clip
         return _winograd(self.library, x, self.weight, self.bias, self.padding, stride=stride, added=added, clip=clip)
 
 
 class TrainableWinogradConvolution(nn.Module):
-    """:class:`WinogradConvolution` with the weights of a convolution that is being trained; the way back is Winograd's too."""
+    """:class:`WinogradConvolution` with the weights of a convolution that is being trained; the way back is Winograd's too.
+
+    Weights that need no gradient are transformed once, until they change.
+    """
 
     def __init__(self, conv: nn.Conv2d, library: Library, *, clip: bool = False) -> None:
         super().__init__()
         self.conv, self.library, self.clip = conv, library, clip
+        self._fixed: tuple[tuple[int, int], Tensor, Tensor] | None = None
 
     @staticmethod
     def fits(conv: nn.Conv2d) -> bool:
@@ -167,27 +172,47 @@ class TrainableWinogradConvolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """From (b, c, h, w) to (b, filters, h + 2 padding - 2, w + 2 padding - 2)."""
         bias = _bias(self.conv) if self.conv.bias is None else self.conv.bias
-        padding = _padding(self.conv)[0]
-        result: Tensor = _WinogradStep.apply(x, self.conv.weight, bias, self.library, padding, self.clip)
+        padding, planes = _padding(self.conv)[0], None if self.conv.weight.requires_grad else self._transformed_once()
+        result: Tensor = _WinogradStep.apply(x, self.conv.weight, bias, self.library, padding, self.clip, planes)
         return result
+
+    def _transformed_once(self) -> tuple[Tensor, Tensor]:
+        """The weights as the way there and the way back take them."""
+        weight = self.conv.weight
+        key = (weight.data_ptr(), weight._version)
+        if self._fixed is None or self._fixed[0] != key:
+            straight, turned = (_empty(36 * weight.shape[0] * weight.shape[1]) for _ in range(2))
+            _transformed(self.library, weight, straight)
+            self._fixed = (key, straight, _transformed(self.library, weight.transpose(0, 1), turned))
+        return self._fixed[1:]
 
 
 class _WinogradStep(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, library: Library, padding: int, clip: bool) -> Tensor:
-        y = _winograd(library, x, _transformed(library, weight), bias, padding, clip=clip)
-        ctx.save_for_backward(x, weight, y if clip else None)
-        ctx.library, ctx.padding = library, padding
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        library: Library,
+        padding: int,
+        clip: bool,
+        planes: tuple[Tensor, Tensor] | None,
+    ) -> Tensor:
+        y = _winograd(library, x, planes[0] if planes else _transformed(library, weight), bias, padding, clip=clip)
+        ctx.save_for_backward(x if any(ctx.needs_input_grad[1:3]) else None, weight, y if clip else None)
+        ctx.library, ctx.padding, ctx.shape, ctx.turned = library, padding, x.shape, planes[1] if planes else None
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (x, weight, clipped), wanted = ctx.saved_tensors, ctx.needs_input_grad
-        back = _winograd_back(
-            ctx.library, x, weight, gradients[0], ctx.padding, of_x=wanted[0], of_weight=any(wanted[1:3]), clipped=clipped
-        )
-        return *back, None, None, None
+        x, weight, clipped = ctx.saved_tensors
+        turned = ctx.turned
+        if turned is None and ctx.needs_input_grad[0]:
+            turned = _transformed(ctx.library, weight.transpose(0, 1), name="turned")
+        back = _winograd_back(ctx.library, x, turned, gradients[0], ctx.padding, ctx.shape, clipped, wanted=ctx.needs_input_grad)
+        return *back, None, None, None, None
 
 
 def _pooled(
@@ -240,6 +265,8 @@ def _winograd(
     x = x.permute(0, 2, 3, 1).contiguous()
     added = None if added is None else added.permute(0, 2, 3, 1).contiguous()
     (images, height, width, channels), filters = x.shape, len(bias)
+    if min(height, width) + 2 * padding < 3:  # C would divide otherwise than Python and write a row
+        raise ValueError(f"images of {height} x {width} with padding {padding} are smaller than a kernel of 3 x 3")
     y = _empty_image(images, filters, *((side + 2 * padding - 3) // stride + 1 for side in (height, width)))
     threads, a_tile = torch.get_num_threads(), (36 if stride == 1 else 81) * (channels + filters)
     all_tiles = images * -(-y.shape[2] // 4) * -(-y.shape[3] // 4)
@@ -264,33 +291,32 @@ def _empty_image(*shape: int) -> Tensor:
 
 def _winograd_back(
     library: Library,
-    x: Tensor,
-    weight: Tensor,
+    x: Tensor | None,
+    turned: Tensor | None,
     gradient: Tensor,
     padding: int,
-    *,
-    of_x: bool,
-    of_weight: bool,
+    shape: torch.Size,
     clipped: Tensor | None,
+    *,
+    wanted: tuple[bool, ...],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients of what went in, and of the kernels (filters, channels, 3, 3) and the bias, where they are asked for."""
-    (images, channels, height, width), filters = x.shape, len(weight)
-    found = _empty_image(*x.shape) if of_x else None
-    turned = _transformed(library, weight.transpose(0, 1), name="turned") if of_x else None
-    planes = library.scratch("weights", 36 * channels * filters) if of_weight else None
-    bias = _empty(filters) if of_weight else None
-    block = int(np.clip(channels * filters // PRODUCTS_A_TILE_BACK, *TILES_BACK))
-    room = 36 * (channels + filters) * block
+    """The gradients of what went in, of the kernels (filters, channels, 3, 3) and of the bias, where they are asked for."""
+    (images, channels, height, width), filters = shape, gradient.shape[1]
+    of_x = _empty_image(*shape) if wanted[0] else None
+    planes, bias = None, None
+    if any(wanted[1:3]):
+        planes, bias = library.scratch("weights", 36 * channels * filters), _empty(filters)
+    room = 36 * (channels + filters) * int(np.clip(channels * filters // PRODUCTS_A_TILE_BACK, *TILES_BACK))
     library.winograd_convolution_back(
         *(None if t is None else t.permute(0, 2, 3, 1).contiguous() for t in (x, gradient, clipped)), turned, planes, bias,
-        None if found is None else found.permute(0, 2, 3, 1), library.scratch("tiles", room), room,
+        None if of_x is None else of_x.permute(0, 2, 3, 1), library.scratch("tiles", room), room,
         images, height, width, channels, filters, padding, torch.get_num_threads(),
     )  # fmt: skip
     if planes is None:
-        return found, None, None
+        return of_x, None, None
     kernels = _empty(channels, 3, 3, filters)
     library.winograd_weight_back(planes, kernels, channels, filters)
-    return found, kernels.permute(3, 0, 1, 2), bias
+    return of_x, kernels.permute(3, 0, 1, 2), bias
 
 
 def _transformed(

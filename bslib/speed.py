@@ -15,7 +15,8 @@ The last two are C (``kernels.c``, compiled once with the C compiler of the mach
 on a CPU. Where there is no compiler, or a network cannot be traced, what remains of the three is done; where nothing remains, the
 network runs as it is. :func:`prepare` says which, and records keep what it says.
 
-:func:`trainable` does the like for training, with the network's own weights: batch norms and sums stay as they are.
+:func:`trainable` does the like where gradients are needed, with the network's own weights: batch norms, sums and convolutions of
+stride 2 stay as they are.
 
 Which of it is done depends on the network, its precision and the machine, never on how much is asked for: labels do not hang on
 the company that a point was measured in.
@@ -51,6 +52,8 @@ __all__ = ["ENGINES", "Prepared", "prepare", "trainable"]
 ENGINES = ("auto", "fast", "eager")
 #: How far the rewritten network's logits may lie from its own, as a share of the largest; more where the precision is low.
 ROUNDING = 1e-3
+#: How far gradients may.
+KINKS = 0.05
 #: The floats that the largest activation of a batch should have at the most.
 ACTIVATION = 2**22
 
@@ -81,7 +84,7 @@ def prepare(model: nn.Module, x: Tensor, *, engine: str = "auto", dtype: torch.d
     model : torch.nn.Module
         In eval mode, with gradients off.
     x : Tensor, shape (B, ...)
-        What it will be given; shape, dtype and device count. The copy is tried on 4 images of uniform noise, always the same, and
+        What it will be given; shape, dtype and device count. The copy is tried on 2 images of uniform noise, always the same, and
         dropped where its logits are not the model's own.
     engine : {"auto", "fast", "eager"}
         "auto" does what can be done; "fast" insists that something is; "eager" runs the model as it is.
@@ -131,14 +134,15 @@ def trainable(network: nn.Module, x: Tensor) -> tuple[nn.Module, str]:
     Parameters
     ----------
     network : torch.nn.Module
-        In training mode.
+        In training mode, or in eval mode for the gradients of images (:func:`bslib.patterns.crafting`).
     x : float32 Tensor, shape (B, ...)
-        A few images to try it on. What the network keeps of what it sees, and torch's generator, are left as they were.
+        Images as it will get them; it is tried on two of uniform noise. What the network keeps of what it sees, and torch's
+        generator, are left as they were.
 
     Returns
     -------
     torch.nn.Module
-        The network itself where nothing can be replaced, or where the graph gives other logits.
+        The network itself where nothing can be replaced, or where the graph gives other logits or other gradients.
     str
         What was done, in words, or why nothing was.
 
@@ -149,15 +153,14 @@ def trainable(network: nn.Module, x: Tensor) -> tuple[nn.Module, str]:
     """
     try:
         graph, done = _through_the_loops(network, library_for(x, None if x.dtype == torch.float32 else x.dtype))
-        kept = [buffer.clone() for buffer in network.buffers()]
-        logits = []
-        for one in (network, graph):
-            with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
-                logits.append(one(x))
-                for buffer, before in zip(network.buffers(), kept, strict=True):
-                    buffer.copy_(before)
-        _compare(logits[1], logits[0], ROUNDING)
+        trial = _trial(x)
+        own, of_own = _tried(network, network, trial)
+        try:
+            other, of_other = _tried(graph, network, trial)
+        except Exception as problem:  # as for `prepare`
+            raise _Unchanged(f"rewritten, it cannot be run ({type(problem).__name__})") from None
+        _compare(other, own, ROUNDING)
+        _compare_gradients(of_other, of_own)
     except _Unchanged as reason:
         return network, f"eager: {reason}"
     return graph, f"fast: {done}"
@@ -180,6 +183,31 @@ def _through_the_loops(network: nn.Module, library: Library | str) -> tuple[fx.G
             winograd += 1
     graph.recompile()
     return graph, _words({"pooled convolution": pooled, "Winograd convolution": winograd})
+
+
+def _tried(one: nn.Module, network: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+    """The logits of ``one``, and the gradients of images and weights of ``network``, which stays as it was."""
+    kept, x = [buffer.clone() for buffer in network.buffers()], x.clone().requires_grad_()
+    wanted = [x, *(parameter for parameter in network.parameters() if parameter.requires_grad)]
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        logits = one(x)
+        weights = torch.linspace(-1, 1, logits.numel(), device=x.device, dtype=logits.dtype).view(logits.shape)
+        found = torch.autograd.grad((logits * weights).sum(), wanted, allow_unused=True) if logits.requires_grad else []
+    with torch.no_grad():
+        for buffer, before in zip(network.buffers(), kept, strict=True):
+            buffer.copy_(before)
+    return logits.detach(), list(found)
+
+
+def _compare_gradients(of_other: list[Tensor | None], of_own: list[Tensor | None]) -> None:
+    """A graph has no ``torch.no_grad`` of its network; and where a ReLU is near 0, rounding turns into more."""
+    for other, own in zip(of_other, of_own, strict=True):
+        if other is None or own is None:
+            if other is not own:
+                raise _Unchanged("rewritten, it has other gradients")
+        elif not (other - own).norm() <= KINKS * own.norm() + 1e-6:  # NaN too
+            raise _Unchanged("rewritten, it has other gradients")
 
 
 class _Unchanged(Exception):

@@ -98,6 +98,7 @@ def test_a_pooled_convolution_is_torchs_one_after_the_other(c, o, size, padding,
 )  # fmt: skip
 def test_winograds_way_is_a_convolution_at_every_size(c, o, height, width, images, padding, stride, clip, threads):
     """The oracle is torch in float64."""
+    c, o = (c, o) if stride == 1 else (c + 32, o + 32)
     conv = convolution(c, o, 3, padding, True, stride)
     x = torch.randn(images, c, height, width)
     assert WinogradConvolution.fits(conv)
@@ -109,6 +110,17 @@ def test_winograds_way_is_a_convolution_at_every_size(c, o, height, width, image
         torch.set_num_threads(before)
     expected = functional.conv2d(x.double(), conv.weight.double(), conv.bias.double(), padding=padding, stride=stride)
     torch.testing.assert_close(got.double(), expected.relu() if clip else expected, rtol=1e-4, atol=1e-4)
+
+
+@compiled
+@torch.no_grad()
+@pytest.mark.parametrize(("side", "padding"), [(1, 0), (2, 0)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_images_smaller_than_a_kernel_are_refused(side, padding, stride):
+    conv = convolution(64, 64, 3, padding, True, stride)
+    fast = WinogradConvolution(conv, library_for(torch.zeros(1), None), clip=False)
+    with pytest.raises(ValueError, match=rf"images of 9 x {side} with padding 0 are smaller than a kernel of 3 x 3"):
+        fast(torch.rand(1, 64, 9, side))
 
 
 @compiled
@@ -166,19 +178,21 @@ def shared():
     return nn.Sequential(conv, nn.BatchNorm2d(1), conv, nn.Flatten())
 
 
-def gradients(network, x, upstream, inputs):
-    """What comes out, and the gradients of what goes in (where asked for) and of the weights."""
+def gradients(network, x, upstream, inputs, weights=True):
+    """What comes out, and the gradients of what goes in and of the weights, where they are asked for."""
     x = x.clone().requires_grad_(inputs)
+    network.requires_grad_(weights)
     out = network(x)
-    wanted = [x] * inputs + list(network.parameters())
+    wanted = [x] * inputs + list(network.parameters()) * weights
     return [out.detach(), *torch.autograd.grad((out * upstream).sum(), wanted)]
 
 
-def off(network, reference, x, upstream, inputs):
+def off(network, reference, x, upstream, inputs, weights=True):
     """How far the result and the gradients lie from torch's in float64 at the most, as a share of the largest of each."""
-    got, wanted = gradients(network, x, upstream, inputs), gradients(reference.double(), x.double(), upstream.double(), inputs)
+    got = gradients(network, x, upstream, inputs, weights)
+    wanted = gradients(reference.double(), x.double(), upstream.double(), inputs, weights)
     assert [one.shape for one in got] == [one.shape for one in wanted]
-    assert len(got) > 2
+    assert len(got) > 1
     return max(float((one - other).abs().max() / other.abs().max()) for one, other in zip(got, wanted, strict=True))
 
 
@@ -187,16 +201,16 @@ def off(network, reference, x, upstream, inputs):
 @given(
     shape=st.sampled_from([(1, 32, 3), (3, 64, 3), (1, 32, 5), (2, 96, 3), (32, 32, 1)]), padding=st.integers(0, 2),
     clip=st.booleans(), height=st.integers(6, 14), width=st.integers(6, 21), images=st.integers(1, 5), inputs=st.booleans(),
-    threads=st.sampled_from([1, 2, 3]),
+    weights=st.booleans(), threads=st.sampled_from([1, 2, 3]),
 )  # fmt: skip
-def test_the_gradients_of_a_pooled_convolution(shape, padding, clip, height, width, images, inputs, threads):
+def test_the_gradients_of_a_pooled_convolution(shape, padding, clip, height, width, images, inputs, weights, threads):
     conv, before = convolution(*shape, padding, True), torch.get_num_threads()
     x = torch.rand(images, shape[0], height, width)
     reference = nn.Sequential(copy.deepcopy(conv), nn.MaxPool2d(2), nn.ReLU() if clip else nn.Identity())
     fast = TrainablePooledConvolution(conv, library_for(x, None), clip=clip)
     torch.set_num_threads(threads)
     try:
-        assert off(fast, reference, x, torch.randn(reference(x).shape), inputs=inputs) <= 1e-4
+        assert off(fast, reference, x, torch.randn(reference(x).shape), inputs=inputs, weights=weights or not inputs) <= 1e-4
     finally:
         torch.set_num_threads(before)
 
@@ -205,9 +219,10 @@ def test_the_gradients_of_a_pooled_convolution(shape, padding, clip, height, wid
 @settings(max_examples=25, deadline=None)
 @given(
     c=st.sampled_from([32, 96]), o=st.sampled_from([32, 64]), height=st.integers(3, 14), width=st.integers(3, 14),
-    images=st.integers(1, 9), padding=st.integers(0, 3), clip=st.booleans(), threads=st.sampled_from([1, 2]),
+    images=st.integers(1, 9), padding=st.integers(0, 3), clip=st.booleans(), weights=st.booleans(),
+    threads=st.sampled_from([1, 2]),
 )  # fmt: skip
-def test_the_gradients_of_winograds_way(c, o, height, width, images, padding, clip, threads):
+def test_the_gradients_of_winograds_way(c, o, height, width, images, padding, clip, weights, threads):
     conv, before = convolution(c, o, 3, padding, True), torch.get_num_threads()
     x = torch.randn(images, c, height, width)
     reference = nn.Sequential(copy.deepcopy(conv), nn.ReLU() if clip else nn.Identity())
@@ -216,7 +231,11 @@ def test_the_gradients_of_winograds_way(c, o, height, width, images, padding, cl
     try:
         fast = TrainableWinogradConvolution(conv, library_for(x, None), clip=clip)
         beside_the_kink = conv(x).detach().abs() > 1e-3  # elsewhere rounding decides whether a ReLU lets a gradient through
-        assert off(fast, reference, x, torch.randn(reference(x).shape) * beside_the_kink, inputs=True) <= 1e-4
+        upstream = torch.randn(reference(x).shape) * beside_the_kink
+        assert off(fast, reference, x, upstream, inputs=True, weights=weights) <= 1e-4
+        with torch.no_grad():  # fixed weights are transformed once, until they change
+            conv.weight.mul_(2), reference[0].weight.mul_(2)
+        assert off(fast, reference, x, upstream, inputs=True, weights=False) <= 1e-4
     finally:
         torch.set_num_threads(before)
 
@@ -244,6 +263,30 @@ def test_a_network_is_trained_through_the_loops_with_its_own_weights(name, shape
         assert (one - other).norm() <= 0.03 * other.norm() + 1e-6
 
 
+class Holding(nn.Module):
+    """Its first layer is not trained: a graph has no ``torch.no_grad``."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.end = nn.Conv2d(1, 32, 3), nn.Linear(5408, 3)
+
+    def forward(self, x):
+        with torch.no_grad():
+            x = functional.max_pool2d(self.conv(x), 2)
+        return self.end(x.flatten(1))
+
+
+class Asking(nn.Module):
+    """Traced, it takes what it is given for something else."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 32, 3)
+
+    def forward(self, x):
+        return functional.max_pool2d(self.conv(x if isinstance(x, torch.Tensor) else x["images"]), 2)
+
+
 class Drawing(nn.Module):
     """What it adds is drawn anew each time; in a graph it would be what was drawn when that was made."""
 
@@ -269,6 +312,8 @@ def hooked_backward():
         (hooked_backward(), "it has hooks"),
         (Deciding(), "torch.fx cannot trace it"),
         (Drawing(), "of the largest off"),
+        (Holding(), "other gradients"),
+        (Asking(), "rewritten, it cannot be run (IndexError)"),
         (nn.Sequential(nn.Flatten(), nn.Linear(784, 3)), "nothing in it can be replaced"),
         (nn.Sequential(nn.Conv2d(1, 40, 3), nn.MaxPool2d(2)), "nothing in it can be replaced"),
     ],
@@ -352,7 +397,7 @@ def test_a_prepared_network_can_be_copied():
 
 @compiled
 def test_the_gradient_of_weights_over_several_blocks():
-    """5 x 5 x 12 tiles, which is two blocks and a part of one, and neither channels nor filters of one vector."""
+    """5 x 5 x 12 tiles, which is several blocks and a part of one, and neither channels nor filters of one vector."""
     conv = nn.Conv2d(64, 96, 3, padding=1, bias=False)
     x = torch.randn(12, 64, 19, 17)
     assert 2 * loops.TILES_BACK[0] < 12 * 5 * 5
@@ -376,7 +421,10 @@ def test_the_loops_without_long_vectors(tmp_path, monkeypatch):
     conv, x = nn.Conv2d(3, 32, 3), torch.rand(2, 3, 9, 8)
     reference = nn.Sequential(copy.deepcopy(conv), nn.MaxPool2d(2), nn.ReLU())
     fast = TrainablePooledConvolution(conv, library, clip=True)
-    assert off(fast, reference, x, torch.randn(reference(x).shape), inputs=False) <= 1e-4
+    assert off(fast, reference, x, torch.randn(reference(x).shape), inputs=True) <= 1e-4
+    conv, x = nn.Conv2d(64, 64, 3, stride=2, padding=1), torch.rand(3, 64, 11, 10)
+    with torch.no_grad():
+        torch.testing.assert_close(WinogradConvolution(conv, library, clip=False)(x), conv(x), rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()

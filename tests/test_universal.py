@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from bslib.datasets import load, to_float
+from bslib.patterns import crafting
 from bslib.patterns.universal import Universal, deepfool, perturbed, universal_perturbation
 from bslib.training import accuracy, train
 
@@ -244,7 +245,7 @@ def test_perturbed_images_are_cut():
 def test_what_it_reports_is_what_it_crafted(bound, fooling_rate, passes, batch_size, n, seed):
     network = seeded(nn.Flatten(), nn.Linear(32, 12), nn.Tanh(), nn.Linear(12, 5), seed=4)
     images = some_images(n, seed=seed)
-    v, rates = universal(
+    v, rates, _ = universal(
         network, images, bound=bound, fooling_rate=fooling_rate, passes=passes, batch_size=batch_size, steps=3, seed=seed
     )
     assert v.shape == images.shape[1:] and v.dtype == images.dtype and not v.requires_grad
@@ -262,7 +263,7 @@ def test_the_best_pass_is_kept_not_the_last():
     found = [universal(network, images, bound=0.1, passes=4, batch_size=6, seed=seed) for seed in range(6)]
     worse_at_last = [f for f in found if f.fooling_rates[-1] < max(f.fooling_rates)]
     assert worse_at_last
-    for v, rates in worse_at_last:
+    for v, rates, _ in worse_at_last:
         assert (labels(network, perturbed(images, v)) != labels(network, images)).float().mean() == pytest.approx(max(rates))
 
 
@@ -270,7 +271,7 @@ def test_where_no_prediction_is_in_reach_nothing_is_fooled():
     network = nn.Sequential(nn.Flatten(), nn.Linear(32, 3))
     network[1].weight.data.mul_(1e-3)
     network[1].bias.data = torch.tensor([1.0, 0.0, 0.0])
-    v, rates = universal(network, some_images(5), passes=2)
+    v, rates, _ = universal(network, some_images(5), passes=2)
     assert rates == (0.0, 0.0) and v.abs().max() <= 0.1
 
 
@@ -337,6 +338,38 @@ def state_of(network: nn.Module) -> list:
     named = [(name, value.tolist()) for name, value in network.state_dict().items()]
     flags = [(p.requires_grad, None if p.grad is None else p.grad.tolist()) for p in network.parameters()]
     return [named, flags, [module.training for module in network.modules()]]
+
+
+class Stumbling(nn.Linear):
+    """Gives up when it sees what was added to images."""
+
+    def forward(self, x):
+        if x.requires_grad:
+            raise RuntimeError("no further")
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("craft", [deepfool, universal])
+def test_the_model_is_left_as_it_was_by_what_failed_too(craft):
+    network = seeded(nn.Flatten(), nn.Dropout(), Stumbling(32, 5))
+    before = state_of(network)
+    with pytest.raises(RuntimeError, match="no further"):
+        craft(network, some_images(6))
+    assert state_of(network) == before
+
+
+def test_crafting_goes_through_the_loops():
+    """The oracle is the network in float64, which no loop takes."""
+    network = seeded(nn.Conv2d(2, 32, 3, padding=1), nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU())
+    network.append(nn.Flatten()).append(nn.Linear(128, 5))
+    images = some_images(7)
+    with crafting(network, images) as (fast, what):
+        assert fast is not network
+    assert ("no C loops" in what) or what == "fast: 1 pooled convolution, 1 Winograd convolution"
+    exact = copy.deepcopy(network).double()
+    torch.testing.assert_close(deepfool(network, images).double(), deepfool(exact, images.double()), rtol=1e-3, atol=1e-4)
+    assert universal(network, images).engine == what
+    assert len(deepfool(network, images[:0])) == 0
 
 
 @pytest.mark.parametrize("craft", [deepfool, universal])

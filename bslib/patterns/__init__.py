@@ -12,12 +12,14 @@ from bslib.speed import trainable
 
 
 @contextlib.contextmanager
-def crafting(model: nn.Module, images: Tensor) -> Iterator[nn.Module]:
-    """What to call instead of ``model`` in eval mode for gradients of images alone: through the C loops where they fit.
+def crafting(model: nn.Module, images: Tensor) -> Iterator[tuple[nn.Module, str]]:
+    """What to call instead of ``model`` in eval mode for gradients of images alone, and what it is.
+
+    Through the C loops where they fit (:func:`bslib.speed.trainable`); afterwards the weights can be trained as before.
 
     >>> import torch
     >>> model = nn.Linear(2, 1)
-    >>> with crafting(model, torch.zeros(1, 2)) as network:
+    >>> with crafting(model, torch.zeros(1, 2)) as (network, what):
     ...     any(parameter.requires_grad for parameter in network.parameters())
     False
     >>> model.weight.requires_grad
@@ -28,7 +30,7 @@ def crafting(model: nn.Module, images: Tensor) -> Iterator[nn.Module]:
         try:
             for parameter in learned:
                 parameter.requires_grad_(False)
-            yield trainable(model, images[:2])[0]
+            yield trainable(model, images)
         finally:
             for parameter in learned:
                 parameter.requires_grad_(True)

@@ -37,12 +37,15 @@ class Candidates(NamedTuple):
         threshold and the last one stands in.
     steps : int64 Tensor, shape (K,)
         Steps taken until the class stopped.
+    engine : str
+        What the network was run through, in words.
     """
 
     masks: Tensor
     patterns: Tensor
     success: Tensor
     steps: Tensor
+    engine: str = ""
 
     @property
     def norms(self) -> Tensor:
@@ -174,7 +177,7 @@ def reverse_triggers(
     never = torch.full((classes,), torch.nan)
     kept = Candidates(_bounded(masks), _bounded(patterns), never, torch.zeros(classes, dtype=torch.int64))
     order: list[int] = []
-    with crafting(model, images) as network, bar(total=steps, desc="Neural Cleanse", unit="step", show=progress) as shown:
+    with crafting(model, images) as (network, what), bar(total=steps, desc="Neural Cleanse", unit="step", show=progress) as shown:
         for _ in range(steps):
             active = [k for k in range(classes) if not schedules[k].done]
             if not active:
@@ -197,7 +200,7 @@ def reverse_triggers(
                     kept.success[k] = success[at] if better else torch.nan
             shown.update()
             shown.set_postfix(classes=len(active), refresh=False)
-    return kept
+    return kept._replace(engine=what)
 
 
 def _update(

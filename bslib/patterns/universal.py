@@ -24,10 +24,20 @@ TOGETHER = 64
 
 
 class Universal(NamedTuple):
-    """What :func:`universal_perturbation` gave: the perturbation, and the share of images that were fooled after each pass."""
+    """What :func:`universal_perturbation` gave.
+
+    Parameters
+    ----------
+    perturbation : Tensor, shape (C, H, W)
+    fooling_rates : tuple of float
+        The share of images that were fooled after each pass.
+    engine : str
+        What the network was run through, in words.
+    """
 
     perturbation: Tensor
     fooling_rates: tuple[float, ...]
+    engine: str
 
 
 def perturbed(images: Tensor, perturbation: Tensor) -> Tensor:
@@ -64,30 +74,30 @@ def deepfool(model: nn.Module, images: Tensor, *, steps: int = 10, overshoot: fl
     [-0.51, 0.0]
     """
     check_counts(steps=steps)
-    with crafting(model, images) as network:
-        classes = network(images[:1]).shape[1]
-        return _deepfool(network, images, classes, steps, overshoot)
+    with crafting(model, images) as (network, _):
+        return _deepfool(network, images, steps, overshoot)
 
 
-def _deepfool(network: nn.Module, images: Tensor, classes: int, steps: int, overshoot: float) -> Tensor:
-    total = torch.zeros_like(images)
-    active = torch.arange(len(images), device=images.device)
+def _deepfool(network: nn.Module, images: Tensor, steps: int, overshoot: float) -> Tensor:
+    total, logits = torch.zeros_like(images), network(images)
+    active, before = torch.arange(len(images), device=images.device), logits.argmax(1)
     for step in range(steps):
-        logits, slopes = _linearised(network, images[active] + (1 + overshoot) * total[active], classes)
-        if step == 0:
-            before = logits.argmax(1)
-        same = logits.argmax(1) == before[active]
-        active = active[same]
+        moved = images[active] + (1 + overshoot) * total[active]
+        if step:
+            same = network(moved).argmax(1) == before[active]
+            active, moved = active[same], moved[same]
         if not len(active):
             break
-        total[active] += _to_nearest_boundary(logits[same], slopes[same], before[active]).view_as(total[active])
+        linear = _linearised(network, moved, logits.shape[1])
+        total[active] += _to_nearest_boundary(*linear, before[active]).view_as(moved)
     return (1 + overshoot) * total
 
 
 def _linearised(network: nn.Module, x: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """Logits (B, K) and the slope (B, K, values) of each: K copies of an image go there and back, each for a class.
 
-    A pass of one image takes about as long as reading the weights, so K passes back, one after the other, take longer.
+    A pass of one image takes about as long as reading the weights, so K passes back, one after the other, would take longer. A
+    network in eval mode treats images one by one and without chance; for others this is no slope.
     """
     logits, slopes = [], []
     for rows in torch.arange(len(x) * classes, device=x.device).split(TOGETHER):
@@ -174,13 +184,13 @@ def universal_perturbation(
     v = best = torch.zeros_like(images[0])
     rates: list[float] = []
     total = passes * len(images)
-    with crafting(model, images) as network, bar(total=total, desc="universal", unit="image", show=progress) as shown:
-        own, classes = _labels(network, images), network(images[:1]).shape[1]
+    with crafting(model, images) as (network, what), bar(total=total, desc="universal", unit="image", show=progress) as shown:
+        own = _labels(network, images)
         for _ in range(passes):
             for chunk in torch.from_numpy(rng.permutation(len(images))).to(images.device).split(batch_size):
                 todo = chunk[_labels(network, perturbed(images[chunk], v)) == own[chunk]]
                 if len(todo):
-                    found = _deepfool(network, perturbed(images[todo], v), classes, steps, overshoot)
+                    found = _deepfool(network, perturbed(images[todo], v), steps, overshoot)
                     for k, (i, step) in enumerate(zip(todo, found, strict=True)):
                         if k == 0 or _labels(network, perturbed(images[i : i + 1], v)) == own[i]:
                             v = (v + step).clamp(-bound, bound)
@@ -189,7 +199,7 @@ def universal_perturbation(
             best = v if rates[-1] == max(rates) else best
             if rates[-1] >= fooling_rate:
                 break
-    return Universal(best, tuple(rates))
+    return Universal(best, tuple(rates), what)
 
 
 def _labels(model: nn.Module, images: Tensor) -> Tensor:
