@@ -561,6 +561,24 @@ def test_the_areas_at_another_noise_level_are_recomputed(fashion, found):
     assert found["own_that_work.fashion-mnist.0.9"].value == pytest.approx((own["success"] >= 0.9).mean())
 
 
+def test_candidates_and_universal_perturbations_at_other_settings_are_recomputed(fashion, found):
+    """Besides those that claims speak of: each noise level of the candidates, each bound of the perturbations."""
+    candidates = candidates_by_hand(fashion)
+    for sigma, table in candidates.groupby("sigma"):
+        expected = np.mean((table["p"] < 0.05) & (table["score"] > 0))
+        assert found[f"candidates_found_at.fashion-mnist.{sigma:g}"].value == pytest.approx(expected)
+    assert candidates["sigma"].nunique() > 1
+    every = fashion.universal()
+    bounds = set(every["bound"])
+    for bound in bounds:
+        own = every[(every["bound"] == bound) & (every["sigma"] == 0.1)]
+        fooled = found[f"fooled_universal_at.fashion-mnist.{bound:g}"]
+        assert fooled.value == pytest.approx(own["fooled held out"].mean()) and fooled.networks == own["network"].nunique()
+        area = fashion.universal_areas().query("bound == @bound and sigma == 0.1")["auc"].item()
+        assert found[f"auc_universal_at.fashion-mnist.{bound:g}"] == area
+    assert len(bounds) > 1
+
+
 def test_every_claim_has_its_quantity(found):
     """For the paper's data sets, so that no claim stays open for a name."""
     for claim in claims_of("patterns"):

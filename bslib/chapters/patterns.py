@@ -526,9 +526,14 @@ class Patterns:
             found[f"auc.{data}"] = self.area()
             found |= self._detector_quantities()
         areas = self.universal_areas()
-        for _, row in areas[(areas["bound"] == self.size.bounds[0]) & (areas["sigma"] == sigma)].iterrows():
-            found |= {f"{name}_universal.{data}": row[name] for name in ("auc", "fooled", "classes")}
+        for _, row in areas[areas["sigma"] == sigma].iterrows():
+            of_bound = {name: row[name] for name in ("auc", "fooled", "classes")}
+            found |= {f"{name}_universal_at.{data}.{row['bound']:g}": value for name, value in of_bound.items()}
+            if row["bound"] == self.size.bounds[0]:
+                found |= {f"{name}_universal.{data}": value for name, value in of_bound.items()}
         candidates = self.candidates()
+        for level, some in candidates.groupby("sigma"):
+            found[f"candidates_found_at.{data}.{level:g}"] = _over_networks(some, (some["p"] < 0.05) & (some["score"] > 0))
         candidates = candidates[candidates["sigma"] == sigma]
         if len(candidates):
             clean = candidates[~candidates["backdoored"]]
