@@ -134,7 +134,7 @@ def trainable(network: nn.Module, x: Tensor) -> tuple[nn.Module, str]:
     Parameters
     ----------
     network : torch.nn.Module
-        In training mode, or in eval mode for the gradients of images (:func:`bslib.patterns.crafting`).
+        In training mode, or in eval mode for the gradients of images (``bslib.patterns.crafting``).
     x : float32 Tensor, shape (B, ...)
         Images as it will get them; it is tried on two of uniform noise. What the network keeps of what it sees, and torch's
         generator, are left as they were.
