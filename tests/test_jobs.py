@@ -59,8 +59,8 @@ def trained(store, spec):
 @torch.no_grad()
 def test_predictions_are_a_forward_pass(store, measured, spec, trigger):
     data = load("digits")
-    images = to_float(data.test_images)
-    expected = trained(store, spec)(images if trigger is None else pattern(trigger)(images)).argmax(1).numpy()
+    images = data.test_images if trigger is None else pattern(trigger)(data.test_images)
+    expected = trained(store, spec)(to_float(images)).argmax(1).numpy()
     record = measured(PredictionsSpec(network=spec, trigger=trigger))
     assert np.array_equal(record.arrays["predicted"], expected)
     assert np.array_equal(record.arrays["labels"], data.test_labels.numpy())
