@@ -19,11 +19,13 @@ FASHION_MNIST = "201c823b"  # the fingerprint of the original files begins so
 
 
 def raw(kind, *, threat_model=None, **wanted):
-    """Spec and arrays of every committed record of a kind, by seed of the network; of one threat model, if it is named."""
+    """Spec and arrays of each committed Fashion-MNIST record of a kind, by seed of the network; of one threat model, if named."""
     found = {}
     for path in sorted((RECORDS / kind).glob("*.json")):
         record = json.loads(path.read_text())
         spec = record["spec"]
+        if spec.get("network", spec).get("dataset") == "cifar10":
+            continue
         if threat_model and spec["network"].get("attack", {}).get("threat_model") != threat_model:
             continue
         if all(spec.get(name) == value for name, value in wanted.items()):
