@@ -15,7 +15,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -306,7 +305,7 @@ def _winograd_back(
     planes, bias = None, None
     if any(wanted[1:3]):
         planes, bias = library.scratch("weights", 36 * channels * filters), _empty(filters)
-    room = 36 * (channels + filters) * int(np.clip(channels * filters // PRODUCTS_A_TILE_BACK, *TILES_BACK))
+    room = 36 * (channels + filters) * min(max(channels * filters // PRODUCTS_A_TILE_BACK, TILES_BACK[0]), TILES_BACK[1])
     library.winograd_convolution_back(
         *(None if t is None else t.permute(0, 2, 3, 1).contiguous() for t in (x, gradient, clipped)), turned, planes, bias,
         None if of_x is None else of_x.permute(0, 2, 3, 1), library.scratch("tiles", room), room,

@@ -193,20 +193,20 @@ def _tried(one: nn.Module, network: nn.Module, x: Tensor) -> tuple[Tensor, list[
         torch.default_generator.manual_seed(0)
         logits = one(x)
         weights = torch.linspace(-1, 1, logits.numel(), device=x.device, dtype=logits.dtype).view(logits.shape)
-        found = torch.autograd.grad((logits * weights).sum(), wanted, allow_unused=True) if logits.requires_grad else []
+        found = [None] * len(wanted)  # as where all of it is under ``torch.no_grad``
+        if logits.requires_grad:
+            found = list(torch.autograd.grad((logits * weights).sum(), wanted, allow_unused=True))
     with torch.no_grad():
         for buffer, before in zip(network.buffers(), kept, strict=True):
             buffer.copy_(before)
-    return logits.detach(), list(found)
+    return logits.detach(), found
 
 
 def _compare_gradients(of_other: list[Tensor | None], of_own: list[Tensor | None]) -> None:
     """A graph has no ``torch.no_grad`` of its network; and where a ReLU is near 0, rounding turns into more."""
     for other, own in zip(of_other, of_own, strict=True):
-        if other is None or own is None:
-            if other is not own:
-                raise _Unchanged("rewritten, it has other gradients")
-        elif not (other - own).norm() <= KINKS * own.norm() + 1e-6:  # NaN too
+        alike = other is own if other is None or own is None else (other - own).norm() <= KINKS * own.norm() + 1e-6
+        if not alike:  # NaN too
             raise _Unchanged("rewritten, it has other gradients")
 
 

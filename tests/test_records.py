@@ -24,7 +24,7 @@ def raw(kind, *, threat_model=None, **wanted):
     for path in sorted((RECORDS / kind).glob("*.json")):
         record = json.loads(path.read_text())
         spec = record["spec"]
-        if spec.get("network", spec).get("dataset") == "cifar10":
+        if (spec if kind == "network" else spec["network"])["dataset"] == "cifar10":  # a network's "network" is its name
             continue
         if threat_model and spec["network"].get("attack", {}).get("threat_model") != threat_model:
             continue

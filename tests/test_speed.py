@@ -264,16 +264,18 @@ def test_a_network_is_trained_through_the_loops_with_its_own_weights(name, shape
 
 
 class Holding(nn.Module):
-    """Its first layer is not trained: a graph has no ``torch.no_grad``."""
+    """Its first layer is not trained, or none of it: a graph has no ``torch.no_grad``."""
 
-    def __init__(self):
+    def __init__(self, *, everything=False):
         super().__init__()
+        self.everything = everything
         self.conv, self.end = nn.Conv2d(1, 32, 3), nn.Linear(5408, 3)
 
     def forward(self, x):
         with torch.no_grad():
             x = functional.max_pool2d(self.conv(x), 2)
-        return self.end(x.flatten(1))
+        with torch.set_grad_enabled(not self.everything):
+            return self.end(x.flatten(1))
 
 
 class Asking(nn.Module):
@@ -313,6 +315,7 @@ def hooked_backward():
         (Deciding(), "torch.fx cannot trace it"),
         (Drawing(), "of the largest off"),
         (Holding(), "other gradients"),
+        (Holding(everything=True), "other gradients"),
         (Asking(), "rewritten, it cannot be run (IndexError)"),
         (nn.Sequential(nn.Flatten(), nn.Linear(784, 3)), "nothing in it can be replaced"),
         (nn.Sequential(nn.Conv2d(1, 40, 3), nn.MaxPool2d(2)), "nothing in it can be replaced"),
