@@ -193,7 +193,7 @@ def _tried(one: nn.Module, network: nn.Module, x: Tensor) -> tuple[Tensor, list[
         torch.default_generator.manual_seed(0)
         logits = one(x)
         weights = torch.linspace(-1, 1, logits.numel(), device=x.device, dtype=logits.dtype).view(logits.shape)
-        found = [None] * len(wanted)  # as where all of it is under ``torch.no_grad``
+        found: list[Tensor | None] = [None] * len(wanted)  # as where all of it is under ``torch.no_grad``
         if logits.requires_grad:
             found = list(torch.autograd.grad((logits * weights).sum(), wanted, allow_unused=True))
     with torch.no_grad():

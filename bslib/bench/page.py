@@ -72,7 +72,12 @@ def table(found: Mapping[str, Any]) -> list[Row]:
     if "training" in parts:
         ratio, difference = parts["training"]["ratio"], parts["training"]["difference"]
         rows.append(
-            Row("one epoch of the larger Fashion network, against DataLoader", f"{ratio:.2f} x", "at least 4", ratio >= 4)
+            Row(
+                "one epoch of the larger Fashion network, against DataLoader",
+                _ratio(ratio, parts["training"]["seconds"], "DataLoader"),
+                "at least 4",
+                ratio >= 4,
+            )
         )
         rows.append(Row("clean accuracy after it, less the peer's", f"{difference:+.3f}", "-0.005 or more", difference >= -0.005))
     for entry in parts.get("training", {}).get("steps", []):
@@ -95,8 +100,19 @@ def _against_peers(parts: Mapping[str, Any], how: str) -> Iterator[Row]:
     for entry in (run for name in ("counts", "resnet") for run in parts.get(name, {}).get("runs", [])):
         for peer, ratio in entry["ratios"].items():
             asked = (f"at least {entry['wanted']}", ratio >= entry["wanted"]) if peer != "eager" else ()
-            yield Row(f"W, {entry['network']}, {entry['precision']}, against {peer}{how}", f"{ratio:.2f} x", *asked)
+            here = _ratio(ratio, entry["seconds"], peer)
+            yield Row(f"W, {entry['network']}, {entry['precision']}, against {peer}{how}", here, *asked)
         yield from (Row(f"{entry['network']}: {peer}{how}", "not measured", why) for peer, why in entry["missing"].items())
+
+
+def _ratio(ratio: float, seconds: Mapping[str, list[float]], peer: str) -> str:
+    """The ratio of the medians, and how far the rounds lie apart, in each of which both had their turn.
+
+    >>> _ratio(3.0, {"ours": [1.0, 2.0, 1.0], "loop": [3.0, 5.0, 4.0]}, "loop")
+    '3.00 x (2.50 to 4.00)'
+    """
+    rounds = [theirs / ours for theirs, ours in zip(seconds[peer], seconds["ours"], strict=True)]
+    return f"{ratio:.2f} x ({min(rounds):.2f} to {max(rounds):.2f})"
 
 
 def as_page(results: Mapping[str, Result]) -> str:
@@ -116,7 +132,8 @@ def _section(name: str, result: Result) -> str:
         f"**{machine['device']}**",
         "",
         f"`{name}.json`, {', '.join(days)}: {machine['threads']} of {machine['cores']} cores, "
-        f"torch {machine['packages']['torch']}, code {', '.join(codes)}; medians of {result['settings']['repeats']}."
+        f"torch {machine['packages']['torch']}, code {', '.join(codes)}; medians of {result['settings']['repeats']} "
+        "rounds, with the smallest and the largest ratio of a round."
         + (f" A large matrix product runs at {peaks}." if peaks else "")
         + ("" if machine["bfloat16"] else " This machine does not multiply in bfloat16, so nothing is timed in it."),
         "",
