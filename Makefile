@@ -36,11 +36,12 @@ book: $(STAMP) ## render the book into _build/html (PROFILE=smoke: computed anew
 	@$(BIN)/bslib book --profile $(PROFILE) --out $(OUT)
 
 # A smoke book from nothing, with a store of its own, then every test; a book that fails is a failed test.
+# A file of tests is one process's, with its fixtures; a process of one thread for each core is faster than one of many threads.
 test: check ## run the checks, a smoke book built from nothing, every test
 	@cache=$$(mktemp -d) && trap 'rm -rf "$$cache"' EXIT && trap 'exit 130' INT TERM && rm -rf _build/test && start=$$(date +%s) && \
 	{ BSLIB_CACHE="$$cache" $(BIN)/bslib book --profile smoke --out _build/test || echo "The smoke book failed: see above." >&2; } && \
 	took=$$(( $$(date +%s) - start )) && echo "Smoke book: $$took s" && \
-	BSLIB_BUILT="$(CURDIR)/_build/test/html" $(BIN)/python -m pytest
+	BSLIB_BUILT="$(CURDIR)/_build/test/html" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
 
 check: $(STAMP) ## lint, format, types, notebooks without outputs
 	@$(BIN)/ruff check .

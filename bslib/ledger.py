@@ -196,7 +196,7 @@ def numbers(*, profile: str, seed: int = 0, store: str | Path | Store | None = N
     store
         As for :func:`bslib.store.open_store`. One that can be written to is completed first.
 
-    >>> list(numbers(profile="paper", store="published"))
+    >>> list(numbers(profile="smoke", store="published"))  # no records of this profile are there
     ['parameters', 'surface', 'correlation', 'patterns']
     """
     with_claims = [name for name in CHAPTERS if files("bslib.chapters").joinpath(f"{name}.toml").is_file()]

@@ -23,6 +23,7 @@ __all__ = [
     "levene",
     "mean_of_networks",
     "nested_bootstrap",
+    "nested_bootstrap_of_means",
     "success_rate",
     "variation_of_networks",
     "without_outliers",
@@ -115,6 +116,31 @@ def nested_bootstrap(
         chosen = [networks[r] for r in rng.integers(len(networks), size=len(networks))]
         draws.append(np.mean([statistic(w[..., rng.integers(w.shape[-1], size=w.shape[-1])]) for w in chosen], axis=0))
     return value, np.array(draws)
+
+
+def nested_bootstrap_of_means(networks: Sequence[Floats], *, resamples: int = 1000, seed: int = 0) -> tuple[float, Floats]:
+    """The mean over networks of each one's mean, and its :func:`nested_bootstrap`, for one setting and without a loop over draws.
+
+    Parameters
+    ----------
+    networks : sequence of R arrays, shape (B,)
+        One value for each point of each network's batch; the batches may differ in length.
+    resamples, seed : int
+
+    Returns
+    -------
+    value : float
+    draws : ndarray, shape (resamples,)
+
+    >>> value, draws = nested_bootstrap_of_means([np.array([0.0, 1.0]), np.array([1.0, 2.0, 3.0])])
+    >>> value, draws.shape
+    (1.25, (1000,))
+    """
+    rng, r = np.random.default_rng(seed), len(networks)
+    chosen = rng.integers(r, size=(resamples, r, 1))
+    # Every network for every place, of which one is taken: r times the work of the loop, in a thousandth of its calls.
+    means = np.stack([w[rng.integers(len(w), size=(resamples, r, len(w)))].mean(-1) for w in networks], axis=-1)
+    return float(np.mean([w.mean() for w in networks])), np.take_along_axis(means, chosen, axis=-1).mean((1, 2))
 
 
 def percentile_estimate(value: float | np.floating[Any] | Floats, draws: Floats, networks: int) -> Estimate:

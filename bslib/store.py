@@ -8,11 +8,12 @@ be compared. A record that does not fit its key or its checksum is refused by na
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -216,7 +217,8 @@ def records_for(plan: Iterable[Spec], store: str | Path | Store | None = None, *
 
         run(plan, store, device=device)
         missing = lacking(plan, store)
-    return Records({spec: store.get(spec) for spec in plan if spec not in missing}, missing)
+    absent = set(missing)
+    return Records({spec: store.get(spec) for spec in plan if spec not in absent}, missing)
 
 
 def lacking(plan: Iterable[Spec], store: Store) -> list[Spec]:
@@ -225,17 +227,18 @@ def lacking(plan: Iterable[Spec], store: Store) -> list[Spec]:
     A network whose weights were lost is trained again, perhaps on another machine, and is then another network; what was
     counted on the old weights does not go with it.
     """
-    return [spec for spec in plan if spec not in store or _is_stale(spec, store)]
+    once = functools.cache(store.get)  # much is measured on a network, and its record is one
+    return [spec for spec in plan if spec not in store or _is_stale(spec, store, once)]
 
 
-def _is_stale(spec: Spec, store: Store) -> bool:
+def _is_stale(spec: Spec, store: Store, once: Callable[[Spec], Record]) -> bool:
     if not isinstance(spec, MeasuredSpec):
         return False
     try:
         result, pattern = store.get(spec).result, getattr(spec, "pattern", None)
-        if pattern is not None and pattern in store and result.get("pattern") != store.get(pattern).checksum:
+        if pattern is not None and pattern in store and result.get("pattern") != once(pattern).checksum:
             return True
-        return spec.network in store and bool(result["weights"] != store.get(spec.network).result["weights"])
+        return spec.network in store and bool(result["weights"] != once(spec.network).result["weights"])
     except KeyError:  # another run is about to put it anew
         return True
 

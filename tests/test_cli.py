@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 import bslib.book
+import bslib.cli
 import bslib.runner
 from bslib.chapters import CHAPTERS, plan_of
 from bslib.chapters.parameters import plan
@@ -25,6 +26,12 @@ from bslib.store import PUBLISHED, Store, published_folder
 
 def bslib_(*arguments, **more):
     return CliRunner(env={"COLUMNS": "300", "TERMINAL_WIDTH": "300"}).invoke(app, [str(a) for a in arguments], **more)
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    """Where COLUMNS is set, the console has kept it since it was imported."""
+    monkeypatch.setattr(bslib.cli.console, "width", 300)
 
 
 @pytest.fixture

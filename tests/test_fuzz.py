@@ -22,6 +22,7 @@ from bslib import (
     datasets,
     detectors,
     entropy,
+    ledger,
     measure,
     networks,
     poisoning,
@@ -79,6 +80,7 @@ def harmless(monkeypatch, tmp_path):
     monkeypatch.setattr(runner, "run_group", stop)
     monkeypatch.setattr(runner, "_pool", stop)
     monkeypatch.setattr(bslib.book, "build", stop)
+    monkeypatch.setattr(ledger, "numbers", stop)
     monkeypatch.setattr(bslib.cluster, "PATIENCE", 0.5)
     monkeypatch.chdir(tmp_path)
 

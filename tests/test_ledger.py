@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bslib.chapters import CHAPTERS
+from bslib.chapters import CHAPTERS, surface
 from bslib.chapters.parameters import Half, quantities
 from bslib.ledger import (
     VERDICTS,
@@ -293,11 +293,13 @@ def test_what_is_changed_in_a_record_changes_the_verdict(tmp_path):
     """A copy of the published store in which every prediction of one trigger is wrong."""
     shutil.copytree(published_folder(), tmp_path / "records")
     store = Store(tmp_path / "records")
-    for record in list(store.everything()):
-        if isinstance(record.spec, PredictionsSpec) and record.spec.trigger == 1:
+    for spec in surface.plan("paper"):
+        if isinstance(spec, PredictionsSpec) and spec.trigger == 1 and spec in store:
+            record = store.get(spec)
             wrong = {**record.arrays, "predicted": (record.arrays["labels"] + 1) % 10}
             store.put(dataclasses.replace(record, arrays=wrong))
-    found = entries(numbers(profile="paper", store=Store(tmp_path / "records", writable=False)))
+    changed = surface.numbers(profile="paper", store=Store(tmp_path / "records", writable=False))
+    found = entries({"surface": changed})
     verdict = {entry.claim.id: entry.verdict for entry in found}
     assert verdict["larger-fashion-active"] == "not reproduced"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from functools import partial
 
 import matplotlib
 import numpy as np
@@ -47,7 +46,7 @@ from bslib.specs import (
     ScoresSpec,
     UniversalSpec,
 )
-from bslib.statistics import auc, nested_bootstrap
+from bslib.statistics import auc
 from bslib.store import Record, Records, Store
 
 matplotlib.use("agg")
@@ -135,14 +134,6 @@ def part_of(size, profile: str = "paper", **more) -> Patterns:
 def without(part: Patterns, gone) -> Patterns:
     """The same without some of the records."""
     return dataclasses.replace(part, records=Records({spec: record for spec, record in part.records.items() if not gone(spec)}))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_resamples():
-    """The means over networks are what is tested; how they are resampled is tested elsewhere."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bslib.chapters.patterns.nested_bootstrap", partial(nested_bootstrap, resamples=60))
-        yield
 
 
 @pytest.fixture(scope="module")

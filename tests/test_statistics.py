@@ -20,6 +20,7 @@ from bslib.statistics import (
     levene,
     mean_of_networks,
     nested_bootstrap,
+    nested_bootstrap_of_means,
     percentile_estimate,
     variation_of_networks,
     without_outliers,
@@ -84,6 +85,16 @@ def test_points_alone_would_be_far_too_narrow():
     _, nested = nested_bootstrap(list(w), mean)
     _, of_points = nested_bootstrap([w.ravel()], mean)
     assert nested.std() > 4 * of_points.std()
+
+
+@pytest.mark.parametrize("lengths", [[7, 7, 7, 7], [1, 1, 1], [3, 12, 30, 5, 8]])
+def test_without_the_loop_means_have_the_same_bootstrap(lengths):
+    rng = np.random.default_rng(2)
+    networks = [rng.normal(rng.normal(), size=length) for length in lengths]
+    value, draws = nested_bootstrap(networks, mean, resamples=4000)
+    own, quick = nested_bootstrap_of_means(networks, resamples=4000, seed=1)
+    assert own == pytest.approx(value)
+    assert np.quantile(quick, [0.025, 0.5, 0.975]) == pytest.approx(np.quantile(draws, [0.025, 0.5, 0.975]), abs=draws.std() / 8)
 
 
 def test_settings_stay_paired():

@@ -262,9 +262,9 @@ class Correlation:
         """Pearson's r of success and mean W within parts of the pairs, and of mean W with and without the trigger, by name."""
         if not self.networks:
             return {}
-        of: dict[str, Callable[[pd.DataFrame], float]] = {"all pairs": lambda p: _both(p)[1]}
+        of: dict[str, Callable[[pd.DataFrame], float]] = {"all pairs": _r}
         for trigger in self.size.triggers:
-            of[f"trigger {trigger} alone"] = lambda p, t=trigger: _both(p[p["trigger"] == t])[1]  # type: ignore[misc]
+            of[f"trigger {trigger} alone"] = lambda p, t=trigger: _r(p[p["trigger"] == t])  # type: ignore[misc]
         of["what trigger and class explain taken out"] = lambda p: partial_correlation(p, given=())
         of["and what clean W explains"] = partial_correlation
         of["W with the trigger, and without"] = lambda p: _pearson(p["W"].to_numpy(), p["clean W"].to_numpy())
@@ -315,15 +315,15 @@ class Correlation:
         pairs, data = self.pairs(), self.size.dataset
         networks = int(pairs["network"].nunique())
         of: dict[str, Callable[[pd.DataFrame], float]] = {
-            f"tau.{data}": lambda p: _both(p)[0],
-            f"r.{data}": lambda p: _both(p)[1],
+            f"tau.{data}": _tau,
+            f"r.{data}": _r,
             f"spread_of_low_less_high.{data}": lambda p: _spread(p, "W", p["success"] < 0.4),
             f"spread_of_wobbly_less_smooth.{data}": lambda p: _spread(p, "success", p["W"] > p["W"].median()),
             f"partial_r.{data}": partial_correlation,
         }
         for wanted in self.size.triggers:
             alone = partial(_of_trigger, wanted)
-            of[f"r_alone.{data}.{wanted}"] = lambda p, alone=alone: _both(alone(p))[1]  # type: ignore[misc]
+            of[f"r_alone.{data}.{wanted}"] = lambda p, alone=alone: _r(alone(p))  # type: ignore[misc]
             of[f"less_clean.{data}.{wanted}"] = lambda p, alone=alone: (alone(p)["W"] - alone(p)["clean W"]).mean()  # type: ignore[misc]
         draws = _bootstrap(pairs, lambda p: _each(of, _kept(p)), 500)
         found = {}
@@ -468,10 +468,21 @@ def _of_trigger(trigger: int, pairs: pd.DataFrame) -> pd.DataFrame:
 
 def _both(pairs: pd.DataFrame) -> tuple[float, float]:
     """Kendall's tau and Pearson's r; NaN where they are not defined."""
+    return _tau(pairs), _r(pairs)
+
+
+def _tau(pairs: pd.DataFrame) -> float:
     success, w = pairs["success"].to_numpy(), pairs["W"].to_numpy()
-    if len(pairs) < 3 or np.ptp(success) == 0 or np.ptp(w) == 0:
-        return float("nan"), float("nan")
-    return float(stats.kendalltau(success, w).statistic), _pearson(success, w)
+    return float(stats.kendalltau(success, w).statistic) if _varied(success, w) else float("nan")
+
+
+def _r(pairs: pd.DataFrame) -> float:
+    success, w = pairs["success"].to_numpy(), pairs["W"].to_numpy()
+    return _pearson(success, w) if _varied(success, w) else float("nan")
+
+
+def _varied(success: Floats, w: Floats) -> bool:
+    return len(success) > 2 and bool(np.ptp(success) > 0 and np.ptp(w) > 0)
 
 
 def _pearson(x: Floats, y: Floats) -> float:

@@ -28,7 +28,7 @@ from bslib.specs import (
     Spec,
     UniversalSpec,
 )
-from bslib.statistics import Estimate, Estimates, auc, levene, nested_bootstrap, percentile_estimate, success_rate
+from bslib.statistics import Estimate, Estimates, auc, levene, nested_bootstrap_of_means, percentile_estimate, success_rate
 from bslib.store import Record, Records, Store, records_for
 
 __all__ = ["Patterns", "parts", "plan", "quantities"]
@@ -637,5 +637,5 @@ def _over_networks(table: pd.DataFrame, values: pd.Series[Any]) -> Estimate:
     if table.empty:
         return Estimate(float("nan"), float("nan"), float("nan"), 0)
     of_each = [own.to_numpy(dtype=float) for _, own in values.groupby(table["network"])]
-    value, draws = nested_bootstrap(of_each, lambda v: v.mean(-1))
+    value, draws = nested_bootstrap_of_means(of_each)
     return percentile_estimate(value, draws, len(of_each))
