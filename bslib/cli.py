@@ -124,7 +124,7 @@ def ledger(
 
         target = open_store(store)
         read_only = Store(target.folder, writable=False, base=target.base)
-        found = pages.entries(pages.numbers(profile=profile, seed=seed, store=read_only))
+        found = pages.entries(pages.numbers(profile=profile, seed=seed, store=read_only, progress=True))
         if as_json:
             typer.echo(json.dumps(pages.as_data(found), indent=1))
             return

@@ -21,6 +21,7 @@ import pandas as pd
 
 from bslib.chapters import CHAPTERS, plan_of
 from bslib.profiles import profile_named
+from bslib.progress import bar
 from bslib.statistics import Estimate, Estimates
 from bslib.store import Store, records_for
 
@@ -186,7 +187,9 @@ def judge(claim: Claim, quantities: Mapping[str, Estimate]) -> str:
     return "in part" if any(outcome is True for outcome in outcomes) else "undecided"
 
 
-def numbers(*, profile: str, seed: int = 0, store: str | Path | Store | None = None) -> dict[str, Estimates]:
+def numbers(
+    *, profile: str, seed: int = 0, store: str | Path | Store | None = None, progress: bool = False
+) -> dict[str, Estimates]:
     """The quantities of every chapter that has claims, from the records of a store.
 
     Parameters
@@ -195,14 +198,19 @@ def numbers(*, profile: str, seed: int = 0, store: str | Path | Store | None = N
         As for the chapters' plans.
     store
         As for :func:`bslib.store.open_store`. One that can be written to is completed first.
+    progress : bool
+        Show a bar over the chapters; not in a notebook, whose page it would stay on.
 
     >>> list(numbers(profile="smoke", store="published"))  # no records of this profile are there
     ['parameters', 'surface', 'correlation', 'patterns']
     """
     with_claims = [name for name in CHAPTERS if files("bslib.chapters").joinpath(f"{name}.toml").is_file()]
-    return {
-        name: import_module(f"bslib.chapters.{name}").numbers(profile=profile, seed=seed, store=store) for name in with_claims
-    }
+    found = {}
+    with bar(show=progress, total=len(with_claims), desc="ledger", unit="chapter") as shown:
+        for name in with_claims:
+            found[name] = import_module(f"bslib.chapters.{name}").numbers(profile=profile, seed=seed, store=store)
+            shown.update()
+    return found
 
 
 def entries(numbers: Mapping[str, Estimates]) -> list[Entry]:
