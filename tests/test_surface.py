@@ -183,6 +183,16 @@ def test_the_table_by_sigma(fashion):
     assert (table["active p"] < 1e-4).all() and (table["inactive p"] > 1e-4).all()  # as it was made up
 
 
+def test_the_list_by_sigma_has_a_line_for_each_level(fashion):
+    lines = fashion.by_sigma_as_markdown().splitlines()
+    assert len(lines) == len(fashion.size.sigmas)
+    for line, (_, row) in zip(lines, fashion.by_sigma().iterrows(), strict=True):
+        assert line.startswith(f"- σ = {row['sigma']:g}: clean {row['clean']:.3f};")
+        assert f"by {row['active less clean']:+.3f} (rank" in line and f"by {row['inactive less clean']:+.3f} (p" in line
+    nothing = dataclasses.replace(fashion, runs=())
+    assert nothing.by_sigma_as_markdown() == nothing.missing
+
+
 def test_no_difference_has_no_evidence():
     """The same counts with every trigger, and images on which every copy keeps its label."""
     records = made_up(FASHION, networks=2)

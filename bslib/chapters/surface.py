@@ -148,6 +148,17 @@ class Surface:
             rows.append(row)
         return pd.DataFrame(rows)
 
+    def by_sigma_as_markdown(self) -> str:
+        """The table of :meth:`by_sigma` as a list in words; what is not yet run, where there is nothing to list."""
+        if self.missing:
+            return self.missing
+        return "\n".join(
+            f"- σ = {row['sigma']:g}: clean {row['clean']:.3f}; the active trigger changes the mean by "
+            f"{row['active less clean']:+.3f} (rank test p = {row['active p']:.1g}), the inactive one by "
+            f"{row['inactive less clean']:+.3f} (p = {row['inactive p']:.1g})"
+            for _, row in self.by_sigma().iterrows()
+        )
+
     def labels_kept(self) -> Floats:
         """The share of noisy copies that keep the label of the image without noise: (networks, 3 kinds, sigmas, points)."""
         shares = []
