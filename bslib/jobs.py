@@ -301,8 +301,12 @@ def _predict(spec: PredictionsSpec, store: Store, device: torch.device, progress
         images, labels = images[chosen], labels[chosen]
     if spec.trigger is not None:
         images = pattern(spec.trigger)(images)
-    arrays = {"predicted": _predicted(network, to_float(images).to(device)).astype(np.int16), "labels": labels.astype(np.int16)}
-    return {"weights": weights, "precision": "float32"}, arrays, data
+    x = to_float(images).to(device)
+    with evaluating(network):
+        fast = prepare(network, x)
+        predicted = torch.cat([fast.network(part).argmax(1) for part in x.split(fast.batch_size)])
+    arrays = {"predicted": predicted.cpu().numpy().astype(np.int16), "labels": labels.astype(np.int16)}
+    return {"weights": weights, "precision": "float32", "engine": fast.what}, arrays, data
 
 
 def _trained(spec: NetworkSpec, data: Dataset, store: Store, device: torch.device) -> tuple[nn.Module, str]:

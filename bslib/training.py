@@ -25,7 +25,7 @@ from bslib.datasets import to_float
 from bslib.files import atomic_path
 from bslib.measure import evaluating
 from bslib.progress import bar
-from bslib.speed import trainable
+from bslib.speed import prepare, trainable
 
 __all__ = ["accuracy", "fast_dtype", "load_weights", "save_weights", "train"]
 
@@ -134,7 +134,7 @@ def train(
     return seconds
 
 
-def accuracy(network: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int = 500) -> float:
+def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     """The share of uint8 ``images`` (N, C, H, W) that ``network`` gives their ``labels`` (N,), in float32.
 
     >>> accuracy(nn.Flatten(), torch.tensor([[[[9, 0]]], [[[0, 9]]]], dtype=torch.uint8), torch.tensor([0, 0]))
@@ -143,8 +143,9 @@ def accuracy(network: nn.Module, images: Tensor, labels: Tensor, *, batch_size: 
     device = next((p.device for p in network.parameters()), images.device)
     hits = 0
     with evaluating(network):
-        for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-            hits += int((network(to_float(x.to(device))).argmax(1) == y.to(device)).sum())
+        fast = prepare(network, to_float(images[:2].to(device)))
+        for x, y in zip(images.split(fast.batch_size), labels.split(fast.batch_size), strict=True):
+            hits += int((fast.network(to_float(x.to(device))).argmax(1) == y.to(device)).sum())
     return hits / len(images)
 
 
