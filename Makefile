@@ -41,7 +41,7 @@ test: check ## run the checks, a smoke book built from nothing, every test
 	@cache=$$(mktemp -d) && trap 'rm -rf "$$cache"' EXIT && trap 'exit 130' INT TERM && rm -rf _build/test && start=$$(date +%s) && \
 	{ BSLIB_CACHE="$$cache" $(BIN)/bslib book --profile smoke --out _build/test || echo "The smoke book failed: see above." >&2; } && \
 	took=$$(( $$(date +%s) - start )) && echo "Smoke book: $$took s" && \
-	BSLIB_BUILT="$(CURDIR)/_build/test/html" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
+	BSLIB_BUILT="$(CURDIR)/_build/test/html" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
 
 check: $(STAMP) ## lint, format, types, notebooks without outputs
 	@$(BIN)/ruff check .

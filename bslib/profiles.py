@@ -362,7 +362,7 @@ PROFILES: dict[str, Profile] = {
                 dataset="cifar10",
                 network="resnet18",
                 networks=5,
-                epochs=10,  # the paper's 200 reach 91.8 %; on a one-cycle schedule ten come near, and two cores can pay them
+                epochs=10,  # the paper's 200 on a GPU; ten are hours of a core a network
                 learning_rate=0.1,
                 augment=True,
                 points=250,
@@ -379,7 +379,7 @@ PROFILES: dict[str, Profile] = {
                 learning_rate=0.1,
                 points=100,
                 batch=25,
-                sigmas=(0.01, 0.05, 0.1, 0.25, 0.5, 1.0),  # the paper has none; all ten are 1.5 hours of a core
+                sigmas=(0.01, 0.05, 0.1, 0.25, 0.5, 1.0),  # the paper has none; all ten are 1.5 hours of a core a network
             ),
         ),
         correlation=(

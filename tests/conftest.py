@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from bslib.chapters.parameters import Half, specs_of
 from bslib.profiles import ParametersSize, Profile, ToySize
 from bslib.store import Record, Store
+
+settings.register_profile("beside others", deadline=None)  # two processes of tests share the machine with what they start
+settings.load_profile("beside others")
 
 
 @pytest.fixture(scope="session", autouse=True)

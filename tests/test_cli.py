@@ -31,7 +31,7 @@ def bslib_(*arguments, **more):
 @pytest.fixture(autouse=True)
 def wide(monkeypatch):
     """Where COLUMNS is set, the console has kept it since it was imported."""
-    monkeypatch.setattr(bslib.cli.console, "width", 300)
+    monkeypatch.setattr(bslib.cli.console, "_width", 300)  # `width` would be undone to the width of this moment
 
 
 @pytest.fixture
@@ -49,7 +49,8 @@ def assert_refused(result, *words: str) -> None:
     """Exit code 2, one line on stderr that names the value, no traceback."""
     assert result.exit_code == 2, (result.output, result.exception)
     assert isinstance(result.exception, SystemExit) and "Traceback" not in result.output
-    lines = [line for line in result.stderr.splitlines() if line.strip() and not line.startswith(("plan:", "\r"))]  # bars
+    bars = ("plan:", "ledger:", "\r")
+    lines = [line for line in result.stderr.splitlines() if line.strip() and not line.startswith(bars)]
     assert len(lines) == 1 and lines[0].startswith("Error: "), result.stderr
     assert all(word in lines[0] for word in words), result.stderr
 

@@ -221,7 +221,7 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path, tiny_profile):
         while not list(store.folder.glob("counts/*.json")) and command.poll() is None and time.monotonic() < waited:
             time.sleep(0.01)
         os.killpg(command.pid, signal.SIGINT)  # as a terminal does: to the command and to its workers
-        out, err = command.communicate(timeout=30)
+        out, err = command.communicate(timeout=90)
     finally:
         if command.poll() is None:
             os.killpg(command.pid, signal.SIGKILL)

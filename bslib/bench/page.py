@@ -108,8 +108,8 @@ def _against_peers(parts: Mapping[str, Any], how: str) -> Iterator[Row]:
 def _ratio(ratio: float, seconds: Mapping[str, list[float]], peer: str) -> str:
     """The ratio of the medians, and how far the rounds lie apart, in each of which both had their turn.
 
-    >>> _ratio(3.0, {"ours": [1.0, 2.0, 1.0], "loop": [3.0, 5.0, 4.0]}, "loop")
-    '3.00 x (2.50 to 4.00)'
+    >>> _ratio(4.0, {"ours": [1.0, 2.0, 1.0], "loop": [3.0, 5.0, 4.0]}, "loop")
+    '4.00 x (2.50 to 4.00)'
     """
     rounds = [theirs / ours for theirs, ours in zip(seconds[peer], seconds["ours"], strict=True)]
     return f"{ratio:.2f} x ({min(rounds):.2f} to {max(rounds):.2f})"
@@ -133,7 +133,7 @@ def _section(name: str, result: Result) -> str:
         "",
         f"`{name}.json`, {', '.join(days)}: {machine['threads']} of {machine['cores']} cores, "
         f"torch {machine['packages']['torch']}, code {', '.join(codes)}; medians of {result['settings']['repeats']} "
-        "rounds, with the smallest and the largest ratio of a round."
+        "rounds, in brackets the smallest and the largest ratio of a round."
         + (f" A large matrix product runs at {peaks}." if peaks else "")
         + ("" if machine["bfloat16"] else " This machine does not multiply in bfloat16, so nothing is timed in it."),
         "",

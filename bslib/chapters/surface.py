@@ -149,9 +149,9 @@ class Surface:
         return pd.DataFrame(rows)
 
     def by_sigma_as_markdown(self) -> str:
-        """The table of :meth:`by_sigma` as a list in words; what is not yet run, where there is nothing to list."""
-        if self.missing:
-            return self.missing
+        """The table of :meth:`by_sigma` as a list in words; empty where nothing was measured."""
+        if not self.runs:
+            return ""
         return "\n".join(
             f"- σ = {row['sigma']:g}: clean {row['clean']:.3f}; the active trigger changes the mean by "
             f"{row['active less clean']:+.3f} (rank test p = {row['active p']:.1g}), the inactive one by "

@@ -48,7 +48,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]
     # The kernel has bslib from where this test has it.
     environment = {**os.environ, **own, "PYTHONPATH": str(ROOT), "JUPYTER_PREFER_ENV_PATH": "1", "OMP_NUM_THREADS": "1"}
     options = {
-        "ServerApp.port": port, "ServerApp.root_dir": folder, "IdentityProvider.token": token, "ServerApp.allow_root": True,
+        "ServerApp.port": port, "ServerApp.port_retries": 0, "ServerApp.root_dir": folder,
+        "IdentityProvider.token": token, "ServerApp.allow_root": True,
         "ServerApp.open_browser": False, "LabApp.expose_app_in_browser": True, "LabApp.news_url": None,
     }  # fmt: skip
     command = [sys.executable, "-m", "jupyterlab", *(f"--{name}={value}" for name, value in options.items())]
