@@ -268,7 +268,7 @@ def _as_list(findings: Iterable[Finding], quantities: Mapping[str, Estimate]) ->
         measured = [quantities[test.quantity] for test in finding.tests]
         holds = all(test.outcome(estimate) for test, estimate in zip(finding.tests, measured, strict=True))
         doubt = "" if holds else "**Not borne out by these records:** "
-        lines.append(f"- {doubt}{finding.says.format(*map(in_few_digits, measured))}")
+        lines.append(f"- {doubt}{finding.says.format(*map(in_few_digits, measured))}{_networks_in_words(measured, ' ')}")
     return "\n".join(lines)
 
 
@@ -355,10 +355,10 @@ def _measured(claim: Claim, quantities: Mapping[str, Estimate]) -> dict[str, Est
     return {test.quantity: quantities[test.quantity] for test in claim.tests if test.quantity in quantities}
 
 
-def _networks_in_words(measured: Iterable[Estimate]) -> str:
+def _networks_in_words(measured: Iterable[Estimate], before: str = "<br>") -> str:
     """How many networks the least supported of some estimates rests on, in small print; nothing where there is no estimate."""
     least = min((estimate.networks for estimate in measured), default=0)
-    return f"<br><small>{least} network{'s' if least > 1 else ''}</small>" if least else ""
+    return f"{before}<small>{least} network{'s' if least > 1 else ''}</small>" if least else ""
 
 
 def in_few_digits(estimate: Estimate) -> str:

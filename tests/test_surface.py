@@ -159,6 +159,9 @@ def test_every_quantity_is_recomputed(fashion):
                 arrays = run[8 + k].arrays
                 kept += [arrays["counts"][s, 0, b, arrays["predicted"][b]] / 250 for b in range(40)]
             expected[f"labels_kept_{kind}.{sigma:g}"] = np.mean(kept)
+        expected[f"clean_called_target.{sigma:g}"] = np.mean(
+            [run[8].arrays["counts"][s, 0, :, seed % 10] / 250 for seed, run in enumerate(fashion.runs)]
+        )
     of_sigma = dict(zip(SIGMAS, mean.T, strict=True))
     expected["share_of_clean.0.1.less.0.5"] = of_sigma[0.1][1] / of_sigma[0.1][0] - of_sigma[0.5][1] / of_sigma[0.5][0]
 
@@ -229,6 +232,13 @@ def test_labels_kept(fashion):
     for r, k, s, b in ((0, 0, 0, 0), (4, 2, 9, 39), (2, 1, 5, 7)):
         arrays = fashion.runs[r][8 + k].arrays
         assert kept[r, k, s, b] == arrays["counts"][s, 0, b, arrays["predicted"][b]] / 250
+
+
+def test_clean_called_target(fashion):
+    called = fashion.clean_called_target()
+    assert called.shape == (5, 10, 40) and called.max() > 0
+    for r, s, b in ((0, 0, 0), (4, 9, 39), (2, 5, 7)):
+        assert called[r, s, b] == fashion.runs[r][8].arrays["counts"][s, 0, b, r] / 250  # the target is the seed
 
 
 # --- intervals ---------------------------------------------------------------------------------------------------

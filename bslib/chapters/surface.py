@@ -161,13 +161,11 @@ class Surface:
 
     def labels_kept(self) -> Floats:
         """The share of noisy copies that keep the label of the image without noise: (networks, 3 kinds, sigmas, points)."""
-        shares = []
-        for run in self.runs:
-            for record in run[-3:]:
-                counts, predicted = record.arrays["counts"][:, 0], record.arrays["predicted"]
-                kept = np.take_along_axis(counts, predicted[None, :, None], axis=-1)[..., 0]
-                shares.append(kept / counts.sum(-1))
-        return np.array(shares).reshape(len(self.runs), 3, len(self.size.sigmas), self.size.points)
+        return np.stack([[_called(r, r.arrays["predicted"]) for r in run[-3:]] for run in self.runs])
+
+    def clean_called_target(self) -> Floats:
+        """The share of noisy copies of clean images that are called the attacker's target: (networks, sigmas, points)."""
+        return np.stack([_called(run[-3], np.full(self.size.points, _target(run[-3]))) for run in self.runs])
 
     def quantities(self) -> dict[str, Estimate]:
         """Every number that the chapter's claims speak of, by name."""
@@ -192,8 +190,10 @@ class Surface:
     def _differences(self) -> dict[str, Estimate]:
         means, mean_draws = nested_bootstrap(list(self.w()), lambda v: v.mean(-1))
         kept, kept_draws = nested_bootstrap(list(self.labels_kept()), lambda v: v.mean(-1))
+        target, target_draws = nested_bootstrap(list(self.clean_called_target()), lambda v: v.mean(-1))
         data, networks, found = self.size.dataset, len(self.runs), {}
         for s, sigma in enumerate(self.size.sigmas):
+            found[f"clean_called_target.{data}.{sigma:g}"] = percentile_estimate(target[s], target_draws[:, s], networks)
             for k, kind in enumerate(KINDS[1:], 1):
                 found[f"{kind}_less_clean.{data}.{sigma:g}"] = percentile_estimate(
                     means[k, s] - means[0, s], mean_draws[:, k, s] - mean_draws[:, 0, s], networks
@@ -228,18 +228,29 @@ def _share(means: Floats, kind: int, sigma: int) -> Floats:
     return np.divide(means[..., kind, sigma], clean, out=np.full_like(clean, np.nan), where=clean != 0)
 
 
+def _called(record: Record, labels: NDArray[np.integer[Any]]) -> Floats:
+    """The share of the noisy copies of each point that are called its label: (sigmas, points)."""
+    counts = record.arrays["counts"][:, 0]
+    return np.asarray(np.take_along_axis(counts, labels[None, :, None], axis=-1)[..., 0] / counts.sum(-1))
+
+
 def _accuracy(predictions: Record) -> float:
     return float((predictions.arrays["predicted"] == predictions.arrays["labels"]).mean())
 
 
 def _success(predictions: Record, *, count_target: bool = False) -> float:
-    assert isinstance(predictions.spec, PredictionsSpec)
-    attack = predictions.spec.network.attack
-    assert attack is not None
     return success_rate(
         predictions.arrays["predicted"],
         predictions.arrays["labels"],
-        target=attack.target,
+        target=_target(predictions),
         classes=10,
         count_target=count_target,
     )
+
+
+def _target(record: Record) -> int:
+    """The class that the attacker of the network behind a record wants."""
+    assert isinstance(record.spec, CountsSpec | PredictionsSpec)
+    attack = record.spec.network.attack
+    assert attack is not None and attack.target is not None
+    return attack.target
