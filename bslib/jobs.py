@@ -134,7 +134,7 @@ def _train_network(spec: NetworkSpec, store: Store, device: torch.device, progre
         images, labels = poisoned.images, poisoned.labels
     network = build(spec.network, classes=len(data.classes), seed=spec.seed).to(device)
     dtype = fast_dtype(device)
-    what = trainable(network.train(), to_float(images[:4]).to(device))[1] if dtype == torch.float32 else f"eager: {dtype}"
+    _, what = trainable(network.train(), to_float(images[:4]).to(device), dtype=dtype)
     path = store.weights_path(spec)
     began = time.monotonic()
     seconds = train(
@@ -174,17 +174,18 @@ def _count_classes(spec: CountsSpec, store: Store, device: torch.device, progres
     batches = _carrying(spec, data.test_images[chosen], store)
     images = torch.cat(batches).to(device)
     ids = chosen.tolist() if spec.paired else None
+    dtype = fast_dtype(device)
     with evaluating(network):
-        fast = prepare(network, images)
-    options: dict[str, Any] = {"engine": "eager", "batch_size": fast.batch_size, "progress": progress}
-    counts = class_counts(fast.network, images, spec.sigmas, spec.ns, seed=spec.seed, ids=ids, **options)
+        how = prepare(network, images, dtype=dtype).what
+    counts = class_counts(network, images, spec.sigmas, spec.ns, seed=spec.seed, ids=ids, dtype=dtype, progress=progress)
     arrays = {
         "counts": counts.astype(np.int32),
         "images": np.tile(chosen, len(batches)),
         "labels": np.tile(data.test_labels[chosen].numpy(), len(batches)),
         "predicted": _predicted(network, images),
     }
-    return {"weights": weights, "precision": "float32", "engine": fast.what} | _pattern_of(spec, store), arrays, data
+    precision = str(dtype).removeprefix("torch.")
+    return {"weights": weights, "precision": precision, "engine": how} | _pattern_of(spec, store), arrays, data
 
 
 def _measured_on(spec: CountsSpec, data: Dataset) -> np.ndarray:
@@ -401,7 +402,7 @@ def _predicted(network: nn.Module, x: Tensor) -> np.ndarray:
 def checkpoint_path(spec: NetworkSpec, store: Store, device: torch.device | str) -> Path:
     """Where an unfinished training is kept: by device, precision and loops, so that none goes on with another's."""
     device, dtype = torch.device(device), fast_dtype(torch.device(device))
-    loops = "" if isinstance(library_for(torch.empty(0, device=device), dtype), str) else "-loops"
+    loops = "" if isinstance(library_for(torch.empty(0, device=device)), str) else "-loops"
     kind = f"{device.type}-{str(dtype).removeprefix('torch.')}{loops}"
     return store.weights_path(spec).with_suffix(f".{kind}.checkpoint.safetensors")
 

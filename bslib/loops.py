@@ -65,8 +65,8 @@ class PooledConvolution(nn.Module):
         return _plain(conv) and conv.weight[0].numel() <= 32 and conv.out_channels % 32 == 0
 
     def forward(self, x: Tensor) -> Tensor:
-        """From (b, c, h, w) to (b, filters, ph, pw)."""
-        return _pooled(self.library, _padded(x, self.padding), self.weight, self.bias, self.kernel, clip=self.clip)[0]
+        """From (b, c, h, w) to (b, filters, ph, pw), in float32 under autocast too."""
+        return _pooled(self.library, _padded(_own(x), self.padding), self.weight, self.bias, self.kernel, clip=self.clip)[0]
 
 
 class TrainablePooledConvolution(nn.Module):
@@ -77,9 +77,9 @@ class TrainablePooledConvolution(nn.Module):
         self.conv, self.library, self.clip = conv, library, clip
 
     def forward(self, x: Tensor) -> Tensor:
-        """From (b, c, h, w) to (b, filters, ph, pw)."""
+        """From (b, c, h, w) to (b, filters, ph, pw), in float32 under autocast too."""
         bias = _bias(self.conv) if self.conv.bias is None else self.conv.bias
-        result: Tensor = _PooledStep.apply(x, self.conv.weight, bias, self.library, _padding(self.conv), self.clip)
+        result: Tensor = _PooledStep.apply(_own(x), self.conv.weight, bias, self.library, _padding(self.conv), self.clip)
         return result
 
 
@@ -229,9 +229,14 @@ def _pooled(
     return y, came_from
 
 
+def _own(x: Tensor) -> Tensor:
+    """float32 where autocast gives a layer less; nothing else is taken for what it is not."""
+    return x.float() if torch.is_autocast_enabled("cpu") else x
+
+
 def _padded(x: Tensor, padding: tuple[int, int]) -> Tensor:
     down, across = padding
-    return functional.pad(x, (across, across, down, down)).contiguous()
+    return (functional.pad(x, (across, across, down, down)) if down or across else x).contiguous()
 
 
 def _rows(weight: Tensor) -> Tensor:
@@ -389,9 +394,9 @@ def _as_c(argument: Tensor | int | None) -> ctypes.c_void_p | ctypes.c_long:
     return ctypes.c_void_p(argument.data_ptr())
 
 
-def library_for(x: Tensor, dtype: torch.dtype | None) -> Library | str:
-    """The C loops, or why they cannot be used on ``x`` at this precision (that of ``x`` where it is None)."""
-    if x.device.type != "cpu" or dtype not in (None, torch.float32) or torch.is_autocast_enabled("cpu"):
+def library_for(x: Tensor) -> Library | str:
+    """The C loops, or why they cannot be used on ``x``."""
+    if x.device.type != "cpu" or x.dtype != torch.float32:
         return "no C loops: they are for float32 on a CPU"
     return _load_library(str(torch.cpu.get_capabilities().get("cpu_name")), cache_folder())
 

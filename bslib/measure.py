@@ -17,7 +17,7 @@ import hashlib
 import itertools
 import math
 from collections.abc import Hashable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -126,7 +126,8 @@ def class_counts(
         What the noise of each image is keyed on, an int or a string; its float32 pixels when not given. Give a clean image and
         its triggered copy the same id and they get the same noise.
     dtype : torch.dtype, optional
-        Precision of the forward pass; the model's own when not given. A lower one than the model's runs under autocast.
+        Precision of the forward pass; the model's own when not given. A lower one than the model's runs under autocast, and once
+        more in the model's own where two classes are so close that rounding could decide (:class:`bslib.speed.Careful`).
     batch_size : int, optional
         Noisy copies in a forward pass, rounded to whole blocks of 64; when not given, 64 to 512 on a CPU, by the size of the
         network's activations, and 2,048 elsewhere. Memory depends on it alone, not on n or B.
@@ -164,7 +165,6 @@ def class_counts(
     total = len(x) * order[-1] * len(sigmas)
     with (
         evaluating(model),
-        _precision(x.device, own_dtype, dtype),
         bar(total=total, desc="W", unit="image", unit_scale=True, show=progress) as shown,
     ):
         network, usual, _ = prepare(model, x[:1].to(own_dtype), engine=engine, dtype=dtype)
@@ -281,14 +281,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def _precision(device: torch.device, own: torch.dtype, asked: torch.dtype | None) -> contextlib.AbstractContextManager[Any]:
-    if asked is None or asked == own:
-        return contextlib.nullcontext()
-    if own != torch.float32 or asked not in (torch.bfloat16, torch.float16):
-        raise ValueError(f"dtype must be the model's own ({own}), or bfloat16 or float16 for a float32 model, got {asked!r}")
-    return torch.autocast(device.type, dtype=asked)
 
 
 def _labels(logits: Tensor, images: int) -> Tensor:

@@ -1,6 +1,6 @@
 """One training loop for all networks: stochastic gradient descent with momentum on a one-cycle schedule.
 
-On a CPU in float32 it goes through the C loops where they fit (:func:`bslib.speed.trainable`).
+On a CPU it goes through the C loops where they fit (:func:`bslib.speed.trainable`).
 
 The whole data set is one tensor on the device. Order and augmentation are functions of the seed and of the step, and the learning
 rate is one of the step, so weights, momentum and the number of the step are all there is to a checkpoint: a run that was stopped
@@ -108,7 +108,7 @@ def train(
     first, began = step, time.monotonic()
     saved = began
     network.train()
-    fast = trainable(network, to_float(images[:4]))[0] if dtype == torch.float32 else network
+    fast, _ = trainable(network, to_float(images[:4]), dtype=dtype)
     with bar(total=total, initial=step, desc=description, unit="step", show=progress) as shown:
         while step < total:
             epoch, place = divmod(step, per_epoch)

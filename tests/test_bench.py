@@ -128,12 +128,14 @@ def test_every_part_gives_data_and_rows(part, digits):
 def test_rounding_compares_on_the_same_noise(digits):
     runs = bench.measure(["rounding"], repeats=1, quick=True, progress=False)["parts"]["rounding"]["runs"]
     assert [(run["network"], run["by"]) for run in runs] == [
-        (name, by) for name in ("small-fashion", "larger-fashion", "resnet18") for by in ("the faster way", "bfloat16")
+        (name, by)
+        for name in ("small-fashion", "larger-fashion", "resnet18")
+        for by in ("the faster way", "bfloat16, close calls in float32", "bfloat16")
     ]
     for run in runs:
         assert run["labels"] == run["points"] * run["n"]
         assert 0 <= run["labels_changed"] <= run["labels"]
-    assert all(run["labels_changed"] <= 1 for run in runs if run["by"] == "the faster way")
+    assert all(run["labels_changed"] <= 1 for run in runs if run["by"] != "bfloat16")
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ from bslib.loops import (
 )
 from bslib.measure import class_counts
 from bslib.networks import build
-from bslib.speed import prepare, trainable
+from bslib.speed import Careful, prepare, trainable
 
 compiled = pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler")
 
@@ -83,7 +83,7 @@ def test_a_pooled_convolution_is_torchs_one_after_the_other(c, o, size, padding,
     conv, x = convolution(c, o, size, padding, bias), torch.randn(3, c, *shape)
     assert PooledConvolution.fits(conv)
     expected = functional.max_pool2d(conv(x), 2)
-    got = PooledConvolution(conv, library_for(x, None), clip=clip)(x)
+    got = PooledConvolution(conv, library_for(x), clip=clip)(x)
     assert got.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(got, expected.relu() if clip else expected, rtol=1e-5, atol=1e-5)
 
@@ -105,7 +105,7 @@ def test_winograds_way_is_a_convolution_at_every_size(c, o, height, width, image
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        got = WinogradConvolution(conv, library_for(x, None), clip=clip)(x)
+        got = WinogradConvolution(conv, library_for(x), clip=clip)(x)
     finally:
         torch.set_num_threads(before)
     expected = functional.conv2d(x.double(), conv.weight.double(), conv.bias.double(), padding=padding, stride=stride)
@@ -118,7 +118,7 @@ def test_winograds_way_is_a_convolution_at_every_size(c, o, height, width, image
 @pytest.mark.parametrize("stride", [1, 2])
 def test_images_smaller_than_a_kernel_are_refused(side, padding, stride):
     conv = convolution(64, 64, 3, padding, True, stride)
-    fast = WinogradConvolution(conv, library_for(torch.zeros(1), None), clip=False)
+    fast = WinogradConvolution(conv, library_for(torch.zeros(1)), clip=False)
     with pytest.raises(ValueError, match=rf"images of 9 x {side} with padding 0 are smaller than a kernel of 3 x 3"):
         fast(torch.rand(1, 64, 9, side))
 
@@ -129,12 +129,12 @@ def test_what_is_not_a_number_stays_so():
     x = torch.rand(2, 1, 8, 8)
     conv = nn.Conv2d(1, 32, 3)
     conv.weight[3] = torch.nan
-    got = PooledConvolution(conv, library_for(x, None), clip=True)(x)
+    got = PooledConvolution(conv, library_for(x), clip=True)(x)
     assert got[:, 3].isnan().all()
     assert got[:, :3].isfinite().all()
     deep = nn.Conv2d(32, 32, 3)
     deep.weight[5] = torch.nan
-    got = WinogradConvolution(deep, library_for(x, None), clip=True)(got[:, :1].expand(-1, 32, -1, -1))
+    got = WinogradConvolution(deep, library_for(x), clip=True)(got[:, :1].expand(-1, 32, -1, -1))
     assert got[:, 5].isnan().all()
     assert got[:, 6].isfinite().all()
 
@@ -207,7 +207,7 @@ def test_the_gradients_of_a_pooled_convolution(shape, padding, clip, height, wid
     conv, before = convolution(*shape, padding, True), torch.get_num_threads()
     x = torch.rand(images, shape[0], height, width)
     reference = nn.Sequential(copy.deepcopy(conv), nn.MaxPool2d(2), nn.ReLU() if clip else nn.Identity())
-    fast = TrainablePooledConvolution(conv, library_for(x, None), clip=clip)
+    fast = TrainablePooledConvolution(conv, library_for(x), clip=clip)
     torch.set_num_threads(threads)
     try:
         assert off(fast, reference, x, torch.randn(reference(x).shape), inputs=inputs, weights=weights or not inputs) <= 1e-4
@@ -229,7 +229,7 @@ def test_the_gradients_of_winograds_way(c, o, height, width, images, padding, cl
     assert TrainableWinogradConvolution.fits(conv)
     torch.set_num_threads(threads)
     try:
-        fast = TrainableWinogradConvolution(conv, library_for(x, None), clip=clip)
+        fast = TrainableWinogradConvolution(conv, library_for(x), clip=clip)
         beside_the_kink = conv(x).detach().abs() > 1e-3  # elsewhere rounding decides whether a ReLU lets a gradient through
         upstream = torch.randn(reference(x).shape) * beside_the_kink
         assert off(fast, reference, x, upstream, inputs=True, weights=weights) <= 1e-4
@@ -331,9 +331,8 @@ def test_what_the_loops_cannot_train_stays_as_it_is(network, reason):
 def test_without_loops_torch_trains(monkeypatch):
     network, x = build("larger-fashion", seed=0), torch.rand(4, 1, 28, 28)
     assert trainable(network.double(), x.double()) == (network, "eager: no C loops: they are for float32 on a CPU")
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert trainable(network.float(), x) == (network, "eager: no C loops: they are for float32 on a CPU")
-    monkeypatch.setattr(speed, "library_for", lambda x, dtype: "no C loops: none in this test")
+    network.float()
+    monkeypatch.setattr(speed, "library_for", lambda x: "no C loops: none in this test")
     assert trainable(network, x) == (network, "eager: no C loops: none in this test")
 
 
@@ -358,7 +357,7 @@ def test_what_is_trained_may_work_in_place():
 @compiled
 def test_a_gradient_of_the_gradient_is_refused():
     x = torch.rand(2, 32, 6, 6, requires_grad=True)
-    out = TrainableWinogradConvolution(nn.Conv2d(32, 32, 3), library_for(x, None))(x)
+    out = TrainableWinogradConvolution(nn.Conv2d(32, 32, 3), library_for(x))(x)
     (gradient,) = torch.autograd.grad(out.pow(2).sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="differentiate twice"):
         gradient.sum().backward()
@@ -404,7 +403,7 @@ def test_the_gradient_of_weights_over_several_blocks():
     conv = nn.Conv2d(64, 96, 3, padding=1, bias=False)
     x = torch.randn(12, 64, 19, 17)
     assert 2 * loops.TILES_BACK[0] < 12 * 5 * 5
-    fast = TrainableWinogradConvolution(conv, library_for(x, None))
+    fast = TrainableWinogradConvolution(conv, library_for(x))
     reference = copy.deepcopy(conv)
     assert off(fast, reference, x, torch.randn(reference(x).shape), inputs=True) <= 1e-4
 
@@ -432,7 +431,7 @@ def test_the_loops_without_long_vectors(tmp_path, monkeypatch):
 
 @torch.no_grad()
 def test_batch_norms_are_folded_to_within_rounding(network, images, monkeypatch):
-    monkeypatch.setattr(speed, "library_for", lambda x, dtype: "no C loops: none in this test")
+    monkeypatch.setattr(speed, "library_for", lambda x: "no C loops: none in this test")
     prepared = prepare(network, images)
     assert prepared.what == "fast: 2 batch norms folded, no C loops: none in this test"
     assert not any(isinstance(m, nn.BatchNorm2d) for m in prepared.network.modules() if m in called(prepared.network))
@@ -662,11 +661,90 @@ def test_the_loops_are_compiled_once(images, tmp_path):
     assert library.stat().st_mtime_ns == stamp
 
 
+@compiled
 @torch.no_grad()
-def test_bfloat16_leaves_the_loops_out(network, images):
+def test_in_bfloat16_the_pooled_convolution_stays_and_winograds_way_goes(network, images):
+    prepared = prepare(network, images, dtype=torch.bfloat16)
+    pooled = "fast: 2 batch norms folded, 1 pooled convolution"
+    assert prepared.what == f"{pooled}; bfloat16, close calls in float32"
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        prepared = prepare(network, images, dtype=torch.bfloat16)
-    assert prepared.what == "fast: 2 batch norms folded, no C loops: they are for float32 on a CPU"
+        assert prepare(network, images).what == pooled
+    assert prepare(network, images, dtype=torch.bfloat16, engine="eager").what.startswith("eager: as asked; bfloat16")
+    weights = {m.weight.dtype for m in called(prepared.network.quick) if isinstance(m, nn.Conv2d | nn.Linear)}
+    assert weights == {torch.bfloat16}  # rounded once, not at each call
+    assert {p.dtype for p in network.parameters()} == {torch.float32}
+    close = prepared.network.close(network(images))
+    off_by = (prepared.network(images) - network(images)).abs().amax(1) / network(images).abs().amax(1)
+    assert 1e-6 < off_by[~close].max() < 0.02 and (off_by[close] < 1e-3).all()
+
+
+@pytest.mark.parametrize("engine", ["auto", "eager"])
+def test_in_bfloat16_rounding_changes_no_label(network, images, engine):
+    """Where it alone would."""
+    full = counts(network, images, sigma=(0.3, 0.6), n=3200)
+    careful = counts(network, images, sigma=(0.3, 0.6), n=3200, dtype=torch.bfloat16, engine=engine)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        alone = counts(network, images, sigma=(0.3, 0.6), n=3200)
+    assert np.abs(alone - full).sum() > 10
+    assert np.abs(careful - full).sum() / 2 <= 1
+
+
+@pytest.mark.parametrize(
+    ("logits", "again"),
+    [
+        ([1.0, 0.9, 0.0], False),
+        ([1.0, 0.98, 0.0], True),
+        ([-1.0, -1.02, -9.0], True),  # 0.02 of the largest, 9
+        ([0.0, 0.0, 0.0], True),
+        ([torch.inf, 0.0, 0.0], True),
+        ([torch.nan, 0.0, 1.0], True),
+    ],
+)
+def test_what_is_close_is_asked_again(logits, again):
+    class Fixed(nn.Module):
+        def forward(self, x):
+            return torch.tensor([[5.0, 0.0, 0.0], logits, [0.0, 4.0, 0.0]], dtype=torch.bfloat16)
+
+    asked = []
+    exact = lambda x: asked.append(len(x)) or torch.full((len(x), 3), 7.0)  # noqa: E731
+    careful = Careful(Fixed(), nn.Identity(), torch.bfloat16)
+    careful.exact.forward = exact
+    found = careful(torch.rand(3, 2))
+    assert asked == [1] * again
+    assert (found[1] == 7).all() == again
+    assert found[[0, 2]].tolist() == [[5, 0, 0], [0, 4, 0]]
+
+
+def test_one_class_and_no_logits_are_passed_on():
+    for own in (torch.zeros(2, 1), torch.zeros(2), {"logits": 1}):
+        module = nn.Identity()
+        module.forward = lambda x, own=own: own
+        assert Careful(module, nn.Identity(), torch.bfloat16)(torch.rand(2, 3)) is own
+
+
+@compiled
+def test_in_bfloat16_a_network_is_trained_through_the_pooled_loop_alone():
+    """Its gradients are as near to those of float32 as torch's own are under autocast."""
+    torch.manual_seed(0)
+    network, x, labels = build("larger-fashion", seed=0).train(), torch.rand(64, 1, 28, 28), torch.arange(64) % 10
+    fast, what = trainable(network, x, dtype=torch.bfloat16)
+    assert what == "fast: 1 pooled convolution"
+    gradients = []
+    for one, lower in ((network, False), (network, True), (fast, True)):
+        network.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=lower):
+            loss = functional.cross_entropy(one(x), labels)
+        loss.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
+    exact, eager, ours = gradients
+    assert (ours - exact).norm() <= 1.5 * (eager - exact).norm()
+
+
+@compiled
+def test_the_trial_of_what_is_trained_is_in_float32_under_autocast_too():
+    network, x = build("larger-fashion", seed=0).train(), torch.rand(4, 1, 28, 28)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert trainable(network, x)[1] == "fast: 1 pooled convolution"
 
 
 def test_an_unknown_engine_is_named(network, images):

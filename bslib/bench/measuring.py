@@ -38,7 +38,7 @@ from bslib.measure import class_counts, evaluating
 from bslib.networks import NETWORKS, build
 from bslib.progress import bar
 from bslib.specs import CleanseSpec, CountsSpec
-from bslib.speed import prepare, trainable
+from bslib.speed import Careful, prepare, trainable
 from bslib.training import accuracy, fast_dtype, train
 
 __all__ = ["PARTS", "earlier", "measure"]
@@ -46,6 +46,8 @@ __all__ = ["PARTS", "earlier", "measure"]
 #: What glibc is told in the second run of the peers: keep blocks below 1 GiB, never give memory back.
 TUNED = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**34)}
 SIGMA = 0.1
+#: What each network is trained and asked on.
+DATA = {"small-fashion": "fashion-mnist", "larger-fashion": "fashion-mnist", "resnet18": "cifar10"}
 #: The learning rate for one epoch alone was chosen on the last 10,000 training images, seeds 0 and 1, of 0.05, 0.1, 0.2 and 0.4.
 ONE_EPOCH: dict[str, Any] = {"learning_rate": 0.1, "progress": False}
 
@@ -123,17 +125,23 @@ def measure(
 def _counts(device: torch.device, repeats: int, quick: bool) -> Result:
     points, n = (4, 20) if quick else (100, 250)
     images = _images("fashion-mnist", points).to(device)
-    runs = [_against_peers("larger-fashion", images, n, torch.float32, 3, device, repeats)]
-    lower = fast_dtype(device)
-    if lower == torch.float32:
-        return {"points": points, "n": n, "runs": runs, "remark": "this processor does not multiply in bfloat16"}
-    return {"points": points, "n": n, "runs": [*runs, _against_peers("larger-fashion", images, n, lower, 7, device, repeats)]}
+    wanted = {torch.float32: 3, torch.bfloat16: 7}
+    runs = [
+        _against_peers("larger-fashion", images, n, dtype, wanted[dtype], device, repeats, quick) for dtype in _precisions(device)
+    ]
+    return {"points": points, "n": n, "runs": runs}
 
 
 def _resnet(device: torch.device, repeats: int, quick: bool) -> Result:
     points, n = (1, 4) if quick else (8, 250)
     images = _images("cifar10", points).to(device)
-    return {"points": points, "n": n, "runs": [_against_peers("resnet18", images, n, fast_dtype(device), 3, device, repeats)]}
+    runs = [_against_peers("resnet18", images, n, dtype, 3, device, repeats, quick) for dtype in _precisions(device)]
+    return {"points": points, "n": n, "runs": runs}
+
+
+def _precisions(device: torch.device) -> list[torch.dtype]:
+    """float32, and bfloat16 where the hardware multiplies in it."""
+    return list(dict.fromkeys([torch.float32, fast_dtype(device)]))
 
 
 def _tuned(device: torch.device, repeats: int, quick: bool) -> Result:
@@ -146,10 +154,10 @@ def _tuned(device: torch.device, repeats: int, quick: bool) -> Result:
 
 
 def _against_peers(
-    name: str, images: Tensor, n: int, dtype: torch.dtype, wanted: float, device: torch.device, repeats: int
+    name: str, images: Tensor, n: int, dtype: torch.dtype, wanted: float, device: torch.device, repeats: int, quick: bool
 ) -> Result:
-    """Class counts by us and by others, in turns. The weights are those of a fresh network: no time hangs on them."""
-    ours = build(name, seed=0).to(device)
+    """Class counts by us and by others, in turns. In bfloat16 our time hangs on how many calls are close, so on the weights."""
+    ours, _ = _briefly_trained(name, device, quick)
     plain = NETWORKS[name](10).to(device)  # as one would write it, in torch's usual layout
     plain.load_state_dict(ours.state_dict())
     plain.eval()
@@ -167,11 +175,17 @@ def _against_peers(
     seconds = _in_turns(contenders, repeats, device)
     medians = {who: statistics.median(times) for who, times in seconds.items()}
     with evaluating(ours):
-        what = prepare(ours, images, dtype=dtype).what
+        network, _, what = prepare(ours, images, dtype=dtype)
+        close = 0.0
+        if isinstance(network, Careful):
+            with torch.autocast(device.type, dtype=dtype):
+                logits = network.quick(images + SIGMA * torch.randn_like(images))
+            close = float(network.close(logits).float().mean())
     return {
         "network": name,
         "precision": str(dtype).removeprefix("torch."),
         "engine": what,
+        "close": close,
         "wanted": wanted,
         "seconds": seconds,
         "images_per_second": len(images) * n / medians["ours"],
@@ -219,15 +233,14 @@ def _art(model: nn.Module, images: Tensor, n: int) -> Contender:
 def _peak(device: torch.device, repeats: int, quick: bool) -> Result:
     """How much of the speed of a large matrix product a forward pass has, in multiplications of the direct method."""
     size = 256 if quick else 2048
-    precisions = list(dict.fromkeys([torch.float32, fast_dtype(device)]))
     runs: list[Result] = []
     peaks: dict[str, float] = {}
-    for dtype in precisions:
+    for dtype in _precisions(device):
         a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-        for name, data in (("larger-fashion", "fashion-mnist"), ("resnet18", "cifar10")):
-            network = build(name, seed=0).to(device)
+        for name in ("larger-fashion", "resnet18"):
+            network, _ = _briefly_trained(name, device, quick)
             points, n = (1, 4) if quick else (20 if name == "larger-fashion" else 1, 256)
-            images = _images(data, points).to(device)
+            images = _images(DATA[name], points).to(device)
             options: dict[str, Any] = {"seed": 0, "progress": False, "dtype": dtype}
             seconds = _in_turns(
                 {
@@ -358,15 +371,18 @@ def _steps(name: str, device: torch.device, repeats: int, quick: bool) -> list[R
     """Forward and back through a network in training, through the C loops and by torch alone; none where there are no loops."""
     batch = 8 if quick else 128
     own = build(name, seed=0).to(device)
-    x = _images("cifar10" if name == "resnet18" else "fashion-mnist", batch).contiguous(memory_format=torch.channels_last)
-    labels = torch.arange(batch) % 10
-    fast, what = trainable(own.train(), x) if device.type == "cpu" and fast_dtype(device) == torch.float32 else (own, "")
+    x = _images(DATA[name], batch).to(device).contiguous(memory_format=torch.channels_last)
+    labels = torch.arange(batch, device=device) % 10
+    dtype = fast_dtype(device)
+    fast, what = trainable(own.train(), x, dtype=dtype)
     if fast is own:
         return []
 
     def step(network: nn.Module) -> None:
         own.zero_grad()
-        nn.functional.cross_entropy(network(x), labels).backward()
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+            loss = nn.functional.cross_entropy(network(x), labels)
+        loss.backward()
 
     seconds = _in_turns({"ours": partial(step, fast), "torch alone": partial(step, own)}, repeats, device)
     each = {who: statistics.median(times) / batch for who, times in seconds.items()}
@@ -459,36 +475,45 @@ def _rounding(device: torch.device, repeats: int, quick: bool) -> Result:
     """What the faster way, and bfloat16, change in W on the same noise, for the three networks after a short training."""
     runs = []
     sizes = {"small-fashion": (50, 1000), "larger-fashion": (50, 1000), "resnet18": (10, 250)}
-    for name, (points, n) in sizes.items():
-        data = load("cifar10" if name == "resnet18" else "fashion-mnist")
-        count, epochs = (64, 1) if quick else (1000, 2) if name == "resnet18" else (10_000, 1)
-        points, n = (2, 20) if quick else (points, n)
-        network = build(name, seed=0).to(device)
-        # Drawn, not the first ones: a data set may come sorted by class.
-        rows = draw_points(len(data.train_labels), count, 0)
+    for name, size in sizes.items():
+        points, n = (2, 20) if quick else size
+        network, trained_on = _briefly_trained(name, device, quick)
+        data = load(DATA[name])
         tests = draw_points(len(data.test_labels), min(1000, len(data.test_labels)), 0)
-        train(network, data.train_images[rows], data.train_labels[rows], epochs=epochs, seed=0, batch_size=64, progress=False)
         images = to_float(data.test_images[tests[:points]]).to(device)
-        options: dict[str, Any] = {"seed": 0, "progress": False}
-        reference = class_counts(network, images, SIGMA, n, engine="eager", **options)
-        for by, change in (("the faster way", {}), ("bfloat16", {"dtype": torch.bfloat16})):
-            other = class_counts(network, images, SIGMA, n, **change, **options)  # type: ignore[arg-type]
-            runs.append(
-                {
-                    "network": name,
-                    "trained_on": f"{count} images, {epochs} epochs",
-                    "accuracy": accuracy(network, data.test_images[tests], data.test_labels[tests]),
-                    "by": by,
-                    "points": points,
-                    "n": n,
-                    "labels": int(reference.sum()),
-                    "labels_changed": int(np.abs(other - reference).sum() // 2),
-                    "mean_W": float(entropy(reference).mean()),
-                    "change": float(np.abs(entropy(other) - entropy(reference)).mean()),
-                    "monte_carlo": float(monte_carlo_error(reference).mean()),
-                }
-            )
+        count = partial(class_counts, network, images, SIGMA, n, seed=0, progress=False)
+        reference = count(engine="eager")
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            alone = count()
+        others = {"the faster way": count(), "bfloat16, close calls in float32": count(dtype=torch.bfloat16), "bfloat16": alone}
+        runs += [
+            {
+                "network": name,
+                "trained_on": trained_on,
+                "accuracy": accuracy(network, data.test_images[tests], data.test_labels[tests]),
+                "by": by,
+                "points": points,
+                "n": n,
+                "labels": int(reference.sum()),
+                "labels_changed": int(np.abs(other - reference).sum() // 2),
+                "mean_W": float(entropy(reference).mean()),
+                "change": float(np.abs(entropy(other) - entropy(reference)).mean()),
+                "monte_carlo": float(monte_carlo_error(reference).mean()),
+            }
+            for by, other in others.items()
+        ]
     return {"sigma": SIGMA, "runs": runs}
+
+
+def _briefly_trained(name: str, device: torch.device, quick: bool) -> tuple[nn.Module, str]:
+    """A network that gives answers, and what it was trained on in words."""
+    data = load(DATA[name])
+    count, epochs = (64, 1) if quick else (1000, 2) if name == "resnet18" else (10_000, 1)
+    # Drawn, not the first ones: a data set may come sorted by class.
+    rows = draw_points(len(data.train_labels), count, 0)
+    network = build(name, seed=0).to(device)
+    train(network, data.train_images[rows], data.train_labels[rows], epochs=epochs, seed=0, batch_size=64, progress=False)
+    return network, f"{count} images, {epochs} epochs"
 
 
 def monte_carlo_error(counts: np.ndarray) -> np.ndarray:
@@ -508,7 +533,7 @@ def monte_carlo_error(counts: np.ndarray) -> np.ndarray:
 
 
 def _plan(device: torch.device, repeats: int, quick: bool) -> Result:
-    """How long all forward passes of the paper's profile take at the speed of this machine."""
+    """How long all forward passes of the paper's profile take at the speed of this machine, in the precision of its records."""
     passes: dict[str, int] = {}
     for spec in {spec for chapter in CHAPTERS for spec in plan_of(chapter, "paper") if isinstance(spec, CountsSpec)}:
         batches = 10 if spec.by_class or isinstance(spec.pattern, CleanseSpec) else 1
@@ -516,10 +541,10 @@ def _plan(device: torch.device, repeats: int, quick: bool) -> Result:
         passes[spec.network.network] = passes.get(spec.network.network, 0) + amount
     rates = {}
     for name in passes:
-        network = build(name, seed=0).to(device)
+        network, _ = _briefly_trained(name, device, quick)
         points, n = (1, 4) if quick else (2, 256) if name == "resnet18" else (50, 256)
-        images = _images("cifar10" if name == "resnet18" else "fashion-mnist", points).to(device)
-        contender = partial(class_counts, network, images, SIGMA, n, seed=0, progress=False)
+        images = _images(DATA[name], points).to(device)
+        contender = partial(class_counts, network, images, SIGMA, n, seed=0, dtype=fast_dtype(device), progress=False)
         rates[name] = points * n / statistics.median(_in_turns({"W": contender}, repeats, device)["W"])
     return {"passes": passes, "images_per_second": rates, "hours": {name: passes[name] / rates[name] / 3600 for name in passes}}
 
