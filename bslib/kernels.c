@@ -1,6 +1,6 @@
 /* Two layers that torch has no fast operation for, there and back, in plain C with the vectors of GCC and Clang; bslib/loops.py
-   calls them. All tensors are float32 and, but for the images of the first, channels-last: (images, rows, columns, channels).
-   Channels come in multiples of 16, filters in multiples of 32. */
+   calls them. All tensors are float32, but for a result that may be bfloat16, and, but for the images of the first, channels-last:
+   (images, rows, columns, channels). Channels come in multiples of 16, filters in multiples of 32. */
 #include <string.h>
 #ifdef _OPENMP
 #include <omp.h>
@@ -17,6 +17,8 @@ static int omp_get_thread_num(void) { return 0; }
 #endif
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int bits __attribute__((vector_size(4 * LANES)));
+typedef unsigned words __attribute__((vector_size(4 * LANES)));
+typedef unsigned short halves __attribute__((vector_size(2 * LANES)));
 
 #define INLINE static inline __attribute__((always_inline))
 static inline vec load(const float *p) { vec v; memcpy(&v, p, sizeof v); return v; }
@@ -26,6 +28,17 @@ static inline vec choose(bits where, vec a, vec b) { return (vec)(((bits)a & whe
 static inline vec larger(vec a, vec b) { return choose((bits)(a > b) | (bits)(a != a), a, b); }
 static inline vec relu(vec a) { return (vec)((bits)a & ~(bits)(a < 0)); }
 static inline vec only(bits where, vec a) { return (vec)((bits)a & where); }
+
+/* As float32 or, rounded to the nearest and of two to the even one, as bfloat16. */
+static inline void put(void *y, long at, vec v, long half) {
+    if (!half) {
+        store((float *)y + at, v);
+        return;
+    }
+    words all = (words)v, number = (words)(v == v), rounded = all + 0x7fff + (all >> 16 & 1);
+    halves upper = __builtin_convertvector(((number & rounded) | (~number & 0x7fc00000)) >> 16, halves);
+    memcpy((unsigned short *)y + at, &upper, sizeof upper);
+}
 
 /* Where each maximum of four came from, the first of equals; 4 where a ReLU makes it 0. Eight neighbours share a number, `column`
    says which four bits are whose. */
@@ -49,10 +62,11 @@ static inline bits recall(const int *from, long column) {
 }
 
 /* A convolution of stride 1, the maximum over 2 x 2 and, where asked for, a ReLU, without the four times larger result between.
-   x (n, c, h, w), channels first, c small; weight (c * kh * kw, o); y (n, ph, pw, o); o is a multiple of 32. What the way back
-   needs, from where the maxima came, goes to `from` (n, ph, pw / 8 rounded up, o) unless that is NULL. Of one image: */
-INLINE void pooled(const float *x, const float *weight, const float *bias, float *y, int *from, long c, long h, long w,
-                   long kh, long kw, long o, long ph, long pw, long clip) {
+   x (n, c, h, w), channels first, c small; weight (c * kh * kw, o); y (n, ph, pw, o), bfloat16 where `half` says so; o is a
+   multiple of 32. What the way back needs, from where the maxima came, goes to `from` (n, ph, pw / 8 rounded up, o) unless that is
+   NULL. Of one image: */
+INLINE void pooled(const float *x, const float *weight, const float *bias, void *y, int *from, long c, long h, long w,
+                   long kh, long kw, long o, long ph, long pw, long clip, long half) {
     for (long i = 0; i < ph; i++)
         for (long j = 0; j < pw; j++)
             for (long k = 0; k < o; k += 2 * LANES) {
@@ -72,24 +86,24 @@ INLINE void pooled(const float *x, const float *weight, const float *bias, float
                 vec a = larger(larger(first[0], first[1]), larger(first[2], first[3])) + load(bias + k);
                 vec b = larger(larger(second[0], second[1]), larger(second[2], second[3])) + load(bias + k + LANES);
                 long to = (i * pw + j) * o + k;
-                store(y + to, clip ? relu(a) : a);
-                store(y + to + LANES, clip ? relu(b) : b);
+                put(y, to, clip ? relu(a) : a, half);
+                put(y, to + LANES, clip ? relu(b) : b, half);
                 if (!from) continue;
                 int *origin = from + (i * ((pw + 7) / 8) + j / 8) * o + k;
                 remember(first, a, clip, j, origin), remember(second, b, clip, j, origin + LANES);
             }
 }
 
-void pooled_convolution(const float *x, const float *weight, const float *bias, float *y, int *from, long n, long c,
-                        long h, long w, long kh, long kw, long o, long ph, long pw, long clip, long threads) {
+void pooled_convolution(const float *x, const float *weight, const float *bias, void *y, int *from, long n, long c, long h,
+                        long w, long kh, long kw, long o, long ph, long pw, long clip, long half, long threads) {
 #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (long image = 0; image < n; image++) {
         const float *own = x + image * c * h * w;
-        float *to = y + image * ph * pw * o;
+        void *to = (char *)y + image * ph * pw * o * (half ? 2 : 4);
         int *origin = from ? from + image * ph * ((pw + 7) / 8) * o : NULL;
         /* The compiler unrolls loops over numbers that it knows. */
-        if (c == 1 && kh == 3 && kw == 3) pooled(own, weight, bias, to, origin, 1, h, w, 3, 3, o, ph, pw, clip);
-        else pooled(own, weight, bias, to, origin, c, h, w, kh, kw, o, ph, pw, clip);
+        if (c == 1 && kh == 3 && kw == 3) pooled(own, weight, bias, to, origin, 1, h, w, 3, 3, o, ph, pw, clip, half);
+        else pooled(own, weight, bias, to, origin, c, h, w, kh, kw, o, ph, pw, clip, half);
     }
 }
 

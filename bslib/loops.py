@@ -65,7 +65,7 @@ class PooledConvolution(nn.Module):
         return _plain(conv) and conv.weight[0].numel() <= 32 and conv.out_channels % 32 == 0
 
     def forward(self, x: Tensor) -> Tensor:
-        """From (b, c, h, w) to (b, filters, ph, pw), in float32 under autocast too."""
+        """From (b, c, h, w) to (b, filters, ph, pw)."""
         return _pooled(self.library, _padded(_own(x), self.padding), self.weight, self.bias, self.kernel, clip=self.clip)[0]
 
 
@@ -77,7 +77,7 @@ class TrainablePooledConvolution(nn.Module):
         self.conv, self.library, self.clip = conv, library, clip
 
     def forward(self, x: Tensor) -> Tensor:
-        """From (b, c, h, w) to (b, filters, ph, pw), in float32 under autocast too."""
+        """From (b, c, h, w) to (b, filters, ph, pw)."""
         bias = _bias(self.conv) if self.conv.bias is None else self.conv.bias
         result: Tensor = _PooledStep.apply(_own(x), self.conv.weight, bias, self.library, _padding(self.conv), self.clip)
         return result
@@ -100,7 +100,7 @@ class _PooledStep(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, origin = ctx.saved_tensors
         filters, channels, kh, kw = weight.shape
-        gradient = gradients[0].permute(0, 2, 3, 1).contiguous()
+        gradient = gradients[0].permute(0, 2, 3, 1).float().contiguous()
         images, ph, pw, _ = gradient.shape
         shape = (images, channels, *x.shape[2:], kh, kw, filters, ph, pw)
         of_x, of_weight, of_bias = None, None, None
@@ -217,14 +217,18 @@ class _WinogradStep(torch.autograd.Function):
 def _pooled(
     library: Library, x: Tensor, rows: Tensor, bias: Tensor, kernel: tuple[int, ...], *, clip: bool, origin: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """The maxima of a convolution and, where asked for, the pixels of the four that they came from, packed."""
+    """The maxima of a convolution and, where asked for, the pixels of the four that they came from, packed.
+
+    They are added up in float32 and, under autocast to bfloat16, rounded once.
+    """
     (images, channels, height, width), (kh, kw), filters = x.shape, kernel, len(bias)
     ph, pw = (height - kh + 1) // 2, (width - kw + 1) // 2
-    y = _empty_image(images, filters, ph, pw)
+    half = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    y = _empty_image(images, filters, ph, pw, dtype=torch.bfloat16 if half else torch.float32)
     came_from = torch.empty((images, ph, -(-pw // 8), filters), dtype=torch.int32, device="cpu") if origin else None
     library.pooled_convolution(
-        x, rows, bias, y.permute(0, 2, 3, 1), came_from,
-        images, channels, height, width, kh, kw, filters, ph, pw, clip, torch.get_num_threads(),
+        x, rows, bias, y.permute(0, 2, 3, 1).view(torch.int32) if half else y.permute(0, 2, 3, 1), came_from,
+        images, channels, height, width, kh, kw, filters, ph, pw, clip, half, torch.get_num_threads(),
     )  # fmt: skip
     return y, came_from
 
@@ -288,9 +292,9 @@ def _empty(*shape: int) -> Tensor:
     return torch.empty(shape, dtype=torch.float32, device="cpu")
 
 
-def _empty_image(*shape: int) -> Tensor:
+def _empty_image(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Memory for a result (b, c, h, w) that lies channels last; not a view, so that what follows may work in place."""
-    return torch.empty(shape, dtype=torch.float32, device="cpu", memory_format=torch.channels_last)
+    return torch.empty(shape, dtype=dtype, device="cpu", memory_format=torch.channels_last)
 
 
 def _winograd_back(

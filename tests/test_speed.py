@@ -723,6 +723,20 @@ def test_one_class_and_no_logits_are_passed_on():
 
 
 @compiled
+@torch.no_grad()
+def test_under_autocast_maxima_are_added_up_in_float32_and_rounded_as_torch_rounds():
+    conv = convolution(1, 32, 3, 0, True)
+    x = torch.randn(40, 1, 15, 17)
+    x[1, 0, 5, 5], x[2, 0, 3, 3] = torch.nan, torch.inf
+    exact = PooledConvolution(conv, library_for(x), clip=False)
+    wide = exact(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        narrow = exact(x)
+    assert narrow.dtype == torch.bfloat16 and narrow.isnan().any() and narrow.isinf().any()
+    assert torch.equal(narrow.nan_to_num(7), wide.to(torch.bfloat16).nan_to_num(7))
+
+
+@compiled
 def test_in_bfloat16_a_network_is_trained_through_the_pooled_loop_alone():
     """Its gradients are as near to those of float32 as torch's own are under autocast."""
     torch.manual_seed(0)
