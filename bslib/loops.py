@@ -226,7 +226,7 @@ def _pooled(
     half = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
     y = _empty_image(images, filters, ph, pw, dtype=torch.bfloat16 if half else torch.float32)
     came_from = torch.empty((images, ph, -(-pw // 8), filters), dtype=torch.int32, device="cpu") if origin else None
-    library.pooled_convolution(
+    library.pooled_convolution(  # a bfloat16 tensor is handed on as half as many whole numbers: C is given no others
         x, rows, bias, y.permute(0, 2, 3, 1).view(torch.int32) if half else y.permute(0, 2, 3, 1), came_from,
         images, channels, height, width, kh, kw, filters, ph, pw, clip, half, torch.get_num_threads(),
     )  # fmt: skip

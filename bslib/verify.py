@@ -1,9 +1,9 @@
 """Records computed again: a sample of a store is carried out anew, and each result is compared with what the store says.
 
-On the same kind of processor, with the same versions and one thread, a result comes back bit for bit. Elsewhere a network that
-is trained again is another network, and noise drawn on another kind of device is other noise. What is asked then is whether the
-new result is as near as chance lets it be: to the old one where the network is the same, and where it is not, to its siblings,
-which differ in the seed alone.
+On the same kind of processor, with the same versions, precision and one thread, a result comes back bit for bit. Elsewhere a
+network that is trained again is another network, and noise drawn on another kind of device is other noise. What is asked then is
+whether the new result is as near as chance lets it be: to the old one where the network is the same, and where it is not, to its
+siblings, which differ in the seed alone.
 """
 
 from __future__ import annotations

@@ -81,6 +81,7 @@ def test_contenders_take_turns_and_the_first_round_does_not_count():
 
 def test_ratios_are_medians_by_medians(digits, monkeypatch):
     fixed = {"ours": [1.0, 2.0, 30.0], "eager": [3.0, 3.0, 3.0], "textbook loop": [8.0, 7.0, 1.0], "ART": [9.0, 10.0, 11.0]}
+    fixed |= {f"{who} torch.{dtype}": fixed[who] for who in ("ours", "eager") for dtype in ("float32", "bfloat16")}
     monkeypatch.setattr(bench, "_in_turns", lambda contenders, repeats, device: {who: fixed[who] for who in contenders})
     part = bench.measure(["counts"], repeats=3, quick=True, progress=False)["parts"]["counts"]
     entry = part["runs"][0]

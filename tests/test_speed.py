@@ -666,35 +666,83 @@ def test_the_loops_are_compiled_once(images, tmp_path):
 def test_in_bfloat16_the_pooled_convolution_stays_and_winograds_way_goes(network, images):
     prepared = prepare(network, images, dtype=torch.bfloat16)
     pooled = "fast: 2 batch norms folded, 1 pooled convolution"
-    assert prepared.what == f"{pooled}; bfloat16, close calls in float32"
+    assert prepared.what == f"{pooled}; bfloat16, close calls in float32 ({pooled}, 2 Winograd convolutions)"
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert prepare(network, images).what == pooled
     assert prepare(network, images, dtype=torch.bfloat16, engine="eager").what.startswith("eager: as asked; bfloat16")
     weights = {m.weight.dtype for m in called(prepared.network.quick) if isinstance(m, nn.Conv2d | nn.Linear)}
     assert weights == {torch.bfloat16}  # rounded once, not at each call
     assert {p.dtype for p in network.parameters()} == {torch.float32}
-    close = prepared.network.close(network(images))
-    off_by = (prepared.network(images) - network(images)).abs().amax(1) / network(images).abs().amax(1)
-    assert 1e-6 < off_by[~close].max() < 0.02 and (off_by[close] < 1e-3).all()
+    noisy = images.repeat(50, 1, 1, 1) + torch.randn(300, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+    found, own = prepared.network(noisy), network(noisy)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        close = prepared.network.close(prepared.network.quick(noisy))
+    off_by = (found - own).abs().amax(1) / own.abs().amax(1)
+    assert 5 < close.sum() < 100
+    assert off_by[close].max() < 1e-4 and 1e-3 < off_by[~close].max() < 0.05
 
 
 @pytest.mark.parametrize("engine", ["auto", "eager"])
-def test_in_bfloat16_rounding_changes_no_label(network, images, engine):
+def test_in_bfloat16_rounding_changes_none_of_38400_labels(network, images, engine):
     """Where it alone would."""
     full = counts(network, images, sigma=(0.3, 0.6), n=3200)
     careful = counts(network, images, sigma=(0.3, 0.6), n=3200, dtype=torch.bfloat16, engine=engine)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         alone = counts(network, images, sigma=(0.3, 0.6), n=3200)
     assert np.abs(alone - full).sum() > 10
-    assert np.abs(careful - full).sum() / 2 <= 1
+    assert np.array_equal(careful, full)
+
+
+class InPlace(nn.Module):
+    """It centres what it is given where it lies, as some do."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        x -= 0.5
+        return self.network(x)
+
+
+class OfItsOwn(InPlace):
+    """It gives logits of another precision."""
+
+    def forward(self, x):
+        return self.network(x).double()
+
+
+class Autocast(InPlace):
+    def forward(self, x):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self.network(x)
+
+
+@pytest.mark.parametrize("kind", [InPlace, OfItsOwn, Autocast])
+@pytest.mark.parametrize("ambient", [False, True])
+def test_in_bfloat16_networks_of_strangers_keep_their_labels(network, images, kind, ambient):
+    stranger = kind(network).eval()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=ambient):
+        careful = counts(stranger, images.clone(), sigma=0.6, n=1280, dtype=torch.bfloat16)
+    full = counts(stranger, images.clone(), sigma=0.6, n=1280)
+    assert np.abs(careful - full).sum() / 2 <= (20 if kind is Autocast else 0)  # whose own precision is the lower one
+
+
+def test_close_calls_write_into_nothing_of_the_network():
+    own = torch.tensor([[1.0, 1.0, 0.0]])
+    module, x = nn.Identity(), torch.rand(4, 3)
+    module.forward = lambda x: own.expand(len(x), -1)
+    found = Careful(module, nn.Identity(), torch.bfloat16)(x)
+    assert torch.equal(found, x) and found is not x
+    assert own.tolist() == [[1, 1, 0]]
 
 
 @pytest.mark.parametrize(
     ("logits", "again"),
     [
         ([1.0, 0.9, 0.0], False),
-        ([1.0, 0.98, 0.0], True),
-        ([-1.0, -1.02, -9.0], True),  # 0.02 of the largest, 9
+        ([1.0, 0.96, 0.0], True),
+        ([-1.0, -1.2, -9.0], True),  # 0.02 of the largest, 9
         ([0.0, 0.0, 0.0], True),
         ([torch.inf, 0.0, 0.0], True),
         ([torch.nan, 0.0, 1.0], True),
@@ -716,7 +764,7 @@ def test_what_is_close_is_asked_again(logits, again):
 
 
 def test_one_class_and_no_logits_are_passed_on():
-    for own in (torch.zeros(2, 1), torch.zeros(2), {"logits": 1}):
+    for own in (torch.zeros(2, 1), torch.zeros(2), torch.zeros(3, 2), {"logits": 1}):
         module = nn.Identity()
         module.forward = lambda x, own=own: own
         assert Careful(module, nn.Identity(), torch.bfloat16)(torch.rand(2, 3)) is own

@@ -126,7 +126,7 @@ def as_page(results: Mapping[str, Result]) -> str:
 def _section(name: str, result: Result) -> str:
     machine, parts = result["machine"], result["parts"]
     runs = [run for part in ("counts", "resnet") for run in parts.get(part, {}).get("runs", [])]
-    engines = [f"{run['network']}: {run['engine']}" + (f" ({c:.1%})" if (c := run.get("close")) else "") for run in runs]
+    engines = [f"{run['network']}: {run['engine']}" + _asked_twice(run) for run in runs]
     peaks = ", ".join(f"{peak / 1e9:.0f} GFLOP/s in {dtype}" for dtype, peak in parts.get("peak", {}).get("peaks", {}).items())
     days = sorted({part["measured"]["date"][:10] for part in parts.values()})
     codes = sorted({part["measured"]["code"] for part in parts.values()})
@@ -152,6 +152,10 @@ def _section(name: str, result: Result) -> str:
         lines += ["", f"`torch.compile` took {detours['compiling']:.0f} s before its first result."]
         lines += [f"{who}: {why}" for who, why in detours["missing"].items()]
     return "\n".join(lines)
+
+
+def _asked_twice(run: Mapping[str, Any]) -> str:
+    return "" if run.get("close") is None else f"; {run['close']:.1%} were asked twice"
 
 
 def figure(results: Mapping[str, Result]) -> Figure | None:
