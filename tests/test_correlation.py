@@ -439,6 +439,17 @@ def test_images_behind_a_share_are_those_it_is_a_share_of(cifar, fashion):
         assert set(part.pairs()["images"]) == {images}
 
 
+@pytest.mark.parametrize(("networks", "defined"), [(2, False), (3, True)])
+def test_fewer_than_five_pairs_have_no_correlation(networks, defined):
+    """Three pairs in order would give a tau of -1 and an interval without 0, and are so by chance 1 time in 3."""
+    size = dataclasses.replace(CIFAR, networks=networks)
+    part = part_of(size, sigmas=(0.1,), success=lambda network, _: 0.2 + 0.15 * network)
+    got = part.correlation(resamples=20)
+    assert got["pairs"] == 2 * networks
+    assert np.isfinite([got["tau"].value, got["tau p"], got["r"].value, got["r p"]]).tolist() == [defined] * 4
+    assert (f"tau.{size.dataset}" in part.quantities()) == defined
+
+
 @pytest.mark.parametrize("rate", [0.05, 1.0])
 def test_no_correlation_is_no_error(rate):
     """Nothing, or nothing but one value, is left to correlate: said so, as not a number."""
@@ -450,9 +461,9 @@ def test_no_correlation_is_no_error(rate):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_intervals_of_correlations_stay_between_minus_one_and_one(seed):
-    """Few pairs, all but in order: tau is -1 itself with three of the seeds."""
-    size = dataclasses.replace(CIFAR, networks=2, points=8)
-    part = part_of(size, sigmas=(0.1,), seed=seed, success=lambda network, _: (0.2, 0.4, 0.6, 0.8)[network])
+    """Few pairs, all but in order."""
+    size = dataclasses.replace(CIFAR, networks=3, points=8)
+    part = part_of(size, sigmas=(0.1,), seed=seed, success=lambda network, _: 0.2 + 0.15 * network)
     got = part.correlation(resamples=100)
     for name in ("tau", "r"):
         assert got[name].value < -0.6 and -1 <= got[name].low <= got[name].value <= got[name].high <= 1

@@ -26,6 +26,8 @@ Floats = NDArray[np.float64]
 RANDOM_GUESS = 0.1
 #: Pairs with a success below this are left out: none, the paper's rule, and a stricter one.
 EXCLUDE_BELOW = (0.0, RANDOM_GUESS, 0.3)
+#: A correlation needs as many: in perfect order lie 4 pairs by chance 1 time in 12, up or down, 5 pairs 1 time in 60.
+FEWEST_PAIRS = 5
 #: A small and a larger noise level at which Kendall's tau is a quantity too.
 COMPARED_SIGMAS = (0.01, 0.25)
 
@@ -482,7 +484,7 @@ def _r(pairs: pd.DataFrame) -> float:
 
 
 def _varied(success: Floats, w: Floats) -> bool:
-    return len(success) > 2 and bool(np.ptp(success) > 0 and np.ptp(w) > 0)
+    return len(success) >= FEWEST_PAIRS and bool(np.ptp(success) > 0 and np.ptp(w) > 0)
 
 
 def _pearson(x: Floats, y: Floats) -> float:
