@@ -144,6 +144,10 @@ def test_every_quantity_is_recomputed(half, found):
     expected["range_of_means_0.005_to_0.15"] = four.max() - four.min()
     expected["spread_at_0.01"] = spread_over_sigma[1]
     expected["upper_quartile_at_0.01"] = np.mean([np.percentile(w, 75) for w in s[:, 1]])
+    before, after = SIZE.sigmas.index(0.15), SIZE.sigmas.index(0.25)
+    expected["mean_growth_from_0.15_to_0.25"] = s.mean(-1).mean(0)[after] - s.mean(-1).mean(0)[before]
+    answers = [run[2].arrays["counts"][after, 0].sum(0) for run in half.runs]
+    expected["commonest_answer_at_0.25"] = np.mean([a.max() / a.sum() for a in answers])
 
     def without_dataset(name: str) -> str:
         return name.replace(".fashion-mnist", "")

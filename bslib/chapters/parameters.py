@@ -17,6 +17,7 @@ from bslib.statistics import (
     Estimates,
     mean_of_networks,
     nested_bootstrap,
+    nested_bootstrap_of_means,
     percentile_estimate,
     variation_of_networks,
 )
@@ -211,10 +212,22 @@ class Half:
             at = sigmas.index(0.01)
             quantities["spread_at_0.01"] = lambda v: v[..., 1, at]
             quantities["upper_quartile_at_0.01"] = lambda v: v[..., 2, at]
-        return {
-            f"{name}.{self.size.dataset}": percentile_estimate(of(value), of(draws), len(self.runs))
-            for name, of in quantities.items()
-        }
+        if {0.15, 0.25} <= set(sigmas):
+            before, after = sigmas.index(0.15), sigmas.index(0.25)
+            quantities["mean_growth_from_0.15_to_0.25"] = lambda v: v[..., 0, after] - v[..., 0, before]
+        found = {name: percentile_estimate(of(value), of(draws), len(self.runs)) for name, of in quantities.items()}
+        if 0.25 in sigmas:
+            found["commonest_answer_at_0.25"] = self._share_of_the_commonest_answer(sigmas.index(0.25))
+        return {f"{name}.{self.size.dataset}": estimate for name, estimate in found.items()}
+
+    def _share_of_the_commonest_answer(self, at: int) -> Estimate:
+        """The share of all noisy copies that get the class which most of them get."""
+        shares = []
+        for _, _, over_sigma in self.runs:
+            counts = over_sigma.arrays["counts"][at, 0]  # (points, classes)
+            shares.append(counts[:, counts.sum(0).argmax()] / counts.sum(-1))
+        value, draws = nested_bootstrap_of_means(shares)
+        return percentile_estimate(value, draws, len(shares))
 
     def moments_over_sigma(self, *, seed: int = 0) -> tuple[Floats, Floats]:
         """Mean, standard deviation and upper quartile of W at every sigma, (3, sigmas), and their bootstrap draws."""
