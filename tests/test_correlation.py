@@ -450,6 +450,16 @@ def test_fewer_than_five_pairs_have_no_correlation(networks, defined):
     assert (f"tau.{size.dataset}" in part.quantities()) == defined
 
 
+def test_two_pairs_have_no_spread():
+    """The standard deviation of two numbers, and a bootstrap of it, say next to nothing."""
+    for networks, defined in ((2, False), (3, True)):  # so many with a low success, and so many with a high one
+        size = dataclasses.replace(CIFAR, networks=networks)
+        part = part_of(
+            size, sigmas=(0.1,), success=lambda network, _, low=networks: (0.2 if network < low else 0.6) + 0.01 * network
+        )
+        assert (f"spread_of_low_less_high.{size.dataset}" in part.quantities()) == defined
+
+
 @pytest.mark.parametrize("rate", [0.05, 1.0])
 def test_no_correlation_is_no_error(rate):
     """Nothing, or nothing but one value, is left to correlate: said so, as not a number."""

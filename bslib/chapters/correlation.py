@@ -494,7 +494,7 @@ def _pearson(x: Floats, y: Floats) -> float:
 
 
 def _spread(pairs: pd.DataFrame, column: str, where: pd.Series[bool]) -> float:
-    """The standard deviation of a column in the pairs ``where``, less that in the others; NaN where either has fewer than two."""
-    if where.sum() < 2 or (~where).sum() < 2:
+    """The standard deviation of a column in the pairs ``where``, less that in the others; NaN where either are two or fewer."""
+    if min(where.sum(), (~where).sum()) < 3:
         return float("nan")
     return float(pairs.loc[where, column].std() - pairs.loc[~where, column].std())
