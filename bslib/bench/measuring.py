@@ -177,24 +177,20 @@ def _against_peers(
     runs = []
     for dtype in _precisions(device):
         of_one = {who: seconds[f"{who} {dtype}"] for who in ("ours", "eager")} | {who: seconds[who] for who in peers}
-        medians = {who: statistics.median(times) for who, times in of_one.items()}
         with evaluating(ours):
             network, _, what = prepare(ours, images, dtype=dtype)
             close = _share_close(network, images) if isinstance(network, Careful) else None
-        runs.append(
-            {
-                "network": name,
-                "precision": str(dtype).removeprefix("torch."),
-                "engine": what,
-                "close": close,
-                "wanted": wanted[dtype],
-                "seconds": of_one,
-                "images_per_second": len(images) * n / medians["ours"],
-                "ratios": {who: medians[who] / medians["ours"] for who in of_one if who != "ours"},
-                "missing": missing,
-            }
-        )
+        told: Result = {"network": name, "precision": str(dtype).removeprefix("torch."), "engine": what, "close": close}
+        told |= {"wanted": wanted[dtype], "seconds": of_one, "missing": missing}
+        runs.append(told | _rates(of_one, len(images) * n))
     return runs
+
+
+def _rates(seconds: Mapping[str, list[float]], copies: int) -> Result:
+    """How many noisy copies a second are ours, and how much longer the others take, by medians."""
+    medians = {who: statistics.median(times) for who, times in seconds.items()}
+    ratios = {who: median / medians["ours"] for who, median in medians.items() if who != "ours"}
+    return {"images_per_second": copies / medians["ours"], "ratios": ratios}
 
 
 def _share_close(network: Careful, images: Tensor) -> float:
