@@ -130,7 +130,8 @@ def ledger(
             return
         table = Table("Claim", "The paper", "Ours", "Verdict")
         for entry in found:
-            ours = "\n".join(map(pages.in_few_digits, entry.measured.values()))
+            bounds = pages.held_to(entry.claim, entry.measured)
+            ours = "\n".join(f"{pages.in_few_digits(entry.measured[name])}\n  {held}" for name, held in bounds.items())
             table.add_row(entry.claim.says, entry.claim.paper, ours, entry.verdict)
         console.print(table)
         console.print(pages.score(found))

@@ -39,6 +39,7 @@ __all__ = [
     "findings_as_markdown",
     "findings_of",
     "headlines",
+    "held_to",
     "in_few_digits",
     "judge",
     "numbers",
@@ -47,6 +48,8 @@ __all__ = [
 ]
 
 VERDICTS = ("reproduced", "in part", "undecided", "not reproduced", "not yet run")
+#: How a bound fares, as :meth:`Test.outcome` says it.
+MARKS = {True: "✓", False: "✗", None: "~"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +80,17 @@ class Test:
         if low <= estimate.low and estimate.high <= high:
             return True
         return False if estimate.high < low or estimate.low > high else None
+
+    def __str__(self) -> str:
+        """The bounds in signs.
+
+        >>> str(Test(quantity="q", at_least=-0.5)), str(Test(quantity="q", at_least=0.3, at_most=0.7))
+        ('≥ −0.5', '0.3 to 0.7')
+        """
+        low, high = (None if end is None else f"{end:g}".replace("-", "\N{MINUS SIGN}") for end in (self.at_least, self.at_most))
+        if low and high:
+            return f"{low} to {high}"
+        return f"≥ {low}" if low else f"≤ {high}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,8 +290,7 @@ def as_page(ledger: Iterable[Entry]) -> str:
     """The ledger as a table in MyST Markdown, with references to the figures; ``ledger.js`` lets a reader filter and sort it."""
     rows = [":::{container} ledger", "", "| Claim | The paper | Ours | Verdict |", "|---|---|---|---|"]
     for entry in ledger:
-        claim, ours = entry.claim, entry.measured.values()
-        numbers = "<br>".join(map(in_few_digits, ours)) + _networks_in_words(ours)
+        claim, numbers = entry.claim, _with_bounds(entry.claim, entry.measured)
         here = f"{{numref}}`{claim.figure}`" if claim.figure else f"[{entry.chapter}](./{entry.page}.ipynb)"
         says = f"{claim.says}<br><small>{claim.where}; here {here}. Held to: {claim.reading}.</small>"
         rows.append(f"| {says} | {claim.paper} | {numbers} | **{entry.verdict}** |")
@@ -328,6 +341,7 @@ def as_data(ledger: Iterable[Entry]) -> list[dict[str, Any]]:
             "paper": entry.claim.paper,
             "held to": entry.claim.reading,
             "measured": {name: asdict(estimate) for name, estimate in entry.measured.items()},
+            "bounds": [asdict(test) for test in entry.claim.tests],
             "verdict": entry.verdict,
             "arithmetic": entry.claim.arithmetic,
         }
@@ -336,23 +350,46 @@ def as_data(ledger: Iterable[Entry]) -> list[dict[str, Any]]:
 
 
 def as_markdown(chapter: str, quantities: Mapping[str, Estimate]) -> str:
-    """The verdicts on a chapter's claims as a Markdown table, the paper's number and the rule in small print under each claim.
+    """The verdicts on a chapter's claims as a Markdown table, what its marks mean beneath.
+
+    The paper's number and the rule stand in small print under each claim, and the bounds under each number.
 
     >>> print(as_markdown("parameters", {}).splitlines()[2][:60])
     | The small Fashion-MNIST network reaches an accuracy of aro
     """
     rows = ["| Claim | Measured | Verdict |", "|---|---|---|"]
     for claim in claims_of(chapter):
-        measured = _measured(claim, quantities).values()
-        numbers = "<br>".join(map(in_few_digits, measured)) + _networks_in_words(measured)
+        numbers = _with_bounds(claim, quantities)
         small = f"<small>{claim.where}. The paper: {claim.paper}. Held to: {claim.reading}.</small>"
         rows.append(f"| {claim.says}<br>{small} | {numbers} | **{judge(claim, quantities)}** |")
-    return "\n".join(rows)
+    marks = "✓ the whole 95 % interval is within the bound, ✗ all of it is outside, ~ it is neither."
+    return "\n".join([*rows, "", f"<small>{marks}</small>"])
 
 
 def _measured(claim: Claim, quantities: Mapping[str, Estimate]) -> dict[str, Estimate]:
     """The quantities that a claim is judged by, as far as they exist, each once."""
     return {test.quantity: quantities[test.quantity] for test in claim.tests if test.quantity in quantities}
+
+
+def held_to(claim: Claim, quantities: Mapping[str, Estimate]) -> dict[str, str]:
+    """For each number that a claim is judged by, as far as it exists, its bounds and how they fare.
+
+    ✓ where the whole interval is within a bound, ✗ where all of it is outside, ~ where it is neither.
+
+    >>> held_to(claims_of("parameters")[0], {"accuracy.fashion-mnist": Estimate(0.88, 0.87, 0.89, 5)})
+    {'accuracy.fashion-mnist': '0.865 to 0.895 ✓'}
+    """
+    return {
+        name: ", ".join(f"{test} {MARKS[test.outcome(estimate)]}" for test in claim.tests if test.quantity == name)
+        for name, estimate in _measured(claim, quantities).items()
+    }
+
+
+def _with_bounds(claim: Claim, quantities: Mapping[str, Estimate]) -> str:
+    """The numbers of a claim for a cell of a table, the bounds in small print beneath each."""
+    bounds = held_to(claim, quantities)
+    lines = [f"{in_few_digits(quantities[name])}<br><small>{bounds[name]}</small>" for name in bounds]
+    return "<br>".join(lines) + _networks_in_words(quantities[name] for name in bounds)
 
 
 def _networks_in_words(measured: Iterable[Estimate], before: str = "<br>") -> str:
@@ -362,12 +399,13 @@ def _networks_in_words(measured: Iterable[Estimate], before: str = "<br>") -> st
 
 
 def in_few_digits(estimate: Estimate) -> str:
-    """An estimate with three decimals, or in powers of ten where these would all be 0; arithmetic has no interval.
+    """An estimate with three decimals, or in powers of ten where all of it is below a thousandth; arithmetic has no interval.
 
     >>> in_few_digits(Estimate(0.5, 0.4, 0.6, 5)), in_few_digits(Estimate(7e-5, 7e-5, 7e-5, 0))
     ('0.500 [0.400, 0.600]', '7.0e−05')
     """
-    digits = ".1e" if 0 < abs(estimate.value) < 5e-4 else ".3f"
+    largest = max(abs(number) for number in (estimate.value, estimate.low, estimate.high))
+    digits = ".1e" if 0 < largest < 1e-3 else ".3f"
     text = f"{estimate:{digits}}"
     return text if estimate.networks else text.split(" [")[0]
 

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import math
+import re
 import shutil
 import tomllib
 from importlib.resources import files
@@ -27,6 +28,7 @@ from bslib.ledger import (
     findings_as_markdown,
     findings_of,
     headlines,
+    held_to,
     in_few_digits,
     judge,
     numbers,
@@ -97,7 +99,8 @@ def test_every_claim_speaks_of_what_the_chapter_computes(paper_quantities):
 
 
 def test_with_all_records_every_claim_has_a_verdict(paper_quantities):
-    table = as_markdown("parameters", paper_quantities).splitlines()[2:]
+    _, _, *table, gap, marks = as_markdown("parameters", paper_quantities).splitlines()
+    assert gap == "" and all(mark in marks for mark in "✓✗~")
     assert len(table) == len(claims_of("parameters")) and not any("not yet run" in row for row in table)
     for claim, row in zip(claims_of("parameters"), table, strict=True):
         assert claim.says in row and f"**{judge(claim, paper_quantities)}**" in row and "2 networks" in row
@@ -114,8 +117,8 @@ def test_half_the_records_judge_half_the_claims(made_up_half):
 def test_smoke_yields_no_verdict(made_up_half):
     halves = [made_up_half(size, "smoke") for size in PROFILES["smoke"].parameters]
     found = quantities(*halves)
-    table = as_markdown("parameters", found).splitlines()[2:]
-    assert found and all(row.endswith("|  | **not yet run** |") for row in table)
+    table = as_markdown("parameters", found).splitlines()[2:-2]
+    assert found and table and all(row.endswith("|  | **not yet run** |") for row in table)
 
 
 def test_no_record_yields_no_verdict():
@@ -222,6 +225,27 @@ def test_the_page_has_a_row_for_each_entry(ledger):
         assert entry.claim.figure is None or f"{{numref}}`{entry.claim.figure}`" in row
 
 
+def test_marks_and_verdict_agree(ledger):
+    """A reader who knows the rule can tell the verdict from the marks in the row."""
+    _, _, *rows, _ = as_page(ledger).splitlines()
+    for entry, row in zip(ledger, rows[2:], strict=True):
+        marks = re.findall("[✓✗~]", row.split(" | ")[2])
+        assert marks == re.findall("[✓✗~]", " ".join(held_to(entry.claim, entry.measured).values()))
+        if entry.verdict != "not yet run":
+            assert len(marks) == len(entry.claim.tests), entry.claim.id
+            wanted = {"✓": "reproduced", "✗": "not reproduced"}.get(
+                "".join(set(marks)), "in part" if "✓" in marks else "undecided"
+            )
+            assert entry.verdict == wanted, entry.claim.id
+
+
+def test_a_number_held_to_two_bounds_is_shown_once():
+    twice = (Test(quantity="q", at_least=0.5), Test(quantity="q", at_least=1.0))
+    claim = dataclasses.replace(claims_of("parameters")[0], tests=twice)
+    assert held_to(claim, {"q": Estimate(0.8, 0.6, 1.0, 5)}) == {"q": "≥ 0.5 ✓, ≥ 1 ~"}
+    assert held_to(claim, {}) == {}
+
+
 def test_the_score_counts_every_entry(ledger):
     words = score(ledger)
     apart = [entry for entry in ledger if entry.claim.arithmetic]
@@ -237,6 +261,7 @@ def test_the_ledger_as_data_is_json(ledger):
     assert [row["verdict"] for row in data] == [entry.verdict for entry in ledger]
     first = next(row for row in data if row["measured"])
     assert set(next(iter(first["measured"].values()))) == {"value", "low", "high", "networks"}
+    assert [bound["quantity"] for bound in first["bounds"]] == [test.quantity for test in claims_of("parameters")[0].tests]
 
 
 # --- findings ------------------------------------------------------------------------------------------------------
@@ -281,6 +306,7 @@ def test_the_landing_page_has_the_headlines_alone(published_numbers):
         (Estimate(0.5, 0.4, 0.6, 5), "0.500 [0.400, 0.600]"),
         (Estimate(-1.25, -2, 0, 5), "\N{MINUS SIGN}1.250 [\N{MINUS SIGN}2.000, 0.000]"),
         (Estimate(3e-4, 1e-4, 5e-4, 5), "3.0e\N{MINUS SIGN}04 [1.0e\N{MINUS SIGN}04, 5.0e\N{MINUS SIGN}04]"),
+        (Estimate(2e-4, -0.01, 0.01, 5), "0.000 [\N{MINUS SIGN}0.010, 0.010]"),
         (Estimate(1.0, 1.0, 1.0, 5), "1.000 [1.000, 1.000]"),
         (Estimate(7e-5, 7e-5, 7e-5, 0), "7.0e\N{MINUS SIGN}05"),
     ],

@@ -13,7 +13,10 @@ document.addEventListener("DOMContentLoaded", () => {
     choices.setAttribute("role", "group");
     choices.setAttribute("aria-label", "Verdicts to show");
     const counts = new Map([["all", rows.length]]);
-    for (const row of rows) counts.set(verdictOf(row), (counts.get(verdictOf(row)) ?? 0) + 1);
+    for (const verdict of RANK) {
+      const count = rows.filter((row) => verdictOf(row) === verdict).length;
+      if (count) counts.set(verdict, count);
+    }
     for (const [verdict, count] of counts) {
       const button = document.createElement("button");
       button.type = "button";
