@@ -239,7 +239,7 @@ def success_against_w(correlation: Correlation) -> Figure | Markdown:
     pairs = correlation.pairs()
     _pairs(axes[0], pairs, "W", "success", hollow=pairs["success"] < RANDOM_GUESS)
     axes[0].axhline(RANDOM_GUESS, color=GREY, linewidth=1, linestyle=":")
-    axes[0].annotate("random guess", (1, RANDOM_GUESS), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
+    axes[0].annotate("random\nguess", (1.01, RANDOM_GUESS), xycoords=("axes fraction", "data"), va="center", fontsize=8)
     axes[0].set(xlabel=rf"mean of W with the trigger (nats), $\sigma$ = {sigma:g}", ylim=(-0.03, 1.03))
     left, right = axes[0].get_xlim()
     axes[0].set_xlim(max(left, -0.03), max(right, 0.2))  # W is not negative; a single pair would stand on a scale of its own
@@ -249,7 +249,7 @@ def success_against_w(correlation: Correlation) -> Figure | Markdown:
     )
     counted = f"{found['pairs']} pair{'s' * (found['pairs'] != 1)}, {found['left out']} left out"
     title = f"{', '.join(measures)}; {counted}" if defined else f"{counted}: no correlation"
-    axes[0].set_title(title, fontsize=10)
+    axes[0].set_title(title.replace("-", "\N{MINUS SIGN}"), fontsize=10)
     axes[0].legend(frameon=False, fontsize=9)
     return _finish(figure, axes, correlation.source, y="success of the trigger")
 

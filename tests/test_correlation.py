@@ -591,9 +591,9 @@ def test_success_against_w_draws_every_pair(fashion, cifar, few_resamples):
         kept = pairs[~low]
         for number, test in ((r"$\tau$", stats.kendalltau), ("r", stats.pearsonr)):
             statistic, p = test(kept["success"], kept["W"])
-            assert f"{number} = {statistic:.2f} (p = {p:.1g})" in axis.get_title()
+            assert f"{number} = {statistic:.2f} (p = {p:.1g})".replace("-", "\N{MINUS SIGN}") in axis.get_title()
         assert axis.get_title().endswith(f"; {len(kept)} pairs, {low.sum()} left out") and axis.get_xlabel().endswith("= 0.1")
-        assert [list(line.get_ydata()) for line in axis.lines] == [[0.1, 0.1]] and axis.texts[0].get_text() == "random guess"
+        assert [list(line.get_ydata()) for line in axis.lines] == [[0.1, 0.1]] and axis.texts[0].get_text() == "random\nguess"
         assert axis.get_ylim()[0] < 0 and axis.get_ylim()[1] > 1 and "success" in axis.get_ylabel()
         assert figure.get_supxlabel() == part.source
 
