@@ -186,12 +186,12 @@ def test_the_table_by_sigma(fashion):
     assert (table["active p"] < 1e-4).all() and (table["inactive p"] > 1e-4).all()  # as it was made up
 
 
-def test_the_list_by_sigma_has_a_line_for_each_level(fashion):
-    lines = fashion.by_sigma_as_markdown().splitlines()
+def test_the_table_by_sigma_has_a_row_for_each_level(fashion):
+    _, _, *lines = fashion.by_sigma_as_markdown().splitlines()
     assert len(lines) == len(fashion.size.sigmas)
     for line, (_, row) in zip(lines, fashion.by_sigma().iterrows(), strict=True):
-        assert line.startswith(f"- σ = {row['sigma']:g}: clean {row['clean']:.3f};")
-        assert f"by {row['active less clean']:+.3f} (rank" in line and f"by {row['inactive less clean']:+.3f} (p" in line
+        active, inactive = (f"{row[f'{kind} less clean']:+.3f} | {row[f'{kind} p']:.1g}" for kind in ("active", "inactive"))
+        assert line == f"| {row['sigma']:g} | {row['clean']:.3f} | {active} | {inactive} |"
     assert dataclasses.replace(fashion, runs=()).by_sigma_as_markdown() == ""
 
 

@@ -149,15 +149,14 @@ class Surface:
         return pd.DataFrame(rows)
 
     def by_sigma_as_markdown(self) -> str:
-        """The table of :meth:`by_sigma` as a list in words; empty where nothing was measured."""
+        """The table of :meth:`by_sigma` in Markdown; empty where nothing was measured."""
         if not self.runs:
             return ""
-        return "\n".join(
-            f"- σ = {row['sigma']:g}: clean {row['clean']:.3f}; the active trigger changes the mean by "
-            f"{row['active less clean']:+.3f} (rank test p = {row['active p']:.1g}), the inactive one by "
-            f"{row['inactive less clean']:+.3f} (p = {row['inactive p']:.1g})"
-            for _, row in self.by_sigma().iterrows()
-        )
+        rows = ["| σ | clean | active less clean | p | inactive less clean | p |", "|---|---|---|---|---|---|"]
+        for _, row in self.by_sigma().iterrows():
+            changes = (f"{row[f'{kind} less clean']:+.3f} | {row[f'{kind} p']:.1g}" for kind in KINDS[1:])
+            rows.append(f"| {row['sigma']:g} | {row['clean']:.3f} | {' | '.join(changes)} |")
+        return "\n".join(rows)
 
     def labels_kept(self) -> Floats:
         """The share of noisy copies that keep the label of the image without noise: (networks, 3 kinds, sigmas, points)."""
