@@ -266,15 +266,17 @@ def findings_as_markdown(chapter: str, quantities: Mapping[str, Estimate]) -> st
 def headlines(numbers: Mapping[str, Estimates]) -> str:
     """The findings of all chapters that the landing page has, as a Markdown list; ``numbers`` as :func:`numbers` gives them.
 
+    The first sentence of each, which says it without numbers, is bold.
+
     >>> headlines({"parameters": Estimates()})
     '(Not yet run.)'
     """
-    lists = [_as_list([f for f in findings_of(chapter) if f.headline], own) for chapter, own in numbers.items()]
+    lists = [_as_list([f for f in findings_of(chapter) if f.headline], own, bold=True) for chapter, own in numbers.items()]
     return "\n".join(filter(None, lists)) or "(Not yet run.)"
 
 
-def _as_list(findings: Iterable[Finding], quantities: Mapping[str, Estimate]) -> str:
-    """One line for each finding that has records."""
+def _as_list(findings: Iterable[Finding], quantities: Mapping[str, Estimate], *, bold: bool = False) -> str:
+    """One line for each finding that has records, the first sentence bold or not."""
     lines = []
     for finding in findings:
         if any(test.quantity not in quantities for test in finding.tests):
@@ -282,7 +284,8 @@ def _as_list(findings: Iterable[Finding], quantities: Mapping[str, Estimate]) ->
         measured = [quantities[test.quantity] for test in finding.tests]
         holds = all(test.outcome(estimate) for test, estimate in zip(finding.tests, measured, strict=True))
         doubt = "" if holds else "**Not borne out by these records:** "
-        lines.append(f"- {doubt}{finding.says.format(*map(in_few_digits, measured))}{_networks_in_words(measured, ' ')}")
+        says = "**{}.** {}".format(*finding.says.split(". ", 1)) if bold else finding.says
+        lines.append(f"- {doubt}{says.format(*map(in_few_digits, measured))}{_networks_in_words(measured, ' ')}")
     return "\n".join(lines)
 
 
