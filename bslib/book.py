@@ -471,4 +471,4 @@ def build(
 def _need(*modules: str) -> None:
     """Say how to install what is missing, before anything is begun."""
     if missing := [module for module in modules if importlib.util.find_spec(module) is None]:
-        raise BookError(f"building the book needs {', '.join(missing)}: pip install 'bslib[book]'")
+        raise BookError(f"building the book needs {', '.join(missing)}: pip install '.[book]' in a clone of it")

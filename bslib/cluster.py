@@ -48,7 +48,7 @@ def pools_at(address: str, device: str) -> Iterator[dict[str, Executor]]:
     try:
         from distributed import Client, KilledWorker
     except ImportError:
-        raise RuntimeError("a run on a scheduler needs Dask: pip install 'bslib[cluster]'") from None
+        raise RuntimeError("a run on a scheduler needs Dask: pip install '.[cluster]' in a clone of the book") from None
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # what it has to say is raised below, in one line
     try:
         client = Client(address, timeout=PATIENCE, set_as_default=False)

@@ -61,6 +61,8 @@ class Test:
     quantity : str
         A name that the chapter's ``quantities`` give an :class:`~bslib.statistics.Estimate` for.
     at_least, at_most : float, optional
+    given : bool
+        Whether it has to hold before the claim can be judged at all.
     """
 
     __test__ = False  # not one of pytest's
@@ -68,6 +70,7 @@ class Test:
     quantity: str
     at_least: float | None = None
     at_most: float | None = None
+    given: bool = False
 
     def outcome(self, estimate: Estimate) -> bool | None:
         """True where the whole interval is within the bounds, False where all of it is outside, None where it is undecided.
@@ -108,6 +111,8 @@ class Claim:
         The label of the figure that shows it.
     arithmetic : bool
         Whether it is about how the paper's own numbers fit together, which needs no record and is no replication.
+    ours : bool
+        Whether the paper does not claim it, and we ask all the same.
     """
 
     id: str
@@ -118,6 +123,7 @@ class Claim:
     tests: tuple[Test, ...]
     figure: str | None = None
     arithmetic: bool = False
+    ours: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +191,8 @@ def judge(claim: Claim, quantities: Mapping[str, Estimate]) -> str:
     """The verdict on a claim.
 
     "reproduced" where all tests hold, "not reproduced" where all fail, "undecided" where none holds and some might, "in part" for
-    what is left; "not yet run" where a quantity is missing.
+    what is left; "not yet run" where a quantity is missing. What is given counts for none of these: where it does not hold, the
+    claim is "undecided".
 
     >>> claim = claims_of("parameters")[0]
     >>> judge(claim, {"accuracy.fashion-mnist": Estimate(0.88, 0.87, 0.89, 5)}), judge(claim, {})
@@ -193,7 +200,9 @@ def judge(claim: Claim, quantities: Mapping[str, Estimate]) -> str:
     """
     if any(test.quantity not in quantities for test in claim.tests):
         return "not yet run"
-    outcomes = [test.outcome(quantities[test.quantity]) for test in claim.tests]
+    if any(test.given and not test.outcome(quantities[test.quantity]) for test in claim.tests):
+        return "undecided"
+    outcomes = [test.outcome(quantities[test.quantity]) for test in claim.tests if not test.given]
     if all(outcome is True for outcome in outcomes):
         return "reproduced"
     if all(outcome is False for outcome in outcomes):
@@ -231,7 +240,7 @@ def entries(numbers: Mapping[str, Estimates]) -> list[Entry]:
     """The whole ledger, chapter by chapter, from what :func:`numbers` gives.
 
     >>> len(entries({"parameters": Estimates()})), entries({"parameters": Estimates()})[0].verdict
-    (15, 'not yet run')
+    (16, 'not yet run')
     """
     return [
         Entry(chapter=chapter, page=_data(chapter)["page"], claim=c, measured=_measured(c, own), verdict=judge(c, own))
@@ -241,17 +250,24 @@ def entries(numbers: Mapping[str, Estimates]) -> list[Entry]:
 
 
 def score(ledger: Iterable[Entry]) -> str:
-    """How many claims have which verdict, in words; those on the paper's own arithmetic are counted apart.
+    """How many claims of the paper have which verdict, and how many verdicts rest on one network; what else there is, in words.
 
     >>> score([])
     'no claims'
     """
     ledger = list(ledger)
-    counts = Counter(entry.verdict for entry in ledger if not entry.claim.arithmetic)
-    parts = [f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict]]
+    claimed = [entry for entry in ledger if not entry.claim.arithmetic and not entry.claim.ours]
+    counts = Counter(entry.verdict for entry in claimed)
+    if not claimed:
+        return "no claims"
+    judged = [entry for entry in claimed if entry.verdict != "not yet run"]
+    single = sum(min(estimate.networks for estimate in entry.measured.values()) == 1 for entry in judged)
+    alone = f", {single} of them judged by a single network" if single else ""
+    verdicts = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
     arithmetic = sum(entry.claim.arithmetic for entry in ledger)
-    apart = f", and {arithmetic} on how the paper's own numbers fit together" if arithmetic else ""
-    return f"{', '.join(parts)}; {counts.total()} claims in all{apart}" if parts else "no claims"
+    apart = [f"{arithmetic} on how the paper's own numbers fit together"] if arithmetic else []
+    apart += [f"{asked} that we ask besides"] if (asked := sum(entry.claim.ours for entry in ledger)) else []
+    return f"{verdicts}; {len(claimed)} claims in all{alone}" + (f"; and {' and '.join(apart)}" if apart else "")
 
 
 def findings_as_markdown(chapter: str, quantities: Mapping[str, Estimate]) -> str:
@@ -347,6 +363,7 @@ def as_data(ledger: Iterable[Entry]) -> list[dict[str, Any]]:
             "bounds": [asdict(test) for test in entry.claim.tests],
             "verdict": entry.verdict,
             "arithmetic": entry.claim.arithmetic,
+            "ours": entry.claim.ours,
         }
         for entry in ledger
     ]
@@ -377,14 +394,19 @@ def _measured(claim: Claim, quantities: Mapping[str, Estimate]) -> dict[str, Est
 def held_to(claim: Claim, quantities: Mapping[str, Estimate]) -> dict[str, str]:
     """For each number that a claim is judged by, as far as it exists, its bounds and how they fare.
 
-    ✓ where the whole interval is within a bound, ✗ where all of it is outside, ~ where it is neither.
+    ✓ where the whole interval is within a bound, ✗ where all of it is outside, ~ where it is neither. What is given stands in
+    parentheses.
 
     >>> held_to(claims_of("parameters")[0], {"accuracy.fashion-mnist": Estimate(0.88, 0.87, 0.89, 5)})
     {'accuracy.fashion-mnist': '0.865 to 0.895 ✓'}
     """
+
+    def fares(test: Test) -> str:
+        text = f"{test} {MARKS[test.outcome(quantities[test.quantity])]}"
+        return f"(given {text})" if test.given else text
+
     return {
-        name: ", ".join(f"{test} {MARKS[test.outcome(estimate)]}" for test in claim.tests if test.quantity == name)
-        for name, estimate in _measured(claim, quantities).items()
+        name: ", ".join(fares(test) for test in claim.tests if test.quantity == name) for name in _measured(claim, quantities)
     }
 
 

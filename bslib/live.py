@@ -295,7 +295,9 @@ def _onnx() -> Any:
     try:
         import onnx
     except ImportError:
-        raise RuntimeError("the live lab's networks are ONNX files, and onnx is missing: pip install 'bslib[lab]'") from None
+        raise RuntimeError(
+            "the live lab's networks are ONNX files, and onnx is missing: pip install '.[lab]' in a clone of the book"
+        ) from None
     return onnx
 
 

@@ -28,7 +28,7 @@ from bslib.triggers import Trigger
 try:
     import ipywidgets as widgets
 except ImportError:
-    raise ImportError("the lab in a notebook needs ipywidgets: pip install 'bslib[book]'") from None
+    raise ImportError("the lab in a notebook needs ipywidgets: pip install '.[book]' in a clone of the book") from None
 
 __all__ = ["Answer", "Lab", "Question", "lab"]
 

@@ -260,7 +260,7 @@ def levene(clean: NDArray[np.floating[Any]], tested: NDArray[np.floating[Any]], 
     clean, tested : ndarray of float, shape (B,)
         W of the points of each batch, at least one each.
     center : {"mean", "median"}
-        Olkin's form of the test, which the paper cites, or Brown and Forsythe's.
+        Levene's own form of the test, or Brown and Forsythe's; the paper does not say which it used.
 
     Raises
     ------

@@ -343,5 +343,5 @@ def test_what_is_no_scheduler_is_named(tiny_plan, tmp_path, monkeypatch, more, e
 
 def test_without_dask_the_extra_is_named(tiny_plan, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(RuntimeError, match=r"pip install 'bslib\[cluster\]'"):
+    with pytest.raises(RuntimeError, match=r"pip install '\.\[cluster\]'"):
         run(tiny_plan, Store(tmp_path / "s"), scheduler="tcp://127.0.0.1:8786", progress=False)

@@ -16,6 +16,7 @@ from scipy import stats
 from bslib import figures
 from bslib.chapters.correlation import (
     Correlation,
+    _share_below,
     clean_counts_of,
     correlations,
     counts_of,
@@ -185,7 +186,7 @@ def test_every_named_quantity_is_there(found):
         estimate = found[name]
         assert np.isfinite([estimate.value, estimate.low, estimate.high]).all() and estimate.low <= estimate.high, name
         networks = 0 if name.startswith("reported") else 24 if "cifar10" in name else 10
-        assert estimate.networks == networks // (2 if "left_out" in name else 1), name
+        assert estimate.networks == networks // (2 if name.startswith(("left_out", "success")) else 1), name
     assert "not yet run" not in {judge(claim, found) for claim in claims_of("correlation")}
 
 
@@ -213,6 +214,29 @@ def test_correlations_are_scipys(fashion, cifar, sigma, n, exclude):
         assert (got["pairs"], got["left out"]) == (len(kept), len(pairs) - len(kept))
 
 
+def made_of(*shares):
+    """Pairs, ten a network, of which these shares are below random guess."""
+    return pd.DataFrame(
+        {"network": k, "success": 0.05 if j < round(10 * share) else 0.5} for k, share in enumerate(shares) for j in range(10)
+    )
+
+
+def test_the_share_left_out_is_wilsons_where_networks_are_alike_or_have_one_pair_each():
+    single = pd.DataFrame({"network": range(12), "success": [0.05] * 4 + [0.5] * 8})
+    for pairs, below in ((single, 4), (made_of(0, 0, 0), 0), (made_of(0.2, 0.2), 4)):
+        ends = stats.binomtest(below, len(pairs)).proportion_ci(method="wilson")
+        found = _share_below(pairs)
+        assert (found.value, found.low, found.high) == pytest.approx((below / len(pairs), ends.low, ends.high))
+        assert found.networks == pairs["network"].nunique()
+
+
+def test_the_share_left_out_resamples_networks_that_differ():
+    found = _share_below(made_of(1, 1, 0, 0, 0))
+    assert found.value == pytest.approx(0.4) and found.low <= 0.2 and found.high >= 0.8, "pairs of a network are no new evidence"
+    draws = np.random.default_rng(1).choice([1, 1, 0, 0, 0], size=(2000, 5)).mean(1)
+    assert (found.low, found.high) == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.21)
+
+
 def test_every_quantity_is_recomputed(fashion, cifar, found):
     """All of them: none is left over."""
     expected = {}
@@ -232,9 +256,7 @@ def test_every_quantity_is_recomputed(fashion, cifar, found):
             expected[f"less_clean.{data}.{trigger}"] = np.mean(alone["W"] - alone["clean W"])
             own = pairs["success"][pairs["trigger"] == trigger]
             expected[f"left_out.{data}.{trigger}"] = np.mean(own < 0.1)
-            ends = stats.binomtest(int((own < 0.1).sum()), len(own)).proportion_ci(method="wilson")
-            estimate = found[f"left_out.{data}.{trigger}"]
-            assert (estimate.low, estimate.high) == pytest.approx((ends.low, ends.high))
+            expected[f"success.{data}.{trigger}"] = np.mean(own)
         for sigma in {0.01, 0.25} & set(part.sigmas):
             at_sigma = by_hand(part, sigma)
             at_sigma = at_sigma[at_sigma["success"] >= 0.1]

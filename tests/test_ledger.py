@@ -233,6 +233,10 @@ def test_marks_and_verdict_agree(ledger):
         assert marks == re.findall("[✓✗~]", " ".join(held_to(entry.claim, entry.measured).values()))
         if entry.verdict != "not yet run":
             assert len(marks) == len(entry.claim.tests), entry.claim.id
+            given = re.findall("given [^)]*([✓✗~])", row)
+            if set(given) - {"✓"}:
+                assert entry.verdict == "undecided"
+                continue
             wanted = {"✓": "reproduced", "✗": "not reproduced"}.get(
                 "".join(set(marks)), "in part" if "✓" in marks else "undecided"
             )
@@ -248,12 +252,30 @@ def test_a_number_held_to_two_bounds_is_shown_once():
 
 def test_the_score_counts_every_entry(ledger):
     words = score(ledger)
-    apart = [entry for entry in ledger if entry.claim.arithmetic]
-    assert [entry.claim.id for entry in apart] == ["t1-networks-17", "t1-networks-20", "t2-pairs-79"]
+    apart = [entry for entry in ledger if entry.claim.arithmetic or entry.claim.ours]
+    assert [entry.claim.id for entry in apart if entry.claim.arithmetic] == ["t1-networks-17", "t1-networks-20", "t2-pairs-79"]
+    assert [entry.claim.id for entry in apart if entry.claim.ours] == ["smoother-cifar", "within-trigger-and-class"]
     for verdict in VERDICTS:
         count = sum(entry.verdict == verdict for entry in ledger if entry not in apart)
         assert (f"{count} {verdict}" in words.split(";")[0].split(", ")) == (count > 0)
-    assert words.endswith(f"{len(ledger) - 3} claims in all, and 3 on how the paper's own numbers fit together")
+    assert f"; {len(ledger) - 5} claims in all" in words
+    assert words.endswith("; and 3 on how the paper's own numbers fit together and 2 that we ask besides")
+
+
+def test_the_score_says_what_one_network_judged(ledger):
+    first, second = (entry for entry in ledger if entry.claim.id in ("fashion-accuracy", "larger-fashion-clean"))
+    alone = dataclasses.replace(first, measured={name: dataclasses.replace(e, networks=1) for name, e in first.measured.items()})
+    assert score([alone, second]) == "2 reproduced; 2 claims in all, 1 of them judged by a single network"
+    assert score([first, second]) == "2 reproduced; 2 claims in all"
+
+
+def test_what_is_given_has_to_hold():
+    tests = (Test(quantity="q", at_least=0.0), Test(quantity="p", at_least=0.2, given=True))
+    claim = dataclasses.replace(claims_of("parameters")[0], tests=tests)
+    for p, verdict in ((HOLDS, "reproduced"), (OPEN, "undecided"), (FAILS, "undecided")):
+        assert judge(claim, {"q": HOLDS, "p": p}) == verdict
+    assert judge(claim, {"q": FAILS, "p": HOLDS}) == "not reproduced" and judge(claim, {"q": HOLDS}) == "not yet run"
+    assert held_to(claim, {"q": HOLDS, "p": FAILS})["p"] == "(given ≥ 0.2 ✗)"
 
 
 def test_the_ledger_as_data_is_json(ledger):

@@ -167,7 +167,7 @@ def test_files_that_do_not_fit_or_are_not_there(exported, tmp_path, monkeypatch)
     with pytest.raises(ValueError, match=r"clean\.onnx does not fit its digest"):
         live.examples(tmp_path / "copy")
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(RuntimeError, match=r"pip install 'bslib\[lab\]'"):
+    with pytest.raises(RuntimeError, match=r"pip install '\.\[lab\]'"):
         live.examples(exported[0])
 
 

@@ -155,7 +155,8 @@ def three():
 @pytest.fixture(scope="module")
 def whole():
     """Both data sets with so many networks of each kind that every number of the claims is judged."""
-    return [part_of(dataclasses.replace(size, networks=3), seed=seed) for seed, size in enumerate((FASHION, CIFAR), 2)]
+    sizes = [dataclasses.replace(size, networks=3, triggers=(1, 3, 4)) for size in (FASHION, CIFAR)]
+    return [part_of(size, seed=seed) for seed, size in enumerate(sizes, 2)]
 
 
 @pytest.fixture(scope="module")
@@ -520,7 +521,6 @@ def test_every_quantity_is_recomputed(whole, found):
     for part, data in zip(whole, ("fashion-mnist", "cifar10"), strict=True):
         expected[f"auc.{data}"] = area_by_hand(all_by_hand(part))[1]
         tests = all_by_hand(part)
-        expected[f"auc_effective.{data}"] = area_by_hand(tests[(tests["carried"] != "own") | (tests["success"] >= 0.9)])[1]
         for name, carried in (("clean_told_apart", "nothing"), ("unseen_vary_more", "unseen")):
             some = tests[tests["carried"] == carried]
             told = (some["p"] < 0.05) & ((some["score"] < 0) | (carried == "nothing"))
@@ -548,16 +548,31 @@ def test_every_quantity_is_recomputed(whole, found):
     for name, value in expected.items():
         estimate = found[name]
         assert estimate.value == pytest.approx(value, rel=1e-6), name
-        assert estimate.low <= estimate.value <= estimate.high and estimate.networks == (3 if "on_clean" in name else 9), name
+        assert estimate.low <= estimate.value <= estimate.high and estimate.networks == (3 if "on_clean" in name else 12), name
 
 
-def test_the_areas_at_another_noise_level_are_recomputed(whole, found):
-    tests = all_by_hand(whole[0], 0.25)
+def test_the_areas_at_another_noise_level_and_of_single_triggers_are_recomputed(whole, found):
+    areas = set()
+    for sigma, at in ((0.1, ""), (0.25, "_at")):
+        tests = all_by_hand(whole[0], sigma)
+        for trigger in (1, 3, 4):
+            name = f"auc_own{at}.fashion-mnist.{f'{sigma}.' if at else ''}{trigger}"
+            some = tests[(tests["carried"] != "own") | (tests["trigger"] == trigger)]
+            assert found[name].value == pytest.approx(area_by_hand(some)[1])
+            areas.add(found[name].value)
     assert found["auc_at.fashion-mnist.0.25"].value == pytest.approx(area_by_hand(tests)[1])
-    working = tests[(tests["carried"] != "own") | (tests["success"] >= 0.9)]
-    assert found["auc_effective_at.fashion-mnist.0.25"].value == pytest.approx(area_by_hand(working)[1])
-    own = tests[tests["carried"] == "own"]
-    assert found["own_that_work.fashion-mnist.0.9"].value == pytest.approx((own["success"] >= 0.9).mean())
+    assert len(areas) > 3, "they differ"
+
+
+def test_the_area_of_a_trigger_needs_three_networks(three):
+    assert not [name for name in three.quantities() if name.startswith("auc_own")]
+
+
+def test_the_success_of_each_trigger_is_recomputed(whole, found):
+    for trigger in (1, 3, 4):
+        own = all_by_hand(whole[0]).query("carried == 'own' and trigger == @trigger")
+        estimate = found[f"own_success.fashion-mnist.{trigger}"]
+        assert estimate.value == pytest.approx(own["success"].mean()) and estimate.networks == len(own) == 3
 
 
 def test_candidates_and_universal_perturbations_at_other_settings_are_recomputed(whole, found):

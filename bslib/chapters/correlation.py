@@ -17,7 +17,7 @@ from bslib.chapters import not_yet_run
 from bslib.entropy import entropy
 from bslib.profiles import CorrelationSize, profile_named
 from bslib.specs import AttackSpec, CountsSpec, NetworkSpec, PredictionsSpec, Spec
-from bslib.statistics import Estimate, Estimates, percentile_estimate, success_rate
+from bslib.statistics import Estimate, Estimates, nested_bootstrap_of_means, percentile_estimate, success_rate
 from bslib.store import Record, Records, Store, records_for
 
 __all__ = ["Correlation", "correlations", "p_values", "plan", "quantities"]
@@ -286,15 +286,16 @@ class Correlation:
         Returns
         -------
         DataFrame
-            A row for each trigger and kind of pair, with columns pairs, success, wanted and true (means over the pairs, see
-            :meth:`pairs`) and "W less clean W" (Estimate).
+            A row for each trigger and kind of pair, with columns trigger, pairs, success, wanted and true (means over the pairs,
+            see :meth:`pairs`) and "W less clean W" (Estimate).
         """
         rows, pairs = {}, self.pairs() if self.networks else pd.DataFrame(columns=["trigger", "success"])
         for (trigger, kept), own in pairs.groupby(["trigger", pairs["success"] >= RANDOM_GUESS]):
             draws = _bootstrap(own.reset_index(drop=True), lambda p: (p["W"] - p["clean W"]).mean(), resamples)
             less = percentile_estimate(float((own["W"] - own["clean W"]).mean()), draws, int(own["network"].nunique()))
             means = own[["success", "wanted", "true"]].mean()
-            rows[f"trigger {trigger}, {'kept' if kept else 'left out'}"] = {"pairs": len(own), **means, "W less clean W": less}
+            name = f"trigger {trigger}, {'kept' if kept else 'left out'}"
+            rows[name] = {"trigger": trigger, "pairs": len(own), **means, "W less clean W": less}
         return pd.DataFrame.from_dict(rows, orient="index")
 
     def trigger_table(self) -> str:
@@ -326,23 +327,22 @@ class Correlation:
         for wanted in self.size.triggers:
             alone = partial(_of_trigger, wanted)
             of[f"r_alone.{data}.{wanted}"] = lambda p, alone=alone: _r(alone(p))  # type: ignore[misc]
-            of[f"less_clean.{data}.{wanted}"] = lambda p, alone=alone: (alone(p)["W"] - alone(p)["clean W"]).mean()  # type: ignore[misc]
         draws = _bootstrap(pairs, lambda p: _each(of, _kept(p)), 500)
         found = {}
         for k, (name, value) in enumerate(zip(of, _each(of, _kept(pairs)), strict=True)):
             if np.isfinite(value):
-                found[name] = _around(value, draws[:, k], networks, correlation=not name.startswith(("spread", "less_clean")))
+                found[name] = _around(value, draws[:, k], networks, correlation=not name.startswith("spread"))
         for sigma in COMPARED_SIGMAS:
             tau = self.correlation(sigma, resamples=500)["tau"] if sigma in self.sigmas else None
             if tau is not None and np.isfinite(tau.value):
                 found[f"tau_at.{data}.{sigma:g}"] = tau
+        for pairs_of, row in self.by_trigger().iterrows():
+            if str(pairs_of).endswith("kept"):
+                found[f"less_clean.{data}.{row['trigger']}"] = row["W less clean W"]
         for trigger, own in pairs.groupby("trigger"):
-            out = int((own["success"] < RANDOM_GUESS).sum())
-            ends = stats.binomtest(out, len(own)).proportion_ci(0.95, method="wilson")
-            share = out / len(own)
-            found[f"left_out.{data}.{trigger}"] = Estimate(
-                share, float(ends.low), float(ends.high), int(own["network"].nunique())
-            )
+            found[f"left_out.{data}.{trigger}"] = _share_below(own)
+            success = [of_one.to_numpy() for _, of_one in own["success"].groupby(own["network"])]
+            found[f"success.{data}.{trigger}"] = percentile_estimate(*nested_bootstrap_of_means(success), len(success))
         return found
 
 
@@ -491,6 +491,21 @@ def _pearson(x: Floats, y: Floats) -> float:
     if len(x) < 2 or not (np.ptp(x) > 1e-12 and np.ptp(y) > 1e-12):  # NaN included
         return float("nan")
     return float(np.corrcoef(x, y)[0, 1])
+
+
+def _share_below(pairs: pd.DataFrame) -> Estimate:
+    """The share of pairs below random guess.
+
+    Pairs of one network are alike, so networks are drawn anew; where none differs from another, or each has one pair, Wilson's
+    interval of the pairs remains.
+    """
+    of_network = (pairs["success"] < RANDOM_GUESS).groupby(pairs["network"]).mean().to_numpy()
+    value, networks = float(of_network.mean()), len(of_network)
+    if networks < len(pairs) and np.ptp(of_network) > 0:
+        drawn = np.random.default_rng(0).integers(networks, size=(1000, networks))
+        return percentile_estimate(value, of_network[drawn].mean(1), networks)
+    ends = stats.binomtest(round(value * len(pairs)), len(pairs)).proportion_ci(0.95, method="wilson")
+    return Estimate(value, float(ends.low), float(ends.high), networks)
 
 
 def _spread(pairs: pd.DataFrame, column: str, where: pd.Series[bool]) -> float:

@@ -313,6 +313,7 @@ class Patterns:
         center: str = "mean",
         signed: bool = True,
         effective: bool = False,
+        own: int | None = None,
         resamples: int = 1000,
     ) -> Estimate:
         """The area under the ROC curve of the detector: own triggers are to be found, all else is not.
@@ -325,8 +326,12 @@ class Patterns:
             Whether only a smaller variation counts, or any difference, as in the paper.
         effective : bool
             Leave out own triggers that succeed on fewer than 90 % of the images.
+        own : int, optional
+            Leave out all own triggers but this one.
         """
         tests = scored(self.tests(sigma, batch=batch, center=center), signed=signed, effective=effective)
+        if own is not None:
+            tests = tests[(tests["carried"] != "own") | (tests["trigger"] == own)]
         return auc(tests["score"], tests["carried"] == "own", tests["network"], resamples=resamples)
 
     def sensitivity(self, resamples: int = 200) -> pd.DataFrame:
@@ -564,14 +569,14 @@ class Patterns:
             f"clean_told_apart.{data}": _over_networks(nothing, nothing["p"] < 0.05),
             f"unseen_vary_more.{data}": _over_networks(unseen, (unseen["p"] < 0.05) & (unseen["score"] < 0)),
         }
-        if (tests["success"] >= EFFECTIVE).any():
-            found[f"auc_effective.{data}"] = self.area(effective=True)
-            for sigma in {*COMPARED_SIGMAS} & {*self.sigmas}:
-                found[f"auc_at.{data}.{sigma:g}"] = self.area(sigma)
-                found[f"auc_effective_at.{data}.{sigma:g}"] = self.area(sigma, effective=True)
+        compared = {*COMPARED_SIGMAS} & {*self.sigmas}
+        found |= {f"auc_at.{data}.{sigma:g}": self.area(sigma) for sigma in compared}
         own = tests[tests["carried"] == "own"]
-        found[f"own_that_work.{data}.{EFFECTIVE:g}"] = _over_networks(own, own["success"] >= EFFECTIVE)
-        for trigger, some in own.groupby("trigger"):
+        for trigger in self.size.triggers:
+            some = own[own["trigger"] == trigger]
+            if len(some) >= FEWEST_NETWORKS:
+                found[f"auc_own.{data}.{trigger}"] = self.area(own=trigger)
+                found |= {f"auc_own_at.{data}.{sigma:g}.{trigger}": self.area(sigma, own=trigger) for sigma in compared}
             networks = [self.networks[k] for k in some["network"]]
             means = [
                 [self._w(batch_of(self.size, n, carried), self.size.sigmas[0]).mean() for carried in (n.attack.trigger, None)]
