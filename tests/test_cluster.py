@@ -209,9 +209,9 @@ def test_a_killed_worker_loses_nothing(two_workers, longer, longer_completed, tm
 
     def kill() -> None:
         with Client(two_workers.address, set_as_default=False) as client:
-            until(lambda: any(store.folder.glob("counts/*.json")))
+            until(lambda: any(store.folder.glob("counts/[!.]*.json")))
             victim = min(two_workers.busy(client))
-            before.update({path: path.stat().st_mtime_ns for path in store.folder.glob("*/*.json")})
+            before.update({path: path.stat().st_mtime_ns for path in store.folder.glob("*/[!.]*.json")})
             os.kill(victim, signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
@@ -238,7 +238,7 @@ def test_the_scheduler_gone_is_an_error_and_the_next_run_goes_on(longer, longer_
         return result.exit_code, [line for line in re.split(r"[\r\n]", result.stderr) if line.startswith("Error")]
 
     def kill() -> None:
-        until(lambda: any(store.folder.glob("counts/*.json")))
+        until(lambda: any(store.folder.glob("counts/[!.]*.json")))
         mine.scheduler.kill()
 
     try:
