@@ -203,7 +203,7 @@ def raw_detector(dataset):
     return rows
 
 
-@pytest.mark.parametrize("dataset", ["fashion-mnist"])
+@pytest.mark.parametrize("dataset", ["fashion-mnist", "cifar10"])
 def test_the_detector_follows_from_the_raw_counts(dataset):
     """Outliers by matplotlib, Levene's test by SciPy, and the area under the curve as Mann and Whitney's U."""
     networks, carried, scores = zip(*raw_detector(dataset), strict=True)
