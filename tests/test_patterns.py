@@ -646,6 +646,11 @@ def test_the_table_of_success(fashion):
     assert cells(one.success_table())[2:] == [expected[0], ["4", "0", "(not yet run)"]]
 
 
+def test_one_network_has_one_success(three):
+    first, second = (f"{three.success(network):.1%}" for network in three.networks[1:])
+    assert cells(three.success_table())[2:] == [["1", "1", first], ["4", "1", second]]
+
+
 def test_the_table_of_neural_cleanse(fashion):
     head, _, *rows = cells(fashion.cleanse_table())
     assert len(rows) == 6 and all(len(row) == len(head) for row in rows)

@@ -498,7 +498,8 @@ class Patterns:
         rows = ["| own trigger | networks | success, lowest to highest |", "|---|---|---|"]
         for trigger in self.size.triggers:
             own = [self.success(n) for n in self.networks if n.attack is not None and n.attack.trigger == trigger]
-            rows.append(f"| {trigger} | {len(own)} | {f'{min(own):.1%} to {max(own):.1%}' if own else '(not yet run)'} |")
+            ends = " to ".join(f"{end:.1%}" for end in sorted({min(own), max(own)})) if own else "(not yet run)"
+            rows.append(f"| {trigger} | {len(own)} | {ends} |")
         return "\n".join(rows)
 
     def cleanse_table(self) -> str:
