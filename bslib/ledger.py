@@ -382,7 +382,7 @@ def as_markdown(chapter: str, quantities: Mapping[str, Estimate]) -> str:
         numbers = _with_bounds(claim, quantities)
         small = f"<small>{claim.where}. The paper: {claim.paper}. Held to: {claim.reading}.</small>"
         rows.append(f"| {claim.says}<br>{small} | {numbers} | **{judge(claim, quantities)}** |")
-    marks = "✓ the whole 95 % interval is within the bound, ✗ all of it is outside, ~ it is neither."
+    marks = "✓ the whole 95 % interval is within the bound, ✗ all of it is outside, ~ neither. What is given has to hold first."
     return "\n".join([*rows, "", f"<small>{marks}</small>"])
 
 
