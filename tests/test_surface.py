@@ -190,7 +190,8 @@ def test_the_table_by_sigma_has_a_row_for_each_level(fashion):
     _, _, *lines = fashion.by_sigma_as_markdown().splitlines()
     assert len(lines) == len(fashion.size.sigmas)
     for line, (_, row) in zip(lines, fashion.by_sigma().iterrows(), strict=True):
-        active, inactive = (f"{row[f'{kind} less clean']:+.3f} | {row[f'{kind} p']:.1g}" for kind in ("active", "inactive"))
+        cells = (f"{row[f'{kind} less clean']:+.3f} | {row[f'{kind} p']:.1g}" for kind in ("active", "inactive"))
+        active, inactive = (cell.replace("-", "\N{MINUS SIGN}") for cell in cells)
         assert line == f"| {row['sigma']:g} | {row['clean']:.3f} | {active} | {inactive} |"
     assert dataclasses.replace(fashion, runs=()).by_sigma_as_markdown() == ""
 

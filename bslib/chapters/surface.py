@@ -155,7 +155,8 @@ class Surface:
         rows = ["| σ | clean | active less clean | p | inactive less clean | p |", "|---|---|---|---|---|---|"]
         for _, row in self.by_sigma().iterrows():
             changes = (f"{row[f'{kind} less clean']:+.3f} | {row[f'{kind} p']:.1g}" for kind in KINDS[1:])
-            rows.append(f"| {row['sigma']:g} | {row['clean']:.3f} | {' | '.join(changes)} |")
+            cells = " | ".join(changes).replace("-", "\N{MINUS SIGN}")  # at a hyphen a narrow cell would break
+            rows.append(f"| {row['sigma']:g} | {row['clean']:.3f} | {cells} |")
         return "\n".join(rows)
 
     def labels_kept(self) -> Floats:
