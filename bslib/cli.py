@@ -143,16 +143,19 @@ def verify(
     sample: Annotated[int, typer.Option(min=1, help="How many records.")] = 3,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the choice.")] = 0,
     kind: Annotated[str | None, typer.Option(help="Only records of this kind, such as counts.", show_default=False)] = None,
+    key: Annotated[str | None, typer.Option(help="Not a sample, but the record whose key starts so.", show_default=False)] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Compute some records again, picked at random, and say what agrees. A network without weights is trained again."""
     with _plainly():
         from bslib.verify import sample as drawn
         from bslib.verify import verify as check
+        from bslib.verify import with_key
 
         target = open_store(store)
+        records = drawn(target, sample, seed=seed, kind=kind) if key is None else [with_key(target, key)]
         differ = 0
-        for found in check(drawn(target, sample, seed=seed, kind=kind), target, device=device):
+        for found in check(records, target, device=device):
             console.print(f"{found.record.spec.kind}/{found.record.spec.key}: {found.outcome} ({found.remark})", soft_wrap=True)
             differ += found.outcome == "differs"
         if differ:

@@ -155,4 +155,6 @@ def _amount(spec: Spec) -> float:
     if isinstance(spec, CountsSpec):
         batches = 10 if spec.by_class or isinstance(spec.pattern, CleanseSpec) else 1
         return spec.points * batches * max(spec.ns) * len(spec.sigmas)
+    if isinstance(spec, CleanseSpec):
+        return spec.samples
     return spec.epochs * (spec.train_size or 50_000) if isinstance(spec, NetworkSpec) else 1

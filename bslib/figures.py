@@ -105,14 +105,16 @@ def estimator_bias(half: Half) -> Figure | Markdown:
     return _finish(figure, axes, half.source("n"), y=None)
 
 
-def toy(record: Record) -> Figure:
+def toy(record: Record | str) -> Figure | Markdown:
     """Fig. 1: four points in the plane, their noise balls, the class histograms and W.
 
     Parameters
     ----------
-    record : Record
-        Of a :class:`~bslib.specs.ToySpec`.
+    record : Record or str
+        Of a :class:`~bslib.specs.ToySpec`; or what to say instead.
     """
+    if isinstance(record, str):
+        return _words(record)
     assert isinstance(record.spec, ToySpec)
     arrays, colours = record.arrays, (YELLOW, BLUE, "#dfe3e8")
     points, counts = arrays["points"], arrays["counts"][0]
@@ -140,15 +142,17 @@ def toy(record: Record) -> Figure:
     return _signed(figure, f"drawn points, a network trained for this figure; n = {record.spec.n}; record {record.spec.key[:6]}")
 
 
-def images(record: Record, columns: int = 6) -> Figure:
+def images(record: Record | str, columns: int = 6) -> Figure | Markdown:
     """A few test images with the names of their classes.
 
     Parameters
     ----------
-    record : Record
-        Of an :class:`~bslib.specs.ImagesSpec`.
+    record : Record or str
+        Of an :class:`~bslib.specs.ImagesSpec`; or what to say instead.
     columns : int
     """
+    if isinstance(record, str):
+        return _words(record)
     pictures, labels = record.arrays["images"], record.arrays["labels"]
     rows = -(-len(pictures) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(1.4 * columns, 1.65 * rows), layout="constrained", squeeze=False)
@@ -437,7 +441,7 @@ def _detector(patterns: Patterns) -> str:
 
 def _crafted_missing(patterns: Patterns) -> str:
     needs = f"crafted patterns for {len(patterns.networks)} × {patterns.size.network} on {patterns.size.dataset}"
-    return not_yet_run("patterns", patterns.profile, needs)
+    return not_yet_run("patterns", patterns.profile, needs, seed=patterns.seed)
 
 
 def _estimates(

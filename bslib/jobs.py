@@ -247,7 +247,7 @@ def _perturb(spec: UniversalSpec, store: Store, device: torch.device, progress: 
 def _cleanse(spec: CleanseSpec, store: Store, device: torch.device, progress: bool) -> Parts:
     data = load(spec.network.dataset)
     network, weights = _trained(spec.network, data, store, device)
-    images = _crafted_on(data, spec.images, spec.seed)
+    images, dtype = _crafted_on(data, spec.images, spec.seed), fast_dtype(device)
     found = reverse_triggers(
         network,
         to_float(images).to(device),
@@ -255,6 +255,7 @@ def _cleanse(spec: CleanseSpec, store: Store, device: torch.device, progress: bo
         samples=spec.samples,
         steps=spec.steps,
         seed=spec.seed,
+        dtype=dtype,
         progress=progress,
     )
     arrays = {name: getattr(found, name).cpu().numpy() for name in ("masks", "patterns", "success", "steps")}
@@ -266,7 +267,8 @@ def _cleanse(spec: CleanseSpec, store: Store, device: torch.device, progress: bo
     }
     for name, (pictures, labels, chosen) in others.items():
         arrays[f"success_{name}"] = _sent(network, pictures[chosen], labels[chosen], found, device)
-    result = {"weights": weights, "precision": "float32", "anomaly_index": anomaly_index(found.norms.cpu())}
+    precision = str(dtype).removeprefix("torch.")
+    result = {"weights": weights, "precision": precision, "anomaly_index": anomaly_index(found.norms.cpu())}
     return result | {"engine": found.engine}, arrays, data
 
 

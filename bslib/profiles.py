@@ -152,6 +152,8 @@ class PatternsSize(TrainedSize):
     ----------
     networks : int
         So many clean networks, and so many with each trigger.
+    detector_only : int
+        So many more of each kind that only the detector is tried on, since crafting patterns takes far longer.
     threat_model : {"T1", "T3"}
     triggers : tuple of int
         The patterns that networks are trained on; W is measured around all six.
@@ -181,6 +183,7 @@ class PatternsSize(TrainedSize):
         Images that other detectors are asked about, and the clean images that STRIP lays on each.
     """
 
+    detector_only: int = 0
     threat_model: str
     triggers: tuple[int, ...] = (1, 3, 4)
     test_images: int | None = None
@@ -410,6 +413,7 @@ PROFILES: dict[str, Profile] = {
                 epochs=10,  # with 250 poisons a trigger needs so many
                 threat_model="T3",
                 networks=3,
+                detector_only=2,  # three of each kind had left open whether trigger 4 smooths
                 points=250,
                 pattern_points=100,
             ),

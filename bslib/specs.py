@@ -129,6 +129,11 @@ class MeasuredSpec(Spec):
 
     network: NetworkSpec
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.network, NetworkSpec):
+            raise ValueError(f"the network of a {self.kind} spec must be a network spec, got {self.network!r}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class UniversalSpec(MeasuredSpec):
@@ -276,6 +281,8 @@ class ScoresSpec(MeasuredSpec):
 
 
 def _check_carried(spec: CountsSpec | ScoresSpec) -> None:
+    if spec.pattern is not None and not isinstance(spec.pattern, UniversalSpec | CleanseSpec):
+        raise ValueError(f"the pattern of a {spec.kind} spec must be a universal or a cleanse spec, got {spec.pattern!r}")
     if spec.trigger is not None and spec.pattern is not None:
         raise ValueError(
             f"images carry a trigger or a crafted pattern, got trigger {spec.trigger} and a {spec.pattern.kind} spec"

@@ -1,7 +1,8 @@
 """Estimates with intervals, thin over SciPy: what repeats are, and what is resampled first.
 
 Networks are the repeats of this book: an interval that resamples only points would speak of one network. So intervals resample
-networks first, and then the points of each.
+networks first, and then the points of each; and since networks are few, they are made as much wider as Student's t is
+(:func:`widening`).
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ __all__ = [
     "mean_of_networks",
     "nested_bootstrap",
     "nested_bootstrap_of_means",
+    "percentile_estimate",
+    "share_of_networks",
     "success_rate",
     "variation_of_networks",
+    "widening",
     "without_outliers",
 ]
 
@@ -143,17 +147,74 @@ def nested_bootstrap_of_means(networks: Sequence[Floats], *, resamples: int = 10
     return float(np.mean([w.mean() for w in networks])), np.take_along_axis(means, chosen, axis=-1).mean((1, 2))
 
 
-def percentile_estimate(value: float | np.floating[Any] | Floats, draws: Floats, networks: int) -> Estimate:
-    """An estimate whose interval is cut from bootstrap draws; a draw that is not defined (NaN) takes no part.
+def widening(networks: int) -> float:
+    """How much wider an interval has to be than what is cut from bootstrap draws of so few networks.
 
-    >>> print(percentile_estimate(0.5, np.linspace(0, 1, 1001), 5))
-    0.500 [0.025, 0.975]
+    Draws of k networks have only (k - 1) / k of the variance of a mean over k networks, and their percentiles take what is left
+    for known, where Student's t does not. One network is not drawn anew, only its points: nothing is made wider.
+
+    >>> [round(widening(networks), 2) for networks in (1, 2, 3, 5, 12)]
+    [1.0, 9.17, 2.69, 1.58, 1.17]
+    """
+    if networks < 2:
+        return 1.0
+    known, estimated = stats.norm.isf((1 - LEVEL) / 2), stats.t.isf((1 - LEVEL) / 2, networks - 1)
+    return float(estimated / known * (networks / (networks - 1)) ** 0.5)
+
+
+def percentile_estimate(
+    value: float | np.floating[Any] | Floats,
+    draws: Floats,
+    networks: int,
+    *,
+    within: tuple[float, float] = (-np.inf, np.inf),
+) -> Estimate:
+    """An estimate whose interval is cut from bootstrap draws and made wider about their median, by :func:`widening`.
+
+    Parameters
+    ----------
+    value : float
+    draws : ndarray
+        Of the same statistic, on resampled networks; a draw that is not defined (NaN) takes no part.
+    networks : int
+        How many there were to draw from.
+    within : (float, float)
+        The smallest and the largest value that the statistic can have.
+
+    >>> draws = np.linspace(0.3, 0.7, 1001)
+    >>> print(percentile_estimate(0.5, draws, 1), percentile_estimate(0.5, draws, 5))
+    0.500 [0.310, 0.690] 0.500 [0.199, 0.801]
+    >>> print(percentile_estimate(0.5, draws, 2, within=(0, 1)))
+    0.500 [0.000, 1.000]
     """
     defined = np.asarray(draws)[np.isfinite(draws)]
     if not defined.size:
         return Estimate(float(value), float("nan"), float("nan"), networks)
-    low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, middle, high = np.quantile(defined, [(1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2])
+    low, high = np.clip(middle + widening(networks) * np.array([low - middle, high - middle]), *within)
     return Estimate(float(value), float(low), float(high), networks)
+
+
+def share_of_networks(networks: Sequence[NDArray[np.bool_]]) -> Estimate:
+    """The mean over networks of a share of each one's pairs, points or batches.
+
+    They are alike on one network, so networks are resampled. Where all agree, resampling would leave no width: then, and where
+    each network has one value, the interval is Wilson's, with as many trials as there are networks (a single network's values).
+
+    Parameters
+    ----------
+    networks : sequence of R arrays of bool, shape (M,)
+        Whether each of a network's values counts.
+
+    >>> print(share_of_networks([np.zeros(10, dtype=bool)] * 5))
+    0.000 [0.000, 0.434]
+    """
+    value, r = float(np.mean([own.mean() for own in networks])), len(networks)
+    if value in (0.0, 1.0) or all(len(own) == 1 for own in networks):
+        trials = r if r > 1 else len(networks[0])
+        ends = stats.binomtest(round(value * trials), trials).proportion_ci(LEVEL, method="wilson")
+        return Estimate(value, float(ends.low), float(ends.high), r)
+    return percentile_estimate(*nested_bootstrap_of_means([own.astype(float) for own in networks]), r, within=(0, 1))
 
 
 def success_rate(
@@ -298,7 +359,8 @@ def auc(scores: ArrayLike, positive: ArrayLike, networks: ArrayLike, *, resample
 
     It is the share of pairs, one batch that is positive and one that is not, in which the positive one has the higher score; a
     tie counts half. Where the scores of this sample separate perfectly, so do those of every resample, and the interval has no
-    width: it cannot tell what other networks would do.
+    width: it cannot tell what other networks would do. It rests on as many networks as have a positive batch, or a negative one
+    where those are fewer.
 
     Parameters
     ----------
@@ -319,4 +381,5 @@ def auc(scores: ArrayLike, positive: ArrayLike, networks: ArrayLike, *, resample
     weights = drawn[:, which[found]], drawn[:, which[~found]]
     with np.errstate(invalid="ignore"):  # a resample without a positive or without a negative batch has no area
         draws = np.einsum("rp,pn,rn->r", weights[0], wins, weights[1], optimize=True) / (weights[0].sum(1) * weights[1].sum(1))
-    return percentile_estimate(value, draws, len(names))
+    fewest = min(len(np.unique(which[found])), len(np.unique(which[~found])))
+    return percentile_estimate(value, draws, fewest, within=(0, 1))

@@ -25,7 +25,7 @@ from bslib.runner import run
 from bslib.specs import CountsSpec, ImagesSpec, MeasuredSpec, NetworkSpec, PredictionsSpec, Spec
 from bslib.store import Record, Store
 
-__all__ = ["Check", "sample", "verify"]
+__all__ = ["Check", "sample", "verify", "with_key"]
 
 Floats = NDArray[np.float64]
 #: The share of honest records that may be said to differ.
@@ -70,6 +70,25 @@ def sample(store: Store, count: int, *, seed: int, kind: str | None = None) -> l
         raise ValueError(f"the store {store.folder} has no records{f' of kind {kind!r}' if kind else ''}")
     chosen = np.random.default_rng(seed).permutation(len(records))[:count]
     return [records[k] for k in sorted(chosen)]
+
+
+def with_key(store: Store, key: str) -> Record:
+    """The one record whose key starts so.
+
+    Raises
+    ------
+    ValueError
+        When there is none, or more than one.
+
+    >>> from bslib.store import open_store
+    >>> with_key(open_store("published"), "no key")
+    Traceback (most recent call last):
+    ValueError: the key of one record must start with 'no key', got 0 such records
+    """
+    found = [record for record in store.everything() if record.spec.key.startswith(key)]
+    if len(found) != 1:
+        raise ValueError(f"the key of one record must start with {key!r}, got {len(found)} such records")
+    return found[0]
 
 
 def verify(records: list[Record], store: Store, *, device: str = "auto", progress: bool = True) -> Iterator[Check]:
@@ -120,6 +139,8 @@ def _compare(old: Record, new: Record, everything: list[Record]) -> Check:
         return Check(old, "differs", f"computed on other data: {new.data.get('source')}")
     if any(not np.array_equal(old.arrays[name], new.arrays[name]) for name in ("images", "labels") if name in old.arrays):
         return Check(old, "differs", "other images or other labels")
+    if old.result.get("pattern") != new.result.get("pattern"):
+        return Check(old, "cannot be told", "the pattern that the images carry, crafted anew, is another one")
     if old.result.get("weights", 0) == new.result.get("weights", 1):
         if isinstance(old.spec, CountsSpec):
             return _compare_points(old, new)

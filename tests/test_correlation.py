@@ -16,7 +16,7 @@ from scipy import stats
 from bslib import figures
 from bslib.chapters.correlation import (
     Correlation,
-    _share_below,
+    _around,
     clean_counts_of,
     correlations,
     counts_of,
@@ -214,27 +214,13 @@ def test_correlations_are_scipys(fashion, cifar, sigma, n, exclude):
         assert (got["pairs"], got["left out"]) == (len(kept), len(pairs) - len(kept))
 
 
-def made_of(*shares):
-    """Pairs, ten a network, of which these shares are below random guess."""
-    return pd.DataFrame(
-        {"network": k, "success": 0.05 if j < round(10 * share) else 0.5} for k, share in enumerate(shares) for j in range(10)
-    )
-
-
-def test_the_share_left_out_is_wilsons_where_networks_are_alike_or_have_one_pair_each():
-    single = pd.DataFrame({"network": range(12), "success": [0.05] * 4 + [0.5] * 8})
-    for pairs, below in ((single, 4), (made_of(0, 0, 0), 0), (made_of(0.2, 0.2), 4)):
-        ends = stats.binomtest(below, len(pairs)).proportion_ci(method="wilson")
-        found = _share_below(pairs)
-        assert (found.value, found.low, found.high) == pytest.approx((below / len(pairs), ends.low, ends.high))
-        assert found.networks == pairs["network"].nunique()
-
-
-def test_the_share_left_out_resamples_networks_that_differ():
-    found = _share_below(made_of(1, 1, 0, 0, 0))
-    assert found.value == pytest.approx(0.4) and found.low <= 0.2 and found.high >= 0.8, "pairs of a network are no new evidence"
-    draws = np.random.default_rng(1).choice([1, 1, 0, 0, 0], size=(2000, 5)).mean(1)
-    assert (found.low, found.high) == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.21)
+def test_a_perfect_correlation_keeps_the_width_of_its_draws():
+    """At the end of Fisher's scale nothing can be moved; draws that reach 0.6 must not end at -1."""
+    draws = np.linspace(-1, 0.6, 401)
+    found = _around(-1.0, draws, 6)
+    assert found.value == found.low == -1 and found.high > 0.5
+    inside = _around(-0.9, draws, 6)
+    assert -1 <= inside.low < -0.9 < inside.high < 1
 
 
 def test_every_quantity_is_recomputed(fashion, cifar, found):
@@ -545,7 +531,7 @@ def test_what_is_missing_says_what_to_run(tmp_path):
     assert len(found) == 2 and not [name for name in quantities(*found) if not name.startswith("reported")]
     for part, size in zip(found, PROFILES["paper"].correlation, strict=True):
         assert part.networks == part.sigmas == [] and part.quantities() == {}
-        assert "Not yet run" in part.missing and "`bslib run correlation --profile paper`" in part.missing
+        assert "Not yet run" in part.missing and "`bslib run correlation --profile paper --store book/records`" in part.missing
         assert size.dataset in part.missing and size.network in part.missing and str(2 * size.networks) in part.missing
 
 
@@ -654,7 +640,7 @@ def test_success_within_draws_w_and_what_is_left(fashion, cifar):
 def test_what_is_missing_is_said_in_words(draw):
     found = draw(Correlation(CIFAR, "paper", 0, Records({})))
     assert type(found).__name__ == "Markdown" and "cifar10" in found.data
-    assert "Not yet run" in found.data and "`bslib run correlation --profile paper`" in found.data
+    assert "Not yet run" in found.data and "`bslib run correlation --profile paper --store book/records`" in found.data
 
 
 def test_one_pair_is_drawn_without_a_correlation(cifar, few_resamples):

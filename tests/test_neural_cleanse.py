@@ -224,6 +224,22 @@ def test_it_finds_the_pixel_that_decides():
         assert hit.float().mean() >= 0.95
 
 
+def test_a_lower_precision_finds_the_same_pixels():
+    """The passes through the network are rounded, the masks are not."""
+    places, images = [5, 10, 3], some_images(64, brightest=0.8)
+    exact, found = (
+        reversed_of(one_pixel_a_class(places), images, samples=64, batch_size=32, steps=250, dtype=dtype)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert (found.success >= 0.99).all() and found.masks.dtype == found.patterns.dtype == torch.float32
+    assert not torch.equal(found.masks, exact.masks), "it was rounded"
+    assert found.masks.flatten(1).argmax(1).tolist() == places
+    assert found.norms == pytest.approx(exact.norms, abs=0.2)
+    for k in range(3):
+        hit = one_pixel_a_class(places)(patched(images, found.masks[k], found.patterns[k])).argmax(1) == k
+        assert hit.float().mean() >= 0.95, "in float32 too"
+
+
 def test_the_class_of_a_trigger_stands_out():
     """Each of five classes needs a whole quarter or so of the image; class 2 is also what a white corner says."""
     weight = torch.zeros(5, 36)

@@ -222,7 +222,7 @@ def test_what_is_missing_says_what_to_run(tmp_path):
     found = halves(profile="paper", store=Store(tmp_path, writable=False))
     for half, size in zip(found, PROFILES["paper"].parameters, strict=True):
         assert half.runs == () and half.quantities() == {}
-        assert "Not yet run" in half.missing and "`bslib run parameters --profile paper`" in half.missing
+        assert "Not yet run" in half.missing and "`bslib run parameters --profile paper --store book/records`" in half.missing
         assert size.dataset in half.missing and size.network in half.missing and str(size.networks) in half.missing
 
 

@@ -22,7 +22,9 @@ from bslib.statistics import (
     nested_bootstrap,
     nested_bootstrap_of_means,
     percentile_estimate,
+    share_of_networks,
     variation_of_networks,
+    widening,
     without_outliers,
 )
 
@@ -70,13 +72,65 @@ def test_draws_have_the_variance_that_the_model_has(between, within):
     assert np.mean(widths) == pytest.approx(((networks - 1) / networks * (a + e) + e) / networks, rel=0.3)
 
 
-def test_intervals_cover_the_truth():
-    rng, hits = np.random.default_rng(2), 0
-    for seed in range(80):
-        w = 3 + 0.3 * rng.normal(size=(10, 1)) + rng.normal(size=(10, 40))
-        estimate = percentile_estimate(*nested_bootstrap(list(w), mean, resamples=120, seed=seed), 10)
-        hits += estimate.low <= 3 <= estimate.high
-    assert 0.83 <= hits / 80 <= 1.0
+@pytest.mark.parametrize("networks", [2, 3, 5, 10])
+def test_intervals_of_few_networks_cover_the_truth(networks):
+    """With percentiles alone three networks would cover it 7 times of 10, since no draw lies beyond the three."""
+    rng, covered, narrow = np.random.default_rng(2), [], []
+    for seed in range(300):
+        w = 3 + 0.3 * rng.normal(size=(networks, 1)) + 0.5 * rng.normal(size=(networks, 40))
+        value, draws = nested_bootstrap_of_means(list(w), resamples=400, seed=seed)
+        estimate, (low, high) = percentile_estimate(value, draws, networks), np.quantile(draws, [0.025, 0.975])
+        covered.append(estimate.low <= 3 <= estimate.high)
+        narrow.append(low <= 3 <= high)
+    assert 0.93 <= np.mean(covered) <= 1.0
+    assert np.mean(narrow) < np.mean(covered)
+
+
+def test_widening_is_students_t_for_a_mean():
+    """Draws of a mean are about normal, with (k - 1) / k of its variance."""
+    values = np.random.default_rng(0).normal(size=12)
+    sem = stats.sem(values)
+    draws = stats.norm.ppf(np.linspace(0.0005, 0.9995, 20001), values.mean(), sem * (11 / 12) ** 0.5)
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    found = percentile_estimate(values.mean(), draws, 12)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.01 * sem)
+    assert widening(1) == 1.0 and widening(10_000) == pytest.approx(1, abs=1e-3)
+
+
+def test_intervals_stay_within_what_is_possible():
+    found = percentile_estimate(0.9, np.linspace(0.7, 1.0, 101), 3, within=(0, 1))
+    assert found.high == 1.0 and 0 <= found.low < 0.7
+
+
+@pytest.mark.parametrize("share", [0, 1])
+@pytest.mark.parametrize("networks", [2, 5, 12])
+def test_networks_that_agree_count_once_each(share, networks):
+    """Ten pairs of one network say no more than the network does."""
+    ends = stats.binomtest(share * networks, networks).proportion_ci(method="wilson")
+    found = share_of_networks([np.full(10, bool(share))] * networks)
+    assert (found.value, found.low, found.high) == pytest.approx((share, ends.low, ends.high))
+    assert found.networks == networks
+
+
+def test_the_share_of_one_network_is_that_of_its_points():
+    ends = stats.binomtest(0, 40).proportion_ci(method="wilson")
+    found = share_of_networks([np.zeros(40, dtype=bool)])
+    assert (found.low, found.high, found.networks) == (pytest.approx(ends.low), pytest.approx(ends.high), 1)
+
+
+def test_shares_of_one_value_a_network_are_wilsons():
+    ends = stats.binomtest(4, 12).proportion_ci(method="wilson")
+    found = share_of_networks([np.array([k < 4]) for k in range(12)])
+    assert (found.value, found.low, found.high) == pytest.approx((1 / 3, ends.low, ends.high))
+
+
+def test_shares_that_differ_resample_networks():
+    own = [np.full(10, k < 2) for k in range(5)]
+    found = share_of_networks(own)
+    of_pairs = stats.binomtest(20, 50).proportion_ci(method="wilson")
+    assert found.value == pytest.approx(0.4) and found.low < of_pairs.low and found.high > of_pairs.high
+    alike = share_of_networks([np.arange(10) < 2] * 5)  # each network alike in itself: points still vary
+    assert alike.value == pytest.approx(0.2) and 0 <= alike.low < 0.2 < alike.high
 
 
 def test_points_alone_would_be_far_too_narrow():
@@ -321,7 +375,8 @@ def test_the_area_is_sklearns_and_mann_and_whitneys(rows):
     assert found.value == pytest.approx(roc_auc_score(positive, scores), abs=1e-12)
     u = stats.mannwhitneyu(scores[positive], scores[~positive]).statistic
     assert found.value == pytest.approx(u / (positive.sum() * (~positive).sum()), abs=1e-12)
-    assert found.networks == len(set(networks.tolist())) and not (found.low < 0 or found.high > 1)
+    fewer = min(len(set(networks[of].tolist())) for of in (positive, ~positive))
+    assert found.networks == fewer and not (found.low < 0 or found.high > 1)
 
 
 def test_a_tie_counts_half():
@@ -360,9 +415,10 @@ def test_the_interval_is_that_of_a_bootstrap_by_brute_force():
     for _ in range(150):
         rows = np.concatenate([np.flatnonzero(which == k) for k in rng.integers(8, size=8)])
         draws.append(roc_auc_score(positive[rows], scores[rows]))
-    low, high = np.quantile(draws, [0.025, 0.975])
+    by_hand = percentile_estimate(0.5, np.array(draws), 8, within=(0, 1))
+    low, high = by_hand.low, by_hand.high
     found = auc(scores, positive, which, resamples=4000, seed=1)
-    assert 0.1 < high - low < 0.6
+    assert 0.1 < high - low < 0.8
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.2 * (high - low))
     assert auc(scores, positive, which, seed=1) == auc(scores, positive, which, seed=1) != auc(scores, positive, which, seed=2)
 
@@ -370,17 +426,27 @@ def test_the_interval_is_that_of_a_bootstrap_by_brute_force():
 def test_resamples_without_either_kind_take_no_part():
     """Only one network has the trigger: a resample without it has no area, and is not counted as one."""
     found = auc([3.0, 2.0, 1.0], [True, False, False], [0, 1, 2], resamples=300)
-    assert found == Estimate(1.0, 1.0, 1.0, 3)
+    assert found == Estimate(1.0, 1.0, 1.0, 1), "and what the trigger does is known of that network alone"
 
 
 # --- in words ----------------------------------------------------------------------------------------------------
 
 
-def test_percentile_estimate_is_the_quantiles():
+def test_percentile_estimate_is_the_quantiles_of_one_network():
     draws = np.random.default_rng(0).normal(size=4001)
-    found = percentile_estimate(0.3, draws, 7)
+    found = percentile_estimate(0.3, draws, 1)
     ordered = np.sort(draws)
-    assert (found.low, found.high) == (ordered[100], ordered[3900]) and (found.value, found.networks) == (0.3, 7)
+    assert (found.low, found.high) == pytest.approx((ordered[100], ordered[3900])) and (found.value, found.networks) == (0.3, 1)
+
+
+def test_more_networks_are_widened_about_the_median():
+    ordered = np.sort(np.random.default_rng(0).normal(size=4001))
+    found, by = (
+        percentile_estimate(0.3, ordered, 7),
+        2.446912 / 1.959964 * (7 / 6) ** 0.5,
+    )  # t of 6 degrees of freedom, from a table
+    ends = [ordered[2000] + by * (ordered[k] - ordered[2000]) for k in (100, 3900)]
+    assert (found.low, found.high) == pytest.approx(ends, rel=1e-5) and (found.value, found.networks) == (0.3, 7)
 
 
 def test_formats_apply_to_all_three_numbers():

@@ -289,7 +289,7 @@ def test_what_is_missing_says_what_to_run(tmp_path):
     assert len(found) == 2 and not quantities(*found)
     for part, size in zip(found, PROFILES["paper"].surface, strict=True):
         assert part.runs == () and part.pictures is None and part.quantities() == {}
-        assert "Not yet run" in part.missing and "`bslib run surface --profile paper`" in part.missing
+        assert "Not yet run" in part.missing and "`bslib run surface --profile paper --store book/records`" in part.missing
         assert size.dataset in part.missing and size.network in part.missing and str(size.networks) in part.missing
 
 
@@ -421,4 +421,4 @@ def test_what_is_missing_is_said_in_words(draw):
     found = draw(Surface(CIFAR, "paper", (), None))
     assert type(found).__name__ == "Markdown" and "cifar10" in found.data
     assert ("No pictures" if draw is figures.patterns else "Not yet run") in found.data
-    assert "`bslib run surface --profile paper`" in found.data
+    assert "`bslib run surface --profile paper --store book/records`" in found.data

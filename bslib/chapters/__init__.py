@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from bslib.profiles import profile_named
 from bslib.specs import Spec
+from bslib.store import PUBLISHED
 
 __all__ = ["CHAPTERS", "not_yet_run", "plan_of"]
 
 #: The chapters by name, in the order of the book.
 CHAPTERS = ("wobbliness", "parameters", "surface", "correlation", "patterns")
+#: The published records in a clone, opened to be completed.
+IN_A_CLONE = "book/records"
 
 
 def plan_of(chapter: str, profile: str, *, seed: int = 0) -> list[Spec]:
@@ -26,13 +30,16 @@ def plan_of(chapter: str, profile: str, *, seed: int = 0) -> list[Spec]:
     return plan
 
 
-def not_yet_run(chapter: str, profile: str, needs: str, *, held: int = 0) -> str:
-    """What a page says where records are missing: what they need, and the command that computes them.
+def not_yet_run(chapter: str, profile: str, needs: str, *, held: int = 0, seed: int = 0) -> str:
+    """What a page says where records are missing: what they need, and the command that computes them to where the page looks.
 
-    >>> print(not_yet_run("surface", "paper", "5 networks"))
-    **Not yet run.** This needs 5 networks, and ... `bslib run surface --profile paper` computes them.
+    >>> print(not_yet_run("surface", "smoke", "5 networks"))
+    **Not yet run.** This needs 5 networks, and ... `bslib run surface --profile smoke` computes them.
     """
+    options = f" --seed {seed}" if seed else ""
+    if profile_named(profile).store == PUBLISHED:
+        options += f" --store {IN_A_CLONE}"
     return (
         f"**Not yet run.** This needs {needs}, and the store holds {held or 'none'} of them measured. "
-        f"`bslib run {chapter} --profile {profile}` computes them."
+        f"`bslib run {chapter} --profile {profile}{options}` computes them{' in a clone' if IN_A_CLONE in options else ''}."
     )

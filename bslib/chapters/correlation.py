@@ -17,7 +17,14 @@ from bslib.chapters import not_yet_run
 from bslib.entropy import entropy
 from bslib.profiles import CorrelationSize, profile_named
 from bslib.specs import AttackSpec, CountsSpec, NetworkSpec, PredictionsSpec, Spec
-from bslib.statistics import Estimate, Estimates, nested_bootstrap_of_means, percentile_estimate, success_rate
+from bslib.statistics import (
+    Estimate,
+    Estimates,
+    nested_bootstrap_of_means,
+    percentile_estimate,
+    share_of_networks,
+    success_rate,
+)
 from bslib.store import Record, Records, Store, records_for
 
 __all__ = ["Correlation", "correlations", "p_values", "plan", "quantities"]
@@ -168,7 +175,7 @@ class Correlation:
     def missing(self) -> str | None:
         """What is not yet run, in words with the command that runs it; None where there is something to show."""
         needs = f"{len(self.size.triggers) * self.size.networks} backdoored × {self.size.network} on {self.size.dataset}"
-        return None if self.networks else not_yet_run("correlation", self.profile, needs)
+        return None if self.networks else not_yet_run("correlation", self.profile, needs, seed=self.seed)
 
     def pairs(self, sigma: float | None = None, *, n: int | None = None) -> pd.DataFrame:
         """A row for each pair: network, trigger, class, success, mean W, clean mean W, and what is behind them.
@@ -340,9 +347,12 @@ class Correlation:
             if str(pairs_of).endswith("kept"):
                 found[f"less_clean.{data}.{row['trigger']}"] = row["W less clean W"]
         for trigger, own in pairs.groupby("trigger"):
-            found[f"left_out.{data}.{trigger}"] = _share_below(own)
+            below = [of_one.to_numpy() < RANDOM_GUESS for _, of_one in own["success"].groupby(own["network"])]
+            found[f"left_out.{data}.{trigger}"] = share_of_networks(below)
             success = [of_one.to_numpy() for _, of_one in own["success"].groupby(own["network"])]
-            found[f"success.{data}.{trigger}"] = percentile_estimate(*nested_bootstrap_of_means(success), len(success))
+            found[f"success.{data}.{trigger}"] = percentile_estimate(
+                *nested_bootstrap_of_means(success), len(success), within=(0, 1)
+            )
         return found
 
 
@@ -451,8 +461,11 @@ def _around(value: float, draws: Floats, networks: int, *, correlation: bool = T
         return percentile_estimate(value, defined, networks)
     if not correlation:
         return percentile_estimate(value, defined + (value - np.median(defined)), networks)
+    if abs(value) == 1:  # at an end of Fisher's scale, to which nothing can be moved
+        return percentile_estimate(value, defined, networks, within=(-1, 1))
     z, of_value = (np.arctanh(np.clip(r, -1 + 1e-9, 1 - 1e-9)) for r in (defined, value))
-    return percentile_estimate(value, np.tanh(z + (of_value - np.median(z))), networks)
+    on_the_scale = percentile_estimate(of_value, z + (of_value - np.median(z)), networks)
+    return Estimate(value, float(np.tanh(on_the_scale.low)), float(np.tanh(on_the_scale.high)), networks)
 
 
 def _each(of: Mapping[str, Callable[[pd.DataFrame], float]], pairs: pd.DataFrame) -> list[float]:
@@ -491,21 +504,6 @@ def _pearson(x: Floats, y: Floats) -> float:
     if len(x) < 2 or not (np.ptp(x) > 1e-12 and np.ptp(y) > 1e-12):  # NaN included
         return float("nan")
     return float(np.corrcoef(x, y)[0, 1])
-
-
-def _share_below(pairs: pd.DataFrame) -> Estimate:
-    """The share of pairs below random guess.
-
-    Pairs of one network are alike, so networks are drawn anew; where none differs from another, or each has one pair, Wilson's
-    interval of the pairs remains.
-    """
-    of_network = (pairs["success"] < RANDOM_GUESS).groupby(pairs["network"]).mean().to_numpy()
-    value, networks = float(of_network.mean()), len(of_network)
-    if networks < len(pairs) and np.ptp(of_network) > 0:
-        drawn = np.random.default_rng(0).integers(networks, size=(1000, networks))
-        return percentile_estimate(value, of_network[drawn].mean(1), networks)
-    ends = stats.binomtest(round(value * len(pairs)), len(pairs)).proportion_ci(0.95, method="wilson")
-    return Estimate(value, float(ends.low), float(ends.high), networks)
 
 
 def _spread(pairs: pd.DataFrame, column: str, where: pd.Series[bool]) -> float:

@@ -26,6 +26,12 @@ from bslib.store import Record, Records, Store, records_for
 __all__ = ["Half", "halves", "plan", "quantities"]
 
 Floats = NDArray[np.float64]
+#: What has ends has them in intervals too.
+POSSIBLE = {
+    "share_of_steps_that_shrink": (0.0, 1.0),
+    "spread_at_0.01": (0.0, np.inf),
+    "upper_quartile_at_0.01": (0.0, np.inf),
+}
 
 
 def plan(profile: str, *, seed: int = 0) -> list[Spec]:
@@ -161,7 +167,9 @@ class Half:
         """Every number that the chapter's claims speak of, by name; names end in the data set."""
         if not self.runs:
             return {}
+        epochs = float(self.size.epochs)
         found = {f"accuracy.{self.size.dataset}": self.accuracy}
+        found[f"epochs.{self.size.dataset}"] = Estimate(epochs, epochs, epochs, len(self.runs))
         found.update(self._quantities_over_n())
         found.update(self._quantities_over_sigma())
         return {name: estimate for name, estimate in found.items() if np.isfinite(estimate.value)}
@@ -215,7 +223,10 @@ class Half:
         if {0.15, 0.25} <= set(sigmas):
             before, after = sigmas.index(0.15), sigmas.index(0.25)
             quantities["mean_growth_from_0.15_to_0.25"] = lambda v: v[..., 0, after] - v[..., 0, before]
-        found = {name: percentile_estimate(of(value), of(draws), len(self.runs)) for name, of in quantities.items()}
+        found = {
+            name: percentile_estimate(of(value), of(draws), len(self.runs), within=POSSIBLE.get(name, (-np.inf, np.inf)))
+            for name, of in quantities.items()
+        }
         if 0.25 in sigmas:
             found["commonest_answer_at_0.25"] = self._share_of_the_commonest_answer(sigmas.index(0.25))
         return {f"{name}.{self.size.dataset}": estimate for name, estimate in found.items()}
@@ -227,7 +238,7 @@ class Half:
             counts = over_sigma.arrays["counts"][at, 0]  # (points, classes)
             shares.append(counts[:, counts.sum(0).argmax()] / counts.sum(-1))
         value, draws = nested_bootstrap_of_means(shares)
-        return percentile_estimate(value, draws, len(shares))
+        return percentile_estimate(value, draws, len(shares), within=(0, 1))
 
     def moments_over_sigma(self, *, seed: int = 0) -> tuple[Floats, Floats]:
         """Mean, standard deviation and upper quartile of W at every sigma, (3, sigmas), and their bootstrap draws."""

@@ -28,7 +28,16 @@ from bslib.specs import (
     Spec,
     UniversalSpec,
 )
-from bslib.statistics import Estimate, Estimates, auc, levene, nested_bootstrap_of_means, percentile_estimate, success_rate
+from bslib.statistics import (
+    Estimate,
+    Estimates,
+    auc,
+    levene,
+    nested_bootstrap_of_means,
+    percentile_estimate,
+    share_of_networks,
+    success_rate,
+)
 from bslib.store import Record, Records, Store, records_for
 
 __all__ = ["Patterns", "parts", "plan", "quantities"]
@@ -54,14 +63,18 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
     Triggers come before crafted patterns, and one network of each kind before the second of any, so that claims are judged early.
 
     >>> len(plan("paper"))
-    1077
+    1219
     """
-    rounds = (detector_specs, universal_specs, cleanse_specs, scores_specs, further_specs)
+    rounds = (detector_specs, universal_specs, cleanse_specs, scores_specs, level_specs, further_specs)
     specs: list[Spec] = []
     for size in profile_named(profile).patterns:
         networks = sorted(networks_of(size, seed), key=lambda network: network.seed)
-        needed = [spec for some in rounds for network in networks for spec in some(size, network)]
-        specs += [pictures_of(size, seed), *needed, *compared_specs(size, seed)[1:]]
+        crafted_for = [network for network in networks if network.seed < seed + size.networks]
+        specs += [pictures_of(size, seed)]
+        for some in rounds:
+            chosen = networks if some in (detector_specs, level_specs) else crafted_for
+            specs += [spec for network in chosen for spec in some(size, network)]
+        specs += compared_specs(size, seed)[1:]
     return specs
 
 
@@ -78,7 +91,7 @@ def networks_of(size: PatternsSize, seed: int) -> list[NetworkSpec]:
             run, None if trigger is None else AttackSpec(threat_model=size.threat_model, trigger=trigger, target=run % 10)
         )
         for trigger in attacks
-        for run in range(seed, seed + size.networks)
+        for run in range(seed, seed + size.networks + size.detector_only)
     ]
 
 
@@ -160,11 +173,14 @@ def scores_specs(size: PatternsSize, network: NetworkSpec) -> list[Spec]:
     ]
 
 
+def level_specs(size: PatternsSize, network: NetworkSpec) -> list[Spec]:
+    """The detector's batches at the other noise levels."""
+    return [batch_of(size, network, trigger, further[0]) for trigger in CARRIED] if (further := size.sigmas[1:]) else []
+
+
 def further_specs(size: PatternsSize, network: NetworkSpec) -> list[Spec]:
-    """The other noise levels, and universal perturbations of the other bounds."""
+    """Crafted patterns at the other noise levels, and universal perturbations of the other bounds."""
     specs: list[Spec] = []
-    if further := size.sigmas[1:]:
-        specs += [batch_of(size, network, trigger, further[0]) for trigger in CARRIED]
     for crafted in universals_of(size, network)[1:]:
         specs += [crafted, crafted_batch_of(size, crafted)]
     if further := size.pattern_sigmas[1:]:
@@ -177,7 +193,7 @@ def compared_specs(size: PatternsSize, seed: int) -> list[CleanseSpec]:
     """Neural Cleanse on the first network with the first trigger, as on all networks and as the authors have it."""
     if size.compared is None:
         return []
-    network = networks_of(size, seed)[size.networks]
+    network = networks_of(size, seed)[size.networks + size.detector_only]
     return [cleanse_of(size, network), cleanse_of(size, network, size.compared)]
 
 
@@ -262,7 +278,9 @@ class Patterns:
         wanted = len(networks_of(self.size, self.seed))
         needs = f"{wanted} × {self.size.network} on {self.size.dataset}, clean and backdoored"
         kinds = [{n.attack and n.attack.trigger for n in some} for some in (self.networks, networks_of(self.size, self.seed))]
-        return None if kinds[0] == kinds[1] else not_yet_run("patterns", self.profile, needs, held=len(self.networks))
+        if kinds[0] == kinds[1]:
+            return None
+        return not_yet_run("patterns", self.profile, needs, held=len(self.networks), seed=self.seed)
 
     def success(self, network: NetworkSpec) -> float:
         """How often a network's own trigger succeeds; NaN for a clean network."""
@@ -394,7 +412,7 @@ class Patterns:
             area = auc(both["score"], both["carried"] == "universal", both["network"])
             somewhere = own.dropna(subset="classes")  # where nobody is fooled, there is nowhere they go
             classes = _over_networks(somewhere, somewhere["classes"])
-            rows.append((bound, sigma, area, _over_networks(own, own["fooled held out"]), classes))
+            rows.append((bound, sigma, area, _over_networks(own, own["fooled held out"], share=True), classes))
         return pd.DataFrame(rows, columns=["bound", "sigma", "auc", "fooled", "classes"])
 
     def candidates(self) -> pd.DataFrame:
@@ -446,7 +464,7 @@ class Patterns:
                 f"| at least {record.arrays['success_test'].min():.1%} | at least {record.arrays['success_train'].min():.1%} |"
             )
         rank = float(spearmanr(*norms).statistic)
-        return "\n".join(rows) + f"\n\nThe ten masks rank alike in both (Spearman's correlation of their sizes is {rank:.2f})."
+        return "\n".join(rows) + f"\n\nSpearman's correlation of the sizes of the ten masks is {rank:.2f}."
 
     def others(self) -> pd.DataFrame:
         """What W and other detectors say of the same patterns on the same networks: scores that are high where one is suspected.
@@ -555,7 +573,7 @@ class Patterns:
             )
             found[f"candidates_low_p.{data}"] = _over_networks(candidates, (candidates["p"] < 0.001) & (candidates["score"] > 0))
             found[f"candidates_always_train.{data}"] = _over_networks(candidates, candidates["success_train"] >= 0.99)
-            found[f"candidates_success_on_clean.{data}"] = _over_networks(clean, clean["success_test"])
+            found[f"candidates_success_on_clean.{data}"] = _over_networks(clean, clean["success_test"], share=True)
             found[f"candidates_less_clean_on_clean.{data}"] = _over_networks(clean, less)
         table = self.detectors()
         found |= {f"detector_auc.{data}.{name}.{carried}": table[carried][name] for carried in table for name in table.index}
@@ -573,6 +591,7 @@ class Patterns:
         compared = {*COMPARED_SIGMAS} & {*self.sigmas}
         found |= {f"auc_at.{data}.{sigma:g}": self.area(sigma) for sigma in compared}
         own = tests[tests["carried"] == "own"]
+        found[f"own_success.{data}"] = _over_networks(own, own["success"], share=True)
         for trigger in self.size.triggers:
             some = own[own["trigger"] == trigger]
             if len(some) >= FEWEST_NETWORKS:
@@ -586,7 +605,7 @@ class Patterns:
             ]
             less = pd.Series([with_it - without for with_it, without in means], index=some.index)
             found[f"own_less_clean.{data}.{trigger}"] = _over_networks(some, less)
-            found[f"own_success.{data}.{trigger}"] = _over_networks(some, some["success"])
+            found[f"own_success.{data}.{trigger}"] = _over_networks(some, some["success"], share=True)
         return found
 
     def _score_of(self, spec: ScoresSpec, at: int) -> float:
@@ -643,10 +662,15 @@ def _carried(spec: ScoresSpec, network: NetworkSpec) -> str:
     return "own" if network.attack is not None and network.attack.trigger == spec.trigger else "unseen"
 
 
-def _over_networks(table: pd.DataFrame, values: pd.Series[Any]) -> Estimate:
-    """The mean over networks of the mean of some values of each, with its interval; NaN where there are none."""
+def _over_networks(table: pd.DataFrame, values: pd.Series[Any], *, share: bool = False) -> Estimate:
+    """The mean over networks of the mean of some values of each, with its interval; NaN where there are none.
+
+    ``share`` says that the values are shares, which an interval does not leave; of truths the share that is true is taken.
+    """
     if table.empty:
         return Estimate(float("nan"), float("nan"), float("nan"), 0)
-    of_each = [own.to_numpy(dtype=float) for _, own in values.groupby(table["network"])]
-    value, draws = nested_bootstrap_of_means(of_each)
-    return percentile_estimate(value, draws, len(of_each))
+    of_each = [own.to_numpy() for _, own in values.groupby(table["network"])]
+    if values.dtype == bool:
+        return share_of_networks(of_each)
+    within = (0, 1) if share else (-np.inf, np.inf)
+    return percentile_estimate(*nested_bootstrap_of_means(of_each), len(of_each), within=within)

@@ -22,6 +22,8 @@ from bslib.store import Record, Records, Store, records_for
 __all__ = ["Surface", "plan", "quantities", "surfaces"]
 
 Floats = NDArray[np.float64]
+#: Shares of all images; the other ones leave out images of the target class.
+COUNT_ALL = ("clean_accuracy", "success_inactive_counted", "accuracy_inactive")
 
 #: What the images of a batch carry; the order of the first axis of :meth:`Surface.w`.
 KINDS = ("clean", "active", "inactive")
@@ -184,8 +186,14 @@ class Surface:
         }
         for trigger in TRIGGERS:
             of[f"success_of_{trigger}"] = lambda run, trigger=trigger: _success(run[1 + trigger])  # type: ignore[misc]
-        images = len(self.runs[0][1].arrays["labels"])
-        return {f"{name}.{self.size.dataset}": mean_of_networks([f(run) for run in self.runs], images) for name, f in of.items()}
+        labels = self.runs[0][1].arrays["labels"]
+        others = int((labels != _target(self.runs[0][1])).sum())  # success leaves the target's own images out
+        return {
+            f"{name}.{self.size.dataset}": mean_of_networks(
+                [f(run) for run in self.runs], len(labels) if name in COUNT_ALL else others
+            )
+            for name, f in of.items()
+        }
 
     def _differences(self) -> dict[str, Estimate]:
         means, mean_draws = nested_bootstrap(list(self.w()), lambda v: v.mean(-1))
@@ -193,15 +201,19 @@ class Surface:
         target, target_draws = nested_bootstrap(list(self.clean_called_target()), lambda v: v.mean(-1))
         data, networks, found = self.size.dataset, len(self.runs), {}
         for s, sigma in enumerate(self.size.sigmas):
-            found[f"clean_called_target.{data}.{sigma:g}"] = percentile_estimate(target[s], target_draws[:, s], networks)
+            found[f"clean_called_target.{data}.{sigma:g}"] = percentile_estimate(
+                target[s], target_draws[:, s], networks, within=(0, 1)
+            )
             for k, kind in enumerate(KINDS[1:], 1):
                 found[f"{kind}_less_clean.{data}.{sigma:g}"] = percentile_estimate(
                     means[k, s] - means[0, s], mean_draws[:, k, s] - mean_draws[:, 0, s], networks
                 )
                 found[f"{kind}_share_change.{data}.{sigma:g}"] = percentile_estimate(
-                    _share(means, k, s) - 1, _share(mean_draws, k, s) - 1, networks
+                    _share(means, k, s) - 1, _share(mean_draws, k, s) - 1, networks, within=(-1, np.inf)
                 )
-                found[f"labels_kept_{kind}.{data}.{sigma:g}"] = percentile_estimate(kept[k, s], kept_draws[:, k, s], networks)
+                found[f"labels_kept_{kind}.{data}.{sigma:g}"] = percentile_estimate(
+                    kept[k, s], kept_draws[:, k, s], networks, within=(0, 1)
+                )
         if {0.1, 0.5} <= set(self.size.sigmas):
             small, large = self.size.sigmas.index(0.1), self.size.sigmas.index(0.5)
             found[f"share_of_clean.0.1.less.0.5.{data}"] = percentile_estimate(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor, nn
 
 from bslib.measure import evaluating
@@ -12,10 +13,11 @@ from bslib.speed import trainable
 
 
 @contextlib.contextmanager
-def crafting(model: nn.Module, images: Tensor) -> Iterator[tuple[nn.Module, str]]:
+def crafting(model: nn.Module, images: Tensor, *, dtype: torch.dtype | None = None) -> Iterator[tuple[nn.Module, str]]:
     """What to call instead of ``model`` in eval mode for gradients of images alone, and what it is.
 
-    Through the C loops where they fit (:func:`bslib.speed.trainable`); afterwards the weights can be trained as before.
+    Through the C loops where they fit (:func:`bslib.speed.trainable`, which asks for ``dtype``); afterwards the weights can be
+    trained as before.
 
     >>> import torch
     >>> model = nn.Linear(2, 1)
@@ -30,7 +32,7 @@ def crafting(model: nn.Module, images: Tensor) -> Iterator[tuple[nn.Module, str]
         try:
             for parameter in learned:
                 parameter.requires_grad_(False)
-            yield trainable(model, images)
+            yield trainable(model, images, dtype=dtype)
         finally:
             for parameter in learned:
                 parameter.requires_grad_(True)

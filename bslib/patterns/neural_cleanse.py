@@ -130,6 +130,7 @@ def reverse_triggers(
     steps: int = 1000,
     learning_rate: float = 0.1,
     seed: int,
+    dtype: torch.dtype = torch.float32,
     progress: bool = True,
 ) -> Candidates:
     """A trigger candidate for each class; the classes are optimised side by side, each with a state and a schedule of its own.
@@ -153,6 +154,8 @@ def reverse_triggers(
         Of Adam, with the authors' betas of 0.5 and 0.9.
     seed : int
         Seed of the start and of the order of the images.
+    dtype : torch.dtype
+        Precision of the passes through the model; below float32 they run under autocast, and masks and patterns stay in float32.
     progress : bool
         Show a bar when it takes longer than two seconds.
 
@@ -177,7 +180,11 @@ def reverse_triggers(
     never = torch.full((classes,), torch.nan)
     kept = Candidates(_bounded(masks), _bounded(patterns), never, torch.zeros(classes, dtype=torch.int64))
     order: list[int] = []
-    with crafting(model, images) as (network, what), bar(total=steps, desc="Neural Cleanse", unit="step", show=progress) as shown:
+    lower = torch.autocast(images.device.type, dtype=dtype, enabled=dtype != torch.float32)
+    with (
+        crafting(model, images, dtype=dtype) as (network, what),
+        bar(total=steps, desc="Neural Cleanse", unit="step", show=progress) as shown,
+    ):
         for _ in range(steps):
             active = [k for k in range(classes) if not schedules[k].done]
             if not active:
@@ -188,7 +195,7 @@ def reverse_triggers(
                 if len(order) < batch_size:
                     order = order + rng.permutation(len(images)).tolist()
                 chosen, order = order[:batch_size], order[batch_size:]
-                hits, sizes = _update(network, images[chosen], masks, patterns, active, weights, optimizer)
+                hits, sizes = _update(network, images[chosen], masks, patterns, active, weights, optimizer, lower)
                 success += hits / updates
                 norms += sizes / updates
             mask, pattern = _bounded(masks), _bounded(patterns)
@@ -211,12 +218,14 @@ def _update(
     active: list[int],
     weights: Tensor,
     optimizer: torch.optim.Optimizer,
+    lower: torch.autocast,
 ) -> tuple[np.ndarray, np.ndarray]:
     """One step of Adam for all active classes; returns each one's success on the images, and its mask's norm, before the step."""
     with torch.enable_grad():
         mask, pattern = _bounded(masks[active], keep=True), _bounded(patterns[active], keep=True)
         x = patched(images[None], mask[:, None], pattern[:, None])  # (K, B, C, H, W)
-        logits = model(x.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+        with lower:
+            logits = model(x.flatten(0, 1).contiguous(memory_format=torch.channels_last)).float()
         if logits.shape[1] <= max(active):
             raise ValueError(f"candidates for {max(active) + 1} classes were asked for, and the model has {logits.shape[1]}")
         wanted = torch.tensor(active, device=images.device).repeat_interleave(len(images))
