@@ -16,7 +16,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Patch
 
-from bslib.chapters import not_yet_run
+from bslib.chapters import in_a_clone, not_yet_run
 from bslib.chapters.correlation import RANDOM_GUESS, Correlation, residuals
 from bslib.chapters.parameters import Half
 from bslib.chapters.patterns import Patterns, cleanse_of, scored
@@ -167,9 +167,10 @@ def images(record: Record | str, columns: int = 6) -> Figure | Markdown:
 def patterns(surface: Surface) -> Figure | Markdown:
     """Fig. 3: the six trigger patterns, each on a test image of its own, and below it the lower right corner enlarged."""
     if surface.pictures is None:
+        option = in_a_clone(surface.profile)
         return _words(
             f"**No pictures of {surface.size.dataset} here**: the store has none, and its images are not part of this book. "
-            f"`bslib run surface --profile {surface.profile}` makes them where the data set is at hand."
+            f"`bslib run surface --profile {surface.profile}{option}` makes them where the data set is at hand."
         )
     record = surface.pictures
     stamped = record.arrays["stamped"].transpose(0, 2, 3, 1)

@@ -413,7 +413,7 @@ PROFILES: dict[str, Profile] = {
                 epochs=10,  # with 250 poisons a trigger needs so many
                 threat_model="T3",
                 networks=3,
-                detector_only=2,  # three of each kind had left open whether trigger 4 smooths
+                detector_only=4,  # three of each kind had left open whether trigger 4 smooths
                 points=250,
                 pattern_points=100,
             ),

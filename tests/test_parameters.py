@@ -128,7 +128,7 @@ def test_every_quantity_is_recomputed(half, found):
     """All of them, from the counts with SciPy and numpy: none is left over."""
     n, s = w_over_n(half), w_over_sigma(half)
     mean, spread = n.mean(-1).mean(0), n.std(-1, ddof=1).mean(0)  # (sigmas, ns)
-    expected = {"accuracy": np.mean([run[0].result["clean_accuracy"] for run in half.runs])}
+    expected = {"accuracy": np.mean([run[0].result["clean_accuracy"] for run in half.runs]), "epochs": half.size.epochs}
     for k, sigma in enumerate(("0.1", "0.25")):
         for name, values in (("mean", mean[k]), ("spread", spread[k])):
             expected[f"{name}_growth.{sigma}"] = values[3] - values[0]

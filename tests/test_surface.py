@@ -263,8 +263,9 @@ def test_intervals_resample_networks():
             records[spec] = dataclasses.replace(record, arrays={**record.arrays, "counts": counts})
     found = surface_of(FASHION, "paper", 0, Records(records)).quantities()["active_less_clean.fashion-mnist.0.1"]
     own = [stats.entropy([250 - 20 * k, 20 * k]) - stats.entropy([150, 100]) for k in range(5)]
-    sd = np.std(own) / 5**0.5
-    assert found.value == pytest.approx(np.mean(own)) and 2.5 * sd < found.high - found.low < 5 * sd
+    student = stats.ttest_1samp(own, 0).confidence_interval(0.95)
+    assert found.value == pytest.approx(np.mean(own))
+    assert found.high - found.low == pytest.approx(student.high - student.low, rel=0.15)
 
 
 # --- what is there -----------------------------------------------------------------------------------------------

@@ -8,12 +8,10 @@ from bslib.profiles import profile_named
 from bslib.specs import Spec
 from bslib.store import PUBLISHED
 
-__all__ = ["CHAPTERS", "not_yet_run", "plan_of"]
+__all__ = ["CHAPTERS", "in_a_clone", "not_yet_run", "plan_of"]
 
 #: The chapters by name, in the order of the book.
 CHAPTERS = ("wobbliness", "parameters", "surface", "correlation", "patterns")
-#: The published records in a clone, opened to be completed.
-IN_A_CLONE = "book/records"
 
 
 def plan_of(chapter: str, profile: str, *, seed: int = 0) -> list[Spec]:
@@ -36,10 +34,18 @@ def not_yet_run(chapter: str, profile: str, needs: str, *, held: int = 0, seed: 
     >>> print(not_yet_run("surface", "smoke", "5 networks"))
     **Not yet run.** This needs 5 networks, and ... `bslib run surface --profile smoke` computes them.
     """
-    options = f" --seed {seed}" if seed else ""
-    if profile_named(profile).store == PUBLISHED:
-        options += f" --store {IN_A_CLONE}"
+    options, where = in_a_clone(profile), " in a clone" if in_a_clone(profile) else ""
+    options += f" --seed {seed}" if seed else ""
     return (
         f"**Not yet run.** This needs {needs}, and the store holds {held or 'none'} of them measured. "
-        f"`bslib run {chapter} --profile {profile}{options}` computes them{' in a clone' if IN_A_CLONE in options else ''}."
+        f"`bslib run {chapter} --profile {profile}{options}` computes them{where}."
     )
+
+
+def in_a_clone(profile: str) -> str:
+    """The option with which ``bslib run`` completes, in a clone, the records that a page of a profile is drawn from.
+
+    >>> in_a_clone("paper"), in_a_clone("smoke")
+    (' --store book/records', '')
+    """
+    return " --store book/records" if profile_named(profile).store == PUBLISHED else ""
