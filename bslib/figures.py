@@ -325,7 +325,7 @@ def roc(patterns: Patterns) -> Figure | Markdown:
             axis.step(false, true, where="post", color=YELLOW, linewidth=2.2, gid="ROC")
             axis.text(0.97, 0.05, f"AUC {area:.2f}\n{own.sum()} positive, {(~own).sum()} negative", ha="right", fontsize=10)
         axis.set(xlabel="false positive rate", aspect="equal", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-        axis.set_title("own triggers that work" if effective else "all own triggers", fontsize=11)
+        axis.set_title("own triggers that succeed on 90 %" if effective else "all own triggers", fontsize=11)
     return _finish(figure, axes, f"{patterns.source}; {_detector(patterns)}", y="true positive rate")
 
 
@@ -341,7 +341,7 @@ def roc_by_setting(patterns: Patterns) -> Figure | Markdown:
             ("mean, signed", usual & (table["batch"] == full)),
             ("median", (table["center"] == "median") & table["signed"] & ~table["effective"] & (table["batch"] == full)),
             ("no sign", (table["center"] == "mean") & ~table["signed"] & ~table["effective"] & (table["batch"] == full)),
-            ("working triggers", (table["center"] == "mean") & table["signed"] & table["effective"] & (table["batch"] == full)),
+            ("90 % success", (table["center"] == "mean") & table["signed"] & table["effective"] & (table["batch"] == full)),
         ],
     ]
     figure, axes = _panels(2)

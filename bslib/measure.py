@@ -51,6 +51,9 @@ def wobbliness(
 ) -> NDArray[np.float64]:
     """W around every image of a batch (Eqs. 1 to 3): 0 where noise never changes the predicted class.
 
+    Noise is added to the images as they are given. Where the model wants them normalised, it has to do so itself, as in
+    ``nn.Sequential(torchvision.transforms.Normalize(mean, std), model)``; else sigma has another unit in each channel.
+
     Parameters
     ----------
     model, x, seed, ids, dtype, batch_size, engine, progress

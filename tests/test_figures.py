@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from bslib import figures
+from bslib.chapters import wobbliness
 from bslib.chapters.parameters import Half
 from bslib.profiles import PROFILES, ParametersSize
 from bslib.specs import ImagesSpec, ToySpec
@@ -142,6 +143,17 @@ def toy_record() -> Record:
     }
     spec = ToySpec(points=tuple(map(tuple, points.tolist())), sigma=0.1, n=50, seed=0)
     return Record(spec, {}, arrays)
+
+
+def test_a_seed_that_the_published_records_lack_is_said_in_words():
+    """So that a book of other seeds is a book that says what is missing, not an error."""
+    toy, images = wobbliness.records(profile="paper", seed=3, store="published")
+    for said, draw in ((toy, figures.toy), (images, figures.images)):
+        assert draw(said).data == said
+        assert (
+            said.startswith("**Not yet run.**") and "`bslib run wobbliness --profile paper --store book/records --seed 3`" in said
+        )
+    assert {type(record) for record in wobbliness.records(profile="paper", store="published")} == {Record}
 
 
 def test_the_toy_shows_points_counts_and_w():

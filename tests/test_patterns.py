@@ -903,7 +903,7 @@ def test_roc_by_setting_draws_the_table(three, monkeypatch):
             "mean, signed": f"{usual} and batch == 60",
             "median": "center == 'median' and signed and not effective and batch == 60",
             "no sign": "center == 'mean' and not signed and not effective and batch == 60",
-            "working triggers": "center == 'mean' and signed and effective and batch == 60",
+            "90 % success": "center == 'mean' and signed and effective and batch == 60",
         },
     ]
     for axis, lines in zip(figure.axes, choices, strict=True):

@@ -216,6 +216,20 @@ def test_what_cannot_be_meant_is_refused():
         dataclasses.replace(COUNTS, paired=True, pattern=CLEANSE)
 
 
+@pytest.mark.parametrize("spec", [COUNTS, dataclasses.replace(SCORES, pattern=CLEANSE), UNIVERSAL])
+def test_what_is_no_network_or_no_pattern_is_refused_by_name(spec):
+    """As a damaged record would have it: an error that reading it answers, instead of a traceback."""
+    data = json.loads(json.dumps(spec.as_dict()))
+    for wrong in ("x", 3, data | {"pattern": None}):
+        with pytest.raises(ValueError, match=f"the network of a {spec.kind} spec must be a network spec, got|has no field"):
+            spec_from(data | {"network": wrong})
+        if spec.kind != "universal":
+            with pytest.raises(
+                ValueError, match=f"the pattern of a {spec.kind} spec must be a universal or a cleanse spec, got|has no"
+            ):
+                spec_from(data | {"pattern": NETWORK.as_dict() if isinstance(wrong, dict) else wrong})
+
+
 def test_counts_of_before_say_nothing_of_patterns():
     assert {"held_out", "pattern", "trigger", "by_class", "paired"}.isdisjoint(COUNTS.as_dict())
 

@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 
 from bslib import verify as module
 from bslib.cli import app
+from bslib.entropy import entropy
 from bslib.runner import run
-from bslib.specs import AttackSpec, CountsSpec, ImagesSpec, NetworkSpec, PredictionsSpec
+from bslib.specs import AttackSpec, CountsSpec, ImagesSpec, NetworkSpec, PredictionsSpec, UniversalSpec
 from bslib.store import Store
 from bslib.verify import sample, verify
 
@@ -129,6 +130,24 @@ def test_predictions_of_one_network_are_compared_one_by_one(honest, tmp_path):
     assert outcome(copy, spec) == "differs"
 
 
+def test_points_with_another_pattern_are_not_compared_one_by_one(honest, tmp_path):
+    """A pattern that was crafted on another processor smooths other points: as for another network, siblings judge."""
+    crafted = [UniversalSpec(network=n, images=20, bound=10, passes=1, batch_size=10, seed=0) for n in NETWORKS[:5]]
+    specs = [dataclasses.replace(counts_of(p.network), held_out=True, pattern=p) for p in crafted]
+    store = Store(tmp_path / "store", base=honest)
+    for path in honest.folder.glob("weights/*.safetensors"):
+        (store.folder / "weights").mkdir(parents=True, exist_ok=True)
+        (store.folder / "weights" / path.name).write_bytes(path.read_bytes())
+    run([*crafted, *specs], store, device="cpu", jobs=1, progress=False)
+    assert outcome(store, specs[0]) == "identical"
+    means = [entropy(store.get(spec).arrays["counts"]).mean() for spec in specs]
+    farthest = int(np.abs(np.array(means) - means[0]).argmax())
+    falsify(store, specs[0], counts=store.get(specs[farthest]).arrays["counts"])
+    assert outcome(store, specs[0]) == "differs"
+    falsify(store, specs[0], pattern="of another processor")
+    assert outcome(store, specs[0]) == "agrees"
+
+
 def test_other_images_differ(store):
     falsify(store, PICTURES, labels=store.get(PICTURES).arrays["labels"] + 1)
     assert outcome(store, PICTURES) == "differs"
@@ -157,6 +176,9 @@ def test_the_command_says_what_agrees_and_fails_on_what_does_not(store):
 
     result = bslib()
     assert result.exit_code == 0 and f"images/{PICTURES.key}: identical" in " ".join(result.output.split())
+    result, none = bslib("--key", counts_of(NETWORKS[2]).key[:8]), bslib("--key", "no such key")
+    assert result.exit_code == 0 and f"counts/{counts_of(NETWORKS[2]).key}: identical" in " ".join(result.output.split())
+    assert none.exit_code == 2 and "'no such key', got 0 such records" in " ".join(none.output.split())
     falsify(store, PICTURES, labels=store.get(PICTURES).arrays["labels"] + 1)
     result = bslib()
     assert result.exit_code == 2 and "1 records do not come out again" in " ".join(result.output.split())

@@ -415,7 +415,7 @@ function ofPatterns(data, batches) {
   const crafted = (settings) => /^(universal|reversed)/.test(settings.pattern);
   const names = (settings) => [
     ["own", "own triggers"],
-    ["working", "own triggers that work"],
+    ["working", "own triggers that succeed on 90 %"],
     ...part(settings).triggers.map((t) => [`trigger ${t}`, `own trigger ${t}`]),
     ...ascending(part(settings).bounds).map((b) => [`universal ${b}`, `universal perturbations, bound ${b}/255`]),
     ["reversed", "patches of Neural Cleanse"],

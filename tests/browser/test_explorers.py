@@ -209,7 +209,7 @@ def crafted_area(part, kind: str, bound, sigma: float, batch: int, center: str, 
 def test_patterns_has_pythons_numbers(show, detector):
     sweep = show(widgets.patterns(detector)).evaluate(SWEEP)
     choices = {one["settings"]["pattern"] for one in sweep}
-    own = {"own triggers": None, "own triggers that work": None, "own trigger 1": 1, "own trigger 4": 4}
+    own = {"own triggers": None, "own triggers that succeed on 90 %": None, "own trigger 1": 1, "own trigger 4": 4}
     universal = {f"universal perturbations, bound {bound}/255": bound for bound in (4, 10)}
     assert choices == {*own, *universal, "patches of Neural Cleanse"}
     assert len(sweep) == (4 * 2 * 5 + 3 * 2 * 3) * 3  # 5, 10, 25, 50 and 60 points, or 5, 10 and 20
@@ -219,7 +219,7 @@ def test_patterns_has_pythons_numbers(show, detector):
         sigma, batch = float(one["settings"]["sigma"]), int(one["settings"]["size"])
         how = {"center": "median" if "median" in form else "mean", "signed": "no direction" not in form}
         if pattern in own:
-            tests = scored(of(sigma, batch, how["center"]), signed=how["signed"], effective=pattern.endswith("work"))
+            tests = scored(of(sigma, batch, how["center"]), signed=how["signed"], effective=pattern.endswith("90 %"))
             if own[pattern]:
                 tests = tests[(tests["carried"] != "own") | (tests["trigger"] == own[pattern])]
             positive = tests["carried"] == "own"
