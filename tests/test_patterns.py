@@ -881,7 +881,7 @@ def test_roc_draws_the_curve_of_the_tests(cifar):
         area = f"AUC {area_by_hand(kept)[1]:.2f} ["
         (text,) = (text.get_text() for text in axis.texts)
         assert text.startswith(area) and text.endswith(f"{2 if effective else 4} positive, 38 negative")
-        assert ("work" in axis.get_title()) == effective and axis.get_xlabel() == "false positive rate"
+        assert ("90 %" in axis.get_title()) == effective and axis.get_xlabel() == "false positive rate"
     assert figure.axes[0].get_ylabel() == "true positive rate"
     said = figure.get_supxlabel()
     assert said.startswith(cifar.source) and "0.1" in said and "n = 50" in said and "60 points" in said
