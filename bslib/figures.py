@@ -381,7 +381,7 @@ def universal(patterns: Patterns) -> Figure | Markdown:
         axis.set_xticks(range(len(bounds)), [str(b) for b in bounds])
         axis.set(xlabel="bound, 255ths", ylim=(0, 1.02 if axis is axes[2] else None))
         axis.set_title(title, fontsize=10)
-    return _finish(figure, list(axes), patterns.source, y=None)
+    return _finish(figure, list(axes), _source_of_crafted(patterns, patterns.universal()), y=None)
 
 
 def reversed_triggers(patterns: Patterns) -> Figure | Markdown:
@@ -421,19 +421,27 @@ def reversed_norms(patterns: Patterns) -> Figure | Markdown:
     if table.empty:
         return _words(patterns.missing or _crafted_missing(patterns))
     first = table[table["sigma"] == patterns.size.pattern_sigmas[0]]
+    searched = sorted(set(first["network"]))  # the detector may have been tried on more
+    places = first["network"].map(searched.index)
     figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.6), layout="constrained", sharex=True)
     for axis, values in zip(axes, (first["norm"], -first["score"].abs() / np.log(10)), strict=True):
         for own, colour, marker, label in ((False, BLUE, "o", "other classes"), (True, MEAN, "D", "the backdoor's class")):
             where = first["own"] == own
-            axis.scatter(first["network"][where], values[where], s=20, color=colour, marker=marker, label=label, alpha=0.8)
-        names = ["–" if n.attack is None else str(n.attack.trigger) for n in patterns.networks]
+            axis.scatter(places[where], values[where], s=20, color=colour, marker=marker, label=label, alpha=0.8)
+        names = ["–" if n.attack is None else str(n.attack.trigger) for n in (patterns.networks[k] for k in searched)]
         axis.set_xticks(range(len(names)), names, fontsize=8)
         axis.set(xlabel="trained-in trigger (–: clean)")
     axes[0].set(title="size of the mask (L1)", ylim=(0, None))
     axes[1].set(title=r"$\log_{10}$ of the p-value of Levene's test")
     axes[1].axhline(np.log10(0.05), color=GREY, linestyle=":")
     axes[0].legend(frameon=False, fontsize=8)
-    return _finish(figure, list(axes), patterns.source, y=None)
+    return _finish(figure, list(axes), _source_of_crafted(patterns, table), y=None)
+
+
+def _source_of_crafted(patterns: Patterns, table: pd.DataFrame) -> str:
+    """The source, and how many networks have the patterns of a table where not all have."""
+    crafted = table["network"].nunique()
+    return patterns.source if crafted == len(patterns.networks) else f"{patterns.source}; crafted for {crafted} of them"
 
 
 def _detector(patterns: Patterns) -> str:

@@ -994,6 +994,18 @@ def test_reversed_norms_draws_every_candidate(cifar):
     assert figure.get_supxlabel() == cifar.source
 
 
+def test_figures_of_patterns_leave_out_networks_that_have_none(fashion):
+    """Whose places on the axis would be empty; and they say how many there are."""
+    late = networks_of(FASHION, 0)[1]
+    part = without(fashion, lambda s: isinstance(s, (UniversalSpec, CleanseSpec)) and s.network == late)
+    norms, universal = figures.reversed_norms(part), figures.universal(part)
+    assert norms.get_supxlabel() == universal.get_supxlabel() == f"{part.source}; crafted for 5 of them"
+    for axis in norms.axes:
+        assert [label.get_text() for label in axis.get_xticklabels()] == ["–", "1", "1", "4", "4"]
+        drawn = np.concatenate([np.asarray(dots.get_offsets())[:, 0] for dots in axis.collections])
+        assert sorted(set(drawn)) == [0, 1, 2, 3, 4] and len(drawn) == 50
+
+
 @pytest.mark.parametrize("draw", DRAW)
 def test_what_is_missing_is_said_in_words(draw):
     found = draw(Patterns(CIFAR, "paper", 0, Records({})))
