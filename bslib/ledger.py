@@ -424,11 +424,17 @@ def _networks_in_words(measured: Iterable[Estimate], before: str = "<br>") -> st
 
 
 def in_few_digits(estimate: Estimate) -> str:
-    """An estimate with three decimals, or in powers of ten where all of it is below a thousandth; arithmetic has no interval.
+    """An estimate with three decimals, or in powers of ten where all of it is below a thousandth.
+
+    Arithmetic has no interval, nor has what was set and not measured: a whole number above 1 without any width, such as epochs.
 
     >>> in_few_digits(Estimate(0.5, 0.4, 0.6, 5)), in_few_digits(Estimate(7e-5, 7e-5, 7e-5, 0))
     ('0.500 [0.400, 0.600]', '7.0e−05')
+    >>> in_few_digits(Estimate(10, 10, 10, 1))
+    '10'
     """
+    if estimate.low == estimate.value == estimate.high > 1 and float(estimate.value).is_integer():
+        return f"{estimate.value:g}"
     largest = max(abs(number) for number in (estimate.value, estimate.low, estimate.high))
     digits = ".1e" if 0 < largest < 1e-3 else ".3f"
     text = f"{estimate:{digits}}"

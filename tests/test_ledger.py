@@ -331,6 +331,8 @@ def test_the_landing_page_has_the_headlines_alone(published_numbers):
         (Estimate(2e-4, -0.01, 0.01, 5), "0.000 [\N{MINUS SIGN}0.010, 0.010]"),
         (Estimate(1.0, 1.0, 1.0, 5), "1.000 [1.000, 1.000]"),
         (Estimate(7e-5, 7e-5, 7e-5, 0), "7.0e\N{MINUS SIGN}05"),
+        (Estimate(10, 10, 10, 1), "10"),
+        (Estimate(10.5, 10.5, 10.5, 3), "10.500 [10.500, 10.500]"),
     ],
 )
 def test_few_digits_that_say_enough(estimate, text):
