@@ -381,7 +381,7 @@ def universal(patterns: Patterns) -> Figure | Markdown:
         axis.set_xticks(range(len(bounds)), [str(b) for b in bounds])
         axis.set(xlabel="bound, 255ths", ylim=(0, 1.02 if axis is axes[2] else None))
         axis.set_title(title, fontsize=10)
-    return _finish(figure, list(axes), _source_of_crafted(patterns, patterns.universal()), y=None)
+    return _finish(figure, list(axes), _source_of_crafted(patterns, max(one.networks for one in first["fooled"])), y=None)
 
 
 def reversed_triggers(patterns: Patterns) -> Figure | Markdown:
@@ -435,12 +435,11 @@ def reversed_norms(patterns: Patterns) -> Figure | Markdown:
     axes[1].set(title=r"$\log_{10}$ of the p-value of Levene's test")
     axes[1].axhline(np.log10(0.05), color=GREY, linestyle=":")
     axes[0].legend(frameon=False, fontsize=8)
-    return _finish(figure, list(axes), _source_of_crafted(patterns, table), y=None)
+    return _finish(figure, list(axes), _source_of_crafted(patterns, len(searched)), y=None)
 
 
-def _source_of_crafted(patterns: Patterns, table: pd.DataFrame) -> str:
-    """The source, and how many networks have the patterns of a table where not all have."""
-    crafted = table["network"].nunique()
+def _source_of_crafted(patterns: Patterns, crafted: int) -> str:
+    """The source, and how many networks have crafted patterns where not all have."""
     return patterns.source if crafted == len(patterns.networks) else f"{patterns.source}; crafted for {crafted} of them"
 
 

@@ -34,8 +34,8 @@ def not_yet_run(chapter: str, profile: str, needs: str, *, held: int = 0, seed: 
     >>> print(not_yet_run("surface", "smoke", "5 networks"))
     **Not yet run.** This needs 5 networks, and ... `bslib run surface --profile smoke` computes them.
     """
-    options, where = in_a_clone(profile), " in a clone" if in_a_clone(profile) else ""
-    options += f" --seed {seed}" if seed else ""
+    store = in_a_clone(profile)
+    options, where = store + (f" --seed {seed}" if seed else ""), " in a clone" if store else ""
     return (
         f"**Not yet run.** This needs {needs}, and the store holds {held or 'none'} of them measured. "
         f"`bslib run {chapter} --profile {profile}{options}` computes them{where}."

@@ -193,7 +193,7 @@ def compared_specs(size: PatternsSize, seed: int) -> list[CleanseSpec]:
     """Neural Cleanse on the first network with the first trigger, as on all networks and as the authors have it."""
     if size.compared is None:
         return []
-    network = networks_of(size, seed)[size.networks + size.detector_only]
+    network = next(network for network in networks_of(size, seed) if network.attack is not None)
     return [cleanse_of(size, network), cleanse_of(size, network, size.compared)]
 
 

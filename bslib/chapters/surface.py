@@ -22,8 +22,6 @@ from bslib.store import Record, Records, Store, records_for
 __all__ = ["Surface", "plan", "quantities", "surfaces"]
 
 Floats = NDArray[np.float64]
-#: Shares of all images; the other ones leave out images of the target class.
-COUNT_ALL = ("clean_accuracy", "success_inactive_counted", "accuracy_inactive")
 
 #: What the images of a batch carry; the order of the first axis of :meth:`Surface.w`.
 KINDS = ("clean", "active", "inactive")
@@ -177,22 +175,20 @@ class Surface:
         return {name: estimate for name, estimate in found.items() if np.isfinite(estimate.value)}
 
     def _accuracies(self) -> dict[str, Estimate]:
-        of: dict[str, Callable[[tuple[Record, ...]], float]] = {
+        of_all: dict[str, Callable[[tuple[Record, ...]], float]] = {
             "clean_accuracy": lambda run: _accuracy(run[1]),
-            "success_active": lambda run: _success(run[1 + self.size.active]),
-            "success_inactive": lambda run: _success(run[1 + self.size.inactive]),
             "success_inactive_counted": lambda run: _success(run[1 + self.size.inactive], count_target=True),
             "accuracy_inactive": lambda run: _accuracy(run[1 + self.size.inactive]),
         }
-        for trigger in TRIGGERS:
-            of[f"success_of_{trigger}"] = lambda run, trigger=trigger: _success(run[1 + trigger])  # type: ignore[misc]
-        labels = self.runs[0][1].arrays["labels"]
+        carried = {f"of_{trigger}": trigger for trigger in TRIGGERS}
+        carried |= {"active": self.size.active, "inactive": self.size.inactive}
+        labels, data = self.runs[0][1].arrays["labels"], self.size.dataset
         others = int((labels != _target(self.runs[0][1])).sum())  # success leaves the target's own images out
         return {
-            f"{name}.{self.size.dataset}": mean_of_networks(
-                [f(run) for run in self.runs], len(labels) if name in COUNT_ALL else others
-            )
-            for name, f in of.items()
+            f"{name}.{data}": mean_of_networks([of(run) for run in self.runs], len(labels)) for name, of in of_all.items()
+        } | {
+            f"success_{name}.{data}": mean_of_networks([_success(run[1 + trigger]) for run in self.runs], others)
+            for name, trigger in carried.items()
         }
 
     def _differences(self) -> dict[str, Estimate]:
