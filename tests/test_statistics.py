@@ -74,7 +74,7 @@ def test_draws_have_the_variance_that_the_model_has(between, within):
 
 @pytest.mark.parametrize("networks", [2, 3, 5, 10])
 def test_intervals_of_few_networks_cover_the_truth(networks):
-    """With percentiles alone three networks would cover it 7 times of 10, since no draw lies beyond the three."""
+    """With percentiles alone three networks would cover it 8 times of 10, since no draw lies beyond the three."""
     rng, covered, narrow = np.random.default_rng(2), [], []
     for seed in range(300):
         w = 3 + 0.3 * rng.normal(size=(networks, 1)) + 0.5 * rng.normal(size=(networks, 40))
