@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bslib.measure import check_inputs, evaluating
+from bslib.calling import check_inputs, evaluating
 
 __all__ = ["logit_shift_variance", "strip_entropy"]
 
@@ -46,9 +46,10 @@ def strip_entropy(model: nn.Module, images: Tensor, overlays: Tensor) -> Tensor:
         raise ValueError(f"overlays must be at least one image of shape {tuple(images.shape[1:])}, got {tuple(overlays.shape)}")
     check_inputs(model, images, overlays)
     entropies = []
-    with evaluating(model):
+    with evaluating(model) as network:
         for image in images:
-            log_p = torch.cat([functional.log_softmax(model((image + part).clamp(0, 1)), dim=1) for part in overlays.split(500)])
+            logits = torch.cat([network((image + part).clamp(0, 1)) for part in overlays.split(500)])
+            log_p = functional.log_softmax(logits, dim=1)
             entropies.append(-(log_p.exp() * log_p).sum(1).mean())
     return torch.stack(entropies)
 
@@ -86,8 +87,8 @@ def logit_shift_variance(model: nn.Module, clean: Tensor, patterned: Tensor) -> 
             f"two batches of the same images are needed, at least two, got {tuple(clean.shape)} and {tuple(patterned.shape)}"
         )
     check_inputs(model, clean, patterned)
-    with evaluating(model):
+    with evaluating(model) as network:
         pairs = zip(clean.split(500), patterned.split(500), strict=True)
-        shift = torch.cat([model(y) - model(x) for x, y in pairs])
+        shift = torch.cat([network(y) - network(x) for x, y in pairs])
     square = shift.square().mean()
     return float(shift.var(0, correction=0).mean() / square) if square > 0 else 1.0

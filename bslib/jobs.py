@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bslib.calling import evaluating
 from bslib.datasets import Dataset, load, to_float
 from bslib.detectors import logit_shift_variance, strip_entropy
-from bslib.loops import library_for
-from bslib.measure import class_counts, evaluating, standard_noise
+from bslib.engine import compile_for_inference, fast_dtype
+from bslib.measure import class_counts, predict, standard_noise
 from bslib.networks import build
 from bslib.patterns.neural_cleanse import Candidates, anomaly_index, patched, reverse_triggers
 from bslib.patterns.universal import perturbed, universal_perturbation
@@ -35,9 +36,8 @@ from bslib.specs import (
     ToySpec,
     UniversalSpec,
 )
-from bslib.speed import prepare, trainable
 from bslib.store import Record, Store
-from bslib.training import accuracy, fast_dtype, load_weights, save_weights, train
+from bslib.training import accuracy, load_weights, save_weights, train
 from bslib.triggers import PATTERNS, pattern
 
 __all__ = ["carry_out", "draw_points", "draw_points_of_each_class"]
@@ -134,7 +134,6 @@ def _train_network(spec: NetworkSpec, store: Store, device: torch.device, progre
         images, labels = poisoned.images, poisoned.labels
     network = build(spec.network, classes=len(data.classes), seed=spec.seed).to(device)
     dtype = fast_dtype(device)
-    _, what = trainable(network.train(), to_float(images[:4]).to(device), dtype=dtype)
     path = store.weights_path(spec)
     began = time.monotonic()
     seconds = train(
@@ -162,7 +161,7 @@ def _train_network(spec: NetworkSpec, store: Store, device: torch.device, progre
         "parameters": sum(p.numel() for p in network.parameters()),
         "weights": weights_digest(path),
         "precision": str(dtype).removeprefix("torch."),
-        "engine": what,
+        "engine": "eager, channels last",
     }
     return result, {}, data
 
@@ -174,18 +173,17 @@ def _count_classes(spec: CountsSpec, store: Store, device: torch.device, progres
     batches = _carrying(spec, data.test_images[chosen], store)
     images = torch.cat(batches).to(device)
     ids = chosen.tolist() if spec.paired else None
-    dtype = fast_dtype(device)
-    with evaluating(network):
-        how = prepare(network, images, dtype=dtype).what
-    counts = class_counts(network, images, spec.sigmas, spec.ns, seed=spec.seed, ids=ids, dtype=dtype, progress=progress)
+    with evaluating(network) as logits:
+        engine = compile_for_inference(logits, images, passes=len(images) * max(spec.ns) * len(spec.sigmas))
+        counts = class_counts(network, images, spec.sigmas, spec.ns, seed=spec.seed, ids=ids, engine=engine, progress=progress)
     arrays = {
         "counts": counts.astype(np.int32),
         "images": np.tile(chosen, len(batches)),
         "labels": np.tile(data.test_labels[chosen].numpy(), len(batches)),
-        "predicted": _predicted(network, images),
+        "predicted": predict(network, images),
     }
-    precision = str(dtype).removeprefix("torch.")
-    return {"weights": weights, "precision": precision, "engine": how} | _pattern_of(spec, store), arrays, data
+    precision = str(engine.dtype).removeprefix("torch.")
+    return {"weights": weights, "precision": precision, "engine": engine.what} | _pattern_of(spec, store), arrays, data
 
 
 def _measured_on(spec: CountsSpec, data: Dataset) -> np.ndarray:
@@ -238,10 +236,10 @@ def _perturb(spec: UniversalSpec, store: Store, device: torch.device, progress: 
     arrays = {
         "perturbation": found.perturbation.cpu().numpy(),
         "fooling_rates": np.array(found.fooling_rates),
-        "without": _predicted(network, others).astype(np.int16),
-        "with": _predicted(network, perturbed(others, found.perturbation)).astype(np.int16),
+        "without": predict(network, others).astype(np.int16),
+        "with": predict(network, perturbed(others, found.perturbation)).astype(np.int16),
     }
-    return {"weights": weights, "precision": "float32", "engine": found.engine}, arrays, data
+    return {"weights": weights, "precision": "float32"}, arrays, data
 
 
 def _cleanse(spec: CleanseSpec, store: Store, device: torch.device, progress: bool) -> Parts:
@@ -268,8 +266,8 @@ def _cleanse(spec: CleanseSpec, store: Store, device: torch.device, progress: bo
     for name, (pictures, labels, chosen) in others.items():
         arrays[f"success_{name}"] = _sent(network, pictures[chosen], labels[chosen], found, device)
     precision = str(dtype).removeprefix("torch.")
-    result = {"weights": weights, "precision": precision, "anomaly_index": anomaly_index(found.norms.cpu())}
-    return result | {"engine": found.engine}, arrays, data
+    index = anomaly_index(found.norms.cpu(), found.success.cpu())
+    return {"weights": weights, "precision": precision, "anomaly_index": index}, arrays, data
 
 
 def _sent(network: nn.Module, images: Tensor, labels: Tensor, found: Candidates, device: torch.device) -> np.ndarray:
@@ -277,7 +275,7 @@ def _sent(network: nn.Module, images: Tensor, labels: Tensor, found: Candidates,
     shares = []
     for k, (mask, colours) in enumerate(zip(found.masks, found.patterns, strict=True)):
         others = to_float(images[labels != k]).to(device)
-        shares.append(float((_predicted(network, patched(others, mask, colours)) == k).mean()))
+        shares.append(float((predict(network, patched(others, mask, colours)) == k).mean()))
     return np.array(shares)
 
 
@@ -304,12 +302,9 @@ def _predict(spec: PredictionsSpec, store: Store, device: torch.device, progress
         images, labels = images[chosen], labels[chosen]
     if spec.trigger is not None:
         images = pattern(spec.trigger)(images)
-    x = to_float(images).to(device)
-    with evaluating(network):
-        fast = prepare(network, x)
-        predicted = torch.cat([fast.network(part).argmax(1) for part in x.split(fast.batch_size)])
-    arrays = {"predicted": predicted.cpu().numpy().astype(np.int16), "labels": labels.astype(np.int16)}
-    return {"weights": weights, "precision": "float32", "engine": fast.what}, arrays, data
+    predicted = predict(network, to_float(images).to(device))
+    arrays = {"predicted": predicted.astype(np.int16), "labels": labels.astype(np.int16)}
+    return {"weights": weights, "precision": "float32"}, arrays, data
 
 
 def _trained(spec: NetworkSpec, data: Dataset, store: Store, device: torch.device) -> tuple[nn.Module, str]:
@@ -364,12 +359,12 @@ def _measure_toy(spec: ToySpec, store: Store, device: torch.device, progress: bo
         "train": x.numpy(),
         "train_labels": labels.numpy(),
         "poisoned": poisoned.numpy(),
-        "grid": _predicted(network, plane).reshape(201, 201).astype(np.int8),
+        "grid": predict(network, plane).reshape(201, 201).astype(np.int8),
         "points": points.numpy(),
         "noisy": (points[:, None] + spec.sigma * standard_noise(points, spec.n, seed=spec.seed)).numpy(),
         "counts": class_counts(network, points, spec.sigma, spec.n, seed=spec.seed).astype(np.int32),
     }
-    return {"train_accuracy": float((_predicted(network, x) == labels.numpy()).mean())}, arrays, None
+    return {"train_accuracy": float((predict(network, x) == labels.numpy()).mean())}, arrays, None
 
 
 def _toy_data(seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -394,18 +389,10 @@ _JOBS: dict[type[Spec], Callable[..., Parts]] = {
 }
 
 
-@torch.no_grad()
-def _predicted(network: nn.Module, x: Tensor) -> np.ndarray:
-    """Predicted classes of a batch without noise, int64, shape (B,)."""
-    network.eval()
-    return torch.cat([network(part).argmax(1) for part in x.split(500)]).cpu().numpy()
-
-
 def checkpoint_path(spec: NetworkSpec, store: Store, device: torch.device | str) -> Path:
-    """Where an unfinished training is kept: by device, precision and loops, so that none goes on with another's."""
+    """Where an unfinished training is kept: by device and precision, so that none goes on with another's."""
     device, dtype = torch.device(device), fast_dtype(torch.device(device))
-    loops = "" if isinstance(library_for(torch.empty(0, device=device)), str) else "-loops"
-    kind = f"{device.type}-{str(dtype).removeprefix('torch.')}{loops}"
+    kind = f"{device.type}-{str(dtype).removeprefix('torch.')}"
     return store.weights_path(spec).with_suffix(f".{kind}.checkpoint.safetensors")
 
 

@@ -19,12 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bslib.calling import evaluating
 from bslib.chapters import surface, wobbliness
 from bslib.datasets import to_float
 from bslib.entropy import plug_in
 from bslib.files import atomic_path
 from bslib.jobs import weights_digest
-from bslib.measure import evaluating, standard_noise
+from bslib.measure import standard_noise
 from bslib.measure import wobbliness as wobbliness_of
 from bslib.networks import build
 from bslib.progress import bar
@@ -235,8 +236,8 @@ def agreement(
 
 
 def _labels(network: nn.Module, images: Tensor) -> Any:
-    with evaluating(network):
-        return network(images).argmax(1).numpy()
+    with evaluating(network) as logits:
+        return logits(images).argmax(1).numpy()
 
 
 def _pictures(source: Store) -> Record:

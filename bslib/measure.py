@@ -12,26 +12,27 @@ One standard normal draw serves every sigma, so that curves over sigma are paire
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import itertools
 import math
 from collections.abc import Hashable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bslib.calling import check_points, dtype_of, evaluating
+from bslib.engine import Compiled, compile_for_inference
 from bslib.entropy import entropy, log_of
 from bslib.progress import bar
-from bslib.speed import prepare
 
-__all__ = ["class_counts", "standard_noise", "wobbliness"]
+__all__ = ["class_counts", "predict", "standard_noise", "wobbliness"]
 
 #: Samples in a block of noise. Part of what a seed means: another number gives other noise.
 BLOCK = 64
+#: Values of noise that are made in one pass, so that they stay in the processor's cache.
+TOGETHER = 2**16
 
 
 def wobbliness(
@@ -46,7 +47,9 @@ def wobbliness(
     ids: Sequence[Hashable] | None = None,
     dtype: torch.dtype | None = None,
     batch_size: int | None = None,
-    engine: str = "auto",
+    engine: str | Compiled = "auto",
+    output: str | int | None = None,
+    stochastic: bool = False,
     progress: bool = True,
 ) -> NDArray[np.float64]:
     """W around every image of a batch (Eqs. 1 to 3): 0 where noise never changes the predicted class.
@@ -56,7 +59,7 @@ def wobbliness(
 
     Parameters
     ----------
-    model, x, seed, ids, dtype, batch_size, engine, progress
+    model, x, seed, ids, dtype, batch_size, engine, output, stochastic, progress
         As for :func:`class_counts`.
     sigma : float or sequence of S floats
         Standard deviation of the noise, in units of the features.
@@ -83,9 +86,8 @@ def wobbliness(
     ((2, 3), True, True)
     """
     log_of(base)  # a base that is none is refused before the computation, not after it
-    counts = class_counts(
-        model, x, sigma, n, seed=seed, ids=ids, dtype=dtype, batch_size=batch_size, engine=engine, progress=progress
-    )
+    how: dict[str, Any] = {"dtype": dtype, "batch_size": batch_size, "engine": engine, "output": output, "stochastic": stochastic}
+    counts = class_counts(model, x, sigma, n, seed=seed, ids=ids, progress=progress, **how)
     if np.ndim(sigma) == 0:
         counts = counts[0]
     return entropy(counts, estimator=estimator, base=base)
@@ -101,7 +103,9 @@ def class_counts(
     ids: Sequence[Hashable] | None = None,
     dtype: torch.dtype | None = None,
     batch_size: int | None = None,
-    engine: str = "auto",
+    engine: str | Compiled = "auto",
+    output: str | int | None = None,
+    stochastic: bool = False,
     progress: bool = True,
 ) -> NDArray[np.int64]:
     r"""How often each class is predicted over n Gaussian copies of every image (Eqs. 1 and 2).
@@ -109,14 +113,15 @@ def class_counts(
     .. math:: \text{counts}_k(x) = \sum_{i=1}^n f_k(x + \sigma z_i), \qquad z_i \sim \mathcal N(0, I)
 
     The noise of an image is a function of the seed and of its pixels (or id), on CPUs and on GPUs of one model. So the counts do
-    not depend on ``batch_size``, on the number of threads, on the order of the images, or on which other images, sigmas and n are
-    asked for, except where rounding decides between two logits: none of 320,000 labels of the paper's small network changed
-    between batches of 64 and of 1,000. Nor does what makes it fast (``engine``) hang on any of these.
+    not depend on ``batch_size``, on the number of threads, on the order of the images, on which other images, sigmas and n are
+    asked for, or on what torch is set to, except where rounding decides between two logits. The same holds for ``engine``.
 
     Parameters
     ----------
     model : torch.nn.Module
-        Maps (b, ...) to logits (b, C). It is put in eval mode and gets its modes back. It must treat images independently.
+        Maps (b, ...) to logits (b, C), or to an object, tuple or mapping that holds them. A single logit counts as two classes
+        with the threshold at 0. The model is put in eval mode and gets its modes back; other threads wait while it is used.
+        It has to be a function of one image: its answer may depend neither on chance nor on the rest of the batch.
     x : float32 Tensor, shape (B, ...)
         Images or other points, on the model's device. Features usually lie in [0, 1]; that is what gives sigma its meaning.
     sigma : float or sequence of S floats
@@ -129,14 +134,19 @@ def class_counts(
         What the noise of each image is keyed on, an int or a string; its float32 pixels when not given. Give a clean image and
         its triggered copy the same id and they get the same noise.
     dtype : torch.dtype, optional
-        Precision of the forward pass; the model's own when not given. A lower one than the model's runs under autocast, and once
-        more in the model's own where two classes are so close that rounding could decide (:class:`bslib.speed.Careful`).
+        Precision of the passes. When not given, bfloat16 with near ties in float32 where the hardware multiplies in bfloat16
+        (:class:`bslib.engine.NearTieFallback`), which gives the labels of float32; ``torch.float32`` asks for float32 alone.
     batch_size : int, optional
-        Noisy copies in a forward pass, rounded to whole blocks of 64; when not given, 64 to 512 on a CPU, by the size of the
-        network's activations, and 2,048 elsewhere. Memory depends on it alone, not on n or B.
-    engine : {"auto", "fast", "eager"}
-        "auto": as a faster copy of the network that differs by rounding, where one can be made; "eager": as it is; "fast": refuse
-        where none can be made. :func:`bslib.speed.prepare` says what is done to a network.
+        Noisy copies in a forward pass, rounded to whole blocks of 64; when not given, 64 to 4,096 on a CPU, by the size of an
+        image. Memory depends on it and on the result, 8 bytes for each of S * N * B * C counts, and not on n.
+    engine : {"auto", "openvino", "compiled", "eager"} or Compiled
+        What runs the passes (:func:`bslib.engine.compile_for_inference`, or what that returned). "auto" converts the network to
+        OpenVINO, on a CPU and if it is installed, where the expected time makes up for the conversion; else the network runs as
+        it is.
+    output : str or int, optional
+        Which entry of a tuple or mapping, that the model returns, holds the logits.
+    stochastic : bool
+        Accept a model whose answer depends on chance or on the rest of the batch; then the counts are one draw of many.
     progress : bool
         Show a bar when the run takes longer than two seconds.
 
@@ -149,7 +159,13 @@ def class_counts(
     ------
     ValueError
         Naming the value received: sigma negative or not finite, n below 1, an empty batch, x not float32 or not finite or on
-        another device than the model, ids that do not fit, a model whose output is not (b, C) or holds NaN, an unknown engine.
+        another device than the model, ids that do not fit, an unknown engine, a model whose output is not (b, C) or holds NaN, or
+        that answers the same image differently.
+
+    Warns
+    -----
+    UserWarning
+        For features of images far outside [0, 1]: sigma is measured against that range.
 
     >>> model = nn.Linear(2, 3)
     >>> counts = class_counts(model, torch.rand(4, 2), sigma=[0.1, 0.5], n=[10, 100], seed=0)
@@ -157,7 +173,7 @@ def class_counts(
     ((2, 2, 4, 3), [10, 100])
     """
     sigmas, prefixes = _checked_sigmas(sigma), _checked_prefixes(n)
-    own_dtype = _check_points(model, x)
+    check_points(model, x)
     keys = _point_keys(x, ids, seed)
     order = sorted(set(prefixes))
     edges = torch.tensor(order, device=x.device)
@@ -166,17 +182,15 @@ def class_counts(
 
     counts: Tensor | None = None  # (S, N segments, B, C), made when the first logits tell C
     total = len(x) * order[-1] * len(sigmas)
-    with (
-        evaluating(model),
-        bar(total=total, desc="W", unit="image", unit_scale=True, show=progress) as shown,
-    ):
-        network, usual, _ = prepare(model, x[:1].to(own_dtype), engine=engine, dtype=dtype)
-        for batch in _batches(keys, order[-1], x, batch_size or usual):
+    with evaluating(model, output) as network, bar(total=total, desc="W", unit="image", unit_scale=True, show=progress) as shown:
+        if not isinstance(engine, Compiled):
+            engine = compile_for_inference(network, x, engine=engine, dtype=dtype, passes=total, stochastic=stochastic)
+        for batch in _batches(keys, order[-1], x, batch_size or engine.batch_size):
             segment = torch.bucketize(batch.sample, edges, right=True)  # between which two prefixes a sample lies
             images = x[batch.point]
             for s, level in enumerate(sigmas):
-                logits = network(torch.add(images, batch.noise, alpha=level).to(own_dtype))
-                labels = _labels(logits, len(images))
+                logits = engine.network(torch.add(images, batch.noise, alpha=level))
+                labels = _labels(logits)
                 if counts is None:
                     counts = torch.zeros(len(sigmas), len(order), len(x), logits.shape[1], dtype=torch.int64, device=x.device)
                 counts[s].index_put_((segment, batch.point, labels), torch.ones_like(labels), accumulate=True)
@@ -184,6 +198,36 @@ def class_counts(
     assert counts is not None  # a batch of at least one point has at least one sample
     nested = counts.cumsum(1).cpu().numpy()[:, [order.index(m) for m in prefixes]]
     return nested[:, 0] if np.ndim(n) == 0 else nested
+
+
+def predict(
+    model: nn.Module,
+    x: Tensor,
+    *,
+    dtype: torch.dtype | None = torch.float32,
+    engine: str = "auto",
+    output: str | int | None = None,
+    stochastic: bool = False,
+) -> NDArray[np.int64]:
+    """The predicted classes of a batch without noise.
+
+    Parameters
+    ----------
+    model, x, dtype, engine, output, stochastic
+        As for :func:`class_counts`; in float32 when not given.
+
+    Returns
+    -------
+    ndarray of int64, shape (B,)
+
+    >>> predict(nn.Identity(), torch.tensor([[0.2, 0.8], [0.9, 0.1]])).tolist()
+    [1, 0]
+    """
+    check_points(model, x)
+    with evaluating(model, output) as network:
+        dtype = dtype if dtype_of(model) == torch.float32 else None
+        compiled = compile_for_inference(network, x, engine=engine, dtype=dtype, passes=len(x), stochastic=stochastic)
+        return torch.cat([_labels(compiled.network(part)) for part in x.split(compiled.batch_size)]).cpu().numpy()
 
 
 def standard_noise(x: Tensor, n: int, *, seed: int, ids: Sequence[Hashable] | None = None) -> Tensor:
@@ -207,7 +251,7 @@ def standard_noise(x: Tensor, n: int, *, seed: int, ids: Sequence[Hashable] | No
     """
     (samples,) = _checked_prefixes(n)
     blocks = math.ceil(samples / BLOCK)
-    drawn = [torch.cat([_block(key, b, x) for b in range(blocks)])[:samples] for key in _point_keys(x, ids, seed)]
+    drawn = [_blocks([(key, b) for b in range(blocks)], x).flatten(0, 1)[:samples] for key in _point_keys(x, ids, seed)]
     return torch.stack(drawn)
 
 
@@ -220,32 +264,46 @@ class _Batch(NamedTuple):
 def _batches(keys: Sequence[int], n: int, x: Tensor, batch_size: int) -> Iterator[_Batch]:
     """All samples of all points, block after block, in forward passes of about ``batch_size``."""
     per_pass = max(1, batch_size // min(n, BLOCK))
-    work = itertools.product(range(len(keys)), range(0, n, BLOCK))
-    while chunk := list(itertools.islice(work, per_pass)):
-        rows = [min(BLOCK, n - first) for _, first in chunk]
+    firsts = range(0, n, BLOCK)
+    for start in range(0, len(keys) * len(firsts), per_pass):
+        blocks = np.arange(start, min(start + per_pass, len(keys) * len(firsts)))
+        of_block, first = blocks // len(firsts), blocks % len(firsts) * BLOCK
+        samples = first[:, None] + np.arange(BLOCK)
+        wanted = torch.from_numpy(samples < n)
+        noise = _blocks([(keys[p], f // BLOCK) for p, f in zip(of_block.tolist(), first.tolist(), strict=True)], x)
         yield _Batch(
-            torch.tensor([p for p, _ in chunk]).repeat_interleave(torch.tensor(rows)).to(x.device),
-            torch.cat([torch.arange(first, first + r) for (_, first), r in zip(chunk, rows, strict=True)]).to(x.device),
-            torch.cat([_block(keys[p], first // BLOCK, x)[:r] for (p, first), r in zip(chunk, rows, strict=True)]),
+            torch.from_numpy(np.broadcast_to(of_block[:, None], samples.shape).copy())[wanted].to(x.device),
+            torch.from_numpy(samples)[wanted].to(x.device),
+            noise.flatten(0, 1) if wanted.all() else noise[wanted.to(x.device)],
         )
 
 
-def _block(key: int, block: int, x: Tensor) -> Tensor:
-    """The standard normal noise of one block of one point, shape (BLOCK, ...); a function of its key and the kind of device."""
+def _blocks(blocks: Sequence[tuple[int, int]], x: Tensor) -> Tensor:
+    """The standard normal noise of blocks, given as (key, number), shape (blocks, BLOCK, ...); a function of key and device."""
     shape = (BLOCK, *x.shape[1:])
     size = math.prod(shape)
     if x.device.type == "cuda":
-        keyed = hashlib.blake2b(block.to_bytes(8, "big"), key=key.to_bytes(16, "big"), digest_size=8).digest()
-        generator = torch.Generator(x.device).manual_seed(int.from_bytes(keyed, "big", signed=True))
-        return torch.randn(size, generator=generator, device=x.device).view(shape)
+        return torch.stack([_block_on_gpu(key, block, shape, x.device) for key, block in blocks])
     # torch's generator on the CPU would use only 32 of its seed's 64 bits, which lets streams collide; numpy's takes all 128
     # bits of the key, and Box and Muller's transform of its raw output is as fast as torch.randn.
-    raw = np.random.SFC64(np.random.SeedSequence([key, block])).random_raw(size // 2)
-    bits = torch.from_numpy(raw.view(np.int32)).view(2, -1)
-    uniform = bits[0].mul(2.0**-32).add_(0.5).clamp_(min=2.0**-26)  # in (0, 1]: its logarithm is finite
-    radius = uniform.log_().mul_(-2).sqrt_()
-    angle = bits[1].mul(2 * math.pi * 2.0**-32)
-    return torch.cat([radius * angle.cos(), radius * angle.sin()]).view(shape).to(x.device)
+    raw = np.empty((len(blocks), size // 2), np.uint64)
+    for row, keyed in zip(raw, blocks, strict=True):
+        row[:] = np.random.SFC64(np.random.SeedSequence(keyed)).random_raw(size // 2)
+    noise = torch.empty(len(blocks), size, dtype=torch.float32, device="cpu")
+    together = max(1, TOGETHER // size)  # one pass over many small blocks, or a pass for each large one
+    for some, out in zip(torch.from_numpy(raw.view(np.int32)).split(together), noise.split(together), strict=True):
+        bits = some.view(len(some), 2, -1).to(torch.float32)  # said, since torch's default may be another
+        uniform = bits[:, 0].mul(2.0**-32).add_(0.5).clamp_(min=2.0**-26)  # in (0, 1]: its logarithm is finite
+        radius, angle = uniform.log_().mul_(-2).sqrt_(), bits[:, 1].mul(2 * math.pi * 2.0**-32)
+        torch.mul(radius, angle.cos(), out=out[:, : size // 2])
+        torch.mul(radius, angle.sin_(), out=out[:, size // 2 :])
+    return noise.view(len(blocks), *shape).to(x.device)
+
+
+def _block_on_gpu(key: int, block: int, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    keyed = hashlib.blake2b(block.to_bytes(8, "big"), key=key.to_bytes(16, "big"), digest_size=8).digest()
+    generator = torch.Generator(device).manual_seed(int.from_bytes(keyed, "big", signed=True))
+    return torch.randn(math.prod(shape), generator=generator, device=device, dtype=torch.float32).view(shape)
 
 
 def _point_keys(x: Tensor, ids: Sequence[Hashable] | None, seed: int) -> list[int]:
@@ -266,34 +324,8 @@ def _point_keys(x: Tensor, ids: Sequence[Hashable] | None, seed: int) -> list[in
     return [int.from_bytes(hashlib.blake2b(name, person=person, digest_size=16).digest(), "big") for name in names]
 
 
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; afterwards every module is in the mode it was in.
-
-    >>> model = nn.Dropout()
-    >>> with evaluating(model):
-    ...     inside = model.training
-    >>> inside, model.training
-    (False, True)
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def _labels(logits: Tensor, images: int) -> Tensor:
+def _labels(logits: Tensor) -> Tensor:
     """The predicted classes (Eq. 1), shape (b,)."""
-    if not isinstance(logits, Tensor):
-        raise ValueError(
-            f"the model must return logits, a tensor of shape (b, C), got {type(logits).__name__}: wrap it in one that does"
-        )
-    if logits.ndim != 2 or len(logits) != images or logits.shape[1] < 1:
-        raise ValueError(f"the model must map {images} images to logits of shape ({images}, C), got {tuple(logits.shape)}")
     if logits.isnan().any():
         raise ValueError("the model's logits hold NaN: it may have diverged in training, or its precision is too low")
     return logits.argmax(1)
@@ -322,36 +354,3 @@ def _checked_prefixes(n: int | Sequence[int]) -> list[int]:
         if isinstance(m, bool) or not isinstance(m, int) or m < 1:
             raise ValueError(f"n must be a whole number of 1 or more, got {m!r}")
     return values
-
-
-def _check_points(model: nn.Module, x: Tensor) -> torch.dtype:
-    """Refuse what cannot be measured; return the dtype that the model computes in."""
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if not isinstance(x, Tensor):
-        raise ValueError(f"x must be a float32 tensor of shape (B, ...), got {type(x).__name__}")
-    if x.ndim < 2 or x.numel() == 0:
-        raise ValueError(f"x must be a batch of shape (B, ...) with at least one image, got shape {tuple(x.shape)}")
-    if x.dtype != torch.float32:
-        hint = "divide by 255 first" if x.dtype == torch.uint8 else "call x.float() first"
-        raise ValueError(f"x must be float32 with features in [0, 1], got {x.dtype}: {hint}")
-    check_inputs(model, x)
-    state = itertools.chain(model.parameters(), model.buffers())
-    return next((t.dtype for t in state if t.is_floating_point()), x.dtype)
-
-
-def check_inputs(model: nn.Module, *batches: Tensor) -> None:
-    """Refuse batches that are not float or not finite, or lie on another device than the model; a ValueError says which.
-
-    >>> check_inputs(nn.Linear(2, 1), torch.tensor([[0.0, math.nan]]))
-    Traceback (most recent call last):
-    ValueError: x must be finite, got NaN or infinity among its features
-    """
-    state = next(itertools.chain(model.parameters(), model.buffers()), None)
-    for x in batches:
-        if not x.is_floating_point():
-            raise ValueError(f"x must be float with features in [0, 1], got {x.dtype}")
-        if state is not None and state.device != x.device:
-            raise ValueError(f"x and the model must be on one device, got x on {x.device}, the model on {state.device}")
-        if not x.isfinite().all():
-            raise ValueError("x must be finite, got NaN or infinity among its features")

@@ -21,8 +21,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bslib.calling import dtype_of, evaluating
+from bslib.engine import Compiled, compile_for_inference
 from bslib.entropy import plug_in
-from bslib.measure import class_counts, evaluating, standard_noise
+from bslib.measure import class_counts, standard_noise
 from bslib.triggers import Trigger
 
 try:
@@ -36,6 +38,8 @@ __all__ = ["Answer", "Lab", "Question", "lab"]
 BATCH = 64
 #: Seconds between two pictures: drawing takes longer than counting.
 REDRAW = 0.3
+#: More classes than these are not drawn: the most frequent stand for them.
+MOST_CLASSES = 20
 #: The choice of the trigger's menu that stamps nothing.
 NONE = "none"
 COLOURS = ("#2f6fb7", "#b4531a", "#1b9e77", "#8a8f98")
@@ -131,11 +135,15 @@ def lab(
     ValueError
         As :func:`~bslib.measure.class_counts`; also for images of another layout, for an index or names of classes that do not
         fit, and for a trigger that does not fit the images.
+    RuntimeError
+        Outside of a notebook.
 
-    >>> panel = lab(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), torch.rand(2, 1, 4, 4), n=100)
-    >>> panel.wait().samples
-    100
+    >>> lab(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), torch.rand(2, 1, 4, 4), n=100)
+    Traceback (most recent call last):
+    RuntimeError: the lab needs a Jupyter notebook, which shows it: in a script call bslib.wobbliness
     """
+    if _shell() is None:
+        raise RuntimeError("the lab needs a Jupyter notebook, which shows it: in a script call bslib.wobbliness")
     measuring = Measuring(
         dict(model) if isinstance(model, Mapping) else {"network": model},
         images,
@@ -184,21 +192,27 @@ class Measuring:
         image = self.images[question.point]
         if question.trigger != NONE:
             image = self.triggers[question.trigger](image)
-        logits = {name: self._logits(name, image[None]) for name in self.models}
+        compiled = {name: self._compiled(model, image[None]) for name, model in self.models.items()}
+        logits = {name: self._logits(name, compiled, image[None]) for name in self.models}
         predicted = {name: int(found.argmax()) for name, found in logits.items()}
         counts = {name: np.zeros(found.shape[1], np.int64) for name, found in logits.items()}
         noise = self._noise_of(question)
         noisy = image + question.sigma * noise[0]
         for batch in noise.split(BATCH):
             for name in self.models:
-                labels = self._logits(name, torch.add(image, batch, alpha=question.sigma)).argmax(1)
+                labels = self._logits(name, compiled, torch.add(image, batch, alpha=question.sigma)).argmax(1)
                 counts[name] = counts[name] + np.bincount(labels.cpu().numpy(), minlength=len(counts[name]))
             yield Answer(question, image, noisy, predicted, dict(counts))
 
-    def _logits(self, name: str, images: Tensor) -> Tensor:
+    def _compiled(self, model: nn.Module, images: Tensor) -> Compiled:
+        """The model as it is, since the reader may train it on; its labels are those of ``class_counts``."""
+        with evaluating(model) as network:
+            dtype = torch.float32 if dtype_of(model) == torch.float32 else None
+            return compile_for_inference(network, images, engine="eager", dtype=dtype)
+
+    def _logits(self, name: str, compiled: Mapping[str, Compiled], images: Tensor) -> Tensor:
         with evaluating(self.models[name]):
-            found: Tensor = self.models[name](images)
-        return found
+            return compiled[name].network(images)
 
     def _noise_of(self, question: Question) -> Tensor:
         """Drawn once while the image stays and n does not grow: a slider that moves needs no new noise."""
@@ -302,12 +316,23 @@ def _class_names(classes: Sequence[str] | None, count: int) -> list[str]:
 
 def _nobody_watches() -> bool:
     """Whether this runs in a kernel whose front end says that nobody can be asked for input, as papermill and nbconvert do."""
+    kernel = getattr(_shell(), "kernel", None)
+    return kernel is not None and not kernel.get_parent("shell")["content"].get("allow_stdin", True)
+
+
+def _shell() -> Any:
+    """IPython's shell, or None in a plain script: there a thread that still counts when Python ends would abort it."""
     if "IPython" not in sys.modules:
-        return False
+        return None
     from IPython.core.getipython import get_ipython
 
-    kernel = getattr(get_ipython(), "kernel", None)
-    return kernel is not None and not kernel.get_parent("shell")["content"].get("allow_stdin", True)
+    return get_ipython()
+
+
+def _shown(answer: Answer) -> NDArray[np.int64]:
+    """Which classes are drawn: all where they are few, else the most frequent ones."""
+    total = np.sum(list(answer.counts.values()), axis=0)
+    return np.sort(np.argsort(-total, kind="stable")[:MOST_CLASSES])
 
 
 def _as_html(answer: Answer, classes: Sequence[str]) -> str:
@@ -321,7 +346,7 @@ def _in_words(answer: Answer, classes: Sequence[str]) -> str:
     asked = answer.question
     said = [f"Image {asked.point}, trigger {asked.trigger}, σ = {asked.sigma:g}, {answer.samples} of {asked.n} noisy copies."]
     for name, counts in answer.counts.items():
-        seen = ", ".join(f"{classes[k]} {counts[k]}" for k in np.argsort(-counts) if counts[k])
+        seen = ", ".join(f"{classes[k]} {counts[k]}" for k in np.argsort(-counts)[:MOST_CLASSES] if counts[k])
         said.append(f"{name}: W = {plug_in(counts):.3f}; {seen}.")
     return " ".join(said)
 
@@ -329,7 +354,8 @@ def _in_words(answer: Answer, classes: Sequence[str]) -> str:
 def _png(answer: Answer, classes: Sequence[str]) -> bytes:
     """The image, a noisy copy of it, and for each network a histogram of what the copies are called."""
     asked, networks = answer.question, list(answer.counts)
-    figure = Figure(figsize=(2.9 + 2.9 * len(networks), max(2.6, 0.9 + 0.2 * len(classes))), layout="constrained")
+    drawn = _shown(answer)
+    figure = Figure(figsize=(2.9 + 2.9 * len(networks), max(2.6, 0.9 + 0.2 * len(drawn))), layout="constrained")
     grid = figure.add_gridspec(2, 1 + len(networks), width_ratios=[1, *[2] * len(networks)])
     for row, (title, shown) in enumerate((("image", answer.image), ("a noisy copy", answer.noisy))):
         axis = figure.add_subplot(grid[row, 0])
@@ -339,9 +365,9 @@ def _png(answer: Answer, classes: Sequence[str]) -> bytes:
     for column, name in enumerate(networks):
         counts = answer.counts[name]
         axis = figure.add_subplot(grid[:, 1 + column])
-        axis.barh(range(len(classes)), counts, color=COLOURS[column % len(COLOURS)])
-        axis.set(xlim=(0, asked.n), ylim=(len(classes) - 0.5, -0.5), xlabel=f"of {asked.n} copies, σ = {asked.sigma:g}")
-        axis.set_yticks(range(len(classes)), classes, fontsize=8)
+        axis.barh(range(len(drawn)), counts[drawn], color=COLOURS[column % len(COLOURS)])
+        axis.set(xlim=(0, asked.n), ylim=(len(drawn) - 0.5, -0.5), xlabel=f"of {asked.n} copies, σ = {asked.sigma:g}")
+        axis.set_yticks(range(len(drawn)), [classes[k] for k in drawn], fontsize=8)
         axis.spines[["top", "right"]].set_visible(False)
         largest = math.log(len(classes))
         says = f"without noise: {classes[answer.predicted[name]]}"

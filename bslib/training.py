@@ -1,7 +1,5 @@
 """One training loop for all networks: stochastic gradient descent with momentum on a one-cycle schedule.
 
-On a CPU it goes through the C loops where they fit (:func:`bslib.speed.trainable`).
-
 The whole data set is one tensor on the device. Order and augmentation are functions of the seed and of the step, and the learning
 rate is one of the step, so weights, momentum and the number of the step are all there is to a checkpoint: a run that was stopped
 goes on as if it had not been.
@@ -23,11 +21,10 @@ from torch.nn import functional
 
 from bslib.datasets import to_float
 from bslib.files import atomic_path
-from bslib.measure import evaluating
+from bslib.measure import predict
 from bslib.progress import bar
-from bslib.speed import prepare, trainable
 
-__all__ = ["accuracy", "fast_dtype", "load_weights", "save_weights", "train"]
+__all__ = ["accuracy", "load_weights", "save_weights", "train"]
 
 CHECKPOINT_SECONDS = 60.0
 
@@ -108,7 +105,6 @@ def train(
     first, began = step, time.monotonic()
     saved = began
     network.train()
-    fast, _ = trainable(network, to_float(images[:4]), dtype=dtype)
     with bar(total=total, initial=step, desc=description, unit="step", show=progress) as shown:
         while step < total:
             epoch, place = divmod(step, per_epoch)
@@ -118,7 +114,7 @@ def train(
             batch = shifted_and_mirrored(images[chosen], seed=[seed, epochs, step]) if augment else images[chosen]
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * float(np.interp(step, [0, total / 4, total], [0.1, 1, 0]))
-            loss, hits = _step(fast, optimizer, to_float(batch), labels[chosen], dtype)
+            loss, hits = _step(network, optimizer, to_float(batch), labels[chosen], dtype)
             step += 1
             shown.update()
             if step % 20 == 0 or step == total:  # reading a number waits for the device
@@ -135,30 +131,14 @@ def train(
 
 
 def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """The share of uint8 ``images`` (N, C, H, W) that ``network`` gives their ``labels`` (N,), in float32.
+    """The fraction of uint8 ``images`` (N, C, H, W) that ``network`` gives their ``labels`` (N,), in float32.
 
     >>> accuracy(nn.Flatten(), torch.tensor([[[[9, 0]]], [[[0, 9]]]], dtype=torch.uint8), torch.tensor([0, 0]))
     0.5
     """
     device = next((p.device for p in network.parameters()), images.device)
-    hits = 0
-    with evaluating(network):
-        fast = prepare(network, to_float(images[:2].to(device)))
-        for x, y in zip(images.split(fast.batch_size), labels.split(fast.batch_size), strict=True):
-            hits += int((fast.network(to_float(x.to(device))).argmax(1) == y.to(device)).sum())
-    return hits / len(images)
-
-
-def fast_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware multiplies in it, float32 elsewhere.
-
-    >>> fast_dtype(torch.device("cpu")) in (torch.float32, torch.bfloat16)
-    True
-    """
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    capable = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if capable else torch.float32
+    predicted = torch.from_numpy(predict(network, to_float(images.to(device))))
+    return float((predicted == labels.cpu()).double().mean())
 
 
 def shifted_and_mirrored(images: Tensor, *, seed: list[int]) -> Tensor:

@@ -167,6 +167,10 @@ def test_only_what_is_small_is_suspicious():
     assert anomaly_index([7.5] * 6) == 0
     assert anomaly_index([50, 51, 52, 53, 500]) == pytest.approx(2 / 1.4826)
     assert anomaly_index([1, 50, 50, 50]) == math.inf
+    assert anomaly_index([5, *REFERENCE], [math.nan, *[1.0] * 10]) == pytest.approx(4.571548, abs=5e-7)
+    assert anomaly_index([1, 2, 50, 60], [1.0, 0.99, math.nan, math.nan]) == 0
+    with pytest.raises(ValueError, match="at least three classes, got 2"):
+        anomaly_index([3.0, 40.0])
 
 
 @given(seed=st.integers(0, 1000), scale=st.floats(0.1, 100))

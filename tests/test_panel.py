@@ -16,6 +16,7 @@ from jupyter_client.manager import start_new_kernel
 from torch import nn
 
 import bslib
+import bslib.panel
 from bslib.entropy import plug_in
 from bslib.triggers import Trigger, pattern
 
@@ -39,6 +40,11 @@ class Slow(nn.Module):
         assert self.go.wait(60)
         self.batches += 1
         return self.inner(x)
+
+
+@pytest.fixture(autouse=True)
+def in_a_notebook(monkeypatch):
+    monkeypatch.setattr(bslib.panel, "_shell", object)
 
 
 @pytest.fixture

@@ -8,31 +8,27 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from bslib.measure import evaluating
-from bslib.speed import trainable
+from bslib.calling import Logits, evaluating
 
 
 @contextlib.contextmanager
-def crafting(model: nn.Module, images: Tensor, *, dtype: torch.dtype | None = None) -> Iterator[tuple[nn.Module, str]]:
-    """What to call instead of ``model`` in eval mode for gradients of images alone, and what it is.
-
-    Through the C loops where they fit (:func:`bslib.speed.trainable`, which asks for ``dtype``); afterwards the weights can be
-    trained as before.
+def frozen_weights(model: nn.Module) -> Iterator[Logits]:
+    """The model in eval mode for gradients of images alone; afterwards its weights can be trained as before.
 
     >>> import torch
     >>> model = nn.Linear(2, 1)
-    >>> with crafting(model, torch.zeros(1, 2)) as (network, what):
+    >>> with frozen_weights(model) as network:
     ...     any(parameter.requires_grad for parameter in network.parameters())
     False
     >>> model.weight.requires_grad
     True
     """
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    with evaluating(model):
+    with torch.inference_mode(False), evaluating(model) as network:
         try:
             for parameter in learned:
                 parameter.requires_grad_(False)
-            yield trainable(model, images, dtype=dtype)
+            yield network
         finally:
             for parameter in learned:
                 parameter.requires_grad_(True)

@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bslib.measure import check_inputs
-from bslib.patterns import check_counts, check_images, crafting
+from bslib.calling import check_inputs
+from bslib.patterns import check_counts, check_images, frozen_weights
 from bslib.progress import bar
 
 __all__ = ["Candidates", "Schedule", "anomaly_index", "patched", "reverse_triggers"]
@@ -37,15 +37,12 @@ class Candidates(NamedTuple):
         threshold and the last one stands in.
     steps : int64 Tensor, shape (K,)
         Steps taken until the class stopped.
-    engine : str
-        What the network was run through, in words.
     """
 
     masks: Tensor
     patterns: Tensor
     success: Tensor
     steps: Tensor
-    engine: str = ""
 
     @property
     def norms(self) -> Tensor:
@@ -182,7 +179,7 @@ def reverse_triggers(
     order: list[int] = []
     lower = torch.autocast(images.device.type, dtype=dtype, enabled=dtype != torch.float32)
     with (
-        crafting(model, images, dtype=dtype) as (network, what),
+        frozen_weights(model) as network,
         bar(total=steps, desc="Neural Cleanse", unit="step", show=progress) as shown,
     ):
         for _ in range(steps):
@@ -207,7 +204,7 @@ def reverse_triggers(
                     kept.success[k] = success[at] if better else torch.nan
             shown.update()
             shown.set_postfix(classes=len(active), refresh=False)
-    return kept._replace(engine=what)
+    return kept
 
 
 def _update(
@@ -249,7 +246,7 @@ def _bounded(theta: Tensor, *, keep: bool = False) -> Tensor:
     return value if keep else value.detach().clamp(0, 1)
 
 
-def anomaly_index(norms: ArrayLike) -> float:
+def anomaly_index(norms: ArrayLike, success: ArrayLike | None = None) -> float:
     """How far the smallest of some norms lies below their median, in consistent median absolute deviations.
 
     Above 2 the authors call the network backdoored. The median of an even number of norms is the mean of the middle two.
@@ -258,23 +255,30 @@ def anomaly_index(norms: ArrayLike) -> float:
     ----------
     norms : array_like, shape (K,)
         L1 norms of the masks.
+    success : array_like, shape (K,), optional
+        As in :class:`Candidates`: masks with NaN never worked and take no part.
 
     Returns
     -------
     float
-        0 where none is below the median, infinite where fewer than half deviate from it and the smallest does.
+        0 where none is below the median or fewer than three masks worked; infinite where fewer than half deviate from the
+        median and the smallest does.
 
     Raises
     ------
     ValueError
-        When there are no norms.
+        For fewer than three classes: the index of two norms is 0.674, whatever they are.
 
     >>> round(anomaly_index([10, 60, 62, 65, 70, 72, 75, 80, 85, 90]), 6)
     4.571548
     """
     values = np.asarray(norms, dtype=float)
-    if not values.size:
-        raise ValueError("an anomaly index needs at least one norm, got none")
+    if values.size < 3:
+        raise ValueError(f"an anomaly index compares at least three classes, got {values.size}")
+    if success is not None:
+        values = values[~np.isnan(np.asarray(success, dtype=float))]
+    if values.size < 3:
+        return 0.0
     median = np.median(values)
     below = float(median - values.min())
     deviation = float(1.4826 * np.median(np.abs(values - median)))

@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bslib.measure import check_inputs
-from bslib.patterns import check_counts, check_images, crafting
+from bslib.calling import check_inputs
+from bslib.patterns import check_counts, check_images, frozen_weights
 from bslib.progress import bar
 
 __all__ = ["Universal", "deepfool", "perturbed", "universal_perturbation"]
 
 
-#: Copies of images that DeepFool sends through the network at a time.
-TOGETHER = 64
+#: Copies of images that DeepFool sends through the network at a time, on a CPU and elsewhere.
+TOGETHER, TOGETHER_ON_GPU = 64, 1024
 
 
 class Universal(NamedTuple):
@@ -31,13 +31,10 @@ class Universal(NamedTuple):
     perturbation : Tensor, shape (C, H, W)
     fooling_rates : tuple of float
         The share of images that were fooled after each pass.
-    engine : str
-        What the network was run through, in words.
     """
 
     perturbation: Tensor
     fooling_rates: tuple[float, ...]
-    engine: str
 
 
 def perturbed(images: Tensor, perturbation: Tensor) -> Tensor:
@@ -49,7 +46,7 @@ def perturbed(images: Tensor, perturbation: Tensor) -> Tensor:
     return (images + perturbation).clamp(0, 1)
 
 
-def deepfool(model: nn.Module, images: Tensor, *, steps: int = 10, overshoot: float = 0.02) -> Tensor:
+def deepfool(model: nn.Module, images: Tensor, *, steps: int = 10, overshoot: float = 0.02, top: int = 10) -> Tensor:
     """For each image a small perturbation, in the Euclidean norm, that takes it over the nearest boundary.
 
     Parameters
@@ -60,7 +57,9 @@ def deepfool(model: nn.Module, images: Tensor, *, steps: int = 10, overshoot: fl
     steps : int
         At most so many linearisations an image; each image stops when its class has changed.
     overshoot : float
-        The perturbation is longer by this share, so that it crosses the boundary instead of touching it.
+        The perturbation is longer by this fraction, so that it crosses the boundary instead of touching it.
+    top : int
+        Only the boundaries to the most likely classes are looked at, so many with the image's own, as the authors do.
 
     Returns
     -------
@@ -73,41 +72,50 @@ def deepfool(model: nn.Module, images: Tensor, *, steps: int = 10, overshoot: fl
     >>> [round(v, 3) for v in deepfool(model, torch.tensor([[0.5, 3.0]]))[0].tolist()]
     [-0.51, 0.0]
     """
-    check_counts(steps=steps)
-    with crafting(model, images) as (network, _):
-        return _deepfool(network, images, steps, overshoot)
+    check_counts(steps=steps, top=top)
+    check_inputs(model, images)
+    with frozen_weights(model) as network:
+        return _deepfool(network, images, steps, overshoot, top)
 
 
-def _deepfool(network: nn.Module, images: Tensor, steps: int, overshoot: float) -> Tensor:
+def _deepfool(network: nn.Module, images: Tensor, steps: int, overshoot: float, top: int = 10) -> Tensor:
     total, logits = torch.zeros_like(images), network(images)
     active, before = torch.arange(len(images), device=images.device), logits.argmax(1)
     for step in range(steps):
         moved = images[active] + (1 + overshoot) * total[active]
         if step:
-            same = network(moved).argmax(1) == before[active]
-            active, moved = active[same], moved[same]
+            logits = network(moved)
+            same = logits.argmax(1) == before[active]
+            active, moved, logits = active[same], moved[same], logits[same]
         if not len(active):
             break
-        linear = _linearised(network, moved, logits.shape[1])
-        total[active] += _to_nearest_boundary(*linear, before[active]).view_as(moved)
+        likely = _likely(logits, top)
+        own = (likely == before[active][:, None]).int().argmax(1)
+        total[active] += _to_nearest_boundary(*_linearised(network, moved, likely), own).view_as(moved)
     return (1 + overshoot) * total
 
 
-def _linearised(network: nn.Module, x: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Logits (B, K) and the slope (B, K, values) of each: K copies of an image go there and back, each for a class.
+def _likely(logits: Tensor, top: int) -> Tensor:
+    """The classes whose boundaries are looked at, int64 (B, K): all where they are few, in their order."""
+    count, classes = logits.shape
+    return torch.arange(classes, device=logits.device).expand(count, -1) if classes <= top else logits.topk(top).indices
 
-    A pass of one image takes about as long as reading the weights, so K passes back, one after the other, would take longer. A
-    network in eval mode treats images one by one and without chance; for others this is no slope.
+
+def _linearised(network: nn.Module, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (B, K) of ``classes`` (B, K) and the slope (B, K, values) of each: an image goes there and back once for each.
+
+    A pass of one image takes about as long as reading the weights, so K backward passes, one after the other, would take longer.
     """
     logits, slopes = [], []
-    for rows in torch.arange(len(x) * classes, device=x.device).split(TOGETHER):
-        copies = x[rows // classes].requires_grad_()
+    pairs = torch.arange(classes.numel(), device=x.device)
+    for rows in pairs.split(TOGETHER if x.device.type == "cpu" else TOGETHER_ON_GPU):
+        copies = x[rows // classes.shape[1]].requires_grad_()
         with torch.enable_grad():
-            out = network(copies)
-            (slope,) = torch.autograd.grad(out.gather(1, (rows % classes)[:, None]).sum(), copies)
-        logits.append(out.detach())
+            chosen = network(copies).gather(1, classes.flatten()[rows, None])
+            (slope,) = torch.autograd.grad(chosen.sum(), copies)
+        logits.append(chosen.detach()[:, 0])
         slopes.append(slope.flatten(1))
-    return torch.cat(logits)[::classes], torch.cat(slopes).unflatten(0, (len(x), classes))
+    return torch.cat(logits).view(classes.shape), torch.cat(slopes).unflatten(0, classes.shape)
 
 
 def _to_nearest_boundary(logits: Tensor, slopes: Tensor, own: Tensor) -> Tensor:
@@ -184,7 +192,7 @@ def universal_perturbation(
     v = best = torch.zeros_like(images[0])
     rates: list[float] = []
     total = passes * len(images)
-    with crafting(model, images) as (network, what), bar(total=total, desc="universal", unit="image", show=progress) as shown:
+    with frozen_weights(model) as network, bar(total=total, desc="universal", unit="image", show=progress) as shown:
         own = _labels(network, images)
         for _ in range(passes):
             for chunk in torch.from_numpy(rng.permutation(len(images))).to(images.device).split(batch_size):
@@ -199,7 +207,7 @@ def universal_perturbation(
             best = v if rates[-1] == max(rates) else best
             if rates[-1] >= fooling_rate:
                 break
-    return Universal(best, tuple(rates), what)
+    return Universal(best, tuple(rates))
 
 
 def _labels(model: nn.Module, images: Tensor) -> Tensor:

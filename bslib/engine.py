@@ -1,0 +1,460 @@
+r"""How forward passes are made fast: OpenVINO on a CPU, a folded copy or ``torch.compile`` on a GPU, else the model as it is.
+
+W costs forward passes and little else, so a long computation is worth a conversion. :func:`compile_for_inference` decides that,
+tries what it made against the model's own logits, and says in words what will run; records keep these words.
+
+Where the hardware multiplies in bfloat16, passes run in it, and images whose two largest logits are nearly tied run again in
+float32 (:class:`NearTieFallback`). So the labels are those of float32.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bslib.calling import Logits, check_model, dtype_of, kept_for, same_logits, trial_images
+
+__all__ = ["ENGINES", "Compiled", "NearTieFallback", "compile_for_inference", "fast_dtype"]
+
+#: The choices of ``engine``.
+ENGINES = ("auto", "openvino", "compiled", "eager")
+#: Images in a pass of OpenVINO; of 64, 128 and 256 the fastest on two cores.
+BATCH = 64
+#: How far the logits of a converted network may lie from the model's own, relative to the largest.
+LOGIT_TOLERANCE = 1e-3
+#: Two logits are nearly tied if they are closer than this many units in the last place of the lower precision.
+NEAR_TIE_ULPS = 6
+#: A conversion takes about this many seconds, and so many for each module (measured with torchvision's networks).
+CONVERSION = (1.0, 0.03)
+#: The fraction of the eager time that a conversion saves at least, in bfloat16 and in float32.
+SAVED = {torch.bfloat16: 0.5, torch.float32: 0.1}
+
+
+#: From float32 images (b, ...) to logits (b, C).
+Forward = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A network ready for many forward passes, for as long as :func:`bslib.calling.evaluating` lasts.
+
+    Parameters
+    ----------
+    network : callable
+        From float32 images (b, ...) to logits (b, C).
+    dtype : torch.dtype
+        The precision of most of its passes.
+    batch_size : int
+        How many images to give it at a time.
+    what : str
+        What runs, in words.
+    """
+
+    network: Forward
+    dtype: torch.dtype
+    batch_size: int
+    what: str
+
+
+def compile_for_inference(
+    network: Logits,
+    x: Tensor,
+    *,
+    engine: str = "auto",
+    dtype: torch.dtype | None = None,
+    passes: int | None = None,
+    stochastic: bool = False,
+) -> Compiled:
+    """Check a network, and make its forward passes fast if the work is long enough to be worth it.
+
+    What is made is kept for the next call with the same weights, number of threads and shape of input.
+
+    Parameters
+    ----------
+    network : Logits
+        From :func:`bslib.calling.evaluating`, within its context.
+    x : float32 Tensor, shape (B, ...)
+        What it will be given; only shape and device count, never the values.
+    engine : {"auto", "openvino", "compiled", "eager"}
+        "auto": on a CPU OpenVINO, on a GPU a copy with folded batch norms, or ``torch.compile`` for hours of work; and the model
+        as it is where the expected time of ``passes`` images, from the measured time of a few, does not make up for the
+        conversion, where the conversion fails or gives other logits, or where the result is no faster. The others insist.
+    dtype : torch.dtype, optional
+        Precision of the passes. When not given, bfloat16 with near ties in float32 where the hardware multiplies in bfloat16 and
+        rounding stays far below a near tie; else float32. A model in float64 runs in float64, and a model in half precision has
+        its near ties evaluated in float32.
+    passes : int, optional
+        How many images will be given in all; many when not given.
+    stochastic : bool
+        The network's answers differ by chance: it runs as it is.
+
+    Returns
+    -------
+    Compiled
+
+    Raises
+    ------
+    ValueError
+        As :func:`bslib.calling.check_model`; for an unknown engine or dtype; and where an engine insisted on cannot be had, with
+        the reason.
+
+    >>> from bslib.calling import evaluating
+    >>> with evaluating(nn.Sequential(nn.Flatten(), nn.Linear(4, 3))) as network:
+    ...     compile_for_inference(network, torch.rand(2, 1, 2, 2), passes=1000).what
+    'eager, float32: the work is short'
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
+    own = dtype_of(network.model)
+    wanted = _precision(own, dtype, x.device)
+    candidate = _Candidate(network, x, own, wanted, by_default=dtype is None, trial=trial_images(x).to(own))
+    key = (engine, dtype, stochastic, network.output, x.shape[1:], x.device, torch.get_num_threads(), _digest(network.model))
+    kept = kept_for(network.model)
+    known = kept.compiled if kept.compiled is not None and kept.compiled.fits(key, network(candidate.trial)) else None
+    if known is None:
+        known = _Known(key, check_model(network, candidate.trial, stochastic=stochastic))
+    if stochastic or own != torch.float32 or engine == "eager":
+        compiled = candidate.eager(known, "the network is stochastic" if stochastic else "", exactly=stochastic)
+    elif known.converted is not None:
+        compiled = known.converted
+    elif engine == "auto" and (known.unsuitable or candidate.is_short(passes)):
+        compiled = candidate.eager(known, known.unsuitable or "the work is short", exactly=not known.unsuitable)
+    else:
+        try:
+            compiled = known.converted = candidate.converted(engine, known.logits)
+        except _Unsuitable as reason:
+            if engine != "auto":
+                raise ValueError(f"engine {engine!r} was asked for, and cannot run this model: {reason}") from None
+            known.unsuitable = str(reason)
+            compiled = candidate.eager(known, known.unsuitable)
+    kept.compiled = known
+    return compiled
+
+
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the hardware multiplies in it, float32 elsewhere.
+
+    >>> fast_dtype(torch.device("cpu")) in (torch.float32, torch.bfloat16)
+    True
+    """
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    capable = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if capable else torch.float32
+
+
+def _precision(own: torch.dtype, asked: torch.dtype | None, device: torch.device) -> torch.dtype:
+    if asked is None:
+        return fast_dtype(device) if own == torch.float32 else own
+    allowed = {torch.float32: (torch.float32, torch.bfloat16, torch.float16), torch.float64: (torch.float64,)}
+    if asked not in allowed.get(own, (own, torch.float32)):
+        raise ValueError(f"dtype must be the model's own ({own}), or for one in float32 bfloat16 or float16, got {asked!r}")
+    return asked
+
+
+class NearTieFallback(nn.Module):
+    """The logits of a network in low precision, and those in float32 wherever the two largest are nearly tied.
+
+    So rounding decides hardly any label. A near tie is a difference below 6 units in the last place of the largest logit (0.047
+    of it in bfloat16), or below four times the largest rounding error on trial images, which counts where logits cancel. No label
+    whose logits lay further apart than 0.021 of the largest changed, of 57,800 noisy images of the paper's three networks.
+
+    Parameters
+    ----------
+    quick, exact : callable
+        From images (b, ...) to logits (b, C), in low precision and in float32.
+    dtype : torch.dtype
+        The low precision.
+    error : float
+        The largest rounding error of a logit on trial images.
+
+    >>> fallback = NearTieFallback(nn.Identity(), nn.Identity(), torch.bfloat16)
+    >>> fallback.near_ties(torch.tensor([[9.0, 8.9], [9.0, 1.0]])).tolist()
+    [True, False]
+    """
+
+    def __init__(self, quick: Forward, exact: Forward, dtype: torch.dtype, error: float = 0.0) -> None:
+        super().__init__()
+        self.quick, self.exact, self.dtype, self.error = quick, exact, dtype, error
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From float32 images (b, ...) to float32 logits (b, C)."""
+        logits = self.quick(x).float()
+        near = self.near_ties(logits)
+        if near.any():
+            logits[near] = self.exact(x[near])
+        return logits
+
+    def near_ties(self, logits: Tensor) -> Tensor:
+        """Whose label rounding could decide, bool (b,), of logits (b, C) in low precision; infinite ones and NaN are."""
+        first, second = logits.topk(2).values.unbind(1)
+        relative = NEAR_TIE_ULPS * torch.finfo(self.dtype).eps * logits.abs().amax(1)
+        return ~(first - second > relative.clamp_min(4 * self.error))
+
+
+class _Unsuitable(Exception):
+    """An engine cannot run a network; the message says why."""
+
+
+@dataclass
+class _Known:
+    """What is kept for a model. It refers to copies alone: with a reference to the model it would keep it alive."""
+
+    key: tuple[Any, ...]
+    logits: Tensor
+    converted: Compiled | None = None
+    unsuitable: str = ""
+    #: The rounding error of the model under autocast; infinite where that is no gain.
+    error: float | None = None
+
+    def fits(self, key: tuple[Any, ...], logits: Tensor) -> bool:
+        """Whether this speaks of a model with such a key that gives such logits on the trial images."""
+        return self.key == key and same_logits(self.logits, logits, 1e-5)
+
+
+@dataclass
+class _Candidate:
+    """A network that waits to be made fast: what it is given, and the precision that it may run in."""
+
+    network: Logits
+    x: Tensor
+    own: torch.dtype
+    dtype: torch.dtype
+    by_default: bool
+    trial: Tensor
+
+    def is_short(self, passes: int | None) -> bool:
+        """Whether a conversion would cost more than it saves."""
+        if passes is None:
+            return False
+        cost = CONVERSION[0] + CONVERSION[1] * sum(1 for _ in self.network.modules())
+        for images in (self.trial, trial_images(self.x, BATCH)):  # a few images first, which take longer each
+            expected = _seconds(self.network, images) / len(images) * passes
+            if expected * SAVED.get(self.dtype, 0.1) < cost:
+                return True
+        return False
+
+    def converted(self, engine: str, logits: Tensor) -> Compiled:
+        """By an engine that records the network's graph, if that gives the logits that the network itself gave."""
+        make, name = _maker(engine, self.x.device)
+        if any(getattr(m, kind, None) for m in self.network.modules() for kind in ("_forward_hooks", "_forward_pre_hooks")):
+            raise _Unsuitable("it has hooks, which must see every module at work")
+        with _Reading() as reading:
+            self.network(self.trial)
+        if reading.seen:
+            raise _Unsuitable("its forward reads values of tensors, which a recorded graph cannot follow")
+        variant = make(self.network, self.x)
+        exact = variant(torch.float32)
+        if not same_logits(exact(self.trial), logits, LOGIT_TOLERANCE):
+            raise _Unsuitable(f"{name} gives other logits")
+        network = exact if self.dtype == torch.float32 else self._guarded(variant(self.dtype), exact)
+        if self.by_default:  # of a network that is nearly tied everywhere float32 is the faster
+            network = min([network, exact], key=lambda one: _seconds(one, trial_images(self.x, BATCH)))
+        if engine == "auto" and not self._is_faster(network):
+            raise _Unsuitable(f"{name} is no faster")
+        return self._described(network, name, floats=2**20)
+
+    def eager(self, known: _Known, why: str, *, exactly: bool = False) -> Compiled:
+        """The model as it is; ``exactly``: in float32 where no precision was asked for."""
+        if self.own in (torch.bfloat16, torch.float16) and not exactly:
+            exact = Logits(copy.deepcopy(self.network.model).float(), self.network.output)
+            own = NearTieFallback(lambda x: self.network(x.to(self.own)), exact, self.own)
+            return self._described(own if self.dtype == self.own else exact, "eager", why)
+        if self.dtype == self.own or (exactly and self.by_default):
+            return self._described(lambda x: self.network(x.to(self.own)), "eager", why)
+        quick = _autocast(self.network, self.dtype)
+        if known.error is None:
+            network = self._guarded(quick, self.network)
+            useful = not self.by_default or self._is_faster(network)
+            known.error = network.error if isinstance(network, NearTieFallback) and useful else math.inf
+        fallback = NearTieFallback(quick, self.network, self.dtype, known.error)
+        return self._described(fallback if math.isfinite(known.error) else self.network, "eager", why)
+
+    def _guarded(self, quick: Forward, exact: Forward) -> Forward:
+        """In low precision with near ties in float32; by default in float32 where rounding is no small thing."""
+        images = trial_images(self.x, BATCH)
+        logits = exact(images)
+        error = float((quick(images).float() - logits).abs().max())
+        harmless = 4 * error < NEAR_TIE_ULPS * torch.finfo(self.dtype).eps * float(logits.abs().max())
+        return NearTieFallback(quick, exact, self.dtype, error) if harmless or not self.by_default else exact
+
+    def _is_faster(self, network: Forward) -> bool:
+        images = trial_images(self.x, BATCH)
+        return _seconds(network, images) < _seconds(self.network, images)
+
+    def _described(self, network: Forward, name: str, why: str = "", *, floats: int = 2**17) -> Compiled:
+        lower = isinstance(network, NearTieFallback)
+        dtype = self.dtype if lower else torch.float64 if self.own == torch.float64 else torch.float32
+        most = 2**12 if self.x.device.type == "cpu" else 2**14
+        batch = max(BATCH, min(most, floats * most // 2**12 // self.x[0].numel() // BATCH * BATCH))
+        words = f"{name}, {str(dtype).removeprefix('torch.')}" + ", near ties in float32" * lower + (why and f": {why}")
+        return Compiled(network, dtype, batch, words)
+
+
+def _autocast(network: Logits, dtype: torch.dtype) -> Forward:
+    def run(x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, dtype=dtype):
+            return network(x)
+
+    return run
+
+
+def _seconds(network: Forward, images: Tensor) -> float:
+    """The shorter time of two passes."""
+    times = []
+    for _ in range(2):
+        began = time.perf_counter()
+        network(images)
+        if images.is_cuda:
+            torch.cuda.synchronize(images.device)
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def _digest(model: nn.Module) -> str:
+    """A digest of a model's parameters and buffers: what was prepared for others does not fit."""
+    digest = hashlib.sha256()
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+class _Reading(TorchDispatchMode):
+    """Notices whether a forward reads values of tensors, as a branch on them does."""
+
+    seen = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        reads = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default)
+        self.seen = self.seen or func in reads
+        return func(*args, **(kwargs or {}))
+
+
+# Engines: from a network and its input to a function that gives the network in a precision
+
+Variants = Callable[[torch.dtype], Forward]
+
+
+def _maker(engine: str, device: torch.device) -> tuple[Callable[[Logits, Tensor], Variants], str]:
+    if engine == "compiled":
+        return _torch_compiled, "torch.compile"
+    if device.type == "cuda" and engine == "auto":
+        return _folded, "batch norms folded"
+    if device.type != "cpu":
+        raise _Unsuitable(f"OpenVINO runs on CPUs, the model is on {device}")
+    ov = _openvino()
+    return _on_openvino, f"OpenVINO {ov.__version__.split('-')[0]}"
+
+
+def _openvino() -> Any:
+    """The module ``openvino``, imported without ``openvino_telemetry``, which would send a message at every import."""
+    if "openvino" not in sys.modules:
+        telemetry = sys.modules.get("openvino_telemetry")
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+        try:
+            import openvino.tools.ovc
+        except ImportError:
+            pass
+        finally:
+            del sys.modules["openvino_telemetry"]
+            if telemetry is not None:
+                sys.modules["openvino_telemetry"] = telemetry
+    try:
+        import openvino
+    except ImportError:
+        raise _Unsuitable("OpenVINO is not installed (pip install 'bslib[fast]')") from None
+    return openvino
+
+
+def _on_openvino(network: Logits, x: Tensor) -> Variants:
+    ov = _openvino()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            converted = ov.convert_model(
+                network, example_input=trial_images(x, 3)[1:], input=[BATCH, *x.shape[1:]], share_weights=False
+            )
+    except Exception as problem:  # whatever its converter makes of a module that it does not know
+        raise _Unsuitable(f"OpenVINO cannot convert it ({type(problem).__name__})") from None
+
+    def variant(dtype: torch.dtype) -> Forward:
+        if dtype not in (torch.float32, torch.bfloat16):
+            raise _Unsuitable(f"OpenVINO has no {dtype} on this CPU")
+        options = {
+            "INFERENCE_PRECISION_HINT": "bf16" if dtype == torch.bfloat16 else "f32",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "NUM_STREAMS": 1,
+            "ENABLE_CPU_PINNING": False,  # processes beside one another would all be pinned to the first core
+        }
+        return _OpenVinoNetwork(ov.Core().compile_model(converted, "CPU", options), (BATCH, *x.shape[1:]))
+
+    return variant
+
+
+class _OpenVinoNetwork:
+    """Logits by OpenVINO, in passes of ``BATCH`` images; the last one is filled up."""
+
+    def __init__(self, compiled: Any, shape: tuple[int, ...]) -> None:
+        self.request = compiled.create_infer_request()
+        self.filled = np.zeros(shape, np.float32)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        logits = []
+        for part in x.split(BATCH):
+            images = part.contiguous().numpy()
+            if len(part) < BATCH:
+                self.filled[: len(part)] = images
+                images = self.filled
+            found = self.request.infer([images], share_inputs=True)[0]
+            logits.append(torch.from_numpy(found[: len(part)]))
+        return torch.cat(logits)
+
+
+def _folded(network: Logits, x: Tensor) -> Variants:
+    from torch.fx.experimental.optimization import fuse
+
+    try:
+        folded = fuse(network)
+    except Exception as problem:  # whatever torch.fx makes of a module that it cannot trace
+        raise _Unsuitable(f"torch.fx cannot trace it ({type(problem).__name__})") from None
+
+    def variant(dtype: torch.dtype) -> Forward:
+        copied = copy.deepcopy(folded).to(dtype).to(memory_format=torch.channels_last)
+        layout = torch.channels_last if x.ndim == 4 else torch.contiguous_format
+        return lambda images: copied(images.to(dtype).contiguous(memory_format=layout)).float()
+
+    return variant
+
+
+def _torch_compiled(network: Logits, x: Tensor) -> Variants:
+    compiled = torch.compile(copy.deepcopy(network), mode="reduce-overhead" if x.is_cuda else "default", dynamic=False)
+
+    def variant(dtype: torch.dtype) -> Forward:
+        def run(images: Tensor) -> Tensor:
+            logits = []
+            for part in images.split(BATCH):
+                full = torch.cat([part, part.new_zeros(BATCH - len(part), *part.shape[1:])])
+                with torch.autocast(x.device.type, dtype=dtype, enabled=dtype != torch.float32):
+                    logits.append(compiled(full)[: len(part)].float().clone())
+            return torch.cat(logits)
+
+        try:
+            run(trial_images(x))
+        except Exception as problem:  # no C++ compiler, or whatever dynamo makes of a module
+            raise _Unsuitable(f"torch.compile cannot compile it ({type(problem).__name__})") from None
+        return run
+
+    return variant

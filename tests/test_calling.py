@@ -1,0 +1,349 @@
+"""Other people's networks: what is accepted gives the counts of a plain loop, what is not says what to do."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import threading
+import warnings
+from importlib.util import find_spec
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+from torch.nn import functional
+
+from bslib import engine
+from bslib.calling import Logits, check_inputs, evaluating
+from bslib.detectors import logit_shift_variance, strip_entropy
+from bslib.measure import class_counts, predict, standard_noise
+from bslib.patterns.neural_cleanse import reverse_triggers
+from bslib.patterns.universal import deepfool, universal_perturbation
+
+SHAPE = (1, 8, 8)
+
+
+def seeded(*layers) -> nn.Sequential:
+    torch.manual_seed(0)
+    network = nn.Sequential(*layers)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    return network
+
+
+def plain() -> nn.Sequential:
+    return seeded(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(), nn.Linear(144, 5)).eval()
+
+
+class Wrapped(nn.Module):
+    """A network whose forward is ``body(inner, x)``."""
+
+    def __init__(self, body, inner: nn.Module | None = None) -> None:
+        super().__init__()
+        self.inner, self.body = plain() if inner is None else inner, body
+
+    def forward(self, x):
+        return self.body(self.inner, x)
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.rand(4, *SHAPE, generator=torch.Generator().manual_seed(1))
+
+
+def counts(model, images, sigma=0.3, n=70, **options):
+    return class_counts(model, images, sigma, n, seed=3, progress=False, **options)
+
+
+def loop(logits, images, sigma=0.3, n=70) -> np.ndarray:
+    """Eqs. 1 and 2 written out over the noise of :func:`standard_noise`."""
+    found = []
+    with torch.no_grad():
+        for image, noise in zip(images, standard_noise(images, n, seed=3), strict=True):
+            out = logits(image + sigma * noise)
+            found.append(np.bincount(out.argmax(1).numpy(), minlength=out.shape[1]))
+    return np.stack(found)[None]
+
+
+def lstm() -> nn.Module:
+    return Wrapped(lambda net, x: net[1](net[0](x)[0][:, -1]), nn.ModuleList([nn.LSTM(3, 8, batch_first=True), nn.Linear(8, 4)]))
+
+
+def exported() -> nn.Module:
+    return torch.export.export(plain(), (torch.zeros(2, *SHAPE),), dynamic_shapes=({0: torch.export.Dim("b")},)).module()
+
+
+def hooked() -> nn.Module:
+    model = plain()
+    model[0].register_forward_hook(lambda module, args, out: 2 * out)
+    return model
+
+
+ACCEPTED = {
+    "logits in an object": (lambda: Wrapped(lambda net, x: SimpleNamespace(logits=net(x), loss=None)), {}),
+    "a tuple": (lambda: Wrapped(lambda net, x: (x, net(x))), {"output": 1}),
+    "a mapping": (lambda: Wrapped(lambda net, x: {"features": x, "scores": net(x)}), {"output": "scores"}),
+    "writes into its input": (lambda: Wrapped(lambda net, x: net(x.sub_(0.5).div_(0.25))), {}),
+    "branches on values": (lambda: Wrapped(lambda net, x: net(x) if float(x[0].sum()) > -1e9 else net(-x)), {}),
+    "scripted": (lambda: torch.jit.script(plain()), {}),
+    "traced": (lambda: torch.jit.trace(plain(), torch.zeros(2, *SHAPE)), {}),
+    "frozen": (lambda: torch.jit.freeze(torch.jit.script(plain())), {}),
+    "exported": (exported, {}),
+    "data parallel": (lambda: nn.DataParallel(plain()), {}),
+    "hooked": (hooked, {}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated")
+@pytest.mark.parametrize("eagerly", [True, False])
+@pytest.mark.parametrize("kind", ACCEPTED)
+def test_counts_are_those_of_a_plain_loop(kind, eagerly, images, monkeypatch):
+    if not eagerly:  # whatever can be converted is
+        pytest.importorskip("openvino")
+        monkeypatch.setattr(engine, "CONVERSION", (0.0, 0.0))
+        monkeypatch.setattr(engine._Candidate, "_is_faster", lambda *_: True)
+    make, options = ACCEPTED[kind]
+    model = make()
+    expected = loop(lambda x: Logits(model, options.get("output"))(x), images)
+    assert (expected.sum((0, 1)) > 0).sum() > 1  # not one class alone
+    assert np.array_equal(counts(model, images, **options), expected)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (seeded(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 3)), (8,)),
+        (lstm(), (12, 3)),
+        (seeded(nn.Conv1d(1, 4, 64, stride=32), nn.ReLU(), nn.Flatten(), nn.Linear(996, 3)), (1, 8000)),
+        (seeded(nn.Flatten(), nn.Linear(64, 1000)), SHAPE),
+    ],
+    ids=["tabular", "sequences", "audio", "1,000 classes"],
+)
+def test_points_of_any_shape(model, shape):
+    points = torch.rand(3, *shape, generator=torch.Generator().manual_seed(2))
+    assert np.array_equal(counts(model, points), loop(model, points))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_precisions(dtype, images):
+    """In half precision near ties are evaluated in float32, so the labels are those of a float32 copy of the rounded weights."""
+    model = plain().to(dtype)
+    exact = plain().to(dtype).to(torch.float64 if dtype == torch.float64 else torch.float32)
+    expected = loop(lambda x: exact(x.to(next(exact.parameters()).dtype)), images, n=640)
+    assert np.array_equal(counts(model, images, n=640), expected)
+
+
+def test_quantised_networks(images):
+    from torch.ao.quantization import QuantStub, convert, get_default_qconfig, prepare
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = nn.Sequential(QuantStub(), nn.Flatten(), nn.Linear(64, 5), torch.ao.quantization.DeQuantStub()).eval()
+        model.qconfig = get_default_qconfig(torch.backends.quantized.engine)
+        prepared = prepare(model)
+        prepared(images)
+        quantised = convert(prepared)
+    assert np.array_equal(counts(quantised, images), loop(quantised, images))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_network(images):
+    model = torch.compile(plain(), backend="eager")
+    assert np.array_equal(counts(model, images), loop(plain(), images))
+
+
+# Silent errors of the past
+
+
+def test_a_single_logit_is_two_classes_with_the_threshold_at_zero(images):
+    model = seeded(nn.Flatten(), nn.Linear(64, 1))
+    expected = loop(lambda x: torch.cat([torch.zeros(len(x), 1), model(x)], 1), images, sigma=2.0)
+    assert np.array_equal(counts(model, images, sigma=2.0), expected) and expected.min() > 0
+    with pytest.warns(UserWarning, match="if it is a probability, return its logit"):
+        counts(nn.Sequential(model, nn.Sigmoid()), images)
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (lambda net, x: net(x.flip(3) if random.random() < 0.5 else x), "asked again, by chance"),
+        (lambda net, x: net(x.flip(3) if np.random.rand() < 0.5 else x), "asked again, by chance"),  # noqa: NPY002
+        (lambda net, x: net(x.flip(3) if torch.rand(()) < 0.5 else x), "asked again, by chance"),
+        (lambda net, x: functional.dropout(net(x), 0.1, training=True), "asked again, by chance"),
+        (lambda net, x: net(x + 0.05 * torch.randn_like(x)), "asked again, by chance"),
+        (lambda net, x: net((x - x.mean()) / x.std()), "depends on the other images"),
+        (lambda net, x: net((x / x.amax() * 7).round() / 7), "depends on the other images"),
+    ],
+)
+@pytest.mark.parametrize("how", ["auto", "openvino"])
+def test_what_is_no_function_of_one_image_is_refused(body, says, how, images):
+    pytest.importorskip("openvino")
+    model = Wrapped(body)
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # noqa: NPY002
+    with pytest.raises(ValueError, match=f"{says}.*stochastic=True"):
+        counts(model, images, engine=how)
+    assert random.getstate() == states[0] and np.random.get_state()[1].tolist() == states[1]  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), states[2])
+    assert counts(model, images, stochastic=True).sum() == 4 * 70
+
+
+def test_features_outside_the_unit_interval_are_said(images):
+    with pytest.warns(UserWarning, match=r"x has features from .* to 2\d\d.*, sigma is meant for features in \[0, 1\]"):
+        counts(plain(), images * 255)
+    with pytest.warns(UserWarning, match="have the model normalise"):
+        counts(plain(), (images - 0.5) / 0.25)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        counts(nn.Linear(3, 2), torch.full((2, 3), 40.0))  # a table has units of its own
+
+
+@pytest.mark.parametrize(
+    "setting", ["dtype", "device", "autocast", "inference", "grad", "deterministic", "precision", "generator"]
+)
+def test_what_the_caller_has_set_changes_nothing_and_is_not_changed(setting, images):
+    model = plain()
+    expected, before = counts(model, images, n=640), torch.get_rng_state()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            if setting == "dtype":
+                torch.set_default_dtype(torch.float64)
+            elif setting == "device":
+                torch.set_default_device("meta")
+            elif setting == "deterministic":
+                torch.use_deterministic_algorithms(True)
+            elif setting == "precision":
+                torch.set_float32_matmul_precision("medium")
+            elif setting == "generator":
+                torch.manual_seed(99)
+            modes = {"autocast": torch.autocast("cpu", torch.bfloat16), "inference": torch.inference_mode()}
+            with modes.get(setting, torch.enable_grad()):
+                state = torch.get_rng_state()
+                found = [counts(model, images, n=640, engine=how) for how in ("auto", "eager")]
+                now = (torch.get_default_dtype(), torch.get_default_device().type, torch.is_autocast_enabled("cpu"))
+                assert torch.equal(torch.get_rng_state(), state)
+            assert now == (
+                torch.float64 if setting == "dtype" else torch.float32,
+                "meta" if setting == "device" else "cpu",
+                setting == "autocast",
+            )
+            assert torch.are_deterministic_algorithms_enabled() == (setting == "deterministic")
+            assert torch.get_float32_matmul_precision() == ("medium" if setting == "precision" else "highest")
+        finally:
+            torch.set_default_dtype(torch.float32)
+            torch.set_default_device(None)
+            torch.use_deterministic_algorithms(False)
+            torch.set_float32_matmul_precision("highest")
+    assert all(np.array_equal(one, expected) for one in found)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_callers_images_stay_as_they_are(images):
+    """Whoever calls a user's model gives it a clone."""
+    model, before = Wrapped(lambda net, x: net(x.sub_(0.5).div_(0.25))), images.clone()
+    reference = Wrapped(lambda net, x: net((x - 0.5) / 0.25))
+    for call in (
+        lambda net: torch.from_numpy(predict(net, images)),
+        lambda net: strip_entropy(net, images, images),
+        lambda net: torch.tensor(logit_shift_variance(net, images, 1 - images)),
+        lambda net: deepfool(net, images),
+        lambda net: universal_perturbation(net, images, bound=0.2, passes=1, seed=0, progress=False).perturbation,
+        lambda net: reverse_triggers(net, images, classes=5, samples=4, batch_size=4, steps=2, seed=0, progress=False).masks,
+    ):
+        torch.testing.assert_close(call(model), call(reference))
+        assert torch.equal(images, before)
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "says"),
+    [
+        (plain(), torch.zeros(1, 8, 8), "use x[None]"),
+        (plain(), torch.zeros(2, 8, 8, 1), "use x.permute(0, 3, 1, 2)"),
+        (plain(), torch.zeros(2, *SHAPE, device="meta"), "device 'meta', which has no values"),
+        (plain(), np.zeros((2, *SHAPE), np.float32), "use torch.as_tensor(x, dtype=torch.float32)"),
+        (plain(), torch.zeros(2, *SHAPE, dtype=torch.int64), "use x.float() / 255"),
+        (plain(), torch.zeros(2, *SHAPE, dtype=torch.float64), "use x.float()"),
+        (LogisticRegression(), torch.zeros(2, 3), "wrap it in a torch.nn.Module whose forward returns logits"),
+        (Wrapped(lambda net, x: {"a": net(x), "b": x}), torch.zeros(2, *SHAPE), "got dict with 'a', 'b': name the entry"),
+        (Wrapped(lambda net, x: (net(x), x)), torch.zeros(2, *SHAPE), "got tuple of 2: name the entry"),
+        (Wrapped(lambda net, x: net(x)[:, 0]), torch.zeros(2, *SHAPE), "end it with unsqueeze(1)"),
+        (Wrapped(lambda net, x: net(x).unsqueeze(2)), torch.zeros(2, *SHAPE), "got (2, 5, 1)"),
+    ],
+)
+def test_refusals_name_the_remedy(model, x, says):
+    with pytest.raises(ValueError) as caught:
+        counts(model, x)
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_output_that_is_not_there(images):
+    with pytest.raises(ValueError, match="output='scores' names nothing in what the model returned: dict with 'a'"):
+        counts(Wrapped(lambda net, x: {"a": net(x)}), images, output="scores")
+
+
+@pytest.mark.parametrize(
+    ("x", "says"),
+    [
+        (torch.full((1, 2), torch.inf), "finite"),
+        (torch.zeros(1, 2, dtype=torch.int8), "float"),
+        (torch.zeros(1, 2), "one device"),
+    ],
+)
+def test_inputs_that_do_not_fit(x, says):
+    with pytest.raises(ValueError, match=says):
+        check_inputs(nn.Linear(2, 1, device="meta" if says == "one device" else None), x)
+
+
+# Threads and modes
+
+
+def test_threads_take_turns_and_the_model_keeps_its_mode(images):
+    """In training mode, eight at once: without a lock they see one another's modes and overwrite the batch norm's statistics."""
+    model = plain().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    expected, found = counts(model, images), []
+    threads = [threading.Thread(target=lambda: found.append(counts(model, images))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8 and all(np.array_equal(one, expected) for one in found)
+    assert model.training and all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_an_interrupt_leaves_no_mixed_modes():
+    class Stubborn(nn.Identity):
+        def train(self, mode=True):
+            if not mode:
+                raise KeyboardInterrupt
+            return super().train(mode)
+
+    model = nn.Sequential(nn.Dropout(), Stubborn(), nn.Dropout()).train()
+    with pytest.raises(KeyboardInterrupt), evaluating(model):
+        pass
+    assert all(module.training for module in model.modules())
+
+
+def test_a_model_is_forgotten_when_it_goes(images):
+    import gc
+    import weakref
+
+    for how in ("eager", "openvino") if find_spec("openvino") else ("eager",):
+        model = plain()
+        counts(model, images, engine=how)
+        gone = weakref.ref(model)
+        del model
+        gc.collect()
+        assert gone() is None
+
+
+def test_the_lab_in_a_plain_script_says_what_it_needs():
+    script = "import torch, bslib; bslib.lab(torch.nn.Flatten(), torch.rand(1, 1, 2, 2))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.endswith("in a script call bslib.wobbliness\n")

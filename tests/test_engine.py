@@ -1,0 +1,282 @@
+"""What makes forward passes fast gives the labels of float32, says what it is, and steps aside where it does not fit."""
+
+from __future__ import annotations
+
+import gc
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from bslib import engine
+from bslib.calling import evaluating
+from bslib.engine import NearTieFallback, compile_for_inference, fast_dtype
+from bslib.measure import class_counts
+from bslib.networks import build
+
+LOW = fast_dtype(torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8 * 9, 5)
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def converting(monkeypatch):
+    """Every conversion is worth it; returns the list of networks that were converted."""
+    pytest.importorskip("openvino")
+    converted, make = [], engine._on_openvino
+    monkeypatch.setattr(engine, "CONVERSION", (0.0, 0.0))
+    monkeypatch.setattr(engine._Candidate, "_is_faster", lambda *_: True)
+    monkeypatch.setattr(engine, "_on_openvino", lambda net, x: converted.append(net) or make(net, x))
+    return converted
+
+
+def what(model, x, **options) -> str:
+    with evaluating(model) as logits:
+        return compile_for_inference(logits, x, **options).what
+
+
+def counts(model, x, sigma=0.3, n=130, **options):
+    return class_counts(model, x, sigma, n, seed=0, progress=False, **options)
+
+
+# Near ties
+
+
+@pytest.mark.parametrize(
+    ("logits", "near"),
+    [
+        ([9.0, 8.9, 0.0], True),
+        ([9.0, 8.5, 0.0], False),  # 6 units of 2 ** -7 of the largest are 0.42
+        ([-9.0, -8.9], True),
+        ([100.0, 94.0], False),
+        ([100.0, 96.0], True),
+        ([-100.0, -104.0, -300.0], True),  # the largest by amount counts
+        ([0.0, 0.0], True),
+        ([0.0, 0.3], True),  # logits that cancel: the rounding error on trial images, 0.1, counts four times
+        ([torch.inf, 0.0], True),
+        ([torch.nan, 0.0], True),
+    ],
+)
+def test_near_ties(logits, near):
+    fallback = NearTieFallback(nn.Identity(), nn.Identity(), torch.bfloat16, error=0.1)
+    assert fallback.near_ties(torch.tensor([logits])).tolist() == [near]
+
+
+def test_near_ties_are_reevaluated_in_float32():
+    seen = []
+
+    def exact(x):
+        seen.append(x)
+        return x + 1
+
+    x = torch.tensor([[9.0, 8.9], [9.0, 1.0], [2.0, 2.0]])
+    logits = NearTieFallback(lambda x: x.bfloat16(), exact, torch.bfloat16)(x)
+    assert torch.equal(seen[0], x[[0, 2]]) and torch.equal(logits, torch.tensor([[10.0, 9.9], [9.0, 1.0], [3.0, 3.0]]))
+
+
+@pytest.mark.parametrize("how", ["openvino", "eager"])
+def test_low_precision_changes_no_label(network, images, how):
+    pytest.importorskip("openvino")
+    exact = counts(network, images, sigma=(0.1, 0.5), n=1600, dtype=torch.float32, engine="eager")
+    assert (exact.sum((0, 1)) > 0).sum() > 1
+    asked = {"dtype": torch.bfloat16} if how == "eager" or torch.bfloat16 == LOW else {}
+    assert np.array_equal(counts(network, images, sigma=(0.1, 0.5), n=1600, engine=how, **asked), exact)
+
+
+def test_where_rounding_is_large_the_default_is_float32(images):
+    """Logits that are small differences of large sums."""
+    cancelling = nn.Sequential(nn.Flatten(), nn.Linear(64, 512), nn.Linear(512, 3))
+    with torch.no_grad():
+        cancelling[1].weight.mul_(1000)
+        cancelling[1].bias.fill_(1e5)
+        cancelling[2].weight[:, 256:] = -cancelling[2].weight[:, :256]
+    assert what(cancelling, images, engine="eager") == "eager, float32"
+    if torch.bfloat16 == LOW:
+        assert what(cancelling, images, engine="eager", dtype=torch.bfloat16) == "eager, bfloat16, near ties in float32"
+
+
+# The choice
+
+
+def test_short_work_stays_eager(network, images, converting, monkeypatch):
+    monkeypatch.setattr(engine, "CONVERSION", (1e6, 0.0))
+    assert what(network, images, passes=100) == "eager, float32: the work is short" and not converting
+    assert what(network, images).startswith("OpenVINO 20") and len(converting) == 1
+    assert what(network, images, passes=100).startswith("OpenVINO 20") and len(converting) == 1  # it is there
+
+
+def test_the_choice_does_not_depend_on_the_points(images, converting):
+    for points in (images, images * 0, images[:1] * 50):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 5))
+        with evaluating(model) as logits:
+            assert compile_for_inference(logits, points, dtype=torch.float32).batch_size == 4096
+        assert what(model, points, dtype=torch.float32).startswith("OpenVINO")
+
+
+def test_what_is_made_is_kept_for_the_same_weights(images, converting):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 5))
+    first = counts(model, images)
+    assert np.array_equal(counts(model, images[:2]), first[:, :2]) and len(converting) == 1
+    counts(model, images, dtype=torch.float32)
+    counts(model, images)
+    with torch.no_grad():
+        model[1].weight.data.mul_(-1)  # not seen by autograd's version counter
+    after = counts(model, images)
+    assert len(converting) == 4 and np.array_equal(after, counts(model, images, engine="eager"))
+    assert not np.array_equal(after, first)
+
+
+def test_an_attribute_that_changes_the_answer_is_noticed(images, converting):
+    class Turned(nn.Linear):
+        turned = False
+
+        def forward(self, x):
+            return super().forward(x.flatten(1)) * (-1 if self.turned else 1)
+
+    torch.manual_seed(0)
+    model = Turned(64, 5)
+    before = counts(model, images)
+    model.turned = True
+    assert not np.array_equal(counts(model, images), before) and len(converting) == 2
+    assert np.array_equal(counts(model, images), counts(model, images, engine="eager"))
+
+
+class Deciding(nn.Module):
+    def forward(self, x):
+        return x.flatten(1)[:, :3] if x.mean() > 0.01 else x.flatten(1)[:, 3:6]
+
+
+class Remembering(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("kept", torch.ones(3))
+
+    def forward(self, x):
+        return torch.from_numpy(x.flatten(1)[:, :3].numpy() * self.kept.numpy())
+
+
+def hooked() -> nn.Module:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    model[1].register_forward_pre_hook(lambda module, args: None)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (Deciding, "its forward reads values of tensors"),
+        (Remembering, "OpenVINO .* gives other logits|OpenVINO cannot convert it"),
+        (hooked, "it has hooks"),
+    ],
+)
+def test_what_cannot_be_converted_runs_as_it_is(make, reason, images, converting):
+    model = make()
+    with pytest.raises(ValueError, match=f"engine 'openvino' was asked for, and cannot run this model: ({reason})"):
+        counts(model, images, engine="openvino")
+    assert what(model, images).startswith("eager") and re.search(reason, what(model, images))
+
+
+def test_a_conversion_that_gives_other_logits_is_dropped(images, converting, monkeypatch):
+    monkeypatch.setattr(engine, "_on_openvino", lambda net, x: lambda dtype: lambda points: 1.01 * net(points))
+    assert what(nn.Sequential(nn.Flatten(), nn.Linear(64, 5)), images).endswith("gives other logits")
+
+
+def test_without_openvino_all_works(images, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 5))
+    assert what(model, images).endswith("OpenVINO is not installed (pip install 'bslib[fast]')")
+    with pytest.raises(ValueError, match="OpenVINO is not installed"):
+        counts(model, images, engine="openvino")
+
+
+def test_openvino_sends_no_messages():
+    pytest.importorskip("openvino")
+    script = """
+import sys, torch, bslib
+model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+bslib.wobbliness(model, torch.rand(1, 1, 2, 2), engine="openvino", progress=False)
+assert "openvino" in sys.modules
+print([name for name in sys.modules if name.split(".")[0] == "openvino_telemetry"])
+"""
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"engine": "fast"}, "engine must be one of auto, openvino, compiled, eager, got 'fast'"),
+        ({"dtype": torch.int8}, "or for one in float32 bfloat16 or float16, got torch.int8"),
+    ],
+)
+def test_unknown_choices_are_named(network, images, options, says):
+    with pytest.raises(ValueError, match=says):
+        counts(network, images, **options)
+
+
+# The guarantees of the measure hold
+
+
+@settings(max_examples=6, deadline=None)
+@given(
+    order=st.permutations(range(6)),
+    keep=st.integers(1, 6),
+    batch_size=st.sampled_from([None, 1, 64, 1000]),
+    threads=st.sampled_from([1, 2]),
+)
+def test_order_company_and_threads_do_not_matter(network, images, order, keep, batch_size, threads):
+    pytest.importorskip("openvino")
+    chosen, before = list(order)[:keep], torch.get_num_threads()
+    whole = counts(network, images, sigma=(0.3, 0.6), engine="openvino")
+    torch.set_num_threads(threads)
+    try:
+        part = counts(network, images[chosen], sigma=0.6, batch_size=batch_size, engine="openvino")
+    finally:
+        torch.set_num_threads(before)
+    assert np.abs(whole[1:, chosen] - part).sum() <= 2  # one label, where rounding decides
+
+
+def test_a_network_of_the_paper():
+    pytest.importorskip("openvino")
+    model, x = build("small-fashion", seed=0), torch.rand(1, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    assert what(model, x, engine="openvino").startswith("OpenVINO")
+    assert np.array_equal(counts(model, x, engine="openvino"), counts(model, x, engine="eager", dtype=torch.float32))
+
+
+def test_a_call_leaves_nothing_behind(network, images):
+    """Reference cycles would keep tensors until the garbage collector comes."""
+    counts(network, images)
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(type(thing) is torch.Tensor for thing in gc.get_objects())
+        for _ in range(5):
+            counts(network, images)
+        assert sum(type(thing) is torch.Tensor for thing in gc.get_objects()) == before
+    finally:
+        gc.enable()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("how", ["auto", "compiled", "eager"])
+def test_on_a_gpu_the_labels_are_those_of_a_cpu(network, images, how):
+    on_gpu = counts(network.cuda(), images.cuda(), n=4000, engine=how)
+    on_cpu = counts(network.cpu(), images, n=4000)  # other noise: equal up to chance
+    assert np.abs(on_gpu - on_cpu).max() < 5 * (4000 / 2) ** 0.5
