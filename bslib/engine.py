@@ -30,8 +30,8 @@ __all__ = ["ENGINES", "Compiled", "NearTieFallback", "compile_for_inference", "f
 
 #: The choices of ``engine``.
 ENGINES = ("auto", "openvino", "compiled", "eager")
-#: Images in a pass of OpenVINO; of 64, 128 and 256 the fastest on two cores.
-BATCH = 64
+#: Images in a pass of a converted network: on two cores the fastest of 64, 128 and 256, and on a GPU.
+BATCH, BATCH_ON_GPU = 64, 1024
 #: How far the logits of a converted network may lie from the model's own, relative to the largest.
 LOGIT_TOLERANCE = 1e-3
 #: Two logits are nearly tied if they are closer than this many units in the last place of the lower precision.
@@ -88,9 +88,9 @@ def compile_for_inference(
     x : float32 Tensor, shape (B, ...)
         What it will be given; only shape and device count, never the values.
     engine : {"auto", "openvino", "compiled", "eager"}
-        "auto": on a CPU OpenVINO, on a GPU a copy with folded batch norms, or ``torch.compile`` for hours of work; and the model
-        as it is where the expected time of ``passes`` images, from the measured time of a few, does not make up for the
-        conversion, where the conversion fails or gives other logits, or where the result is no faster. The others insist.
+        "auto": on a CPU OpenVINO, on a GPU a copy with folded batch norms; and the model as it is where the expected time of
+        ``passes`` images, from the measured time of a few, does not make up for the conversion, where the conversion fails or
+        gives other logits, or where the result is no faster. The others insist; "compiled" is ``torch.compile``.
     dtype : torch.dtype, optional
         Precision of the passes. When not given, bfloat16 with near ties in float32 where the hardware multiplies in bfloat16 and
         rounding stays far below a near tie; else float32. A model in float64 runs in float64, and a model in half precision has
@@ -240,7 +240,7 @@ class _Candidate:
         if passes is None:
             return False
         cost = CONVERSION[0] + CONVERSION[1] * sum(1 for _ in self.network.modules())
-        for images in (self.trial, trial_images(self.x, BATCH)):  # a few images first, which take longer each
+        for images in (self.trial, trial_images(self.x, _pass_of(self.x))):  # a few images first, which take longer each
             expected = _seconds(self.network, images) / len(images) * passes
             if expected * SAVED.get(self.dtype, 0.1) < cost:
                 return True
@@ -261,7 +261,7 @@ class _Candidate:
             raise _Unsuitable(f"{name} gives other logits")
         network = exact if self.dtype == torch.float32 else self._guarded(variant(self.dtype), exact)
         if self.by_default:  # of a network that is nearly tied everywhere float32 is the faster
-            network = min([network, exact], key=lambda one: _seconds(one, trial_images(self.x, BATCH)))
+            network = min([network, exact], key=lambda one: _seconds(one, trial_images(self.x, _pass_of(self.x))))
         if engine == "auto" and not self._is_faster(network):
             raise _Unsuitable(f"{name} is no faster")
         return self._described(network, name, floats=2**20)
@@ -284,14 +284,14 @@ class _Candidate:
 
     def _guarded(self, quick: Forward, exact: Forward) -> Forward:
         """In low precision with near ties in float32; by default in float32 where rounding is no small thing."""
-        images = trial_images(self.x, BATCH)
+        images = trial_images(self.x, _pass_of(self.x))
         logits = exact(images)
         error = float((quick(images).float() - logits).abs().max())
         harmless = 4 * error < NEAR_TIE_ULPS * torch.finfo(self.dtype).eps * float(logits.abs().max())
         return NearTieFallback(quick, exact, self.dtype, error) if harmless or not self.by_default else exact
 
     def _is_faster(self, network: Forward) -> bool:
-        images = trial_images(self.x, BATCH)
+        images = trial_images(self.x, _pass_of(self.x))
         return _seconds(network, images) < _seconds(self.network, images)
 
     def _described(self, network: Forward, name: str, why: str = "", *, floats: int = 2**17) -> Compiled:
@@ -309,6 +309,10 @@ def _autocast(network: Logits, dtype: torch.dtype) -> Forward:
             return network(x)
 
     return run
+
+
+def _pass_of(x: Tensor) -> int:
+    return BATCH if x.device.type == "cpu" else BATCH_ON_GPU
 
 
 def _seconds(network: Forward, images: Tensor) -> float:
@@ -441,12 +445,13 @@ def _folded(network: Logits, x: Tensor) -> Variants:
 
 def _torch_compiled(network: Logits, x: Tensor) -> Variants:
     compiled = torch.compile(copy.deepcopy(network), mode="reduce-overhead" if x.is_cuda else "default", dynamic=False)
+    size = _pass_of(x)
 
     def variant(dtype: torch.dtype) -> Forward:
         def run(images: Tensor) -> Tensor:
             logits = []
-            for part in images.split(BATCH):
-                full = torch.cat([part, part.new_zeros(BATCH - len(part), *part.shape[1:])])
+            for part in images.split(size):
+                full = torch.cat([part, part.new_zeros(size - len(part), *part.shape[1:])])
                 with torch.autocast(x.device.type, dtype=dtype, enabled=dtype != torch.float32):
                     logits.append(compiled(full)[: len(part)].float().clone())
             return torch.cat(logits)

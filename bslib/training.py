@@ -1,5 +1,8 @@
 """One training loop for all networks: stochastic gradient descent with momentum on a one-cycle schedule.
 
+Networks run channels last, in bfloat16 under autocast where that is asked for; on a GPU a step is one CUDA graph, since launching
+its kernels one by one takes longer than they do.
+
 The whole data set is one tensor on the device. Order and augmentation are functions of the seed and of the step, and the learning
 rate is one of the step, so weights, momentum and the number of the step are all there is to a checkpoint: a run that was stopped
 goes on as if it had not been.
@@ -10,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +31,8 @@ from bslib.progress import bar
 __all__ = ["accuracy", "load_weights", "save_weights", "train"]
 
 CHECKPOINT_SECONDS = 60.0
+#: Recording a CUDA graph is worth it for so many steps.
+GRAPH_STEPS = 50
 
 
 def train(
@@ -98,13 +104,13 @@ def train(
     batch_size = min(batch_size, len(images))
     per_epoch = len(images) // batch_size
     total = epochs * per_epoch
-    optimizer = torch.optim.SGD(
-        network.parameters(), lr=learning_rate, momentum=0.9, nesterov=True, weight_decay=weight_decay, fused=True
-    )
+    rate = torch.tensor(learning_rate, device=device) if device.type == "cuda" else learning_rate  # a graph reads it from memory
+    optimizer = torch.optim.SGD(network.parameters(), lr=rate, momentum=0.9, nesterov=True, weight_decay=weight_decay, fused=True)
     step, before = _resume(network, optimizer, checkpoint) if checkpoint and checkpoint.exists() else (0, 0.0)
     first, began = step, time.monotonic()
     saved = began
     network.train()
+    take_step: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
     with bar(total=total, initial=step, desc=description, unit="step", show=progress) as shown:
         while step < total:
             epoch, place = divmod(step, per_epoch)
@@ -112,9 +118,12 @@ def train(
                 order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(len(images))).to(device)
             chosen = order[place * batch_size : (place + 1) * batch_size]
             batch = shifted_and_mirrored(images[chosen], seed=[seed, epochs, step]) if augment else images[chosen]
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate * float(np.interp(step, [0, total / 4, total], [0.1, 1, 0]))
-            loss, hits = _step(network, optimizer, to_float(batch), labels[chosen], dtype)
+            _set_rate(optimizer, learning_rate * float(np.interp(step, [0, total / 4, total], [0.1, 1, 0])))
+            x, y = to_float(batch), labels[chosen]
+            if take_step is None:
+                graphed = device.type == "cuda" and total - step > GRAPH_STEPS
+                take_step = (_graphed_step if graphed else _plain_step)(network, optimizer, x, y, dtype)
+            loss, hits = take_step(x, y)
             step += 1
             shown.update()
             if step % 20 == 0 or step == total:  # reading a number waits for the device
@@ -214,6 +223,51 @@ def _check(network: nn.Module, images: Tensor, labels: Tensor, *, learning_rate:
         raise ValueError(f"learning_rate must be a finite number above 0, got {learning_rate!r}")
     if any(p.device.type == "meta" for p in network.parameters()):
         raise ValueError("the network is on the device 'meta', which has no weights: make it on the CPU or a GPU")
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def _plain_step(
+    network: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, dtype: torch.dtype
+) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    return lambda x, y: _step(network, optimizer, x, y, dtype)
+
+
+def _graphed_step(
+    network: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, dtype: torch.dtype
+) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """A step as a CUDA graph for batches of this shape; recording it takes a few steps, which are undone."""
+    given = x.clone(), y.clone()
+    state = [*network.parameters(), *network.buffers()]
+    momenta = [optimizer.state[p].get("momentum_buffer") for p in network.parameters()]
+    before = [None if t is None else t.detach().clone() for t in (*state, *momenta)]
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            _step(network, optimizer, *given, dtype)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = _step(network, optimizer, *given, dtype)
+    with torch.no_grad():
+        momenta = [optimizer.state[p]["momentum_buffer"] for p in network.parameters()]
+        for tensor, kept in zip((*state, *momenta), before, strict=True):
+            tensor.zero_() if kept is None else tensor.copy_(kept)
+
+    def replay(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        given[0].copy_(x)
+        given[1].copy_(y)
+        graph.replay()
+        return result
+
+    return replay
 
 
 def _step(

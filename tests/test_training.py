@@ -357,3 +357,18 @@ def test_accuracy_in_batches_and_in_eval_mode(digits):
     statistics = network.norm.running_mean.clone()
     assert len(digits.test_images) % 128 and accuracy(network, digits.test_images, digits.test_labels) == pytest.approx(expected)
     assert network.training and torch.equal(network.norm.running_mean, statistics)
+
+
+# --- on a GPU ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_graphed_step_does_what_a_step_does(digits, monkeypatch):
+    images, labels, ends = digits.train_images[:640], digits.train_labels[:640], []
+    for least in (10, 10**9):
+        monkeypatch.setattr(training, "GRAPH_STEPS", least)
+        network = Small().cuda()
+        train(network, images, labels, epochs=2, seed=0, batch_size=32, **QUIET)
+        ends.append(weights_of(network))
+    for name, weights in ends[0].items():
+        torch.testing.assert_close(weights, ends[1][name], rtol=1e-3, atol=1e-4)

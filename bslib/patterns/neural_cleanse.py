@@ -174,8 +174,8 @@ def reverse_triggers(
     masks, patterns = (_start(rng, (classes, c, *images.shape[2:]), images.device) for c in (1, images.shape[1]))
     optimizer = torch.optim.Adam([masks, patterns], lr=learning_rate, betas=(0.5, 0.9))
     schedules = [Schedule() for _ in range(classes)]
-    never = torch.full((classes,), torch.nan)
-    kept = Candidates(_bounded(masks), _bounded(patterns), never, torch.zeros(classes, dtype=torch.int64))
+    never = torch.full((classes,), torch.nan, dtype=torch.float32, device="cpu")
+    kept = Candidates(_bounded(masks), _bounded(patterns), never, torch.zeros(classes, dtype=torch.int64, device="cpu"))
     order: list[int] = []
     lower = torch.autocast(images.device.type, dtype=dtype, enabled=dtype != torch.float32)
     with (
@@ -186,15 +186,14 @@ def reverse_triggers(
             active = [k for k in range(classes) if not schedules[k].done]
             if not active:
                 break
-            success, norms = np.zeros(len(active)), np.zeros(len(active))
-            weights = torch.tensor([schedules[k].weight for k in active], device=images.device)
+            seen = torch.zeros(2, len(active), dtype=torch.float64, device=images.device)
+            weights = torch.tensor([schedules[k].weight for k in active], dtype=torch.float32, device=images.device)
             for _ in range(updates):
                 if len(order) < batch_size:
                     order = order + rng.permutation(len(images)).tolist()
                 chosen, order = order[:batch_size], order[batch_size:]
-                hits, sizes = _update(network, images[chosen], masks, patterns, active, weights, optimizer, lower)
-                success += hits / updates
-                norms += sizes / updates
+                seen += _update(network, images[chosen], masks, patterns, active, weights, optimizer, lower) / updates
+            success, norms = seen.tolist()
             mask, pattern = _bounded(masks), _bounded(patterns)
             for at, k in enumerate(active):
                 kept.steps[k] += 1
@@ -216,8 +215,8 @@ def _update(
     weights: Tensor,
     optimizer: torch.optim.Optimizer,
     lower: torch.autocast,
-) -> tuple[np.ndarray, np.ndarray]:
-    """One step of Adam for all active classes; returns each one's success on the images, and its mask's norm, before the step."""
+) -> Tensor:
+    """One step of Adam for all active classes; returns (2, active): success on the images and norm of the mask, before it."""
     with torch.enable_grad():
         mask, pattern = _bounded(masks[active], keep=True), _bounded(patterns[active], keep=True)
         x = patched(images[None], mask[:, None], pattern[:, None])  # (K, B, C, H, W)
@@ -231,7 +230,7 @@ def _update(
         masks.grad, patterns.grad = torch.autograd.grad((losses + weights * norms).sum(), [masks, patterns])
     optimizer.step()
     hits = (logits.argmax(1) == wanted).view(len(active), -1).float().mean(1)
-    return hits.cpu().double().numpy(), norms.detach().cpu().double().numpy()
+    return torch.stack([hits, norms.detach()]).double()
 
 
 def _start(rng: np.random.Generator, shape: tuple[int, ...], device: torch.device) -> Tensor:
