@@ -42,7 +42,7 @@ def converting(monkeypatch):
     pytest.importorskip("openvino")
     converted, make = [], engine._on_openvino
     monkeypatch.setattr(engine, "CONVERSION", (0.0, 0.0))
-    monkeypatch.setattr(engine._Candidate, "_is_faster", lambda *_: True)
+    monkeypatch.setattr(engine, "_seconds", lambda *_: 1.0)
     monkeypatch.setattr(engine, "_on_openvino", lambda net, x: converted.append(net) or make(net, x))
     return converted
 
@@ -89,6 +89,14 @@ def test_near_ties_are_reevaluated_in_float32():
     x = torch.tensor([[9.0, 8.9], [9.0, 1.0], [2.0, 2.0]])
     logits = NearTieFallback(lambda x: x.bfloat16(), exact, torch.bfloat16)(x)
     assert torch.equal(seen[0], x[[0, 2]]) and torch.equal(logits, torch.tensor([[10.0, 9.9], [9.0, 1.0], [3.0, 3.0]]))
+
+
+def test_a_network_that_is_always_nearly_tied_goes_on_in_float32():
+    calls = []
+    fallback = NearTieFallback(lambda x: calls.append("quick") or x, lambda x: calls.append("exact") or x, torch.bfloat16)
+    for _ in range(3):
+        fallback(torch.ones(600, 2))
+    assert calls == ["quick", "exact", "exact", "exact"]
 
 
 @pytest.mark.parametrize("how", ["openvino", "eager"])
