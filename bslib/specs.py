@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 __all__ = [
@@ -50,7 +51,7 @@ class Spec:
                     text = f"{f.name} of a {self.kind} spec must be {wanted}, its numbers finite and 0 or more"
                     raise ValueError(f"{text}, got {value!r}")
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Twenty hexadecimal digits, a function of the kind and of the fields that are not None.
 

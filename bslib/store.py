@@ -211,31 +211,34 @@ def records_for(plan: Iterable[Spec], store: str | Path | Store | None = None, *
     Records
     """
     plan, store = list(dict.fromkeys(plan)), open_store(store)
-    missing = lacking(plan, store)
+    get = functools.cache(store.get)  # each is read and checked once
+    missing = lacking(plan, store, get)
     if missing and store.writable:
         from bslib.runner import run
 
         run(plan, store, device=device)
-        missing = lacking(plan, store)
+        get.cache_clear()
+        missing = lacking(plan, store, get)
     absent = set(missing)
-    return Records({spec: store.get(spec) for spec in plan if spec not in absent}, missing)
+    return Records({spec: get(spec) for spec in plan if spec not in absent}, missing)
 
 
-def lacking(plan: Iterable[Spec], store: Store) -> list[Spec]:
+def lacking(plan: Iterable[Spec], store: Store, get: Callable[[Spec], Record] | None = None) -> list[Spec]:
     """What a store lacks of a plan: specs without a record, and what was measured on other weights, or with another pattern.
 
     A network whose weights were lost is trained again, perhaps on another machine, and is then another network; what was
-    counted on the old weights does not go with it.
+    counted on the old weights does not go with it. ``get`` is the store's own, or one that keeps what it has read.
     """
-    once = functools.cache(store.get)  # much is measured on a network, and its record is one
-    return [spec for spec in plan if spec not in store or _is_stale(spec, store, once)]
+    get = get or store.get
+    once = functools.cache(get)  # much is measured on a network, and its record is one
+    return [spec for spec in plan if spec not in store or _is_stale(spec, store, get, once)]
 
 
-def _is_stale(spec: Spec, store: Store, once: Callable[[Spec], Record]) -> bool:
+def _is_stale(spec: Spec, store: Store, get: Callable[[Spec], Record], once: Callable[[Spec], Record]) -> bool:
     if not isinstance(spec, MeasuredSpec):
         return False
     try:
-        result, pattern = store.get(spec).result, getattr(spec, "pattern", None)
+        result, pattern = get(spec).result, getattr(spec, "pattern", None)
         if pattern is not None and pattern in store and result.get("pattern") != once(pattern).checksum:
             return True
         return spec.network in store and bool(result["weights"] != once(spec.network).result["weights"])

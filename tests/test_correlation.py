@@ -17,6 +17,8 @@ from bslib import figures
 from bslib.chapters.correlation import (
     Correlation,
     _around,
+    _bootstrap,
+    _tau,
     clean_counts_of,
     correlations,
     counts_of,
@@ -37,6 +39,7 @@ from bslib.store import Record, Records, Store
 matplotlib.use("agg")
 
 FASHION, CIFAR = (dataclasses.replace(size, points=20, clean_points=8) for size in PROFILES["paper"].correlation)
+MEANS = ("values", "clean values")
 TRUE_LABELS = np.arange(1000) % 10
 
 
@@ -425,6 +428,31 @@ def test_intervals_hold_the_estimate_and_shrink_with_more_networks():
         for got in (few, many):
             assert got[name].low < got[name].value < got[name].high < 0
         assert many[name].high - many[name].low < 0.75 * (few[name].high - few[name].low)
+
+
+def test_draws_are_those_of_a_loop(fashion):
+    """To the last digit, and in step at two noise levels: networks, images of each pair with and without the trigger, success."""
+    tables = [fashion.pairs(sigma) for sigma in (0.1, 0.25)]
+    rng, expected, networks = np.random.default_rng(0), [], tables[0]["network"].nunique()
+    for _ in range(5):
+        chosen = rng.integers(networks, size=networks)
+        first = pd.concat([tables[0][tables[0]["network"] == k] for k in chosen])
+        points = [[rng.integers(len(w), size=len(w)) for w in first[name]] for name in MEANS]
+        success = rng.binomial(first["images"], first["success"]) / first["images"]
+        for table in (pd.concat([table[table["network"] == k] for k in chosen]) for table in tables):
+            means = [
+                [w[at].mean() for w, at in zip(table[name], own, strict=True)] for name, own in zip(MEANS, points, strict=True)
+            ]
+            expected.append([success.to_numpy(), *means])
+    draws = _bootstrap(tables, lambda p: [p["success"], p["W"], p["clean W"]], 5)
+    assert np.array_equal(draws.reshape(10, 3, -1), expected)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_tau_is_scipys_to_the_last_digit(seed):
+    rng = np.random.default_rng(seed)
+    success, w = (np.round(rng.random(5 + 3 * seed), digits) for digits in rng.integers(1, 4, size=2))
+    assert _tau({"success": success, "W": w}) == stats.kendalltau(success, w).statistic
 
 
 def test_intervals_resample_networks():

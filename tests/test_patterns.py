@@ -425,6 +425,12 @@ def test_areas_are_sklearns(fashion, cifar, signed, effective):
         assert (got.low, got.high) == pytest.approx((estimate.low, estimate.high))
 
 
+def test_a_changed_table_of_tests_does_not_change_the_next(fashion):
+    tests = fashion.tests()
+    tests["score"] = 0.0
+    assert fashion.tests()["score"].any()
+
+
 def test_sensitivity_has_every_setting(three):
     table = three.sensitivity(resamples=3)
     expected = {

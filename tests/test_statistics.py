@@ -16,6 +16,7 @@ from bslib.statistics import (
     Estimate,
     Estimates,
     NotYetRun,
+    _quartile,
     auc,
     levene,
     mean_of_networks,
@@ -151,6 +152,19 @@ def test_without_the_loop_means_have_the_same_bootstrap(lengths):
     assert np.quantile(quick, [0.025, 0.5, 0.975]) == pytest.approx(np.quantile(draws, [0.025, 0.5, 0.975]), abs=draws.std() / 8)
 
 
+@pytest.mark.parametrize("lengths", [[30, 30, 30], [7, 30, 7, 12], [40]])
+@pytest.mark.parametrize("settings", [(), (2, 3)])
+def test_draws_are_those_of_a_loop(lengths, settings):
+    """To the last digit: each network is drawn, and then its points, one call of the generator after the other."""
+    networks = [np.random.default_rng(size).gamma(0.5, 0.3, (*settings, size)) for size in lengths]
+    rng, r, expected = np.random.default_rng(5), len(lengths), []
+    for _ in range(50):
+        chosen = [networks[k] for k in rng.integers(r, size=r)]
+        expected.append(np.mean([mean(w[..., rng.integers(w.shape[-1], size=w.shape[-1])]) for w in chosen], axis=0))
+    _, draws = nested_bootstrap(networks, mean, resamples=50, seed=5)
+    assert np.array_equal(draws, expected)
+
+
 def test_settings_stay_paired():
     """Two settings of the same points that differ by a constant differ by it in every draw."""
     w = np.random.default_rng(0).normal(size=(5, 1, 80))
@@ -279,6 +293,23 @@ def test_levene_takes_outliers_out_first():
     clean, tested = np.arange(20.0), np.append(np.arange(20.0) / 2, [500.0, -500.0])
     assert levene(clean, tested) == levene(clean, tested[:20]) and levene(clean, tested).score > 3
     assert stats.levene(clean, tested, center="mean").statistic < 3
+
+
+@pytest.mark.parametrize("center", ["mean", "median"])
+def test_levene_is_scipys_to_the_last_digit(center):
+    for seed in range(50):
+        rng = np.random.default_rng(seed)
+        pair = [
+            rng.gamma(0.5, scale, size) for scale, size in zip(rng.uniform(0.01, 0.3, 2), rng.integers(5, 90, 2), strict=True)
+        ]
+        kept = [w[abs(w - np.percentile(w, [25, 75]).mean()) <= 2 * np.ptp(np.percentile(w, [25, 75]))] for w in pair]
+        statistic, points = stats.levene(*kept, center=center).statistic, sum(map(len, kept))
+        assert abs(levene(*pair, center=center).score) == -stats.f.logsf(statistic, 1, points - 2)
+
+
+@given(st.lists(values_of_w, min_size=1, max_size=60))
+def test_quartiles_are_numpys_to_the_last_digit(w):
+    assert [_quartile(sorted(w), share) for share in (0.25, 0.75)] == np.percentile(w, [25, 75]).tolist()
 
 
 @pytest.mark.parametrize("center", ["mean", "median"])

@@ -361,6 +361,13 @@ def test_a_writable_store_is_completed(store):
     assert IMAGES in Store(store.folder)
 
 
+def test_each_record_is_read_once(store, monkeypatch):
+    """That it is not stale, and what is in it."""
+    read, parse = [], store_module._parse
+    monkeypatch.setattr(store_module, "_parse", lambda path, asked: read.append(path) or parse(path, asked))
+    assert list(records_for([COUNTS], Store(store.folder, writable=False))) == [COUNTS] and len(read) == 1
+
+
 def test_what_is_complete_is_not_run(store, monkeypatch):
     monkeypatch.setattr(bslib.runner, "run", lambda *_, **__: pytest.fail("nothing was missing"))
     assert list(records_for([COUNTS], store)) == [COUNTS]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,9 @@ from bslib.store import Record, Records, Store, records_for
 __all__ = ["Correlation", "correlations", "p_values", "plan", "quantities"]
 
 Floats = NDArray[np.float64]
+#: Pairs as arrays by the names of :meth:`Correlation.pairs`: a bootstrap makes them too often for tables.
+Columns = Mapping[str, NDArray[Any]]
+Statistic = Callable[[Columns], float]
 RANDOM_GUESS = 0.1
 #: Pairs with a success below this are left out: none, the paper's rule, and a stricter one.
 EXCLUDE_BELOW = (0.0, RANDOM_GUESS, 0.3)
@@ -134,7 +137,7 @@ class Correlation:
     seed: int
     records: Records
 
-    @property
+    @cached_property
     def networks(self) -> list[NetworkSpec]:
         """The networks that are measured at the first noise level, with their predictions."""
         first = self.size.sigmas[0]
@@ -152,7 +155,7 @@ class Correlation:
             )
         ]
 
-    @property
+    @cached_property
     def sigmas(self) -> list[float]:
         """The noise levels at which each of these networks is measured, ascending."""
         return sorted(
@@ -234,20 +237,7 @@ class Correlation:
         dict
             ``tau`` and ``r`` (Estimate), ``tau p`` and ``r p``, ``pairs`` (how many were kept), ``left out``.
         """
-        pairs = self.pairs(sigma, n=n)
-        kept = _kept(pairs, exclude_below)
-        tau, r = _both(kept)
-        defined = np.isfinite(tau)
-        draws = _bootstrap(pairs, lambda p: _both(_kept(p, exclude_below)), resamples)
-        networks = int(pairs["network"].nunique())
-        return {
-            "tau": _around(tau, draws[:, 0], networks),
-            "tau p": float(stats.kendalltau(kept["success"], kept["W"]).pvalue) if defined else float("nan"),
-            "r": _around(r, draws[:, 1], networks),
-            "r p": float(stats.pearsonr(kept["success"], kept["W"]).pvalue) if defined else float("nan"),
-            "pairs": len(kept),
-            "left out": len(pairs) - len(kept),
-        }
+        return _correlations([self.pairs(sigma, n=n)], [exclude_below], resamples)[0][0]
 
     def sensitivity(self, resamples: int = 200) -> pd.DataFrame:
         """The correlation at every noise level measured, for each number of noisy copies and several exclusion rules.
@@ -259,27 +249,27 @@ class Correlation:
             with the paper's rule alone.
         """
         usual = self.size.ns[-1]
-        settings = [(usual, below) for below in EXCLUDE_BELOW] + [(n, RANDOM_GUESS) for n in self.size.ns[:-1]]
-        return pd.DataFrame(
-            {"sigma": sigma, "n": n, "exclude below": below}
-            | self.correlation(sigma, n=n, exclude_below=below, resamples=resamples)
-            for sigma in self.sigmas
-            for n, below in settings
-        )
+        rows: list[dict[str, Any]] = []
+        for n, rules in [(usual, EXCLUDE_BELOW)] + [(n, (RANDOM_GUESS,)) for n in self.size.ns[:-1]]:
+            found = _correlations([self.pairs(sigma, n=n) for sigma in self.sigmas], rules, resamples)
+            for sigma, by_rule in zip(self.sigmas, found, strict=True):
+                rows += [{"sigma": sigma, "n": n, "exclude below": r} | one for r, one in zip(rules, by_rule, strict=True)]
+        rows.sort(key=lambda row: row["sigma"])
+        return pd.DataFrame(rows)
 
     def breakdown(self, resamples: int = 500) -> dict[str, Estimate]:
         """Pearson's r of success and mean W within parts of the pairs, and of mean W with and without the trigger, by name."""
         if not self.networks:
             return {}
-        of: dict[str, Callable[[pd.DataFrame], float]] = {"all pairs": _r}
+        of: dict[str, Statistic] = {"all pairs": _r}
         for trigger in self.size.triggers:
-            of[f"trigger {trigger} alone"] = lambda p, t=trigger: _r(p[p["trigger"] == t])  # type: ignore[misc]
-        of["what trigger and class explain taken out"] = lambda p: partial_correlation(p, given=())
+            of[f"trigger {trigger} alone"] = partial(_r_alone, trigger)
+        of["what trigger and class explain taken out"] = partial(partial_correlation, given=())
         of["and what clean W explains"] = partial_correlation
-        of["W with the trigger, and without"] = lambda p: _pearson(p["W"].to_numpy(), p["clean W"].to_numpy())
+        of["W with the trigger, and without"] = lambda p: _pearson(p["W"], p["clean W"])
         pairs = self.pairs()
-        draws = _bootstrap(pairs, lambda p: _each(of, _kept(p)), resamples)
-        values = _each(of, _kept(pairs))
+        draws = _bootstrap([pairs], lambda p: _each(of, _kept(p)), resamples)[:, 0]
+        values = _each(of, _kept(_columns(pairs)))
         networks = int(pairs["network"].nunique())
         return {
             name: _around(value, draws[:, k], networks)
@@ -298,7 +288,7 @@ class Correlation:
         """
         rows, pairs = {}, self.pairs() if self.networks else pd.DataFrame(columns=["trigger", "success"])
         for (trigger, kept), own in pairs.groupby(["trigger", pairs["success"] >= RANDOM_GUESS]):
-            draws = _bootstrap(own.reset_index(drop=True), lambda p: (p["W"] - p["clean W"]).mean(), resamples)
+            draws = _bootstrap([own.reset_index(drop=True)], lambda p: (p["W"] - p["clean W"]).mean(), resamples)
             less = percentile_estimate(float((own["W"] - own["clean W"]).mean()), draws, int(own["network"].nunique()))
             means = own[["success", "wanted", "true"]].mean()
             name = f"trigger {trigger}, {'kept' if kept else 'left out'}"
@@ -324,25 +314,25 @@ class Correlation:
             return {}  # half of the triggers would give another correlation, not an early one
         pairs, data = self.pairs(), self.size.dataset
         networks = int(pairs["network"].nunique())
-        of: dict[str, Callable[[pd.DataFrame], float]] = {
+        of: dict[str, Statistic] = {
             f"tau.{data}": _tau,
             f"r.{data}": _r,
-            f"spread_of_low_less_high.{data}": lambda p: _spread(p, "W", p["success"] < 0.4),
-            f"spread_of_wobbly_less_smooth.{data}": lambda p: _spread(p, "success", p["W"] > p["W"].median()),
+            f"spread_of_low_less_high.{data}": lambda p: _spread(p["W"], p["success"] < 0.4),
+            f"spread_of_wobbly_less_smooth.{data}": lambda p: _spread(p["success"], p["W"] > _median(p["W"])),
             f"partial_r.{data}": partial_correlation,
         }
         for wanted in self.size.triggers:
-            alone = partial(_of_trigger, wanted)
-            of[f"r_alone.{data}.{wanted}"] = lambda p, alone=alone: _r(alone(p))  # type: ignore[misc]
-        draws = _bootstrap(pairs, lambda p: _each(of, _kept(p)), 500)
+            of[f"r_alone.{data}.{wanted}"] = partial(_r_alone, wanted)
+        draws = _bootstrap([pairs], lambda p: _each(of, _kept(p)), 500)[:, 0]
         found = {}
-        for k, (name, value) in enumerate(zip(of, _each(of, _kept(pairs)), strict=True)):
+        for k, (name, value) in enumerate(zip(of, _each(of, _kept(_columns(pairs))), strict=True)):
             if np.isfinite(value):
                 found[name] = _around(value, draws[:, k], networks, correlation=not name.startswith("spread"))
-        for sigma in COMPARED_SIGMAS:
-            tau = self.correlation(sigma, resamples=500)["tau"] if sigma in self.sigmas else None
-            if tau is not None and np.isfinite(tau.value):
-                found[f"tau_at.{data}.{sigma:g}"] = tau
+        compared = [sigma for sigma in COMPARED_SIGMAS if sigma in self.sigmas]
+        at_each = _correlations([self.pairs(sigma) for sigma in compared], [RANDOM_GUESS], 500)
+        for sigma, [at] in zip(compared, at_each, strict=True):
+            if np.isfinite(at["tau"].value):
+                found[f"tau_at.{data}.{sigma:g}"] = at["tau"]
         for pairs_of, row in self.by_trigger().iterrows():
             if str(pairs_of).endswith("kept"):
                 found[f"less_clean.{data}.{row['trigger']}"] = row["W less clean W"]
@@ -368,14 +358,14 @@ def quantities(first: Correlation, second: Correlation) -> Estimates:
     return Estimates(first.quantities() | second.quantities() | {name: Estimate(p, p, p, 0) for name, p in exact.items()})
 
 
-def partial_correlation(pairs: pd.DataFrame, given: Sequence[str] = ("clean W",)) -> float:
+def partial_correlation(pairs: pd.DataFrame | Columns, given: Sequence[str] = ("clean W",)) -> float:
     """Pearson's r of success and W after what trigger and class together, and ``given`` (linearly), explain is taken out.
 
     The mean of each class under each trigger goes, so that what is left are differences between networks.
 
     Parameters
     ----------
-    pairs : DataFrame
+    pairs : DataFrame or dict of arrays
         With columns success, W, trigger, class and those of ``given``.
     given : sequence of str
 
@@ -384,8 +374,7 @@ def partial_correlation(pairs: pd.DataFrame, given: Sequence[str] = ("clean W",)
     float
         NaN where too few pairs are left.
     """
-    success, w = residuals(pairs, given).to_numpy().T
-    return _pearson(success, w)
+    return _pearson(*_left_over(pairs, given).T)
 
 
 def residuals(pairs: pd.DataFrame, given: Sequence[str] = ("clean W",)) -> pd.DataFrame:
@@ -396,12 +385,17 @@ def residuals(pairs: pd.DataFrame, given: Sequence[str] = ("clean W",)) -> pd.Da
     pairs, given
         As for :func:`partial_correlation`.
     """
-    dummies = pd.get_dummies(pairs["trigger"].astype(str) + " on " + pairs["class"].astype(str), dtype=float)
-    design = np.column_stack([np.ones(len(pairs)), dummies, pairs[list(given)]])
-    values = pairs[["success", "W"]].astype(float)
-    if len(pairs) <= np.linalg.matrix_rank(design) + 2:
-        return values * float("nan")
-    return values - design @ np.linalg.lstsq(design, values.to_numpy(), rcond=None)[0]
+    return pd.DataFrame(_left_over(pairs, given), index=pairs.index, columns=["success", "W"])
+
+
+def _left_over(pairs: pd.DataFrame | Columns, given: Sequence[str]) -> Floats:
+    """The :func:`residuals` as an array, shape (pairs, 2)."""
+    values = np.column_stack([pairs["success"], pairs["W"]]).astype(float)
+    groups = np.asarray(10 * pairs["trigger"] + pairs["class"])  # a class is a digit, or -1 for all pairs
+    dummies = np.unique(groups)[:, None] == groups
+    design = np.vstack([np.ones(len(values)), dummies, *(pairs[name] for name in given)]).T
+    explained, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
+    return values - design @ explained if len(values) > rank + 2 else np.full_like(values, np.nan)
 
 
 def p_values(*, tau: float, r: float, pairs: int) -> tuple[float, float]:
@@ -432,21 +426,23 @@ def _noisy_copies(record: Record, at: int, label: int | None, target: int | None
     return float(counts[rows, wanted].sum() / counts.sum()), float(counts[rows, labels].sum() / counts.sum())
 
 
-def _bootstrap(pairs: pd.DataFrame, statistic: Callable[[pd.DataFrame], Any], resamples: int, seed: int = 0) -> Floats:
-    """Draws of a statistic of pairs: networks are resampled first, then the images behind W and success of each pair."""
-    rng = np.random.default_rng(seed)
+def _bootstrap(tables: Sequence[pd.DataFrame], statistic: Callable[[Columns], Any], resamples: int, seed: int = 0) -> Floats:
+    """Draws of a statistic of pairs: networks are resampled first, then the images behind W and success of each pair.
+
+    The tables hold the same pairs at different settings and are drawn in step; the result has shape (resamples, tables, ...).
+    """
+    rng, pairs = np.random.default_rng(seed), tables[0]
     of_network = list(pairs.groupby("network").indices.values())
     columns = {name: pairs[name].to_numpy() for name in ("trigger", "class", "success", "images")}
-    means = {"W": np.stack(pairs["values"].to_list()), "clean W": np.stack(pairs["clean values"].to_list())}
+    values = [(np.stack(table["values"].to_list()), np.stack(table["clean values"].to_list())) for table in tables]
     draws = []
     for _ in range(resamples):
         rows = np.concatenate([of_network[k] for k in rng.integers(len(of_network), size=len(of_network))])
         drawn = {name: column[rows] for name, column in columns.items()}
-        for name, values in means.items():
-            points = rng.integers(values.shape[1], size=(len(rows), values.shape[1]))
-            drawn[name] = np.take_along_axis(values[rows], points, axis=1).mean(1)
+        points = [rows[:, None] * w.shape[1] + rng.integers(w.shape[1], size=(len(rows), w.shape[1])) for w in values[0]]
         drawn["success"] = rng.binomial(drawn["images"], drawn["success"]) / drawn["images"]
-        draws.append(statistic(pd.DataFrame(drawn)))
+        means = [[w.take(where).mean(1) for w, where in zip(both, points, strict=True)] for both in values]
+        draws.append([statistic(drawn | {"W": w, "clean W": clean}) for w, clean in means])
     return np.array(draws, dtype=float)
 
 
@@ -468,36 +464,61 @@ def _around(value: float, draws: Floats, networks: int, *, correlation: bool = T
     return Estimate(value, float(np.tanh(on_the_scale.low)), float(np.tanh(on_the_scale.high)), networks)
 
 
-def _each(of: Mapping[str, Callable[[pd.DataFrame], float]], pairs: pd.DataFrame) -> list[float]:
+def _correlations(tables: Sequence[pd.DataFrame], rules: Sequence[float], resamples: int) -> list[list[dict[str, Any]]]:
+    """What :meth:`Correlation.correlation` gives for each table of the same pairs by each exclusion rule, from the same draws."""
+    if not tables:
+        return []
+    draws = _bootstrap(tables, lambda p: [(_tau(kept), _r(kept)) for kept in (_kept(p, below) for below in rules)], resamples)
+    return [[_correlation(pairs, below, draws[:, t, k]) for k, below in enumerate(rules)] for t, pairs in enumerate(tables)]
+
+
+def _correlation(pairs: pd.DataFrame, below: float, draws: Floats) -> dict[str, Any]:
+    networks, kept = int(pairs["network"].nunique()), _kept(_columns(pairs), below)
+    success, w, tau = kept["success"], kept["W"], _tau(kept)
+    defined = np.isfinite(tau)
+    return {
+        "tau": _around(tau, draws[:, 0], networks),
+        "tau p": float(stats.kendalltau(success, w).pvalue) if defined else float("nan"),
+        "r": _around(_r(kept), draws[:, 1], networks),
+        "r p": float(stats.pearsonr(success, w).pvalue) if defined else float("nan"),
+        "pairs": len(w),
+        "left out": len(pairs) - len(w),
+    }
+
+
+def _each(of: Mapping[str, Statistic], pairs: Columns) -> list[float]:
     """Every statistic of the same pairs."""
     return [f(pairs) for f in of.values()]
 
 
-def _kept(pairs: pd.DataFrame, below: float = RANDOM_GUESS) -> pd.DataFrame:
-    return pairs[pairs["success"] >= below]
+def _columns(pairs: pd.DataFrame) -> Columns:
+    return {name: pairs[name].to_numpy() for name in ("trigger", "class", "success", "W", "clean W")}
 
 
-def _of_trigger(trigger: int, pairs: pd.DataFrame) -> pd.DataFrame:
-    return pairs[pairs["trigger"] == trigger]
+def _where(pairs: Columns, where: NDArray[np.bool_]) -> Columns:
+    return {name: column[where] for name, column in pairs.items()}
 
 
-def _both(pairs: pd.DataFrame) -> tuple[float, float]:
-    """Kendall's tau and Pearson's r; NaN where they are not defined."""
-    return _tau(pairs), _r(pairs)
+def _kept(pairs: Columns, below: float = RANDOM_GUESS) -> Columns:
+    return _where(pairs, pairs["success"] >= below)
 
 
-def _tau(pairs: pd.DataFrame) -> float:
-    success, w = pairs["success"].to_numpy(), pairs["W"].to_numpy()
-    return float(stats.kendalltau(success, w).statistic) if _varied(success, w) else float("nan")
+def _tau(pairs: Columns) -> float:
+    """Kendall's tau (b); NaN where it is not defined. SciPy's takes five times as long, and gives the same to the last digit."""
+    success, w = pairs["success"], pairs["W"]
+    if len(w) < FEWEST_PAIRS or not (np.ptp(success) > 0 and np.ptp(w) > 0):
+        return float("nan")
+    x, y = (np.sign(np.subtract.outer(values, values)) for values in (success, w))
+    concordant, *untied = (np.vdot(a, b) / 2 for a, b in ((x, y), (x, x), (y, y)))
+    return float(np.clip(concordant / np.sqrt(untied[0]) / np.sqrt(untied[1]), -1, 1))
 
 
-def _r(pairs: pd.DataFrame) -> float:
-    success, w = pairs["success"].to_numpy(), pairs["W"].to_numpy()
-    return _pearson(success, w) if _varied(success, w) else float("nan")
+def _r(pairs: Columns) -> float:
+    return _pearson(pairs["success"], pairs["W"]) if len(pairs["W"]) >= FEWEST_PAIRS else float("nan")
 
 
-def _varied(success: Floats, w: Floats) -> bool:
-    return len(success) >= FEWEST_PAIRS and bool(np.ptp(success) > 0 and np.ptp(w) > 0)
+def _r_alone(trigger: int, pairs: Columns) -> float:
+    return _r(_where(pairs, pairs["trigger"] == trigger))
 
 
 def _pearson(x: Floats, y: Floats) -> float:
@@ -506,8 +527,12 @@ def _pearson(x: Floats, y: Floats) -> float:
     return float(np.corrcoef(x, y)[0, 1])
 
 
-def _spread(pairs: pd.DataFrame, column: str, where: pd.Series[bool]) -> float:
-    """The standard deviation of a column in the pairs ``where``, less that in the others; NaN where either are two or fewer."""
+def _median(values: Floats) -> float:
+    return float(np.median(values)) if len(values) else float("nan")
+
+
+def _spread(values: Floats, where: NDArray[np.bool_]) -> float:
+    """The standard deviation of the values ``where``, less that of the others; NaN where either are two or fewer."""
     if min(where.sum(), (~where).sum()) < 3:
         return float("nan")
-    return float(pairs.loc[where, column].std() - pairs.loc[~where, column].std())
+    return float(values[where].std(ddof=1) - values[~where].std(ddof=1))

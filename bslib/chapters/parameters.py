@@ -30,7 +30,6 @@ Floats = NDArray[np.float64]
 POSSIBLE = {
     "share_of_steps_that_shrink": (0.0, 1.0),
     "spread_at_0.01": (0.0, np.inf),
-    "upper_quartile_at_0.01": (0.0, np.inf),
 }
 
 
@@ -195,8 +194,9 @@ class Half:
 
     def _growth_by_estimator(self) -> dict[str, Estimate]:
         """How much the mean of W grows with n by a corrected estimator, and how much of its growth is bias."""
-        both = np.stack([self.over_n(), self.over_n("grassberger")], axis=1)  # (networks, 2, sigmas, ns, points)
-        value, draws = nested_bootstrap(list(both), lambda v: v[..., -1, :].mean(-1) - v[..., 0, :].mean(-1))
+        ends = [self.over_n(estimator)[:, :, [0, -1]] for estimator in ("plug-in", "grassberger")]
+        both = np.stack(ends, axis=1)  # (networks, 2, sigmas, 2, points)
+        value, draws = nested_bootstrap(list(both), lambda v: v[:, :, 1].mean(-1) - v[:, :, 0].mean(-1))
         found = {}
         for s, sigma in enumerate(self.size.n_sigmas):
             quantities = {
@@ -208,7 +208,8 @@ class Half:
         return found
 
     def _quantities_over_sigma(self) -> dict[str, Estimate]:
-        value, draws = self.moments_over_sigma()
+        w = self.over_sigma()
+        value, draws = nested_bootstrap(list(w), lambda v: np.stack([v.mean(-1), v.std(-1, ddof=1)]))
         sigmas = self.size.sigmas
         low = [s for s, sigma in enumerate(sigmas) if sigma in (0.005, 0.01, 0.1, 0.15)]
         quantities = {
@@ -219,7 +220,6 @@ class Half:
         if 0.01 in sigmas:
             at = sigmas.index(0.01)
             quantities["spread_at_0.01"] = lambda v: v[..., 1, at]
-            quantities["upper_quartile_at_0.01"] = lambda v: v[..., 2, at]
         if {0.15, 0.25} <= set(sigmas):
             before, after = sigmas.index(0.15), sigmas.index(0.25)
             quantities["mean_growth_from_0.15_to_0.25"] = lambda v: v[..., 0, after] - v[..., 0, before]
@@ -227,6 +227,9 @@ class Half:
             name: percentile_estimate(of(value), of(draws), len(self.runs), within=POSSIBLE.get(name, (-np.inf, np.inf)))
             for name, of in quantities.items()
         }
+        if 0.01 in sigmas:
+            upper, upper_draws = nested_bootstrap(list(w[:, at]), lambda v: np.quantile(v, 0.75, axis=-1))
+            found["upper_quartile_at_0.01"] = percentile_estimate(upper, upper_draws, len(w), within=(0, np.inf))
         if 0.25 in sigmas:
             found["commonest_answer_at_0.25"] = self._share_of_the_commonest_answer(sigmas.index(0.25))
         return {f"{name}.{self.size.dataset}": estimate for name, estimate in found.items()}
@@ -239,14 +242,6 @@ class Half:
             shares.append(counts[:, counts.sum(0).argmax()] / counts.sum(-1))
         value, draws = nested_bootstrap_of_means(shares)
         return percentile_estimate(value, draws, len(shares), within=(0, 1))
-
-    def moments_over_sigma(self, *, seed: int = 0) -> tuple[Floats, Floats]:
-        """Mean, standard deviation and upper quartile of W at every sigma, (3, sigmas), and their bootstrap draws."""
-        return nested_bootstrap(
-            list(self.over_sigma()),
-            lambda v: np.stack([v.mean(-1), v.std(-1, ddof=1), np.quantile(v, 0.75, axis=-1)]),
-            seed=seed,
-        )
 
 
 def numbers(*, profile: str, seed: int = 0, store: str | Path | Store | None = None) -> Estimates:
@@ -271,8 +266,7 @@ def _largest_step(half: Half, sigmas: list[float], seed: int) -> tuple[Floats, F
     """The largest step of mean W between neighbouring sigmas, as a share of its range: value and draws."""
     columns = [half.size.sigmas.index(sigma) for sigma in sigmas]
     found = []
-    for moments in half.moments_over_sigma(seed=seed):
-        means = np.asarray(moments[..., 0, columns])
+    for means in nested_bootstrap(list(half.over_sigma()[:, columns]), lambda v: v.mean(-1), seed=seed):
         whole = np.ptp(means, axis=-1)
         step = np.abs(np.diff(means)).max(-1)
         found.append(np.divide(step, whole, out=np.full_like(whole, np.nan), where=whole != 0))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -310,7 +311,13 @@ class Patterns:
             Columns network (its number), carried ("own", "unseen" or "nothing"), trigger, success (of the network's own trigger),
             score and p (:func:`bslib.statistics.levene`).
         """
-        sigma = self.size.sigmas[0] if sigma is None else sigma
+        return self._tests_once(self.size.sigmas[0] if sigma is None else sigma, batch, center, points).copy()
+
+    @cached_property
+    def _tests_once(self) -> Callable[..., pd.DataFrame]:
+        return functools.cache(self._tests)  # the same tests serve many areas
+
+    def _tests(self, sigma: float, batch: int | None, center: str, points: int | None) -> pd.DataFrame:
         rows = []
         for number, network in enumerate(self.networks):
             own = network.attack.trigger if network.attack else None
@@ -618,7 +625,11 @@ class Patterns:
             tested = w[at * self.size.pattern_points : (at + 1) * self.size.pattern_points]
         return levene(self._clean(spec.network, sigma), tested).score
 
-    def _w(self, spec: CountsSpec, sigma: float) -> Floats:
+    @cached_property
+    def _w(self) -> Callable[[CountsSpec, float], Floats]:
+        return functools.cache(self._w_of)
+
+    def _w_of(self, spec: CountsSpec, sigma: float) -> Floats:
         """W of a batch at one of its noise levels, shape (B,)."""
         return entropy(self.records[spec].arrays["counts"][spec.sigmas.index(sigma), 0])
 
