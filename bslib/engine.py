@@ -169,9 +169,10 @@ def _precision(own: torch.dtype, asked: torch.dtype | None, device: torch.device
 class NearTieFallback(nn.Module):
     """The logits of a network in low precision, and those in float32 wherever the two largest are nearly tied.
 
-    So rounding decides hardly any label; a network that is nearly tied on most images goes on in float32. A near tie is a difference below 6 units in the last place of the largest logit (0.047
-    of it in bfloat16), or below four times the largest rounding error on trial images, which counts where logits cancel. No label
-    whose logits lay further apart than 0.021 of the largest changed, of 57,800 noisy images of the paper's three networks.
+    So rounding decides hardly any label; a network that is nearly tied on most images goes on in float32. A near tie is a difference
+    below 6 units in the last place of the largest logit (0.047 of it in bfloat16), or below four times the largest rounding error on
+    trial images, which counts where logits cancel. Of 57,800 noisy images of the paper's three networks no label changed whose logits
+    lay further apart than 0.021 of the largest.
 
     Parameters
     ----------
