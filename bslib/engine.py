@@ -17,6 +17,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,8 @@ LOGIT_TOLERANCE = 1e-3
 NEAR_TIE_ULPS = 6
 #: A conversion takes about this many seconds, and so many for each module (measured with torchvision's networks).
 CONVERSION = (1.0, 0.03)
+#: A pass that takes longer than so many seconds is not timed twice.
+PATIENCE = 0.2
 #: The fraction of the eager time that a conversion saves at least, in bfloat16 and in float32.
 SAVED = {torch.bfloat16: 0.5, torch.float32: 0.1}
 
@@ -169,10 +172,10 @@ def _precision(own: torch.dtype, asked: torch.dtype | None, device: torch.device
 class NearTieFallback(nn.Module):
     """The logits of a network in low precision, and those in float32 wherever the two largest are nearly tied.
 
-    So rounding decides hardly any label; a network that is nearly tied on most images goes on in float32. A near tie is a difference
-    below 6 units in the last place of the largest logit (0.047 of it in bfloat16), or below four times the largest rounding error on
-    trial images, which counts where logits cancel. Of 57,800 noisy images of the paper's three networks no label changed whose logits
-    lay further apart than 0.021 of the largest.
+    So rounding decides hardly any label; a network that is nearly tied on most images goes on in float32. A near tie is a
+    difference below 6 units in the last place of the largest logit (0.047 of it in bfloat16), or below four times the largest
+    rounding error on trial images, which counts where logits cancel. Of 57,800 noisy images of the paper's three networks no
+    label changed whose logits lay further apart than 0.021 of the largest.
 
     Parameters
     ----------
@@ -243,16 +246,27 @@ class _Candidate:
     by_default: bool
     trial: Tensor
 
+    @cached_property
+    def images(self) -> Tensor:
+        """Enough for a full pass."""
+        return trial_images(self.x, _pass_of(self.x))
+
+    @cached_property
+    def pace(self) -> float:
+        """Seconds that the model itself takes for each image of a full pass; of a few images, if these take long already."""
+        few = _timed(self.network, self.trial)[1]
+        return few / len(self.trial) if few > PATIENCE else _timed(self.network, self.images)[1] / len(self.images)
+
     def is_short(self, passes: int | None) -> bool:
-        """Whether a conversion would cost more than it saves."""
+        """Whether a conversion, with the passes to try it, would cost more than it saves."""
         if passes is None:
             return False
-        cost = CONVERSION[0] + CONVERSION[1] * sum(1 for _ in self.network.modules())
-        for images in (self.trial, trial_images(self.x, _pass_of(self.x))):  # a few images first, which take longer each
-            expected = _seconds(self.network, images) / len(images) * passes
-            if expected * SAVED.get(self.dtype, 0.1) < cost:
-                return True
-        return False
+
+        def costs_more(pace: float) -> bool:
+            cost = CONVERSION[0] + CONVERSION[1] * sum(1 for _ in self.network.modules()) + 4 * len(self.images) * pace
+            return pace * passes * SAVED.get(self.dtype, 0.1) < cost
+
+        return costs_more(_timed(self.network, self.trial)[1] / len(self.trial)) or costs_more(self.pace)
 
     def converted(self, engine: str, logits: Tensor) -> Compiled:
         """By an engine that records the network's graph, if that gives the logits that the network itself gave."""
@@ -267,10 +281,8 @@ class _Candidate:
         exact = variant(torch.float32)
         if not same_logits(exact(self.trial), logits, LOGIT_TOLERANCE):
             raise _Unsuitable(f"{name} gives other logits")
-        network = exact if self.dtype == torch.float32 else self._guarded(variant(self.dtype), exact)
-        fast = network.quick if isinstance(network, NearTieFallback) else network
-        images = trial_images(self.x, _pass_of(self.x))
-        if engine == "auto" and _seconds(fast, images) > _seconds(self.network, images):
+        network, seconds = self._guarded(None if self.dtype == torch.float32 else variant(self.dtype), exact)
+        if engine == "auto" and seconds > self.pace * len(self.images):
             raise _Unsuitable(f"{name} is no faster")
         return self._described(network, name, floats=2**20)
 
@@ -284,20 +296,25 @@ class _Candidate:
             return self._described(lambda x: self.network(x.to(self.own)), "eager", why)
         quick = _autocast(self.network, self.dtype)
         if known.error is None:
-            network = self._guarded(quick, self.network)
+            network, _ = self._guarded(quick, self.network)
             known.error = network.error if isinstance(network, NearTieFallback) else math.inf
         fallback = NearTieFallback(quick, self.network, self.dtype, known.error)
         return self._described(fallback if math.isfinite(known.error) else self.network, "eager", why)
 
-    def _guarded(self, quick: Forward, exact: Forward) -> Forward:
-        """In low precision with near ties in float32; by default in float32 where rounding is large or little is gained."""
-        images = trial_images(self.x, _pass_of(self.x))
-        logits = exact(images)
-        error = float((quick(images).float() - logits).abs().max())
+    def _guarded(self, quick: Forward | None, exact: Forward) -> tuple[Forward, float]:
+        """In low precision with near ties in float32; by default in float32 where rounding is large or little is gained.
+
+        Returned with the seconds of a full pass.
+        """
+        logits, seconds = _timed(exact, self.images)
+        if quick is None:
+            return exact, seconds
+        rounded, quickly = _timed(quick, self.images)
+        error = float((rounded.float() - logits).abs().max())
         harmless = 4 * error < NEAR_TIE_ULPS * torch.finfo(self.dtype).eps * float(logits.abs().max())
-        if self.by_default and not (harmless and _seconds(quick, images) < 0.85 * _seconds(exact, images)):
-            return exact
-        return NearTieFallback(quick, exact, self.dtype, error)
+        if self.by_default and not (harmless and quickly < 0.85 * seconds):
+            return exact, seconds
+        return NearTieFallback(quick, exact, self.dtype, error), quickly
 
     def _described(self, network: Forward, name: str, why: str = "", *, floats: int = 2**17) -> Compiled:
         lower = isinstance(network, NearTieFallback)
@@ -320,16 +337,18 @@ def _pass_of(x: Tensor) -> int:
     return BATCH if x.device.type == "cpu" else BATCH_ON_GPU
 
 
-def _seconds(network: Forward, images: Tensor) -> float:
-    """The shorter time of two passes."""
-    times = []
+def _timed(network: Forward, images: Tensor) -> tuple[Tensor, float]:
+    """The logits, and how long they took: the shorter of two passes, or the one if that was long."""
+    shortest = math.inf
     for _ in range(2):
         began = time.perf_counter()
-        network(images)
+        logits = network(images)
         if images.is_cuda:
             torch.cuda.synchronize(images.device)
-        times.append(time.perf_counter() - began)
-    return min(times)
+        shortest = min(shortest, time.perf_counter() - began)
+        if shortest > PATIENCE:
+            break
+    return logits, shortest
 
 
 def _digest(model: nn.Module) -> str:
