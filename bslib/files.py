@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 __all__ = ["atomic_path", "cache_folder", "locked"]
 
@@ -78,7 +80,7 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
     """Hold the lock that a file stands for, alone among all processes that ask for it, on every machine that shares the folder.
 
     The kernel gives the lock back when its holder ends, however that happens, so a killed process blocks nobody. The file is
-    removed afterwards.
+    removed afterwards; who waited for it notices that and makes it anew.
 
     Parameters
     ----------
@@ -95,7 +97,8 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
     Raises
     ------
     OSError
-        When the folder cannot be written to, or its file system has no locks; the message names it.
+        When the folder cannot be written to, its file system has no locks, or something else lies at the path, as a symbolic
+        link; the message names it.
 
     >>> file = Path(tempfile.mkdtemp()) / "one.lock"
     >>> with locked(file) as mine, locked(file, wait=False) as other:
@@ -105,33 +108,23 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
     False
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        try:
-            file = path.open("w")
-        except OSError as problem:
-            raise type(problem)(f"{path.parent} cannot be written to: {problem.strerror}") from None
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                yield False
-                return
-            except OSError as problem:
-                path.unlink(missing_ok=True)
-                reason = f"{path.parent} is on a file system without locks ({problem.strerror})"
-                raise OSError(f"{reason}: two runs could not share it, name another folder") from None
-            if not _is_still(path, file.fileno()):
-                continue  # the holder before has removed it: this lock keeps nobody out
-            try:
-                yield True
-            finally:
-                path.unlink(missing_ok=True)
-            return
-
-
-def _is_still(path: Path, handle: int) -> bool:
-    """Whether a path still leads to a file that was opened at it."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise OSError(f"{path} is no lock file, but a link or a special file: remove it")
+    lock = FileLock(path, fallback_to_soft=False)  # a soft lock would outlive a killed holder
     try:
-        return os.path.samestat(os.fstat(handle), path.stat())
-    except FileNotFoundError:
-        return False
+        lock.acquire(blocking=wait)
+    except Timeout:
+        yield False
+        return
+    except OSError as problem:
+        if problem.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise type(problem)(f"{path.parent} cannot be written to: {problem.strerror}") from None
+        path.unlink(missing_ok=True)
+        reason = f"{path.parent} is on a file system without locks ({problem.strerror})"
+        raise OSError(f"{reason}: two runs could not share it, name another folder") from None
+    try:
+        yield True
+    finally:
+        with contextlib.suppress(PermissionError):  # Windows removes no file that is open
+            path.unlink(missing_ok=True)
+        lock.release()

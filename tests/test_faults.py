@@ -118,6 +118,20 @@ def test_who_waits_for_a_lock_gets_the_file_that_is_there(tmp_path):
     assert len(most) == 80 and max(most) == 1
 
 
+@pytest.mark.parametrize("make", [lambda path, other: path.symlink_to(other), lambda path, other: os.mkfifo(path)])
+def test_a_lock_follows_no_link_and_waits_for_no_pipe(make, tmp_path):
+    path, other = tmp_path / "one.lock", tmp_path / "victim.txt"
+    other.write_text("kept")
+    make(path, other)
+    with pytest.raises(OSError, match=f"{path} is no lock file"), locked(path):
+        pass
+    assert other.read_text() == "kept"
+    path.unlink()
+    path.hardlink_to(other)
+    with locked(path) as mine:
+        assert mine and other.read_text() == "kept"
+
+
 def test_signs_of_killed_runs_are_removed(completed, tiny_plan, tmp_path):
     store = Store(shutil.copytree(completed.folder, tmp_path / "store"))
     left, held = store.folder / ".run-0.lock", store.folder / ".run-1.lock"

@@ -242,6 +242,18 @@ def test_no_module_imports_in_a_circle() -> None:
     assert set(order) >= set(graph)
 
 
+def test_no_module_needs_a_unix_at_import() -> None:
+    """On Windows these do not exist."""
+    unix = {"fcntl", "resource", "pwd", "grp", "termios", "pty", "syslog"}
+    found = []
+    for module, path in modules().items():
+        for node in ast.parse(path.read_text("utf-8")).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            found += [f"{module} imports {name}" for name in names if name in unix]
+    assert found == []
+
+
 def test_reading_side_leaves_torch_alone() -> None:
     script = (
         "import importlib, sys\n"
