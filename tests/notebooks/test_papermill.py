@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_golden import GOLDEN, tables
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,13 +23,14 @@ def test_a_notebook_runs_by_itself_from_its_own_folder(name, tmp_path):
         check=True,
         capture_output=True,
     )
-    outputs = [o for cell in json.loads(out.read_text())["cells"] for o in cell.get("outputs", [])]
+    executed = json.loads(out.read_text())
+    outputs = [o for cell in executed["cells"] for o in cell.get("outputs", [])]
     pictures = [o for o in outputs if "image/png" in o.get("data", {})]
     words = "".join("".join(o.get("data", {}).get("text/markdown", "")) for o in outputs)
     assert pictures or "Not yet run" in words or (name == "ledger.ipynb" and "claims in all" in words), "no figure"
     assert all(o["output_type"] != "error" for o in outputs)
-    kept = {path.name for path in (tmp_path / "cache").glob("*")}
-    assert kept <= {"kernels"}, "the published book computes no record; the lab compiles its loop"
+    assert not list((tmp_path / "cache").glob("*")), "the published book computes no record"
+    assert tables(executed) == json.loads(GOLDEN.read_text())["tables"].get(name, {})
 
 
 def test_a_notebook_computes_what_its_store_lacks(tmp_path):
