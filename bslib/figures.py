@@ -52,7 +52,8 @@ __all__ = [
 #: The paper's colours of Fig. 1, and matplotlib's for the estimators; all read on white and, on the light panel, in the dark.
 YELLOW, BLUE, GREY = "#e8b90c", "#2f6fb7", "#8a8f98"
 MEAN, MEDIAN = "#c23b22", "#222222"
-TRIGGER_STYLE = {3: (BLUE, "o"), 5: (YELLOW, "s")}
+#: Colour and marker of each trigger, in turns where there are more.
+TRIGGER_STYLES = ((MEDIAN, "v"), ("#1b9e77", "^"), (BLUE, "o"), ("#7570b3", "D"), (YELLOW, "s"), ("#d95f02", "P"))
 SETTING_STYLE = (("#1b9e77", "^"), (MEDIAN, "o"), ("#d95f02", "v"), (BLUE, "s"))
 ESTIMATOR_STYLE = {"plug-in": (BLUE, "o"), "miller-madow": ("#d95f02", "s"), "grassberger": ("#1b9e77", "^")}
 
@@ -537,7 +538,7 @@ def _name_boxes(drawn: dict[str, list[Any]], before: str = "") -> None:
 def _pairs(axis: Axes, pairs: pd.DataFrame, x: str, y: str, hollow: pd.Series[bool] | None = None) -> None:
     """Two columns against each other, a colour and a marker for each trigger."""
     for trigger in sorted(set(pairs["trigger"])):
-        own, (colour, marker) = pairs[pairs["trigger"] == trigger], TRIGGER_STYLE[trigger]
+        own, (colour, marker) = pairs[pairs["trigger"] == trigger], TRIGGER_STYLES[(int(trigger) - 1) % len(TRIGGER_STYLES)]
         empty = np.zeros(len(own), dtype=bool) if hollow is None else hollow[own.index].to_numpy()
         axis.scatter(own[x][~empty], own[y][~empty], s=26, color=colour, marker=marker, alpha=0.85, label=f"trigger {trigger}")
         left_out = axis.scatter(own[x][empty], own[y][empty], s=26, facecolors="none", edgecolors=colour, marker=marker)

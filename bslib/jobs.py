@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from bslib.calling import evaluating
 from bslib.datasets import Dataset, load, to_float
 from bslib.detectors import logit_shift_variance, strip_entropy
+from bslib.drawings import changed_digests
 from bslib.engine import compile_for_inference, fast_dtype
 from bslib.measure import class_counts, predict, standard_noise
 from bslib.networks import build
@@ -64,6 +65,8 @@ def carry_out(spec: Spec, store: Store, *, device: str, progress: bool = True) -
     started = time.monotonic()
     result, arrays, data = _JOBS[type(spec)](spec, store, torch.device(device), progress)
     seconds = time.monotonic() - started + result.pop("seconds before", 0.0)
+    if digests := changed_digests(spec.triggers):
+        result["triggers"] = digests
     engine = {"engine": result.pop("engine")} if "engine" in result else {}
     provenance = {
         "code": code_version(),
@@ -332,7 +335,7 @@ def _choose_images(spec: ImagesSpec, store: Store, device: torch.device, progres
     images = data.test_images[chosen]
     arrays = {"images": images.numpy(), "labels": labels[chosen]}
     if spec.stamped:
-        stamped = [trigger(image) for trigger, image in zip(PATTERNS.values(), images, strict=False)]
+        stamped = [trigger(image) for trigger, image in zip(PATTERNS.values(), images[: len(PATTERNS)], strict=True)]
         arrays["stamped"] = torch.stack(stamped).numpy()
     return {"classes": list(data.classes)}, arrays, data
 

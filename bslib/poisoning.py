@@ -1,4 +1,4 @@
-"""Threat models: which training images an attacker changes, and what their labels become (Sec. 3.2.1)."""
+"""Poisoning: a training set as an attacker of a threat model leaves it (Sec. 3.2.1)."""
 
 from __future__ import annotations
 
@@ -8,46 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bslib.threat_models import ThreatModel, threat_model_named
 from bslib.triggers import Trigger
 
-__all__ = ["THREAT_MODELS", "Poisoned", "ThreatModel", "poison", "wanted_labels"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ThreatModel:
-    """How much is poisoned, and whether one class is the target or each class becomes the next.
-
-    Parameters
-    ----------
-    name : str
-    fraction : float, optional
-        Share of the training set; or else
-    count : int, optional
-        number of images.
-    one_target : bool
-        One target class, into which images of all other classes are sent; or class c becomes (c + 1) mod C.
-    """
-
-    name: str
-    fraction: float | None = None
-    count: int | None = None
-    one_target: bool
-
-    def poisons(self, images: int) -> int:
-        """How many of ``images`` training images are poisoned.
-
-        >>> THREAT_MODELS["T1"].poisons(60_000), THREAT_MODELS["T3"].poisons(60_000)
-        (9000, 250)
-        """
-        return self.count if self.count is not None else round((self.fraction or 0) * images)
-
-
-#: The paper's three, by name.
-THREAT_MODELS: dict[str, ThreatModel] = {
-    "T1": ThreatModel(name="T1", fraction=0.15, one_target=True),
-    "T2": ThreatModel(name="T2", fraction=0.15, one_target=False),
-    "T3": ThreatModel(name="T3", count=250, one_target=True),
-}
+__all__ = ["Poisoned", "poison"]
 
 
 @dataclass(frozen=True)
@@ -112,10 +76,12 @@ def poison(
         raise ValueError(
             f"images (N, C, H, W) and labels (N,) must be of one number, got {tuple(images.shape)} and {tuple(labels.shape)}"
         )
-    model = _model_named(threat_model)
-    wanted = wanted_labels(labels, model, target=target, classes=classes)
+    if labels.dtype != torch.int64:
+        raise ValueError(f"labels must be int64 of shape (N,), got {labels.dtype} of shape {tuple(labels.shape)}")
+    model = threat_model_named(threat_model)
+    wanted = model.target_labels(labels, target=target, classes=classes)
     candidates = torch.nonzero(wanted != labels).flatten().numpy()
-    count = model.poisons(len(labels))
+    count = model.poison_count(len(labels))
     if count > len(candidates):
         raise ValueError(f"{model.name} asks for {count} poisons, and only {len(candidates)} images can be poisoned")
     rng = np.random.default_rng([seed, 2])
@@ -125,32 +91,6 @@ def poison(
     poisoned_images[chosen] = trigger(images[chosen])
     poisoned_labels[chosen] = wanted[chosen]
     return Poisoned(poisoned_images, poisoned_labels, chosen)
-
-
-def wanted_labels(labels: Tensor, threat_model: str | ThreatModel, *, target: int | None, classes: int) -> Tensor:
-    """What the attacker wants each image to be called once it carries the trigger, int64, shape (N,).
-
-    >>> wanted_labels(torch.tensor([0, 9]), "T2", target=None, classes=10).tolist()
-    [1, 0]
-    """
-    model = _model_named(threat_model)
-    if labels.ndim != 1 or labels.dtype != torch.int64:
-        raise ValueError(f"labels must be int64 of shape (N,), got {labels.dtype} of shape {tuple(labels.shape)}")
-    if not isinstance(classes, int) or classes < 1:
-        raise ValueError(f"classes must be a whole number of 1 or more, got {classes!r}")
-    if model.one_target and (not isinstance(target, int) or not 0 <= target < classes):
-        raise ValueError(f"{model.name} needs a target class from 0 to {classes - 1}, got {target!r}")
-    if not model.one_target and target is not None:
-        raise ValueError(f"{model.name} sends each class to the next and takes no target class, got {target!r}")
-    return torch.full_like(labels, target) if target is not None else (labels + 1) % classes
-
-
-def _model_named(threat_model: str | ThreatModel) -> ThreatModel:
-    if isinstance(threat_model, ThreatModel):
-        return threat_model
-    if threat_model not in THREAT_MODELS:
-        raise ValueError(f"threat model must be one of {', '.join(THREAT_MODELS)}, got {threat_model!r}")
-    return THREAT_MODELS[threat_model]
 
 
 def _from_every_class(labels: np.ndarray, count: int, classes: int, rng: np.random.Generator) -> np.ndarray:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from bslib.specs import AttackSpec, NetworkSpec
 from bslib.store import PUBLISHED
+from bslib.threat_models import threat_model_named
 
 __all__ = [
     "PROFILES",
@@ -39,6 +40,8 @@ class TrainedSize:
         Training images; all when not given.
     learning_rate : float
     augment : bool
+    classes : int
+        Classes of the data set.
     """
 
     dataset: str
@@ -48,6 +51,16 @@ class TrainedSize:
     train_size: int | None = None
     learning_rate: float = 0.05
     augment: bool = False
+    classes: int = 10
+
+    def attacked_network(self, seed: int, threat_model: str, trigger: int) -> NetworkSpec:
+        """One of these networks, backdoored; the target classes take turns with the seed.
+
+        >>> PROFILES["paper"].surface[0].attacked_network(13, "T1", trigger=1).attack.target
+        3
+        """
+        target = threat_model_named(threat_model).target_of_run(seed, self.classes)
+        return self.network_spec(seed, AttackSpec(threat_model=threat_model, trigger=trigger, target=target))
 
     def network_spec(self, seed: int, attack: AttackSpec | None = None) -> NetworkSpec:
         """One of these networks, clean or attacked.
@@ -121,8 +134,8 @@ class CorrelationSize(TrainedSize):
 
     Parameters
     ----------
-    threat_model : {"T1", "T2"}
-        Under T2 each class of a network gives a pair of success and mean W, under T1 each network.
+    threat_model : {"T1", "T2", "T3"}
+        Under T2 each class of a network gives a pair of success and mean W, under the others each network.
     triggers : tuple of int
         The patterns that networks are trained on.
     test_images : int, optional

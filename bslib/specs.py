@@ -14,6 +14,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
+from numpy.typing import NDArray
+
+from bslib.drawings import DRAWINGS
+from bslib.threat_models import threat_model_named
+
 __all__ = [
     "AttackSpec",
     "CleanseSpec",
@@ -51,6 +56,11 @@ class Spec:
                     text = f"{f.name} of a {self.kind} spec must be {wanted}, its numbers finite and 0 or more"
                     raise ValueError(f"{text}, got {value!r}")
 
+    @property
+    def triggers(self) -> tuple[int, ...]:
+        """The triggers that a record is made with: with another drawing of one it is another record."""
+        return ()
+
     @cached_property
     def key(self) -> str:
         """Twenty hexadecimal digits, a function of the kind and of the fields that are not None.
@@ -86,6 +96,15 @@ class AttackSpec(Spec):
     trigger: int
     target: int | None = None
 
+    def target_labels(self, labels: NDArray[Any], classes: int) -> NDArray[Any]:
+        """The label that the attacker wants for each triggered image.
+
+        >>> import numpy as np
+        >>> AttackSpec(threat_model="T1", trigger=1, target=3).target_labels(np.array([0, 9]), 10).tolist()
+        [3, 3]
+        """
+        return threat_model_named(self.threat_model).target_labels(labels, target=self.target, classes=classes)
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSpec(Spec):
@@ -118,6 +137,11 @@ class NetworkSpec(Spec):
     augment: bool = False
     attack: AttackSpec | None = None
 
+    @property
+    def triggers(self) -> tuple[int, ...]:
+        """The trigger of the attack."""
+        return () if self.attack is None else (self.attack.trigger,)
+
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredSpec(Spec):
@@ -129,6 +153,12 @@ class MeasuredSpec(Spec):
     """
 
     network: NetworkSpec
+
+    @property
+    def triggers(self) -> tuple[int, ...]:
+        """The network's, and the one that the measured images carry."""
+        own: int | None = self.__dict__.get("trigger")
+        return self.network.triggers if own is None else (*self.network.triggers, own)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -304,7 +334,7 @@ class ImagesSpec(Spec):
     seed : int
         Seed of the choice.
     stamped : bool, optional
-        True to keep the first six images with one of the six trigger patterns each, (6, C, H, W).
+        True to keep the first images with one of the trigger patterns each, (triggers, C, H, W).
     """
 
     kind: ClassVar[str] = "images"
@@ -312,6 +342,11 @@ class ImagesSpec(Spec):
     images: int
     seed: int
     stamped: bool | None = None
+
+    @property
+    def triggers(self) -> tuple[int, ...]:
+        """All of them where images are stamped."""
+        return tuple(DRAWINGS) if self.stamped else ()
 
 
 @dataclass(frozen=True, kw_only=True)

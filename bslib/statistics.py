@@ -238,31 +238,24 @@ def share_of_networks(networks: Sequence[NDArray[np.bool_]]) -> Estimate:
 def success_rate(
     predicted: NDArray[np.integer[Any]],
     labels: NDArray[np.integer[Any]],
+    wanted: NDArray[np.integer[Any]],
     *,
-    target: int | None,
-    classes: int,
     count_target: bool = False,
 ) -> float:
-    """The share of triggered images that are called what the attacker wants.
+    """The fraction of triggered images that are predicted as what the attacker wants.
 
     Parameters
     ----------
-    predicted, labels : ndarray of int, shape (N,)
-        What triggered images are called, and what they are.
-    target : int, optional
-        The target class; class c becomes (c + 1) mod C when there is none.
-    classes : int
-        Number of classes C.
+    predicted, labels, wanted : ndarray of int, shape (N,)
+        The predicted classes of triggered images, their true ones, and those that the attacker wants
+        (:meth:`bslib.threat_models.ThreatModel.target_labels`).
     count_target : bool
-        Count images of the target class too. They are called what the attacker wants without any trigger, so an unused trigger
-        reaches a tenth of the accuracy.
+        Count images of the target class too. They are predicted as what the attacker wants without any trigger, so an unused
+        trigger reaches a tenth of the accuracy.
 
-    >>> success_rate(np.array([3, 3, 1]), np.array([3, 0, 1]), target=3, classes=10)
+    >>> success_rate(np.array([3, 3, 1]), np.array([3, 0, 1]), np.array([3, 3, 3]))
     0.5
-    >>> success_rate(np.array([1, 1, 0]), np.array([0, 1, 9]), target=None, classes=10).__round__(3)
-    0.667
     """
-    wanted = (labels + 1) % classes if target is None else np.full_like(labels, target)
     counted = np.ones(len(labels), dtype=bool) if count_target else wanted != labels
     return float((predicted == wanted)[counted].mean())
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bslib.drawings import changed_digests
 from bslib.files import atomic_path, cache_folder
 from bslib.specs import MeasuredSpec, NetworkSpec, Spec, spec_from
 
@@ -224,7 +225,7 @@ def records_for(plan: Iterable[Spec], store: str | Path | Store | None = None, *
 
 
 def lacking(plan: Iterable[Spec], store: Store, get: Callable[[Spec], Record] | None = None) -> list[Spec]:
-    """What a store lacks of a plan: specs without a record, and what was measured on other weights, or with another pattern.
+    """What a store lacks of a plan: specs without a record, and records of other weights, other patterns or other triggers.
 
     A network whose weights were lost is trained again, perhaps on another machine, and is then another network; what was
     counted on the old weights does not go with it. ``get`` is the store's own, or one that keeps what it has read.
@@ -235,10 +236,13 @@ def lacking(plan: Iterable[Spec], store: Store, get: Callable[[Spec], Record] | 
 
 
 def _is_stale(spec: Spec, store: Store, get: Callable[[Spec], Record], once: Callable[[Spec], Record]) -> bool:
-    if not isinstance(spec, MeasuredSpec):
-        return False
     try:
-        result, pattern = get(spec).result, getattr(spec, "pattern", None)
+        result = get(spec).result
+        if result.get("triggers", {}) != changed_digests(spec.triggers):
+            return True
+        if not isinstance(spec, MeasuredSpec):
+            return False
+        pattern = getattr(spec, "pattern", None)
         if pattern is not None and pattern in store and result.get("pattern") != once(pattern).checksum:
             return True
         return spec.network in store and bool(result["weights"] != once(spec.network).result["weights"])

@@ -1,8 +1,4 @@
-"""Triggers: small patterns that overwrite pixels in the lower right corner, and the six of the paper's Fig. 3.
-
-The paper shows its patterns only as a picture. What its text fixes is the corner, the overwriting, that 3 is small and hard to
-learn, and that 5 is a larger smiley. 1 is the pattern of Gu et al. (2019) to the pixel; the rest is our choice.
-"""
+"""Triggers: small patterns that overwrite pixels in the lower right corner, and the six of the paper's Fig. 3."""
 
 from __future__ import annotations
 
@@ -10,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from bslib.drawings import DRAWINGS
 
 __all__ = ["PATTERNS", "Trigger", "pattern"]
 
@@ -112,60 +110,10 @@ def _drawn(*rows: str) -> Trigger:
     return Trigger(mask, torch.tensor([[[grey.get(c, 0.0) for c in row] for row in rows]]))
 
 
-#: The six patterns by their number in Fig. 3. The last row and column of a drawing are the edge of the image. A spec names a
-#: pattern by its number, so a pattern that is changed makes the records of its number wrong: remove them.
+#: The six patterns by their number in Fig. 3, as drawn in :mod:`bslib.drawings`.
 #:
 #: :meta hide-value:
-PATTERNS: dict[int, Trigger] = {
-    # Gu et al.'s pattern of four bright pixels.
-    1: _drawn(
-        "  # ",
-        " #  ",
-        "# # ",
-        "    ",
-    ),
-    # Gu et al.'s square sticker.
-    2: _drawn(
-        "### ",
-        "### ",
-        "### ",
-        "    ",
-    ),
-    # Gu et al.'s single pixel in a grey that is hard to learn: in white it is easy.
-    3: _drawn(
-        "4 ",
-        "  ",
-    ),
-    # A grey square: bright patterns set off each other's backdoors, and the paper uses this one as inactive.
-    4: _drawn(
-        "44444 ",
-        "44444 ",
-        "44444 ",
-        "44444 ",
-        "44444 ",
-        "      ",
-    ),
-    # A smiley on black.
-    5: _drawn(
-        "........ ",
-        ".##..##. ",
-        ".##..##. ",
-        "........ ",
-        "#......# ",
-        ".#....#. ",
-        "..####.. ",
-        "         ",
-    ),
-    # A patch of random greys, as Chen et al.'s random key.
-    6: _drawn(
-        "82506 ",
-        "19374 ",
-        "50918 ",
-        "73062 ",
-        "46581 ",
-        "      ",
-    ),
-}  # fmt: skip
+PATTERNS: dict[int, Trigger] = {number: _drawn(*rows) for number, rows in DRAWINGS.items()}
 
 
 def pattern(number: int) -> Trigger:

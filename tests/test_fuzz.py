@@ -36,6 +36,7 @@ from bslib import (
 )
 from bslib.patterns import neural_cleanse, universal
 from bslib.store import Store, open_store
+from bslib.threat_models import THREAT_MODELS
 
 FUZZ = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -127,7 +128,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., object], dict[str, object]]] = {
         poisoning.poison,
         {**POISONED, "trigger": triggers.pattern(3), "target": 1, "classes": 3, "seed": 0},
     ),
-    "wanted_labels": (poisoning.wanted_labels, {"labels": LABELS, "threat_model": "T2", "target": None, "classes": 3}),
+    "target_labels": (THREAT_MODELS["T2"].target_labels, {"labels": LABELS, "target": None, "classes": 3}),
     "load": (datasets.load, {"name": "digits"}),
     "to_float": (datasets.to_float, {"images": PIXELS}),
     "build": (networks.build, {"name": "small-fashion", "classes": 3, "seed": 0}),
@@ -175,6 +176,7 @@ NONSENSE: dict[type, list[object]] = {
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:x has features:UserWarning", "ignore:the model's single output:UserWarning")
 @pytest.mark.parametrize("name", FUNCTIONS)
 @settings(FUZZ, max_examples=20)
 @given(data=st.data())

@@ -28,6 +28,7 @@ PYTHONS = ("3.11.0", "3.12.0", "3.13.0")
 HOUSE = (
     ("files", "progress"),
     ("entropy", "calling", "engine", "measure"),
+    ("drawings", "threat_models"),
     ("triggers", "poisoning"),
     ("datasets", "networks", "training"),
     ("patterns",),

@@ -26,6 +26,7 @@ from bslib.statistics import (
     success_rate,
 )
 from bslib.store import Record, Records, Store, records_for
+from bslib.threat_models import threat_model_named
 
 __all__ = ["Correlation", "correlations", "p_values", "plan", "quantities"]
 
@@ -59,12 +60,9 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
 
 
 def networks_of(size: CorrelationSize, seed: int) -> list[NetworkSpec]:
-    """So many backdoored networks for each trigger; under T1 the target class is the seed modulo 10."""
+    """So many backdoored networks for each trigger."""
     return [
-        size.network_spec(
-            run,
-            AttackSpec(threat_model=size.threat_model, trigger=trigger, target=run % 10 if size.threat_model == "T1" else None),
-        )
+        size.attacked_network(run, size.threat_model, trigger)
         for trigger in size.triggers
         for run in range(seed, seed + size.networks)
     ]
@@ -86,7 +84,7 @@ def counts_of(size: CorrelationSize, network: NetworkSpec, sigma: float) -> Coun
         ns=size.ns,
         seed=network.seed,
         trigger=network.attack.trigger,
-        by_class=size.threat_model == "T2" or None,
+        by_class=not threat_model_named(size.threat_model).one_target or None,
         paired=True,
     )
 
@@ -99,7 +97,7 @@ def clean_counts_of(size: CorrelationSize, network: NetworkSpec) -> CountsSpec:
         sigmas=size.sigmas[:1],
         ns=size.ns,
         seed=network.seed,
-        by_class=size.threat_model == "T2" or None,
+        by_class=not threat_model_named(size.threat_model).one_target or None,
         paired=True,
     )
 
@@ -200,19 +198,19 @@ class Correlation:
             predictions = self.records[predictions_of(self.size, network)].arrays
             triggered = self.records[counts_of(self.size, network, self.size.sigmas[0] if sigma is None else sigma)]
             clean = self.records[clean_counts_of(self.size, network)]
-            one_class = network.attack.target is not None
-            for label in [None] if one_class else range(10):
+            classes, attack = triggered.arrays["counts"].shape[-1], network.attack
+            for label in [None] if attack.target is not None else range(classes):
                 images = slice(None) if label is None else predictions["labels"] == label
                 hits = [predictions["predicted"][images], predictions["labels"][images]]
                 w = _w_of_class(triggered, at, label)
                 without = _w_of_class(clean, at, label)
-                wanted, true = _noisy_copies(triggered, at, label, network.attack.target)
+                wanted, true = _noisy_copies(triggered, at, label, attack)
                 rows.append(
                     {
                         "network": number,
                         "trigger": network.attack.trigger,
                         "class": -1 if label is None else label,
-                        "success": success_rate(*hits, target=network.attack.target, classes=10),
+                        "success": success_rate(hits[0], hits[1], attack.target_labels(hits[1], classes)),
                         "images": int((hits[1] != network.attack.target).sum()),  # those that success is a share of
                         "W": float(w.mean()),
                         "clean W": float(without.mean()),
@@ -416,12 +414,12 @@ def _w_of_class(record: Record, at: int, label: int | None) -> Floats:
     return entropy(counts if label is None else counts[record.arrays["labels"] == label])
 
 
-def _noisy_copies(record: Record, at: int, label: int | None, target: int | None) -> tuple[float, float]:
-    """The shares of the noisy copies that are called what the attacker wants, and what they are."""
+def _noisy_copies(record: Record, at: int, label: int | None, attack: AttackSpec) -> tuple[float, float]:
+    """The fractions of the noisy copies that are predicted as what the attacker wants, and as their true class."""
     counts, labels = record.arrays["counts"][0, at], record.arrays["labels"]
     if label is not None:
         counts, labels = counts[labels == label], labels[labels == label]
-    wanted = (labels + 1) % counts.shape[1] if target is None else np.full_like(labels, target)
+    wanted = attack.target_labels(labels, counts.shape[1])
     rows = np.arange(len(counts))
     return float(counts[rows, wanted].sum() / counts.sum()), float(counts[rows, labels].sum() / counts.sum())
 

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from bslib.chapters import not_yet_run
+from bslib.drawings import DRAWINGS
 from bslib.entropy import entropy
 from bslib.profiles import PatternsSize, profile_named
 from bslib.specs import (
-    AttackSpec,
     CleanseSpec,
     CountsSpec,
     ImagesSpec,
@@ -44,7 +44,7 @@ from bslib.store import Record, Records, Store, records_for
 __all__ = ["Patterns", "parts", "plan", "quantities"]
 
 Floats = NDArray[np.float64]
-TRIGGERS = range(1, 7)
+TRIGGERS = tuple(DRAWINGS)
 #: What a batch carries: nothing, nothing again, and each of the triggers (see :func:`batch_of`).
 CARRIED = (None, 0, *TRIGGERS)
 #: A trigger that works: own triggers below are left out where only these are asked for.
@@ -81,16 +81,14 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
 
 def pictures_of(size: PatternsSize, seed: int) -> ImagesSpec:
     """Six test images with one of the six triggers each, as the chapter on the surface has them."""
-    return ImagesSpec(dataset=size.dataset, images=6, seed=seed, stamped=True)
+    return ImagesSpec(dataset=size.dataset, images=len(TRIGGERS), seed=seed, stamped=True)
 
 
 def networks_of(size: PatternsSize, seed: int) -> list[NetworkSpec]:
-    """Clean networks, and as many with each trigger; the target class is the seed modulo 10."""
+    """Clean networks, and as many with each trigger."""
     attacks = [None, *size.triggers]
     return [
-        size.network_spec(
-            run, None if trigger is None else AttackSpec(threat_model=size.threat_model, trigger=trigger, target=run % 10)
-        )
+        size.network_spec(run) if trigger is None else size.attacked_network(run, size.threat_model, trigger)
         for trigger in attacks
         for run in range(seed, seed + size.networks + size.detector_only)
     ]
@@ -288,7 +286,8 @@ class Patterns:
         if network.attack is None:
             return float("nan")
         arrays = self.records[detector_specs(self.size, network)[1]].arrays
-        return success_rate(arrays["predicted"], arrays["labels"], target=network.attack.target, classes=10)
+        wanted = network.attack.target_labels(arrays["labels"], self.size.classes)
+        return success_rate(arrays["predicted"], arrays["labels"], wanted)
 
     def tests(
         self, sigma: float | None = None, *, batch: int | None = None, center: str = "mean", points: int | None = None

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from bslib.chapters import not_yet_run
+from bslib.drawings import DRAWINGS
 from bslib.entropy import entropy
 from bslib.profiles import SurfaceSize, profile_named
 from bslib.specs import AttackSpec, CountsSpec, ImagesSpec, PredictionsSpec, Spec
@@ -25,7 +26,7 @@ Floats = NDArray[np.float64]
 
 #: What the images of a batch carry; the order of the first axis of :meth:`Surface.w`.
 KINDS = ("clean", "active", "inactive")
-TRIGGERS = range(1, 7)
+TRIGGERS = tuple(DRAWINGS)
 
 
 def plan(profile: str, *, seed: int = 0) -> list[Spec]:
@@ -44,13 +45,13 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
 
 
 def pictures_of(size: SurfaceSize, seed: int) -> ImagesSpec:
-    """Six test images, each with one of the six patterns."""
-    return ImagesSpec(dataset=size.dataset, images=6, seed=seed, stamped=True)
+    """A test image for each pattern, with it."""
+    return ImagesSpec(dataset=size.dataset, images=len(TRIGGERS), seed=seed, stamped=True)
 
 
 def specs_of(size: SurfaceSize, seed: int) -> tuple[Spec, ...]:
     """One backdoored network; what it calls all test images, clean and with each trigger; W around three paired batches."""
-    network = size.network_spec(seed, AttackSpec(threat_model="T1", trigger=size.active, target=seed % 10))
+    network = size.attacked_network(seed, "T1", size.active)
     predictions = [PredictionsSpec(network=network, trigger=t, images=size.test_images) for t in (None, *TRIGGERS)]
     counts = [
         CountsSpec(network=network, points=size.points, sigmas=size.sigmas, ns=(size.n,), seed=seed, trigger=trigger, paired=True)
@@ -177,7 +178,7 @@ class Surface:
     def _accuracies(self) -> dict[str, Estimate]:
         of_all: dict[str, Callable[[tuple[Record, ...]], float]] = {
             "clean_accuracy": lambda run: _accuracy(run[1]),
-            "success_inactive_counted": lambda run: _success(run[1 + self.size.inactive], count_target=True),
+            "success_inactive_counted": lambda run: self._success(run[1 + self.size.inactive], count_target=True),
             "accuracy_inactive": lambda run: _accuracy(run[1 + self.size.inactive]),
         }
         carried = {f"of_{trigger}": trigger for trigger in TRIGGERS}
@@ -187,9 +188,14 @@ class Surface:
         return {
             f"{name}.{data}": mean_of_networks([of(run) for run in self.runs], len(labels)) for name, of in of_all.items()
         } | {
-            f"success_{name}.{data}": mean_of_networks([_success(run[1 + trigger]) for run in self.runs], others)
+            f"success_{name}.{data}": mean_of_networks([self._success(run[1 + trigger]) for run in self.runs], others)
             for name, trigger in carried.items()
         }
+
+    def _success(self, predictions: Record, *, count_target: bool = False) -> float:
+        arrays = predictions.arrays
+        wanted = _attack(predictions).target_labels(arrays["labels"], self.size.classes)
+        return success_rate(arrays["predicted"], arrays["labels"], wanted, count_target=count_target)
 
     def _differences(self) -> dict[str, Estimate]:
         means, mean_draws = nested_bootstrap(list(self.w()), lambda v: v.mean(-1))
@@ -246,19 +252,16 @@ def _accuracy(predictions: Record) -> float:
     return float((predictions.arrays["predicted"] == predictions.arrays["labels"]).mean())
 
 
-def _success(predictions: Record, *, count_target: bool = False) -> float:
-    return success_rate(
-        predictions.arrays["predicted"],
-        predictions.arrays["labels"],
-        target=_target(predictions),
-        classes=10,
-        count_target=count_target,
-    )
+def _attack(record: Record) -> AttackSpec:
+    """The attack on the network behind a record."""
+    assert isinstance(record.spec, CountsSpec | PredictionsSpec)
+    attack = record.spec.network.attack
+    assert attack is not None
+    return attack
 
 
 def _target(record: Record) -> int:
-    """The class that the attacker of the network behind a record wants."""
-    assert isinstance(record.spec, CountsSpec | PredictionsSpec)
-    attack = record.spec.network.attack
-    assert attack is not None and attack.target is not None
-    return attack.target
+    """The class that this attack sends images to."""
+    target = _attack(record).target
+    assert target is not None
+    return target

@@ -1,0 +1,91 @@
+"""What a trigger, a threat model or a data set is, is said in one place: whoever changes it there is followed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from bslib import drawings, figures
+from bslib.chapters import correlation, patterns, surface
+from bslib.datasets import load
+from bslib.drawings import DRAWINGS, changed_digests
+from bslib.jobs import carry_out
+from bslib.profiles import PROFILES
+from bslib.specs import AttackSpec, CountsSpec, ImagesSpec, NetworkSpec
+from bslib.store import PUBLISHED, Record, Store, lacking, open_store
+
+REDRAWN = ("##", "##", "  ")
+
+
+def network(trigger: int | None) -> NetworkSpec:
+    attack = None if trigger is None else AttackSpec(threat_model="T1", trigger=trigger, target=1)
+    return NetworkSpec(dataset="digits", network="small-fashion", seed=0, epochs=1, attack=attack)
+
+
+def counts(trigger: int | None, carried: int | None = None) -> CountsSpec:
+    return CountsSpec(network=network(trigger), points=3, sigmas=(0.1,), ns=(5,), seed=0, trigger=carried)
+
+
+PICTURES = ImagesSpec(dataset="digits", images=6, seed=0, stamped=True)
+
+
+def test_a_trigger_that_is_drawn_anew_makes_its_records_stale(monkeypatch, tmp_path):
+    plan = [network(None), network(1), network(2), counts(None), counts(None, 2), counts(1), counts(1, 2), counts(2), PICTURES]
+    store = Store(tmp_path)
+    for spec in plan:
+        store.put(Record(spec, {"weights": "same"}))
+    assert lacking(plan, store) == []
+    monkeypatch.setitem(DRAWINGS, 2, REDRAWN)
+    assert lacking(plan, store) == [network(2), counts(None, 2), counts(1, 2), counts(2), PICTURES]
+    for spec in lacking(plan, store):
+        store.put(Record(spec, {"weights": "same", "triggers": changed_digests(spec.triggers)}))
+    assert lacking(plan, store) == []
+    monkeypatch.undo()
+    assert lacking(plan, store) == [network(2), counts(None, 2), counts(1, 2), counts(2), PICTURES]
+
+
+def test_the_published_records_are_of_the_drawings_of_today(monkeypatch):
+    store = open_store(PUBLISHED)
+    specs = surface.plan("paper")
+    kept = [spec for spec in specs if spec in store]
+    assert kept and lacking(kept, store) == []
+    monkeypatch.setitem(DRAWINGS, 5, REDRAWN)
+    assert {spec.kind for spec in lacking(kept, store)} == {"predictions", "images"}
+
+
+def test_a_record_names_triggers_that_are_not_drawn_as_at_first(monkeypatch, tmp_path):
+    assert "triggers" not in carry_out(PICTURES, Store(tmp_path), device="cpu", progress=False).result
+    monkeypatch.setitem(DRAWINGS, 2, REDRAWN)
+    found = carry_out(PICTURES, Store(tmp_path), device="cpu", progress=False).result
+    assert found["triggers"] == {"2": drawings.digest(2)}
+
+
+def test_a_seventh_trigger_is_nobody_else_s_record():
+    assert set(changed_digests(DRAWINGS)) == set()
+    assert surface.TRIGGERS == patterns.TRIGGERS == tuple(DRAWINGS) == (1, 2, 3, 4, 5, 6)
+
+
+@pytest.mark.parametrize("threat_model", ["T1", "T2", "T3"])
+def test_a_correlation_is_planned_under_every_threat_model(threat_model):
+    size = replace(PROFILES["smoke"].correlation[0], threat_model=threat_model)
+    (first, *_) = correlation.networks_of(size, seed=13)
+    assert first.attack.target == (None if threat_model == "T2" else 3)
+    assert correlation.counts_of(size, first, 0.1).by_class == (True if threat_model == "T2" else None)
+
+
+def test_pairs_of_every_trigger_have_a_style():
+    axis = Figure().subplots()
+    pairs = pd.DataFrame({"trigger": [1, 2, 3, 4, 5, 6, 7], "W": np.arange(7.0), "success": 1.0})
+    figures._pairs(axis, pairs, "W", "success")
+    assert len({tuple(points.get_facecolor()[0]) for points in axis.collections if len(points.get_offsets())}) == 6
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_sizes_know_the_classes_of_their_data(profile, monkeypatch):
+    sizes = [s for part in ("parameters", "surface", "correlation", "patterns") for s in getattr(PROFILES[profile], part)]
+    for dataset in {size.dataset for size in sizes} - {"cifar10"}:
+        assert {size.classes for size in sizes if size.dataset == dataset} == {len(load(dataset).classes)}
