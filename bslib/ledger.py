@@ -19,11 +19,11 @@ from typing import Any
 
 import pandas as pd
 
-from bslib.chapters import CHAPTERS, plan_of
+from bslib.chapters import CHAPTERS, plan_of, records_for
 from bslib.profiles import profile_named
 from bslib.progress import bar
 from bslib.statistics import Estimate, Estimates
-from bslib.store import Store, records_for
+from bslib.store import Store
 
 __all__ = [
     "VERDICTS",

@@ -25,7 +25,7 @@ from bslib.drawings import changed_digests
 from bslib.files import atomic_path, cache_folder
 from bslib.specs import MeasuredSpec, NetworkSpec, Spec, spec_from
 
-__all__ = ["PUBLISHED", "Record", "Records", "Store", "lacking", "open_store", "published_folder", "records_for"]
+__all__ = ["PUBLISHED", "Record", "Records", "Store", "lacking", "open_store", "published_folder"]
 
 FORMAT = 1
 
@@ -191,37 +191,6 @@ class Records(Mapping[Spec, Record]):
 
     def __len__(self) -> int:
         return len(self._found)
-
-
-def records_for(plan: Iterable[Spec], store: str | Path | Store | None = None, *, device: str = "auto") -> Records:
-    """The records of a plan: what the store has, and what the runner computes where the store lacks it.
-
-    This is the door between the two sides of the house: a chapter calls it, and torch is imported only if something has to be
-    computed. A read-only store, such as the published one, computes nothing; what it lacks is in ``missing``.
-
-    Parameters
-    ----------
-    plan : iterable of Spec
-    store : str, Path or Store, optional
-        As for :func:`open_store`.
-    device : str
-        Where to compute: "auto", "cpu", "cuda", ...
-
-    Returns
-    -------
-    Records
-    """
-    plan, store = list(dict.fromkeys(plan)), open_store(store)
-    get = functools.cache(store.get)  # each is read and checked once
-    missing = lacking(plan, store, get)
-    if missing and store.writable:
-        from bslib.runner import run
-
-        run(plan, store, device=device)
-        get.cache_clear()
-        missing = lacking(plan, store, get)
-    absent = set(missing)
-    return Records({spec: get(spec) for spec in plan if spec not in absent}, missing)
 
 
 def lacking(plan: Iterable[Spec], store: Store, get: Callable[[Spec], Record] | None = None) -> list[Spec]:

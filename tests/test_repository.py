@@ -42,8 +42,6 @@ HOUSE = (
     ("cli", "__main__"),
 )
 ROW = {name: row for row, names in enumerate(HOUSE) for name in names}
-# The one door: records_for computes what the store lacks, and imports the runner only then.
-DOOR = ("store", "runner")
 
 READING_SIDE = (
     "bslib",
@@ -228,8 +226,8 @@ def test_no_module_imports_upward() -> None:
         for target, lazy in imports(module, path):
             here, there = room(module), room(target)
             by_row = there in ROW and ROW[there] <= ROW.get(here, -1)
-            by_door = lazy and (module == "bslib" or (here, there) == DOOR)  # the package hands out names from every row
-            if not (by_row or by_door):
+            by_name = lazy and module == "bslib"  # the package hands out names from every row
+            if not (by_row or by_name):
                 wrong.append(f"{module} imports {target}" + (" lazily" if lazy else ""))
     assert wrong == []
 
@@ -237,7 +235,7 @@ def test_no_module_imports_upward() -> None:
 def test_no_module_imports_in_a_circle() -> None:
     graph: dict[str, set[str]] = {}
     for module, path in modules().items():
-        targets = {target for target, _ in imports(module, path) if (room(module), room(target)) != DOOR}
+        targets = {target for target, _ in imports(module, path)}
         graph[module] = set() if module == "bslib" else targets - {"bslib"}
     order = list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
     assert set(order) >= set(graph)

@@ -16,9 +16,10 @@ import pytest
 
 import bslib.runner
 from bslib import store as store_module
+from bslib.chapters import records_for
 from bslib.profiles import profile_named
 from bslib.specs import CountsSpec, ImagesSpec, NetworkSpec
-from bslib.store import FORMAT, PUBLISHED, Record, Store, open_store, published_folder, records_for
+from bslib.store import FORMAT, PUBLISHED, Record, Store, open_store, published_folder
 
 NETWORK = NetworkSpec(dataset="digits", network="small-fashion", seed=0, epochs=1)
 COUNTS = CountsSpec(network=NETWORK, points=3, sigmas=(0.1,), ns=(10, 25), seed=0)
@@ -328,7 +329,8 @@ READING = """
 import sys
 from bslib.chapters import plan_of
 from bslib.chapters.parameters import halves
-from bslib.store import records_for, Store
+from bslib.chapters import records_for
+from bslib.store import Store
 from pathlib import Path
 import bslib.figures, bslib.ledger
 plan = plan_of("wobbliness", "paper") + plan_of("parameters", "paper")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterable
 from importlib import import_module
+from pathlib import Path
 
 from bslib.profiles import profile_named
 from bslib.specs import Spec
-from bslib.store import PUBLISHED
+from bslib.store import PUBLISHED, Records, Store, lacking, open_store
 
-__all__ = ["CHAPTERS", "in_a_clone", "not_yet_run", "plan_of"]
+__all__ = ["CHAPTERS", "in_a_clone", "not_yet_run", "plan_of", "records_for"]
 
 #: The chapters by name, in the order of the book.
 CHAPTERS = ("wobbliness", "parameters", "surface", "correlation", "patterns")
@@ -26,6 +29,37 @@ def plan_of(chapter: str, profile: str, *, seed: int = 0) -> list[Spec]:
         raise ValueError(f"seed must be a whole number of 0 or more, got {seed!r}")
     plan: list[Spec] = import_module(f"bslib.chapters.{chapter}").plan(profile, seed=seed)
     return plan
+
+
+def records_for(plan: Iterable[Spec], store: str | Path | Store | None = None, *, device: str = "auto") -> Records:
+    """The records of a plan: what the store has, and what the runner computes where the store lacks it.
+
+    This is the door between the computing and the reading side: a chapter calls it, and torch is imported only if something has
+    to be computed. A read-only store, such as the published one, computes nothing; what it lacks is in ``missing``.
+
+    Parameters
+    ----------
+    plan : iterable of Spec
+    store : str, Path or Store, optional
+        As for :func:`open_store`.
+    device : str
+        Where to compute: "auto", "cpu", "cuda", ...
+
+    Returns
+    -------
+    Records
+    """
+    plan, store = list(dict.fromkeys(plan)), open_store(store)
+    get = functools.cache(store.get)  # each is read and checked once
+    missing = lacking(plan, store, get)
+    if missing and store.writable:
+        from bslib.runner import run
+
+        run(plan, store, device=device)
+        get.cache_clear()
+        missing = lacking(plan, store, get)
+    absent = set(missing)
+    return Records({spec: get(spec) for spec in plan if spec not in absent}, missing)
 
 
 def not_yet_run(chapter: str, profile: str, needs: str, *, held: int = 0, seed: int = 0) -> str:

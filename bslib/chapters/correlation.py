@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from bslib.chapters import not_yet_run
+from bslib.chapters import not_yet_run, records_for
 from bslib.entropy import entropy
 from bslib.profiles import CorrelationSize, profile_named
 from bslib.specs import AttackSpec, CountsSpec, NetworkSpec, PredictionsSpec, Spec
@@ -25,7 +25,7 @@ from bslib.statistics import (
     share_of_networks,
     success_rate,
 )
-from bslib.store import Record, Records, Store, records_for
+from bslib.store import Record, Records, Store
 from bslib.threat_models import threat_model_named
 
 __all__ = ["Correlation", "correlations", "p_values", "plan", "quantities"]

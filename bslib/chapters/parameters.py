@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bslib.chapters import not_yet_run
+from bslib.chapters import not_yet_run, records_for
 from bslib.entropy import ESTIMATORS, entropy
 from bslib.profiles import ParametersSize, profile_named
 from bslib.specs import CountsSpec, NetworkSpec, Spec
@@ -21,7 +21,7 @@ from bslib.statistics import (
     percentile_estimate,
     variation_of_networks,
 )
-from bslib.store import Record, Records, Store, records_for
+from bslib.store import Record, Records, Store
 
 __all__ = ["Half", "halves", "plan", "quantities"]
 

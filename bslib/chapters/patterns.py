@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from bslib.chapters import not_yet_run
+from bslib.chapters import not_yet_run, records_for
 from bslib.drawings import DRAWINGS
 from bslib.entropy import entropy
 from bslib.profiles import PatternsSize, profile_named
@@ -39,7 +39,7 @@ from bslib.statistics import (
     share_of_networks,
     success_rate,
 )
-from bslib.store import Record, Records, Store, records_for
+from bslib.store import Record, Records, Store
 
 __all__ = ["Patterns", "parts", "plan", "quantities"]
 

@@ -12,13 +12,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from bslib.chapters import not_yet_run
+from bslib.chapters import not_yet_run, records_for
 from bslib.drawings import DRAWINGS
 from bslib.entropy import entropy
 from bslib.profiles import SurfaceSize, profile_named
 from bslib.specs import AttackSpec, CountsSpec, ImagesSpec, PredictionsSpec, Spec
 from bslib.statistics import Estimate, Estimates, mean_of_networks, nested_bootstrap, percentile_estimate, success_rate
-from bslib.store import Record, Records, Store, records_for
+from bslib.store import Record, Records, Store
 
 __all__ = ["Surface", "plan", "quantities", "surfaces"]
 

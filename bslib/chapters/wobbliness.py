@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bslib.chapters import not_yet_run
+from bslib.chapters import not_yet_run, records_for
 from bslib.profiles import profile_named
 from bslib.specs import ImagesSpec, Spec, ToySpec
-from bslib.store import Record, Store, records_for
+from bslib.store import Record, Store
 
 __all__ = ["plan", "records"]
 
