@@ -572,7 +572,7 @@ def _finish(figure: Figure, axes: list[Axes], source: str, y: str | None = r"$W_
 
 def _signed(figure: Figure, source: str) -> Figure:
     """The figure with a line under it that says where its numbers come from."""
-    figure.supxlabel(source, fontsize=7.5, color="#5b616b", x=0.01, ha="left")
+    figure.supxlabel(source, fontsize=7.5, color="#5b616b", x=0.01, ha="left", parse_math=False)
     plt.close(figure)  # the notebook shows what is returned; pyplot shall not show it once more
     return figure
 

@@ -37,7 +37,7 @@ from bslib.specs import (
     ToySpec,
     UniversalSpec,
 )
-from bslib.store import Record, Store
+from bslib.store import Record, Store, plain_text
 from bslib.training import accuracy, load_weights, save_weights, train
 from bslib.triggers import PATTERNS, pattern
 
@@ -407,8 +407,8 @@ def weights_digest(path: Path) -> str:
 def device_name(device: torch.device) -> str:
     """The device in words: the GPU's name, or the processor's."""
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return str(torch.cpu.get_capabilities().get("cpu_name") or platform.machine())
+        return plain_text(torch.cuda.get_device_name(device))
+    return plain_text(str(torch.cpu.get_capabilities().get("cpu_name") or platform.machine()))
 
 
 def code_version() -> str:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,7 +27,7 @@ from bslib.drawings import changed_digests
 from bslib.files import atomic_path, cache_folder
 from bslib.specs import MeasuredSpec, NetworkSpec, Spec, spec_from
 
-__all__ = ["PUBLISHED", "Record", "Records", "Store", "lacking", "open_store", "published_folder"]
+__all__ = ["PUBLISHED", "Record", "Records", "Store", "lacking", "open_store", "plain_text", "published_folder"]
 
 FORMAT = 1
 
@@ -34,6 +36,32 @@ PUBLISHED = "published"
 
 #: What numpy and zipfile raise on a file that is cut or altered, besides OSError and ValueError.
 DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+
+
+#: What texts in a record may consist of: pages show them, so nothing that Markdown, HTML or a terminal would act upon.
+_TEXT = re.compile(r"[\w ,./()+:;'%=~@-]{0,200}")
+
+
+def plain_text(text: str) -> str:
+    """A text as a record may hold it: other characters become blanks, and it is cut after 200.
+
+    >>> plain_text("AMD <EPYC>")
+    'AMD  EPYC '
+    """
+    return "".join(c if _TEXT.fullmatch(c) else " " for c in text)[:200]
+
+
+def _check_plain(value: Any, name: str, depth: int = 4) -> None:
+    """Refuse odd texts, numbers that are not finite, and deep nesting in a record's result, data and provenance."""
+    if isinstance(value, Mapping | list | tuple) and depth:
+        for key, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
+            _check_plain(str(key), f"a name in its {name}")
+            _check_plain(inner, f"{name}: {key}", depth - 1)
+    elif isinstance(value, str):
+        if not _TEXT.fullmatch(value):
+            raise ValueError(f"its {name} holds {value[:60]!r}, which is no plain text")
+    elif not (value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))):
+        raise ValueError(f"its {name} holds {str(value)[:60]!r}, which is no finite number, text or list of them")
 
 
 @dataclass(frozen=True)
@@ -126,6 +154,8 @@ class Store:
         """
         if not self.writable:
             raise PermissionError(f"the store {self.folder} is read-only: name another one with --store")
+        for name in ("result", "data", "provenance"):
+            _check_plain(getattr(record, name), name)
         if objects := [name for name, array in record.arrays.items() if array.dtype.hasobject]:
             raise ValueError(f"arrays of a record hold numbers or text, not objects: {', '.join(objects)}")
         text = json.dumps(
@@ -281,6 +311,10 @@ def _parse(path: Path, asked: Spec | None) -> Record:
             raise ValueError(f"its spec has the key {record.spec.key}")
         if record.checksum != text["checksum"]:
             raise ValueError("its content does not fit its checksum")
+        for name in ("result", "data", "provenance"):
+            _check_plain(getattr(record, name), name)
+        if not isinstance(record.provenance.get("seconds", 0), int | float):
+            raise ValueError("its seconds are no number")
     except (*DAMAGE, OSError, ValueError, KeyError, TypeError) as problem:
         raise ValueError(f"the record {path} cannot be used: {problem}; remove it, and bslib run computes it again") from None
     return record

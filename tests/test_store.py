@@ -151,9 +151,48 @@ def test_a_put_that_fails_leaves_no_record(tmp_path, monkeypatch, stage, present
 
 
 def test_a_result_that_json_cannot_hold_leaves_the_old_record(store):
-    with pytest.raises(TypeError):
+    with pytest.raises(ValueError, match="its result: share holds '0.5', which is no finite number"):
         store.put(dataclasses.replace(RECORD, result={"share": np.float32(0.5)}))
     assert store.get(COUNTS).result == RECORD.result
+
+
+HOSTILE = [
+    "\n\n```{literalinclude} /etc/passwd\n```",
+    "a {py:obj}`role`",
+    "<script>alert(1)</script>",
+    '<img src=x onerror="alert(1)">',
+    "a | new | cell",
+    "[a link](file:///etc/passwd)",
+    "\x1b[31mred",
+    "&lt;",
+    "long" * 100,
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("part", ["data", "provenance", "result"])
+def test_a_record_that_would_be_read_as_markup_is_refused(store, part, text):
+    """Its source, device and so on are shown on the book's pages."""
+    hostile = dataclasses.replace(RECORD, **{part: getattr(RECORD, part) | {"source": text}})
+    with pytest.raises(ValueError, match=f"its {part}: source holds .*, which is no plain text"):
+        store.put(hostile)
+    path = path_of(store)
+    content = json.loads(path.read_text())
+    content[part]["source"], content["checksum"] = text, hostile.checksum
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="cannot be used: .* which is no plain text"):
+        store.get(COUNTS)
+
+
+def test_numbers_that_are_none_are_refused(store):
+    path = path_of(store)
+    content = json.loads(path.read_text())
+    content["provenance"]["seconds"] = None
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="its seconds are no number"):
+        store.get(COUNTS)
+    with pytest.raises(ValueError, match="no finite number"):
+        store.put(dataclasses.replace(RECORD, result={"share": float("nan")}))
 
 
 def test_what_a_killed_writer_leaves_is_no_record(store):
