@@ -151,7 +151,7 @@ def test_a_put_that_fails_leaves_no_record(tmp_path, monkeypatch, stage, present
 
 
 def test_a_result_that_json_cannot_hold_leaves_the_old_record(store):
-    with pytest.raises(ValueError, match="its result: share holds '0.5', which is no finite number"):
+    with pytest.raises(ValueError, match=r"its result: share holds '0\.5', which is no finite number"):
         store.put(dataclasses.replace(RECORD, result={"share": np.float32(0.5)}))
     assert store.get(COUNTS).result == RECORD.result
 
@@ -180,7 +180,7 @@ def test_a_record_that_would_be_read_as_markup_is_refused(store, part, text):
     content = json.loads(path.read_text())
     content[part]["source"], content["checksum"] = text, hostile.checksum
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="cannot be used: .* which is no plain text"):
+    with pytest.raises(ValueError, match=r"cannot be used: .* which is no plain text"):
         store.get(COUNTS)
 
 
