@@ -13,7 +13,7 @@ from bslib.progress import bar
 from bslib.specs import Spec
 from bslib.store import DAMAGE, Store
 
-__all__ = ["Arrived", "export_records", "import_records"]
+__all__ = ["ImportResult", "export_records", "import_records"]
 
 #: What a member of an archive may be called: nothing else is unpacked, so nothing leaves its folder.
 _MEMBER = re.compile(r"[a-z]+/[0-9a-f]{20}\.(json|npz)")
@@ -23,7 +23,7 @@ _MEMBER = re.compile(r"[a-z]+/[0-9a-f]{20}\.(json|npz)")
 MOST_BYTES = 2**31
 
 
-class Arrived(NamedTuple):
+class ImportResult(NamedTuple):
     """What :func:`import_records` did: which records are new, were there, or were there with another result."""
 
     new: list[Spec]
@@ -51,7 +51,7 @@ def export_records(store: Store, file: Path, specs: list[Spec] | None = None) ->
     ValueError
         When a record is damaged, or there is none to write.
     """
-    records = list(store.everything()) if specs is None else [store.get(spec) for spec in dict.fromkeys(specs) if spec in store]
+    records = list(store.iter_records()) if specs is None else [store.get(spec) for spec in dict.fromkeys(specs) if spec in store]
     if not records:
         raise ValueError(f"the store {store.folder} has none of these records")
     with tempfile.TemporaryDirectory() as folder, atomic_path(Path(file)) as part:
@@ -64,7 +64,7 @@ def export_records(store: Store, file: Path, specs: list[Spec] | None = None) ->
     return len({record.spec for record in records})
 
 
-def import_records(file: Path, store: Store, *, progress: bool = True) -> Arrived:
+def import_records(file: Path, store: Store, *, progress: bool = True) -> ImportResult:
     """Put the records of a file that :func:`export_records` wrote into a store; one that the store has stays as it is.
 
     Parameters
@@ -86,13 +86,13 @@ def import_records(file: Path, store: Store, *, progress: bool = True) -> Arrive
             if (size := sum(member.file_size for member in archive.infolist())) > MOST_BYTES:
                 raise ValueError(f"it unpacks to {size:,} bytes, more than {MOST_BYTES:,}")
             archive.extractall(folder)
-            records = list(Store(Path(folder)).everything())
+            records = list(Store(Path(folder)).iter_records())
             found = {f"{record.spec.kind}/{record.spec.key}" for record in records}
             if not records or {name.rsplit(".", 1)[0] for name in archive.namelist()} != found:
                 raise ValueError("it holds no records, or something besides")
     except (*DAMAGE, OSError, ValueError) as problem:
         raise ValueError(f"{file} cannot be imported: {problem}") from None
-    arrived = Arrived([], [], [])
+    arrived = ImportResult([], [], [])
     with bar(total=len(records), desc="importing", unit="record", show=progress) as shown:
         for record in records:
             if record.spec not in store:

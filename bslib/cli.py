@@ -18,7 +18,7 @@ from bslib.chapters import CHAPTERS, plan_of
 from bslib.cost import Rates, kind_of_work
 from bslib.profiles import profile_named
 from bslib.specs import Spec
-from bslib.store import PUBLISHED, Store, lacking, open_store
+from bslib.store import PUBLISHED, Store, missing_specs, open_store
 
 __all__ = ["app"]
 
@@ -80,31 +80,31 @@ def run(
 
     Stop it at any time with Ctrl-C: what is finished is kept, and the same command goes on.
     """  # fmt: skip
-    with _plainly():
-        from bslib.runner import run as carry_out
+    with _report_user_errors():
+        from bslib.runner import run as compute
 
         target = open_store(store)
         if not target.writable:
             raise PermissionError(f"the store {store!r} is read-only: name a folder with --store, or leave the option out")
         plan = _plan(chapters, profile, seed)
         try:
-            carry_out(plan, target, device=device, jobs=jobs, scheduler=scheduler)
+            compute(plan, target, device=device, jobs=jobs, scheduler=scheduler)
         finally:
-            done = len(plan) - len(lacking(plan, target))
+            done = len(plan) - len(missing_specs(plan, target))
             console.print(f"{done} of {len(plan)} records of profile {profile} are there; new ones are in {target.folder}")
 
 
 @app.command()
 def status(chapters: Chapters = None, profile: ProfileOption = Profile.paper, store: StoreOption = None, seed: Seed = 0) -> None:
     """What a profile needs, what exists, and how long the rest would take, judged by the records there are."""
-    with _plainly():
+    with _report_user_errors():
         target = open_store(store)
         rates = Rates(target)
         console.print(f"Profile {profile}, records in {target.folder}")
         table = Table("Chapter", "Data set", "Network", "Records", "Time left, one job at a time")
         for chapter in chapters or list(Chapter):
             for (dataset, network), specs in _by_network(_plan([chapter], profile, seed)).items():
-                missing = lacking(specs, target)
+                missing = missing_specs(specs, target)
                 left = rates.seconds(missing)
                 time = "unknown: no record to judge by" if left is None else f"{timedelta(seconds=round(left))}"
                 table.add_row(chapter, dataset, network, f"{len(specs) - len(missing)} of {len(specs)}", time)
@@ -119,7 +119,7 @@ def ledger(
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
 ) -> None:
     """What the paper claims, what the records say, and the verdicts. Computes nothing anew."""
-    with _plainly():
+    with _report_user_errors():
         from bslib import ledger as pages
 
         target = open_store(store)
@@ -130,8 +130,8 @@ def ledger(
             return
         table = Table("Claim", "The paper", "Ours", "Verdict")
         for entry in found:
-            bounds = pages.held_to(entry.claim, entry.measured)
-            ours = "\n".join(f"{pages.in_few_digits(entry.measured[name])}\n  {held}" for name, held in bounds.items())
+            bounds = pages.bounds_text(entry.claim, entry.measured)
+            ours = "\n".join(f"{pages.format_estimate(entry.measured[name])}\n  {held}" for name, held in bounds.items())
             table.add_row(entry.claim.says, entry.claim.paper, ours, entry.verdict)
         console.print(table)
         console.print(pages.score(found))
@@ -147,7 +147,7 @@ def verify(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Compute some records again, picked at random, and say what agrees. A network without weights is trained again."""
-    with _plainly():
+    with _report_user_errors():
         from bslib.verify import sample as drawn
         from bslib.verify import verify as check
         from bslib.verify import with_key
@@ -176,7 +176,7 @@ def book(
     ] = False,
 ) -> None:
     """Build the book: compute missing records (not in a read-only store), execute the notebooks, render the pages."""
-    with _plainly():
+    with _report_user_errors():
         from bslib import book as pages
 
         if assets_only:
@@ -185,9 +185,9 @@ def book(
         store = store or profile_named(profile).store
         target = open_store(store)
         if target.writable:
-            from bslib.runner import run as carry_out
+            from bslib.runner import run as compute
 
-            carry_out(_plan(None, profile, seed), target)
+            compute(_plan(None, profile, seed), target)
         index = pages.build(profile, store, seed, out=out)
         console.print(f"The book is at [link={index.as_uri()}]{index}[/link]", soft_wrap=True)
 
@@ -204,14 +204,14 @@ def train(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Train the networks whose weights a store lacks: about five minutes each on one core."""
-    with _plainly():
+    with _report_user_errors():
         from bslib.live import networks, store_of
-        from bslib.runner import run as carry_out
+        from bslib.runner import run as compute
 
         target = store_of(store)
         if not target.writable:
             raise PermissionError(f"the store {store!r} is read-only: name a folder with --store, or leave the option out")
-        carry_out(networks().values(), target, device=device)
+        compute(networks().values(), target, device=device)
         console.print(f"The weights are in {target.folder}", soft_wrap=True)
 
 
@@ -224,7 +224,7 @@ def export(
     ] = None,
 ) -> None:
     """Write the networks with 8-bit weights, and say how far they agree with the trained ones."""
-    with _plainly():
+    with _report_user_errors():
         from bslib.book import find_root
         from bslib.live import export as write
 
@@ -257,7 +257,7 @@ def bench(
     ] = None,
 ) -> None:
     """How fast W and training are here, against other tools and against the machine. Half an hour or more."""
-    with _plainly():
+    with _report_user_errors():
         import torch
 
         from bslib.bench.measuring import earlier, measure
@@ -293,7 +293,7 @@ def export_(
     store: StoreOption = None,
 ) -> None:
     """Write all records of a store into one file."""
-    with _plainly():
+    with _report_user_errors():
         from bslib.archive import export_records
 
         console.print(f"{export_records(open_store(store), file)} records are in {file}")
@@ -305,7 +305,7 @@ def import_(
     store: StoreOption = None,
 ) -> None:
     """Put the records of a file into a store, each checked; what the store has stays as it is."""
-    with _plainly():
+    with _report_user_errors():
         from bslib.archive import import_records
 
         target = open_store(store)
@@ -328,7 +328,7 @@ def _by_network(plan: list[Spec]) -> dict[tuple[str, str], list[Spec]]:
 
 
 @contextmanager
-def _plainly() -> Iterator[None]:
+def _report_user_errors() -> Iterator[None]:
     """What the user can mend is said in one line, with exit code 2; Ctrl-C ends with 130."""
     try:
         yield

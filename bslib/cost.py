@@ -59,7 +59,7 @@ class Rates:
         self._seconds: dict[Work, list[float]] = {}
         self._bytes: dict[Work, list[int]] = {}
         self._parameters: dict[str, int] = {}
-        for record in store.everything():
+        for record in store.iter_records():
             work = kind_of_work(record.spec)
             self._seconds.setdefault(work, []).append(record.provenance["seconds"] / _amount(record.spec))
             self._bytes.setdefault(work, []).append(store.bytes_of(record.spec))

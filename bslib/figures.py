@@ -18,7 +18,7 @@ from matplotlib.patches import Circle, Patch
 
 from bslib.chapters import in_a_clone, not_yet_run
 from bslib.chapters.correlation import RANDOM_GUESS, Correlation, residuals
-from bslib.chapters.parameters import Half
+from bslib.chapters.parameters import ParameterResults
 from bslib.chapters.patterns import Patterns, cleanse_of, scored
 from bslib.chapters.surface import Surface
 from bslib.entropy import plug_in
@@ -58,7 +58,7 @@ SETTING_STYLE = (("#1b9e77", "^"), (MEDIAN, "o"), ("#d95f02", "v"), (BLUE, "s"))
 ESTIMATOR_STYLE = {"plug-in": (BLUE, "o"), "miller-madow": ("#d95f02", "s"), "grassberger": ("#1b9e77", "^")}
 
 
-def w_against_n(half: Half) -> Figure | Markdown:
+def w_against_n(half: ParameterResults) -> Figure | Markdown:
     """Fig. 2, left: box plots of W against the number of noisy copies, one panel for each noise level of the sweep.
 
     A box pools the points of all networks; the whiskers follow Eq. 4 (the last point within 1.5 interquartile ranges), the line
@@ -74,7 +74,7 @@ def w_against_n(half: Half) -> Figure | Markdown:
     return _finish(figure, axes, half.source("n"))
 
 
-def w_against_sigma(half: Half) -> Figure | Markdown:
+def w_against_sigma(half: ParameterResults) -> Figure | Markdown:
     """Fig. 2, right: box plots of W against the noise level; drawn as in :func:`w_against_n`."""
     if half.missing:
         return _words(half.missing)
@@ -84,7 +84,7 @@ def w_against_sigma(half: Half) -> Figure | Markdown:
     return _finish(figure, axes, half.source("sigma"))
 
 
-def estimator_bias(half: Half) -> Figure | Markdown:
+def estimator_bias(half: ParameterResults) -> Figure | Markdown:
     """How far three estimators of W are off at each n, for points without rare classes and for points with.
 
     The error is taken against Grassberger's estimate at the largest n, averaged over points and networks.

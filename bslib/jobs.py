@@ -41,10 +41,10 @@ from bslib.store import Record, Store, plain_text
 from bslib.training import accuracy, load_weights, save_weights, train
 from bslib.triggers import PATTERNS, pattern
 
-__all__ = ["carry_out", "draw_points", "draw_points_of_each_class"]
+__all__ = ["compute", "draw_points", "draw_points_of_each_class"]
 
 
-def carry_out(spec: Spec, store: Store, *, device: str, progress: bool = True) -> Record:
+def compute(spec: Spec, store: Store, *, device: str, progress: bool = True) -> Record:
     """Compute what ``spec`` asks for; nothing is put into the store but a network's weights and checkpoints.
 
     Parameters
@@ -105,10 +105,10 @@ def draw_points_of_each_class(labels: np.ndarray, points: int, seed: int) -> np.
     return np.concatenate([own[draw_points(len(own), points, seed)] for own in members])
 
 
-def crafting_and_measuring(available: int) -> tuple[np.ndarray, np.ndarray]:
+def split_test_set(available: int) -> tuple[np.ndarray, np.ndarray]:
     """The test set in two halves, the same for every network: what patterns are crafted on, and what they are measured on.
 
-    >>> [len(half) for half in crafting_and_measuring(101)]
+    >>> [len(half) for half in split_test_set(101)]
     [50, 51]
     """
     order = np.random.default_rng([0, 5]).permutation(available)
@@ -194,7 +194,7 @@ def _measured_on(spec: CountsSpec, data: Dataset) -> np.ndarray:
     if spec.by_class:
         return draw_points_of_each_class(data.test_labels.numpy(), spec.points, spec.seed)
     if spec.held_out:
-        _, measuring = crafting_and_measuring(len(data.test_images))
+        _, measuring = split_test_set(len(data.test_images))
         return measuring[draw_points(len(measuring), spec.points, spec.seed)]
     return draw_points(len(data.test_images), spec.points, spec.seed)
 
@@ -212,7 +212,7 @@ def _carrying(spec: CountsSpec | ScoresSpec, images: Tensor, store: Store) -> li
 
 def _crafted_on(data: Dataset, count: int, seed: int) -> Tensor:
     """So many uint8 images from the half of the test set that W is not measured on."""
-    crafting, _ = crafting_and_measuring(len(data.test_images))
+    crafting, _ = split_test_set(len(data.test_images))
     return data.test_images[crafting[draw_points(len(crafting), count, seed)]]
 
 
@@ -234,7 +234,7 @@ def _perturb(spec: UniversalSpec, store: Store, device: torch.device, progress: 
         seed=spec.seed,
         progress=progress,
     )
-    _, measuring = crafting_and_measuring(len(data.test_images))
+    _, measuring = split_test_set(len(data.test_images))
     others = to_float(data.test_images[measuring]).to(device)
     arrays = {
         "perturbation": found.perturbation.cpu().numpy(),
@@ -261,7 +261,7 @@ def _cleanse(spec: CleanseSpec, store: Store, device: torch.device, progress: bo
     )
     arrays = {name: getattr(found, name).cpu().numpy() for name in ("masks", "patterns", "success", "steps")}
     rng = np.random.default_rng([spec.seed, 6])
-    _, measuring = crafting_and_measuring(len(data.test_images))
+    _, measuring = split_test_set(len(data.test_images))
     others = {
         "test": (data.test_images, data.test_labels, measuring[: spec.checked]),
         "train": (data.train_images, data.train_labels, rng.permutation(len(data.train_labels))[: spec.checked]),
@@ -285,7 +285,7 @@ def _sent(network: nn.Module, images: Tensor, labels: Tensor, found: Candidates,
 def _score(spec: ScoresSpec, store: Store, device: torch.device, progress: bool) -> Parts:
     data = load(spec.network.dataset)
     network, weights = _trained(spec.network, data, store, device)
-    _, measuring = crafting_and_measuring(len(data.test_images))
+    _, measuring = split_test_set(len(data.test_images))
     overlays = _crafted_on(data, spec.overlays, spec.seed)
     images = data.test_images[measuring[draw_points(len(measuring), spec.points, spec.seed)]]
     clean, over = (to_float(part).to(device) for part in (images, overlays))

@@ -34,13 +34,13 @@ __all__ = [
     "as_data",
     "as_markdown",
     "as_page",
+    "bounds_text",
     "claims_of",
     "entries",
     "findings_as_markdown",
     "findings_of",
+    "format_estimate",
     "headlines",
-    "held_to",
-    "in_few_digits",
     "judge",
     "numbers",
     "provenance_table",
@@ -301,7 +301,7 @@ def _as_list(findings: Iterable[Finding], quantities: Mapping[str, Estimate], *,
         holds = all(test.outcome(estimate) for test, estimate in zip(finding.tests, measured, strict=True))
         doubt = "" if holds else "**Not borne out by these records:** "
         says = "**{}.** {}".format(*finding.says.split(". ", 1)) if bold else finding.says
-        lines.append(f"- {doubt}{says.format(*map(in_few_digits, measured))}{_networks_in_words(measured, ' ')}")
+        lines.append(f"- {doubt}{says.format(*map(format_estimate, measured))}{_networks_in_words(measured, ' ')}")
     return "\n".join(lines)
 
 
@@ -391,13 +391,13 @@ def _measured(claim: Claim, quantities: Mapping[str, Estimate]) -> dict[str, Est
     return {test.quantity: quantities[test.quantity] for test in claim.tests if test.quantity in quantities}
 
 
-def held_to(claim: Claim, quantities: Mapping[str, Estimate]) -> dict[str, str]:
+def bounds_text(claim: Claim, quantities: Mapping[str, Estimate]) -> dict[str, str]:
     """For each number that a claim is judged by, as far as it exists, its bounds and how they fare.
 
     ✓ where the whole interval is within a bound, ✗ where all of it is outside, ~ where it is neither. What is given stands in
     parentheses.
 
-    >>> held_to(claims_of("parameters")[0], {"accuracy.fashion-mnist": Estimate(0.88, 0.87, 0.89, 5)})
+    >>> bounds_text(claims_of("parameters")[0], {"accuracy.fashion-mnist": Estimate(0.88, 0.87, 0.89, 5)})
     {'accuracy.fashion-mnist': '0.865 to 0.895 ✓'}
     """
 
@@ -412,8 +412,8 @@ def held_to(claim: Claim, quantities: Mapping[str, Estimate]) -> dict[str, str]:
 
 def _with_bounds(claim: Claim, quantities: Mapping[str, Estimate]) -> str:
     """The numbers of a claim for a cell of a table, the bounds in small print beneath each."""
-    bounds = held_to(claim, quantities)
-    lines = [f"{in_few_digits(quantities[name])}<br><small>{bounds[name]}</small>" for name in bounds]
+    bounds = bounds_text(claim, quantities)
+    lines = [f"{format_estimate(quantities[name])}<br><small>{bounds[name]}</small>" for name in bounds]
     return "<br>".join(lines) + _networks_in_words(quantities[name] for name in bounds)
 
 
@@ -423,14 +423,14 @@ def _networks_in_words(measured: Iterable[Estimate], before: str = "<br>") -> st
     return f"{before}<small>{least} network{'s' if least > 1 else ''}</small>" if least else ""
 
 
-def in_few_digits(estimate: Estimate) -> str:
+def format_estimate(estimate: Estimate) -> str:
     """An estimate with three decimals, or in powers of ten where all of it is below a thousandth.
 
     Arithmetic has no interval, nor has what was set and not measured: a whole number above 1 without any width, such as epochs.
 
-    >>> in_few_digits(Estimate(0.5, 0.4, 0.6, 5)), in_few_digits(Estimate(7e-5, 7e-5, 7e-5, 0))
+    >>> format_estimate(Estimate(0.5, 0.4, 0.6, 5)), format_estimate(Estimate(7e-5, 7e-5, 7e-5, 0))
     ('0.500 [0.400, 0.600]', '7.0e−05')
-    >>> in_few_digits(Estimate(10, 10, 10, 1))
+    >>> format_estimate(Estimate(10, 10, 10, 1))
     '10'
     """
     if estimate.low == estimate.value == estimate.high > 1 and float(estimate.value).is_integer():

@@ -28,9 +28,9 @@ from tqdm.auto import tqdm
 
 from bslib.cluster import pools_at
 from bslib.files import locked
-from bslib.jobs import carry_out, checkpoint_path, weights_digest
+from bslib.jobs import checkpoint_path, compute, weights_digest
 from bslib.specs import MeasuredSpec, NetworkSpec, Spec
-from bslib.store import Record, Store, lacking
+from bslib.store import Record, Store, missing_specs
 
 __all__ = ["chosen_device", "run"]
 
@@ -84,25 +84,25 @@ def run(
     if not store.writable:
         raise PermissionError(f"the store {store.folder} is read-only: name another one")
     plan = list(dict.fromkeys(plan))
-    if not lacking(plan, store):
+    if not missing_specs(plan, store):
         return
     store = Store(store.folder.absolute(), writable=store.writable, base=store.base)  # workers run in folders of their own
     with ExitStack() as stack:
-        sign = stack.enter_context(_sign(store))  # a place that cannot be written to is found out before the work
+        sign = stack.enter_context(_run_marker(store))  # a place that cannot be written to is found out before the work
         if scheduler is not None:
             stages, pools = [_groups(plan)], stack.enter_context(pools_at(scheduler, device))
         else:
             stages = _stages(plan)
             jobs = min(jobs or (os.cpu_count() or 1 if device == "cpu" else 1), max(map(len, stages)))
             pools = {device: stack.enter_context(_pool(jobs))} if jobs > 1 else {}
-        there = len(plan) - len(lacking(plan, store))
+        there = len(plan) - len(missing_specs(plan, store))
         bar = stack.enter_context(tqdm(total=len(plan), initial=there, desc="plan", unit="record", disable=not progress))
         patient = False
         # A network that is trained anew makes what was measured on the old one stale, perhaps in a stage that is over: again.
         # And what another run is at is left to it, until there is nothing else to do.
-        while lacking(plan, store):
+        while missing_specs(plan, store):
             for groups in stages:
-                todo = [group for group in groups if lacking(group, store)]
+                todo = [group for group in groups if missing_specs(group, store)]
                 if pools:
                     shown = progress and scheduler is None
                     for written in _run_groups(todo, pools, store, sign, wait=patient, progress=shown):
@@ -127,12 +127,12 @@ def run_group(group: Group, store: Store, device: str, *, wait: bool = True, pro
     try:
         with _alone(group, store, wait=wait) as alone:
             network = network_of(group[0])
-            if alone and network is not None and lacking(group, store) and not _has_weights(network, store):
-                store.put(carry_out(network, store, device=device, progress=progress))
+            if alone and network is not None and missing_specs(group, store) and not _has_weights(network, store):
+                store.put(compute(network, store, device=device, progress=progress))
                 checkpoint_path(network, store, device).unlink(missing_ok=True)
                 yield network
-            for spec in lacking(group, store) if alone else ():
-                store.put(carry_out(spec, store, device=device, progress=progress))
+            for spec in missing_specs(group, store) if alone else ():
+                store.put(compute(spec, store, device=device, progress=progress))
                 yield spec
     finally:
         torch.set_num_threads(threads)
@@ -203,7 +203,7 @@ def _alone(group: Group, store: Store, *, wait: bool = True) -> AbstractContextM
 
 
 @contextmanager
-def _sign(store: Store) -> Iterator[Path]:
+def _run_marker(store: Store) -> Iterator[Path]:
     """A file in a store's folder for as long as a run lasts: who sees it shares the folder. Those of killed runs are removed."""
     for left in store.folder.glob(".run-*.lock"):
         with locked(left, wait=False):
@@ -228,7 +228,7 @@ def _run_groups(
     for group, device in placed:
         known = _known(group, store)
         future = pools[device].submit(_work, group, store, known, sign, device, wait=wait, progress=progress)
-        running[future], there[future] = group, len(group) - len(lacking(group, store))
+        running[future], there[future] = group, len(group) - len(missing_specs(group, store))
         future.add_done_callback(finished.put)
     while running:
         try:
@@ -263,7 +263,7 @@ def _keep(records: list[Record], group: Group, store: Store) -> None:
     """Put what a worker that does not see the store's folder sent: all or nothing, since it speaks of one network."""
     if records:
         with _alone(group, store):
-            for record in records if lacking(group, store) else ():
+            for record in records if missing_specs(group, store) else ():
                 store.put(record)
 
 

@@ -29,16 +29,16 @@ __all__ = [
     "nested_bootstrap_of_means",
     "percentile_estimate",
     "share_of_networks",
+    "small_sample_factor",
     "success_rate",
     "variation_of_networks",
-    "widening",
     "without_outliers",
 ]
 
 Floats = NDArray[np.float64]
 LEVEL = 0.95
 #: The largest score of Levene's test: a little more, and its p-value is too small for a float.
-MOST_EVIDENCE = 700.0
+MAX_SCORE = 700.0
 #: What a mean leaves of equal numbers: deviations below this are none.
 ROUNDING = 1e-12
 
@@ -165,13 +165,13 @@ def nested_bootstrap_of_means(networks: Sequence[Floats], *, resamples: int = 10
 
 
 @functools.cache
-def widening(networks: int) -> float:
+def small_sample_factor(networks: int) -> float:
     """How much wider an interval has to be than what is cut from bootstrap draws of so few networks.
 
     Draws of k networks have only (k - 1) / k of the variance of a mean over k networks, and their percentiles take what is left
     for known, where Student's t does not. One network is not drawn anew, only its points: nothing is made wider.
 
-    >>> [round(widening(networks), 2) for networks in (1, 2, 3, 5, 12)]
+    >>> [round(small_sample_factor(networks), 2) for networks in (1, 2, 3, 5, 12)]
     [1.0, 9.17, 2.69, 1.58, 1.17]
     """
     if networks < 2:
@@ -209,7 +209,7 @@ def percentile_estimate(
     if not defined.size:
         return Estimate(float(value), float("nan"), float("nan"), networks)
     low, middle, high = np.quantile(defined, [(1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2])
-    low, high = np.clip(middle + widening(networks) * np.array([low - middle, high - middle]), *within)
+    low, high = np.clip(middle + small_sample_factor(networks) * np.array([low - middle, high - middle]), *within)
     return Estimate(float(value), float(low), float(high), networks)
 
 
@@ -363,7 +363,7 @@ def levene(clean: NDArray[np.floating[Any]], tested: NDArray[np.floating[Any]], 
     if abs(less) < ROUNDING or points < 3:
         return Levene(0.0, 1.0)
     if all(np.ptp(own) < ROUNDING for own in deviations):
-        return Levene(float(np.sign(less)) * MOST_EVIDENCE, 0.0)
+        return Levene(float(np.sign(less)) * MAX_SCORE, 0.0)
     # What follows is stats.levene and stats.f.logsf to the last digit, without their checks, which take most of their time.
     middle = sum(len(own) * mean for own, mean in zip(deviations, means, strict=True)) / points
     between = sum(len(own) * np.square(mean - middle) for own, mean in zip(deviations, means, strict=True))
@@ -372,7 +372,7 @@ def levene(clean: NDArray[np.floating[Any]], tested: NDArray[np.floating[Any]], 
     p = special.fdtrc(*of_f)
     with np.errstate(divide="ignore"):
         log_p = float(np.log(p) if p < 0.5 else np.log1p(-special.fdtr(*of_f)))
-    return Levene(float(np.sign(less)) * min(-log_p, MOST_EVIDENCE), float(np.exp(log_p)))
+    return Levene(float(np.sign(less)) * min(-log_p, MAX_SCORE), float(np.exp(log_p)))
 
 
 def _checked_batch(name: str, w: NDArray[np.floating[Any]]) -> Floats:

@@ -27,7 +27,7 @@ from bslib.drawings import changed_digests
 from bslib.files import atomic_path, cache_folder
 from bslib.specs import MeasuredSpec, NetworkSpec, Spec, spec_from
 
-__all__ = ["PUBLISHED", "Record", "Records", "Store", "lacking", "open_store", "plain_text", "published_folder"]
+__all__ = ["PUBLISHED", "Record", "Records", "Store", "missing_specs", "open_store", "plain_text", "published_folder"]
 
 FORMAT = 1
 
@@ -178,12 +178,12 @@ class Store:
         with atomic_path(path) as part:
             part.write_text(text + "\n", encoding="utf-8")
 
-    def everything(self) -> Iterator[Record]:
+    def iter_records(self) -> Iterator[Record]:
         """Every record in this folder, then those of its base that it has none in place of, each checked, by kind and key."""
         for path in sorted(self.folder.glob("*/[!.]*.json")):  # what a killed writer left begins with a dot
             if (record := _read(path)) is not None:
                 yield record
-        for record in self.base.everything() if self.base is not None else ():
+        for record in self.base.iter_records() if self.base is not None else ():
             if not self._json(record.spec).is_file():
                 yield record
 
@@ -223,7 +223,7 @@ class Records(Mapping[Spec, Record]):
         return len(self._found)
 
 
-def lacking(plan: Iterable[Spec], store: Store, get: Callable[[Spec], Record] | None = None) -> list[Spec]:
+def missing_specs(plan: Iterable[Spec], store: Store, get: Callable[[Spec], Record] | None = None) -> list[Spec]:
     """What a store lacks of a plan: specs without a record, and records of other weights, other patterns or other triggers.
 
     A network whose weights were lost is trained again, perhaps on another machine, and is then another network; what was

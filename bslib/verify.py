@@ -65,7 +65,7 @@ def sample(store: Store, count: int, *, seed: int, kind: str | None = None) -> l
     """
     if not isinstance(count, int) or count < 1:
         raise ValueError(f"a sample has at least 1 record, got {count!r}")
-    records = [record for record in store.everything() if kind in (None, record.spec.kind)]
+    records = [record for record in store.iter_records() if kind in (None, record.spec.kind)]
     if not records:
         raise ValueError(f"the store {store.folder} has no records{f' of kind {kind!r}' if kind else ''}")
     chosen = np.random.default_rng(seed).permutation(len(records))[:count]
@@ -85,7 +85,7 @@ def with_key(store: Store, key: str) -> Record:
     Traceback (most recent call last):
     ValueError: the key of one record must start with 'no key', got 0 such records
     """
-    found = [record for record in store.everything() if record.spec.key.startswith(key)]
+    found = [record for record in store.iter_records() if record.spec.key.startswith(key)]
     if len(found) != 1:
         raise ValueError(f"the key of one record must start with {key!r}, got {len(found)} such records")
     return found[0]
@@ -109,7 +109,7 @@ def verify(records: list[Record], store: Store, *, device: str = "auto", progres
     ------
     Check
     """
-    everything = list(store.everything())
+    everything = list(store.iter_records())
     for record in records:
         spec = record.spec
         needed: list[Spec] = []

@@ -18,9 +18,9 @@ import traitlets
 from numpy.typing import NDArray
 
 from bslib.chapters.correlation import EXCLUDE_BELOW, Correlation
-from bslib.chapters.parameters import Half
+from bslib.chapters.parameters import ParameterResults
 from bslib.chapters.patterns import (
-    CARRIED,
+    CONDITIONS,
     EFFECTIVE,
     Patterns,
     batch_of,
@@ -28,7 +28,8 @@ from bslib.chapters.patterns import (
     crafted_batch_of,
     universals_of,
 )
-from bslib.chapters.surface import KINDS, Surface
+from bslib.chapters.surface import CONDITIONS as SURFACE_CONDITIONS
+from bslib.chapters.surface import Surface
 from bslib.entropy import ESTIMATORS
 from bslib.specs import CleanseSpec, CountsSpec, NetworkSpec, UniversalSpec
 
@@ -79,13 +80,13 @@ class Explorer(anywidget.AnyWidget):
         return bundle[0] | mine, bundle[1]
 
 
-def parameters(*halves: Half) -> Explorer | Markdown:
+def parameters(*halves: ParameterResults) -> Explorer | Markdown:
     """W over the images of a batch by noise level, number of noisy copies and estimator.
 
     Parameters
     ----------
-    *halves : Half
-        Of :func:`bslib.chapters.parameters.halves`.
+    *halves : ParameterResults
+        Of :func:`bslib.chapters.parameters.load`.
     """
     there = [half for half in halves if half.runs]
 
@@ -110,14 +111,14 @@ def surface(*surfaces: Surface) -> Explorer | Markdown:
     Parameters
     ----------
     *surfaces : Surface
-        Of :func:`bslib.chapters.surface.surfaces`.
+        Of :func:`bslib.chapters.surface.load`.
     """
     there = [found for found in surfaces if found.runs]
     batches = [
         ({"part": part, "network": network, "kind": kind, "sigma": sigma, "n": found.size.n}, record.arrays["counts"][s, 0])
         for part, found in enumerate(there)
         for network, run in enumerate(found.runs)
-        for kind, record in zip(KINDS, run[-3:], strict=True)
+        for kind, record in zip(SURFACE_CONDITIONS, run[-3:], strict=True)
         for s, sigma in enumerate(found.size.sigmas)
     ]
     parts = [
@@ -136,7 +137,7 @@ def correlation(*correlations: Correlation) -> Explorer | Markdown:
     Parameters
     ----------
     *correlations : Correlation
-        Of :func:`bslib.chapters.correlation.correlations`.
+        Of :func:`bslib.chapters.correlation.load`.
     """
     parts = []
     for found in correlations:
@@ -160,7 +161,7 @@ def patterns(*found: Patterns) -> Explorer | Markdown:
     Parameters
     ----------
     *found : Patterns
-        Of :func:`bslib.chapters.patterns.parts`.
+        Of :func:`bslib.chapters.patterns.load`.
     """
     there = [part for part in found if not part.missing]
     batches = [({"part": k} | settings, counts) for k, part in enumerate(there) for settings, counts in _detector_batches(part)]
@@ -186,7 +187,7 @@ def _detector_batches(part: Patterns) -> Iterator[Batch]:
         success = part.success(network) if own else None
         for sigma in part.sigmas:
             about = {"network": number, "own": own, "success": success, "sigma": sigma, "n": part.size.n}
-            for trigger in CARRIED:
+            for trigger in CONDITIONS:
                 name = "clean" if trigger is None else "nothing" if trigger == 0 else "own" if trigger == own else "unseen"
                 yield about | {"carried": name}, _counts(part, batch_of(part.size, network, trigger, sigma), sigma)
             yield from ((about | settings, counts) for settings, counts in _crafted_batches(part, network, sigma))
@@ -215,12 +216,15 @@ def _nearest(sigmas: Sequence[float]) -> float:
     return min(sigmas, key=lambda sigma: abs(sigma - 0.1))
 
 
-def _about(found: Half | Surface | Correlation | Patterns, source: str) -> dict[str, Any]:
+def _about(found: ParameterResults | Surface | Correlation | Patterns, source: str) -> dict[str, Any]:
     return {"name": f"{found.size.dataset}, {found.size.network}", "source": source}
 
 
 def _explorer(
-    chapter: str, found: Sequence[Half | Surface | Correlation | Patterns], parts: list[dict[str, Any]], batches: list[Batch]
+    chapter: str,
+    found: Sequence[ParameterResults | Surface | Correlation | Patterns],
+    parts: list[dict[str, Any]],
+    batches: list[Batch],
 ) -> Explorer | Markdown:
     """The explorer of what is there, with a note on what is not; the note alone where nothing is."""
     missing = [part.missing for part in found if part.missing]

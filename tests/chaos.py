@@ -145,7 +145,7 @@ def disturbed(profile: str, folder: Path, quiet: dict[str, bytes], *, kills: int
                 break
             runs.kill(what, rng)
             killed += 1
-            records = len(list(store.everything()))  # each is whole
+            records = len(list(store.iter_records()))  # each is whole
             left = f"{records} records, {'a' if runs.training() else 'no'} checkpoint"
             say(f"kill {killed}: {what} of {count} with {jobs} jobs, {left}", flush=True)
         else:
@@ -172,7 +172,7 @@ def main(profile: str, kills: int, seed: int) -> None:
         start = time.monotonic()
         runs.complete()
         longest, quiet = time.monotonic() - start, content(store)
-        print(f"quiet run: {len(list(store.everything()))} records in {longest:.0f} s", flush=True)
+        print(f"quiet run: {len(list(store.iter_records()))} records in {longest:.0f} s", flush=True)
         resumed = disturbed(profile, Path(name), quiet, kills=kills, longest=longest, seed=seed)
         print(f"{kills} kills, {resumed} trainings gone on from a checkpoint, no byte differs ({time.monotonic() - began:.0f} s)")
 

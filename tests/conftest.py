@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from bslib.chapters.parameters import Half, specs_of
+from bslib.chapters.parameters import ParameterResults, specs_of
 from bslib.profiles import ParametersSize, Profile, ToySize
 from bslib.store import Record, Store
 
@@ -64,7 +64,7 @@ def made_up_counts(rng: np.random.Generator, sigmas, ns, points: int) -> np.ndar
 def made_up_half():
     """A function that gives the half of a size, its records made up at random."""
 
-    def half(size: ParametersSize, profile: str = "paper", *, networks: int | None = None, seed: int = 0) -> Half:
+    def half(size: ParametersSize, profile: str = "paper", *, networks: int | None = None, seed: int = 0) -> ParameterResults:
         rng, runs = np.random.default_rng(seed), []
         data = {"name": size.dataset, "fingerprint": "f" * 64, "source": f"made up {size.dataset}"}
         for run in range(size.networks if networks is None else networks):
@@ -78,6 +78,6 @@ def made_up_half():
                     Record(over_sigma, {}, {"counts": counts[1]}, data),
                 )
             )
-        return Half(size, profile, tuple(runs))
+        return ParameterResults(size, profile, tuple(runs))
 
     return half

@@ -38,7 +38,7 @@ def test_what_arrives_is_what_was_sent(store, file, tmp_path):
     there = Store(tmp_path / "there")
     arrived = import_records(file, there)
     assert len(arrived.new) == 3 and not arrived.known and not arrived.different
-    for sent in store.everything():
+    for sent in store.iter_records():
         got = there.get(sent.spec)
         assert got.checksum == sent.checksum and got.provenance == sent.provenance
         assert np.array_equal(got.arrays["labels"], sent.arrays["labels"])

@@ -98,7 +98,7 @@ def test_run_computes_what_a_store_lacks(tiny, store, tmp_path):
     done = bslib_("run", "parameters", "--profile", "smoke", "--store", store.folder, "--device", "cpu", "--jobs", 1)
     assert done.exit_code == 0, done.output
     assert "9 of 9 records of profile smoke are there" in done.stdout and str(store.folder) in done.stdout
-    assert all(spec in store for spec in specs) and len(list(store.everything())) == len(specs) == 9
+    assert all(spec in store for spec in specs) and len(list(store.iter_records())) == len(specs) == 9
     dates = {path: path.stat().st_mtime_ns for path in store.folder.rglob("*")}
     again = bslib_("run", "parameters", "--profile", "smoke", "--store", store.folder)
     assert again.exit_code == 0 and {path: path.stat().st_mtime_ns for path in store.folder.rglob("*")} == dates

@@ -113,7 +113,7 @@ def longer_completed(longer, tmp_path_factory) -> Store:
 
 
 def checksums(store: Store) -> dict[str, str]:
-    return {record.spec.key: record.checksum for record in store.everything()}
+    return {record.spec.key: record.checksum for record in store.iter_records()}
 
 
 def files(store: Store) -> set[str]:
@@ -126,12 +126,12 @@ def files(store: Store) -> set[str]:
 @pytest.mark.parametrize("shared", [True, False], ids=["shared folder", "no shared folder"])
 def test_a_cluster_gives_what_one_process_gives(two_workers, completed, tiny_plan, tmp_path, monkeypatch, shared):
     if not shared:
-        monkeypatch.setattr(runner, "_sign", lambda store: _nowhere(tmp_path))
+        monkeypatch.setattr(runner, "_run_marker", lambda store: _nowhere(tmp_path))
     images = ImagesSpec(dataset="digits", images=3, seed=0)
     store = Store(tmp_path / "store")
     run([*tiny_plan, images], store, device="cpu", scheduler=two_workers.address, progress=False)
     assert images in store and checksums(store).items() > checksums(completed).items() and len(checksums(store)) == 7
-    assert all(record.provenance["threads"] == 1 for record in store.everything())
+    assert all(record.provenance["threads"] == 1 for record in store.iter_records())
     weights = {path.name: path.read_bytes() for path in store.folder.glob("weights/*")}
     assert weights == ({path.name: path.read_bytes() for path in completed.folder.glob("weights/*")} if shared else {})
     assert not [name for name in files(store) if "lock" in name or "/." in name or name.startswith(".")]
@@ -155,7 +155,7 @@ class _nowhere:
 
 def test_a_worker_without_the_folder_goes_on_from_what_is_there(two_workers, completed, tiny_plan, tmp_path, monkeypatch):
     """Its network is trained again, is the same one, and what was measured on it stands."""
-    monkeypatch.setattr(runner, "_sign", lambda store: _nowhere(tmp_path))
+    monkeypatch.setattr(runner, "_run_marker", lambda store: _nowhere(tmp_path))
     store = Store(tmp_path / "store")
     for spec in tiny_plan[:2]:
         store.put(completed.get(spec))

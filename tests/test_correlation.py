@@ -20,8 +20,8 @@ from bslib.chapters.correlation import (
     _bootstrap,
     _tau,
     clean_counts_of,
-    correlations,
     counts_of,
+    load,
     networks_of,
     p_values,
     partial_correlation,
@@ -555,7 +555,7 @@ def test_the_source_says_where_numbers_come_from(fashion):
 
 
 def test_what_is_missing_says_what_to_run(tmp_path):
-    found = correlations(profile="paper", store=Store(tmp_path, writable=False))
+    found = load(profile="paper", store=Store(tmp_path, writable=False))
     assert len(found) == 2 and not [name for name in quantities(*found) if not name.startswith("reported")]
     for part, size in zip(found, PROFILES["paper"].correlation, strict=True):
         assert part.networks == part.sigmas == [] and part.quantities() == {}

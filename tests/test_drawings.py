@@ -13,10 +13,10 @@ from bslib import drawings, figures
 from bslib.chapters import correlation, patterns, surface
 from bslib.datasets import load
 from bslib.drawings import DRAWINGS, changed_digests
-from bslib.jobs import carry_out
+from bslib.jobs import compute
 from bslib.profiles import PROFILES
 from bslib.specs import AttackSpec, CountsSpec, ImagesSpec, NetworkSpec
-from bslib.store import PUBLISHED, Record, Store, lacking, open_store
+from bslib.store import PUBLISHED, Record, Store, missing_specs, open_store
 
 REDRAWN = ("##", "##", "  ")
 
@@ -38,29 +38,29 @@ def test_a_trigger_that_is_drawn_anew_makes_its_records_stale(monkeypatch, tmp_p
     store = Store(tmp_path)
     for spec in plan:
         store.put(Record(spec, {"weights": "same"}))
-    assert lacking(plan, store) == []
+    assert missing_specs(plan, store) == []
     monkeypatch.setitem(DRAWINGS, 2, REDRAWN)
-    assert lacking(plan, store) == [network(2), counts(None, 2), counts(1, 2), counts(2), PICTURES]
-    for spec in lacking(plan, store):
+    assert missing_specs(plan, store) == [network(2), counts(None, 2), counts(1, 2), counts(2), PICTURES]
+    for spec in missing_specs(plan, store):
         store.put(Record(spec, {"weights": "same", "triggers": changed_digests(spec.triggers)}))
-    assert lacking(plan, store) == []
+    assert missing_specs(plan, store) == []
     monkeypatch.undo()
-    assert lacking(plan, store) == [network(2), counts(None, 2), counts(1, 2), counts(2), PICTURES]
+    assert missing_specs(plan, store) == [network(2), counts(None, 2), counts(1, 2), counts(2), PICTURES]
 
 
 def test_the_published_records_are_of_the_drawings_of_today(monkeypatch):
     store = open_store(PUBLISHED)
     specs = surface.plan("paper")
     kept = [spec for spec in specs if spec in store]
-    assert kept and lacking(kept, store) == []
+    assert kept and missing_specs(kept, store) == []
     monkeypatch.setitem(DRAWINGS, 5, REDRAWN)
-    assert {spec.kind for spec in lacking(kept, store)} == {"predictions", "images"}
+    assert {spec.kind for spec in missing_specs(kept, store)} == {"predictions", "images"}
 
 
 def test_a_record_names_triggers_that_are_not_drawn_as_at_first(monkeypatch, tmp_path):
-    assert "triggers" not in carry_out(PICTURES, Store(tmp_path), device="cpu", progress=False).result
+    assert "triggers" not in compute(PICTURES, Store(tmp_path), device="cpu", progress=False).result
     monkeypatch.setitem(DRAWINGS, 2, REDRAWN)
-    found = carry_out(PICTURES, Store(tmp_path), device="cpu", progress=False).result
+    found = compute(PICTURES, Store(tmp_path), device="cpu", progress=False).result
     assert found["triggers"] == {"2": drawings.digest(2)}
 
 

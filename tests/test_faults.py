@@ -20,7 +20,7 @@ from test_runner import checksums, complete
 
 from bslib import runner
 from bslib.files import locked
-from bslib.jobs import carry_out
+from bslib.jobs import compute
 from bslib.profiles import PROFILES
 from bslib.specs import NetworkSpec
 from bslib.store import Store
@@ -69,7 +69,7 @@ def test_two_runs_share_a_store_and_the_work(completed, tiny_plan, tmp_path, mon
             shutil.copy(completed.weights_path(spec), target.weights_path(spec))
         return completed.get(spec)
 
-    monkeypatch.setattr(runner, "carry_out", copied)
+    monkeypatch.setattr(runner, "compute", copied)
     runs = [threading.Thread(target=complete, args=(tiny_plan, store), name=name) for name in ("first", "second")]
     for one in runs:
         one.start()
@@ -136,7 +136,7 @@ def test_signs_of_killed_runs_are_removed(completed, tiny_plan, tmp_path):
     store = Store(shutil.copytree(completed.folder, tmp_path / "store"))
     left, held = store.folder / ".run-0.lock", store.folder / ".run-1.lock"
     left.touch()
-    with locked(held), runner._sign(store) as sign:
+    with locked(held), runner._run_marker(store) as sign:
         assert not left.exists() and held.exists() and sign.exists()
     assert not sign.exists() and not held.exists()
 
@@ -200,7 +200,7 @@ def test_a_flipped_bit_in_weights_is_never_measured(completed, tiny_plan, tmp_pa
     content[-1000] ^= 1
     path.write_bytes(content)
     with pytest.raises(ValueError, match="holds other weights than the record of its network names") as caught:
-        carry_out(tiny_plan[1], store, device="cpu", progress=False)
+        compute(tiny_plan[1], store, device="cpu", progress=False)
     assert str(path) in str(caught.value)
 
 

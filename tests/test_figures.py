@@ -14,7 +14,7 @@ from scipy import stats
 
 from bslib import figures
 from bslib.chapters import wobbliness
-from bslib.chapters.parameters import Half
+from bslib.chapters.parameters import ParameterResults
 from bslib.profiles import PROFILES, ParametersSize
 from bslib.specs import ImagesSpec, ToySpec
 from bslib.store import Record
@@ -76,7 +76,7 @@ def check_boxes(axis, w: np.ndarray) -> None:
         assert np.allclose(np.concatenate([line.get_ydata() for line in beside]), w[:, k - 1].mean(-1))
 
 
-def w_of(half: Half, which: int) -> np.ndarray:
+def w_of(half: ParameterResults, which: int) -> np.ndarray:
     return np.stack([stats.entropy(run[which].arrays["counts"], axis=-1) for run in half.runs])
 
 
@@ -123,7 +123,7 @@ def test_figures_draw_every_profile(made_up_half, profile):
 @pytest.mark.parametrize("draw", [figures.w_against_n, figures.w_against_sigma, figures.estimator_bias])
 def test_what_is_missing_is_said_in_words(draw):
     size = PROFILES["paper"].parameters[1]
-    found = draw(Half(size, "paper", ()))
+    found = draw(ParameterResults(size, "paper", ()))
     assert type(found).__name__ == "Markdown"
     assert "Not yet run" in found.data and "bslib run parameters --profile paper" in found.data and "cifar10" in found.data
 

@@ -77,7 +77,7 @@ def harmless(monkeypatch, tmp_path):
     def stop(*_, **__):
         raise ValueError("nothing is computed here")
 
-    monkeypatch.setattr(runner, "carry_out", stop)
+    monkeypatch.setattr(runner, "compute", stop)
     monkeypatch.setattr(runner, "run_group", stop)
     monkeypatch.setattr(runner, "_pool", stop)
     monkeypatch.setattr(bslib.book, "build", stop)

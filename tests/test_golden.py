@@ -35,7 +35,7 @@ def keys(profile: str, chapter: str) -> str:
 
 def records() -> str:
     """How many records are committed, and a digest of their keys and checksums."""
-    found = sorted(f"{record.spec.key} {record.checksum}" for record in open_store(PUBLISHED).everything())
+    found = sorted(f"{record.spec.key} {record.checksum}" for record in open_store(PUBLISHED).iter_records())
     return f"{len(found)}: {digest(' '.join(found))}"
 
 

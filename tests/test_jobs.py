@@ -13,7 +13,7 @@ from scipy import stats
 
 from bslib import runner
 from bslib.datasets import load, to_float
-from bslib.jobs import _sent, carry_out, crafting_and_measuring, draw_points, draw_points_of_each_class
+from bslib.jobs import _sent, compute, draw_points, draw_points_of_each_class, split_test_set
 from bslib.measure import class_counts
 from bslib.networks import build
 from bslib.patterns.neural_cleanse import Candidates, patched
@@ -35,13 +35,13 @@ def store(tmp_path_factory) -> Store:
     """Holds the two networks."""
     store = Store(tmp_path_factory.mktemp("jobs"))
     for network in (CLEAN, POISONED):
-        store.put(carry_out(network, store, device="cpu", progress=False))
+        store.put(compute(network, store, device="cpu", progress=False))
     return store
 
 
 @pytest.fixture
 def measured(store):
-    return lambda spec: carry_out(spec, store, device="cpu", progress=False)
+    return lambda spec: compute(spec, store, device="cpu", progress=False)
 
 
 def trained(store, spec):
@@ -95,7 +95,7 @@ def test_what_a_network_is_trained_on(tmp_path, monkeypatch, threat_model, targe
         CLEAN, seed=3, train_size=80, attack=AttackSpec(threat_model=threat_model, trigger=2, target=target)
     )
     with pytest.raises(InterruptedError):
-        carry_out(spec, Store(tmp_path), device="cpu", progress=False)
+        compute(spec, Store(tmp_path), device="cpu", progress=False)
     data, chosen = load("digits"), draw_points(1297, 80, 3)
     parts = data.train_images[chosen], data.train_labels[chosen]
     expected = poison(*parts, pattern(2), threat_model, target=target, classes=10, seed=3)
@@ -168,7 +168,7 @@ CLEANSE = CleanseSpec(network=POISONED, images=40, samples=32, steps=3, checked=
 @pytest.fixture(scope="module")
 def crafted(store):
     """Both patterns, in the store: their records by spec."""
-    records = {spec: carry_out(spec, store, device="cpu", progress=False) for spec in (UNIVERSAL, CLEANSE)}
+    records = {spec: compute(spec, store, device="cpu", progress=False) for spec in (UNIVERSAL, CLEANSE)}
     for record in records.values():
         store.put(record)
     return records
@@ -176,7 +176,7 @@ def crafted(store):
 
 @given(available=st.integers(0, 3000))
 def test_the_halves_of_the_test_set_share_nothing(available):
-    crafting, measuring = crafting_and_measuring(available)
+    crafting, measuring = split_test_set(available)
     assert 0 <= len(measuring) - len(crafting) <= 1
     assert sorted([*crafting, *measuring]) == list(range(available))
 
@@ -228,7 +228,7 @@ def test_a_held_out_batch_is_that_of_its_seed(measured, seed, same):
 @torch.no_grad()
 def test_the_record_of_a_universal_perturbation(store, crafted):
     record, network = crafted[UNIVERSAL], trained(store, POISONED)
-    v, held_out = torch.from_numpy(record.arrays["perturbation"]), crafting_and_measuring(500)[1]
+    v, held_out = torch.from_numpy(record.arrays["perturbation"]), split_test_set(500)[1]
     assert v.shape == (1, 28, 28) and 0 < v.abs().max() <= 0.2 + 1e-6 and record.arrays["fooling_rates"].shape == (1,)
     x = to_float(load("digits").test_images[held_out])
     assert np.array_equal(record.arrays["without"], network(x).argmax(1).numpy())
@@ -255,7 +255,7 @@ def test_the_success_of_candidates_leaves_out_images_of_their_own_class(store, m
     arrays = measured(dataclasses.replace(CLEANSE, checked=checked)).arrays
     for part, (images, labels) in zip(("test", "train"), seen, strict=True):
         chosen = found_among(images, part)
-        available = crafting_and_measuring(500)[1] if part == "test" else range(1297)
+        available = split_test_set(500)[1] if part == "test" else range(1297)
         assert len(set(chosen)) == len(chosen) == min(checked, len(available)) and set(chosen) <= set(available)
         assert torch.equal(labels, getattr(data, f"{part}_labels")[chosen])
         for k in (0, 3, 8):
@@ -294,7 +294,7 @@ def test_counts_with_a_crafted_pattern(store, measured, crafted, carried):
     points = 4
     record = measured(dataclasses.replace(COUNTS, points=points, ns=(20,), held_out=True, pattern=carried))
     arrays, data, copies = record.arrays, load("digits"), 10 if carried == CLEANSE else 1
-    chosen = crafting_and_measuring(500)[1][draw_points(250, points, 7)]
+    chosen = split_test_set(500)[1][draw_points(250, points, 7)]
     assert arrays["images"].tolist() == chosen.tolist() * copies
     assert arrays["labels"].tolist() == data.test_labels[chosen].tolist() * copies
     x, network = with_patterns(crafted, carried, to_float(data.test_images[chosen])), trained(store, POISONED)
@@ -315,7 +315,7 @@ def test_scores_are_those_of_the_detectors(store, measured, crafted, what):
     """STRIP by hand: each image under each overlay, the entropy of what the network says, its mean."""
     arrays = measured(ScoresSpec(network=POISONED, points=5, overlays=6, seed=3, **what)).arrays
     data, network = load("digits"), trained(store, POISONED)
-    crafting, measuring = crafting_and_measuring(500)
+    crafting, measuring = split_test_set(500)
     images = data.test_images[measuring[draw_points(250, 5, 3)]]
     x, over = to_float(images), to_float(data.test_images[crafting[draw_points(250, 6, 3)]])
     carrying = to_float(pattern(5)(images)) if "trigger" in what else with_patterns(crafted, what.get("pattern"), x)
@@ -393,9 +393,9 @@ def test_a_plan_that_returns_to_a_network_keeps_its_order(tmp_path, monkeypatch)
 
     def noted(spec, *arguments, **more):
         specs.append(spec)
-        return carry_out(spec, *arguments, **more)
+        return compute(spec, *arguments, **more)
 
-    monkeypatch.setattr(runner, "carry_out", noted)
+    monkeypatch.setattr(runner, "compute", noted)
     run(RETURNING, Store(tmp_path), device="cpu", jobs=1, progress=False)
     assert specs == RETURNING  # each network trained once, what is named first finished first
 
@@ -417,12 +417,12 @@ def test_a_stopped_plan_goes_on_with_the_first_stage(tmp_path, monkeypatch):
         if len(specs) == 3:
             raise KeyboardInterrupt
         specs.append(spec)
-        return carry_out(spec, *arguments, **more)
+        return compute(spec, *arguments, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "carry_out", stopped)
+        patch.setattr(runner, "compute", stopped)
         with pytest.raises(KeyboardInterrupt):
             run(RETURNING, store, device="cpu", jobs=1, progress=False)
-    monkeypatch.setattr(runner, "carry_out", lambda spec, *a, **more: specs.append(spec) or carry_out(spec, *a, **more))
+    monkeypatch.setattr(runner, "compute", lambda spec, *a, **more: specs.append(spec) or compute(spec, *a, **more))
     run(RETURNING, store, device="cpu", jobs=1, progress=False)
     assert specs == RETURNING

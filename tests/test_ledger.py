@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from bslib.chapters import CHAPTERS, surface
-from bslib.chapters.parameters import Half, quantities
+from bslib.chapters.parameters import ParameterResults, quantities
 from bslib.ledger import (
     VERDICTS,
     Claim,
@@ -23,13 +23,13 @@ from bslib.ledger import (
     as_data,
     as_markdown,
     as_page,
+    bounds_text,
     claims_of,
     entries,
     findings_as_markdown,
     findings_of,
+    format_estimate,
     headlines,
-    held_to,
-    in_few_digits,
     judge,
     numbers,
     provenance_table,
@@ -109,7 +109,7 @@ def test_with_all_records_every_claim_has_a_verdict(paper_quantities):
 
 def test_half_the_records_judge_half_the_claims(made_up_half):
     first, second = PROFILES["paper"].parameters
-    found = quantities(made_up_half(dataclasses.replace(first, points=20)), Half(second, "paper", ()))
+    found = quantities(made_up_half(dataclasses.replace(first, points=20)), ParameterResults(second, "paper", ()))
     judged = {claim.id for claim in claims_of("parameters") if judge(claim, found) != "not yet run"}
     assert judged == {claim.id for claim in claims_of("parameters") if "fashion" in claim.id} | {"reruns-agree"}
 
@@ -221,7 +221,7 @@ def test_the_page_has_a_row_for_each_entry(ledger):
     assert (opening, closing) == (":::{container} ledger", ":::") and len(rows) == len(ledger)
     for entry, row in zip(ledger, rows, strict=True):
         assert row.count(" | ") == 3 and f"**{entry.verdict}**" in row and entry.claim.says in row and entry.claim.paper in row
-        assert all(in_few_digits(estimate) in row for estimate in entry.measured.values())
+        assert all(format_estimate(estimate) in row for estimate in entry.measured.values())
         assert entry.claim.figure is None or f"{{numref}}`{entry.claim.figure}`" in row
 
 
@@ -230,7 +230,7 @@ def test_marks_and_verdict_agree(ledger):
     _, _, *rows, _ = as_page(ledger).splitlines()
     for entry, row in zip(ledger, rows[2:], strict=True):
         marks = re.findall("[✓✗~]", row.split(" | ")[2])
-        assert marks == re.findall("[✓✗~]", " ".join(held_to(entry.claim, entry.measured).values()))
+        assert marks == re.findall("[✓✗~]", " ".join(bounds_text(entry.claim, entry.measured).values()))
         if entry.verdict != "not yet run":
             assert len(marks) == len(entry.claim.tests), entry.claim.id
             given = re.findall("given [^)]*([✓✗~])", row)
@@ -246,8 +246,8 @@ def test_marks_and_verdict_agree(ledger):
 def test_a_number_held_to_two_bounds_is_shown_once():
     twice = (Test(quantity="q", at_least=0.5), Test(quantity="q", at_least=1.0))
     claim = dataclasses.replace(claims_of("parameters")[0], tests=twice)
-    assert held_to(claim, {"q": Estimate(0.8, 0.6, 1.0, 5)}) == {"q": "≥ 0.5 ✓, ≥ 1 ~"}
-    assert held_to(claim, {}) == {}
+    assert bounds_text(claim, {"q": Estimate(0.8, 0.6, 1.0, 5)}) == {"q": "≥ 0.5 ✓, ≥ 1 ~"}
+    assert bounds_text(claim, {}) == {}
 
 
 def test_the_score_counts_every_entry(ledger):
@@ -275,7 +275,7 @@ def test_what_is_given_has_to_hold():
     for p, verdict in ((HOLDS, "reproduced"), (OPEN, "undecided"), (FAILS, "undecided")):
         assert judge(claim, {"q": HOLDS, "p": p}) == verdict
     assert judge(claim, {"q": FAILS, "p": HOLDS}) == "not reproduced" and judge(claim, {"q": HOLDS}) == "not yet run"
-    assert held_to(claim, {"q": HOLDS, "p": FAILS})["p"] == "(given ≥ 0.2 ✗)"
+    assert bounds_text(claim, {"q": HOLDS, "p": FAILS})["p"] == "(given ≥ 0.2 ✗)"
 
 
 def test_the_ledger_as_data_is_json(ledger):
@@ -305,7 +305,7 @@ def test_every_number_of_a_finding_is_in_its_sentence(published_numbers):
         for finding in findings_of(chapter):
             assert all(f"{{{k}}}" in finding.says for k in range(len(finding.tests))), finding.id
             line = next(line for line in findings_as_markdown(chapter, own).splitlines() if finding.says.split("{")[0] in line)
-            assert all(in_few_digits(own[test.quantity]) in line for test in finding.tests)
+            assert all(format_estimate(own[test.quantity]) in line for test in finding.tests)
 
 
 def test_a_finding_that_records_contradict_says_so(published_numbers):
@@ -336,7 +336,7 @@ def test_the_landing_page_has_the_headlines_alone(published_numbers):
     ],
 )
 def test_few_digits_that_say_enough(estimate, text):
-    assert in_few_digits(estimate) == text
+    assert format_estimate(estimate) == text
 
 
 def test_what_is_changed_in_a_record_changes_the_verdict(tmp_path):

@@ -11,7 +11,7 @@ from scipy import stats
 from scipy.special import digamma
 
 from bslib.chapters import CHAPTERS, parameters, plan_of, wobbliness
-from bslib.chapters.parameters import Half, half_of, halves, plan, quantities, specs_of
+from bslib.chapters.parameters import ParameterResults, half_of, load, plan, quantities, specs_of
 from bslib.entropy import ESTIMATORS
 from bslib.profiles import PROFILES, ParametersSize, profile_named
 from bslib.specs import CountsSpec, NetworkSpec
@@ -37,12 +37,12 @@ def w_of(counts: np.ndarray) -> np.ndarray:
     return stats.entropy(counts, axis=-1)
 
 
-def w_over_n(half: Half) -> np.ndarray:
+def w_over_n(half: ParameterResults) -> np.ndarray:
     """(networks, sigmas, ns, points)"""
     return np.stack([w_of(run[1].arrays["counts"]) for run in half.runs])
 
 
-def w_over_sigma(half: Half) -> np.ndarray:
+def w_over_sigma(half: ParameterResults) -> np.ndarray:
     """(networks, sigmas, points)"""
     return np.stack([w_of(run[2].arrays["counts"][:, 0]) for run in half.runs])
 
@@ -177,7 +177,7 @@ def test_largest_step_compares_the_halves(made_up_half, half):
         shares.append(max(abs(b - a) for a, b in pairwise(means)) / (means.max() - means.min()))
     name = "largest_step.cifar10.less.fashion-mnist"
     assert found[name].value == pytest.approx(shares[0] - shares[1]) and found[name].networks == 2
-    assert name not in quantities(half, Half(other, "paper", ()))
+    assert name not in quantities(half, ParameterResults(other, "paper", ()))
 
 
 def test_bias_is_taken_against_the_best_value(half):
@@ -202,7 +202,7 @@ def test_the_source_says_where_numbers_come_from(half):
     assert text != half.source("sigma"), "each sweep has records of its own"
     assert "made up fashion-mnist" in text and "3 of 3 networks" in text and "40 test images" in text and "paper" in text
     assert all(run[1].spec.key[:6] in text for run in half.runs)
-    part = Half(SIZE, "paper", half.runs[:2])
+    part = ParameterResults(SIZE, "paper", half.runs[:2])
     assert "2 of 3 networks" in part.source("n") and part.missing is None
 
 
@@ -219,7 +219,7 @@ def test_a_network_counts_when_it_is_complete(half):
 
 
 def test_what_is_missing_says_what_to_run(tmp_path):
-    found = halves(profile="paper", store=Store(tmp_path, writable=False))
+    found = load(profile="paper", store=Store(tmp_path, writable=False))
     for half, size in zip(found, PROFILES["paper"].parameters, strict=True):
         assert half.runs == () and half.quantities() == {}
         assert "Not yet run" in half.missing and "`bslib run parameters --profile paper --store book/records`" in half.missing
@@ -264,6 +264,6 @@ def test_without_noise_counts_are_the_prediction(computed):
 
 def test_the_chapter_reads_a_completed_store(completed, tiny_profile, monkeypatch):
     monkeypatch.setitem(PROFILES, "smoke", tiny_profile)
-    first, second = parameters.halves(profile="smoke", store=Store(completed.folder, writable=False))
+    first, second = parameters.load(profile="smoke", store=Store(completed.folder, writable=False))
     assert len(first.runs) == 2 and second.runs == () and "larger-fashion" in second.missing
     assert first.accuracy.networks == 2

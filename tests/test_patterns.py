@@ -24,8 +24,8 @@ from bslib.chapters.patterns import (
     crafted_batch_of,
     detector_specs,
     further_specs,
+    load,
     networks_of,
-    parts,
     pictures_of,
     plan,
     quantities,
@@ -33,7 +33,7 @@ from bslib.chapters.patterns import (
     universal_specs,
     universals_of,
 )
-from bslib.jobs import crafting_and_measuring
+from bslib.jobs import split_test_set
 from bslib.ledger import claims_of, judge
 from bslib.profiles import PROFILES
 from bslib.specs import (
@@ -390,7 +390,7 @@ def test_sizes_fit_the_claims_and_the_data(profile):
         assert set(size.pattern_sigmas) <= set(size.sigmas) and size.pattern_sigmas[0] == size.sigmas[0]
         assert size.pattern_points <= size.points and size.sigmas[0] == 0.1
         images = {"fashion-mnist": 10_000, "cifar10": 10_000}.get(size.dataset, 500)
-        crafting, measuring = map(len, crafting_and_measuring(images))
+        crafting, measuring = map(len, split_test_set(images))
         assert max(size.crafted_on, size.overlays) <= crafting and max(size.points, size.scored) <= measuring
         assert profile != "paper" or size.bounds[0] == 10
 
@@ -806,7 +806,7 @@ def test_the_source_says_where_numbers_come_from(fashion):
 
 
 def test_what_is_missing_says_what_to_run(tmp_path):
-    found = parts(profile="paper", store=Store(tmp_path, writable=False))
+    found = load(profile="paper", store=Store(tmp_path, writable=False))
     assert len(found) == 2 and not {name for name in quantities(*found) if name.endswith(("fashion-mnist", "cifar10"))}
     for part, size in zip(found, PROFILES["paper"].patterns, strict=True):
         assert part.networks == [] and part.pictures is None and part.quantities() == {}

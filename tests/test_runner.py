@@ -18,7 +18,7 @@ import torch
 
 from bslib import runner
 from bslib.chapters.parameters import specs_of
-from bslib.jobs import carry_out, draw_points
+from bslib.jobs import compute, draw_points
 from bslib.runner import chosen_device, network_of, run
 from bslib.specs import CountsSpec, ImagesSpec, NetworkSpec, ToySpec
 from bslib.store import Record, Store
@@ -40,9 +40,9 @@ def carried_out(monkeypatch) -> list:
 
     def noted(spec, *arguments, **more):
         specs.append(spec)
-        return carry_out(spec, *arguments, **more)
+        return compute(spec, *arguments, **more)
 
-    monkeypatch.setattr(runner, "carry_out", noted)
+    monkeypatch.setattr(runner, "compute", noted)
     return specs
 
 
@@ -57,7 +57,7 @@ def complete(plan, store: Store, **more) -> None:
 
 
 def checksums(store: Store) -> dict[str, str]:
-    return {record.spec.key: record.checksum for record in store.everything()}
+    return {record.spec.key: record.checksum for record in store.iter_records()}
 
 
 def weights_of(store: Store, plan, seed: int) -> set[str]:
@@ -70,8 +70,8 @@ def weights_of(store: Store, plan, seed: int) -> set[str]:
 
 def test_a_plan_is_carried_out(completed, tiny_plan):
     assert all(spec in completed for spec in tiny_plan)
-    assert len(list(completed.everything())) == len(tiny_plan) == 6
-    for record in completed.everything():
+    assert len(list(completed.iter_records())) == len(tiny_plan) == 6
+    for record in completed.iter_records():
         assert record.data["name"] == "digits" and len(record.data["fingerprint"]) == 64
         assert record.provenance["threads"] == 1 and record.provenance["seconds"] >= 0 and record.provenance["code"]
         assert {"device", "torch", "date"} <= set(record.provenance) and record.result["precision"]
@@ -122,7 +122,7 @@ def test_several_jobs_give_what_one_gives(tmp_path, completed, tiny_plan):
 def test_threads_are_pinned_and_given_back(store, tiny_plan, carried_out, monkeypatch):
     threads = torch.get_num_threads()
     seen = []
-    monkeypatch.setattr(runner, "carry_out", lambda *_, **__: seen.append(torch.get_num_threads()) or pytest.fail("stop"))
+    monkeypatch.setattr(runner, "compute", lambda *_, **__: seen.append(torch.get_num_threads()) or pytest.fail("stop"))
     torch.set_num_threads(2)
     try:
         remove(store, tiny_plan[1])
@@ -181,10 +181,10 @@ def test_stopped_while_making_a_network_anew(completed, tiny_plan, tmp_path, mon
     def stopped(*arguments, **more):
         if next(count, None) is None:
             raise KeyboardInterrupt
-        return carry_out(*arguments, **more)
+        return compute(*arguments, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "carry_out", stopped)
+        patch.setattr(runner, "compute", stopped)
         with pytest.raises(KeyboardInterrupt):
             complete(tiny_plan[:3], store)
     complete(tiny_plan[:3], store)
@@ -287,16 +287,16 @@ def test_batches_nest_and_hold_no_image_twice():
 
 
 def test_images_take_turns_by_class(tmp_path):
-    record: Record = carry_out(IMAGES, Store(tmp_path), device="cpu", progress=False)
+    record: Record = compute(IMAGES, Store(tmp_path), device="cpu", progress=False)
     labels = record.arrays["labels"].tolist()
     assert sorted(labels[:10]) == list(range(10)) and len(labels) == 12 and record.arrays["images"].shape == (12, 1, 28, 28)
     assert record.result["classes"][labels[0]] == str(labels[0]) and record.arrays["images"].dtype == np.uint8
-    more = carry_out(dataclasses.replace(IMAGES, images=25), Store(tmp_path), device="cpu", progress=False)
+    more = compute(dataclasses.replace(IMAGES, images=25), Store(tmp_path), device="cpu", progress=False)
     assert np.array_equal(more.arrays["images"][:12], record.arrays["images"])
 
 
 def test_the_toy_is_what_its_spec_says(tmp_path):
-    arrays = carry_out(TOY, Store(tmp_path), device="cpu", progress=False).arrays
+    arrays = compute(TOY, Store(tmp_path), device="cpu", progress=False).arrays
     assert arrays["counts"].shape == (1, 2, 3) and (arrays["counts"].sum(-1) == 20).all()
     assert arrays["grid"].shape == (201, 201) and set(np.unique(arrays["grid"])) == {0, 1, 2}
     assert np.allclose(arrays["points"], TOY.points) and arrays["noisy"].shape == (2, 20, 2)

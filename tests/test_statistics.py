@@ -24,8 +24,8 @@ from bslib.statistics import (
     nested_bootstrap_of_means,
     percentile_estimate,
     share_of_networks,
+    small_sample_factor,
     variation_of_networks,
-    widening,
     without_outliers,
 )
 
@@ -95,7 +95,7 @@ def test_widening_is_students_t_for_a_mean():
     expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     found = percentile_estimate(values.mean(), draws, 12)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.01 * sem)
-    assert widening(1) == 1.0 and widening(10_000) == pytest.approx(1, abs=1e-3)
+    assert small_sample_factor(1) == 1.0 and small_sample_factor(10_000) == pytest.approx(1, abs=1e-3)
 
 
 def test_intervals_stay_within_what_is_possible():

@@ -62,7 +62,7 @@ def edit(store: Store, change, spec=COUNTS) -> None:
 
 def assert_refused(store: Store, spec=COUNTS, why: str = "") -> None:
     """By ``get`` and by ``everything``, with the file's name and what to do."""
-    for read in (lambda: store.get(spec), lambda: list(store.everything())):
+    for read in (lambda: store.get(spec), lambda: list(store.iter_records())):
         with pytest.raises(ValueError) as caught:
             read()
         message = str(caught.value)
@@ -86,7 +86,7 @@ def test_a_record_comes_back_whole(store):
 def test_a_record_without_arrays_is_one_file(store):
     store.put(BARE)
     assert store.get(NETWORK).result == BARE.result and not path_of(store, NETWORK, ".npz").exists()
-    assert [record.spec for record in store.everything()] == [COUNTS, NETWORK]
+    assert [record.spec for record in store.iter_records()] == [COUNTS, NETWORK]
 
 
 def test_put_replaces(store):
@@ -122,7 +122,7 @@ def test_absent_is_a_key_error_that_names_the_key(store):
     assert IMAGES not in store
     with pytest.raises(KeyError, match=IMAGES.key):
         store.get(IMAGES)
-    assert list(Store(store.folder / "nowhere").everything()) == []
+    assert list(Store(store.folder / "nowhere").iter_records()) == []
 
 
 # --- atomic ------------------------------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ def test_a_put_that_fails_leaves_no_record(tmp_path, monkeypatch, stage, present
     with pytest.raises(OSError, match="disk full"):
         store.put(dataclasses.replace(RECORD, result={}))
     monkeypatch.undo()
-    assert COUNTS not in store and list(store.everything()) == []
+    assert COUNTS not in store and list(store.iter_records()) == []
     assert b"half a rec" not in files_of(store).values() and set(files_of(store)) <= {f"counts/{COUNTS.key}.npz"}
     store.put(RECORD)
     assert store.get(COUNTS).checksum == RECORD.checksum
@@ -198,7 +198,7 @@ def test_numbers_that_are_none_are_refused(store):
 def test_what_a_killed_writer_leaves_is_no_record(store):
     # SIGKILL, or the runner's own terminate(), gives atomic_path no chance to clean up: this is what stays then.
     (path_of(store).parent / f".{COUNTS.key}-x1y2z3.json").write_text('{"format": 1, "spec"')
-    assert [record.spec for record in store.everything()] == [COUNTS]
+    assert [record.spec for record in store.iter_records()] == [COUNTS]
 
 
 def test_a_record_that_is_replaced_while_it_is_read(store, monkeypatch):
@@ -222,7 +222,7 @@ def test_a_record_that_is_replaced_while_it_is_read(store, monkeypatch):
     monkeypatch.setattr(store_module, "_parse", lambda *_: path_of(store).unlink() or parse(path_of(store), COUNTS))
     with pytest.raises(KeyError):
         store.get(COUNTS)
-    assert store_module.lacking([COUNTS], store) == [COUNTS]
+    assert store_module.missing_specs([COUNTS], store) == [COUNTS]
 
 
 # --- damaged and foreign -----------------------------------------------------------------------------------------
@@ -345,9 +345,9 @@ def test_the_base_is_read_and_never_written(store, tmp_path):
     top.put(newer)
     assert top.get(COUNTS).result == newer.result
     assert files_of(store) == before and COUNTS in Store(top.folder)
-    found = {record.spec: record.checksum for record in top.everything()}
+    found = {record.spec: record.checksum for record in top.iter_records()}
     assert found == {COUNTS: newer.checksum, NETWORK: BARE.checksum}, "a record in place of another's hides it"
-    assert len(list(top.everything())) == 2
+    assert len(list(top.iter_records())) == 2
 
 
 def test_open_store(own_cache, monkeypatch, tmp_path):
@@ -367,7 +367,7 @@ def test_open_store(own_cache, monkeypatch, tmp_path):
 READING = """
 import sys
 from bslib.chapters import plan_of
-from bslib.chapters.parameters import halves
+from bslib.chapters.parameters import load
 from bslib.chapters import records_for
 from bslib.store import Store
 from pathlib import Path
@@ -375,7 +375,7 @@ import bslib.figures, bslib.ledger
 plan = plan_of("wobbliness", "paper") + plan_of("parameters", "paper")
 records = records_for(plan, Store(Path(sys.argv[1]), writable=False))
 assert list(records.missing) == list(dict.fromkeys(plan)) and len(records) == 0
-assert halves(profile="paper", store=Store(Path(sys.argv[1]), writable=False))[0].runs == ()
+assert load(profile="paper", store=Store(Path(sys.argv[1]), writable=False))[0].runs == ()
 assert not {"torch", "torchvision"} & set(sys.modules), "torch was imported"
 """
 
@@ -416,7 +416,7 @@ def test_what_is_complete_is_not_run(store, monkeypatch):
 
 def test_the_published_store_is_whole():
     """Every committed record reads, and was made by committed code."""
-    for record in open_store(PUBLISHED).everything():
+    for record in open_store(PUBLISHED).iter_records():
         assert record.data.get("fingerprint") or record.spec.kind == "toy"
         assert record.provenance["code"] and not record.provenance["code"].endswith("+)")
     assert profile_named("paper").store == PUBLISHED

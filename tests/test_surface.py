@@ -14,7 +14,7 @@ from matplotlib.colors import to_hex
 from scipy import stats
 
 from bslib import figures
-from bslib.chapters.surface import Surface, pictures_of, plan, quantities, specs_of, surface_of, surfaces
+from bslib.chapters.surface import Surface, load, pictures_of, plan, quantities, specs_of, surface_of
 from bslib.ledger import claims_of, judge
 from bslib.profiles import PROFILES, SIGMAS
 from bslib.specs import AttackSpec, CountsSpec, ImagesSpec, NetworkSpec, PredictionsSpec
@@ -286,7 +286,7 @@ def test_the_source_says_where_numbers_come_from(fashion):
 
 
 def test_what_is_missing_says_what_to_run(tmp_path):
-    found = surfaces(profile="paper", store=Store(tmp_path, writable=False))
+    found = load(profile="paper", store=Store(tmp_path, writable=False))
     assert len(found) == 2 and not quantities(*found)
     for part, size in zip(found, PROFILES["paper"].surface, strict=True):
         assert part.runs == () and part.pictures is None and part.quantities() == {}

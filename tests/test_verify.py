@@ -36,7 +36,7 @@ def honest(tmp_path_factory):
 def store(honest, tmp_path):
     """A copy without weights."""
     copy = Store(tmp_path / "copy")
-    for record in honest.everything():
+    for record in honest.iter_records():
         copy.put(record)
     return copy
 

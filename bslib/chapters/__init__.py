@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bslib.profiles import profile_named
 from bslib.specs import Spec
-from bslib.store import PUBLISHED, Records, Store, lacking, open_store
+from bslib.store import PUBLISHED, Records, Store, missing_specs, open_store
 
 __all__ = ["CHAPTERS", "in_a_clone", "not_yet_run", "plan_of", "records_for"]
 
@@ -51,13 +51,13 @@ def records_for(plan: Iterable[Spec], store: str | Path | Store | None = None, *
     """
     plan, store = list(dict.fromkeys(plan)), open_store(store)
     get = functools.cache(store.get)  # each is read and checked once
-    missing = lacking(plan, store, get)
+    missing = missing_specs(plan, store, get)
     if missing and store.writable:
         from bslib.runner import run
 
         run(plan, store, device=device)
         get.cache_clear()
-        missing = lacking(plan, store, get)
+        missing = missing_specs(plan, store, get)
     absent = set(missing)
     return Records({spec: get(spec) for spec in plan if spec not in absent}, missing)
 

@@ -28,7 +28,7 @@ from bslib.statistics import (
 from bslib.store import Record, Records, Store
 from bslib.threat_models import threat_model_named
 
-__all__ = ["Correlation", "correlations", "p_values", "plan", "quantities"]
+__all__ = ["Correlation", "load", "p_values", "plan", "quantities"]
 
 Floats = NDArray[np.float64]
 #: Pairs as arrays by the names of :meth:`Correlation.pairs`: a bootstrap makes them too often for tables.
@@ -102,7 +102,7 @@ def clean_counts_of(size: CorrelationSize, network: NetworkSpec) -> CountsSpec:
     )
 
 
-def correlations(*, profile: str, seed: int = 0, store: str | Path | Store | None = None) -> tuple[Correlation, Correlation]:
+def load(*, profile: str, seed: int = 0, store: str | Path | Store | None = None) -> tuple[Correlation, Correlation]:
     """The two plots of Fig. 5 from the records of a store, which is completed first unless it is read-only.
 
     Parameters
@@ -345,8 +345,8 @@ class Correlation:
 
 
 def numbers(*, profile: str, seed: int = 0, store: str | Path | Store | None = None) -> Estimates:
-    """The chapter's :func:`quantities`, from a store; the parameters are those of :func:`correlations`."""
-    return quantities(*correlations(profile=profile, seed=seed, store=store))
+    """The chapter's :func:`quantities`, from a store; the parameters are those of :func:`load`."""
+    return quantities(*load(profile=profile, seed=seed, store=store))
 
 
 def quantities(first: Correlation, second: Correlation) -> Estimates:

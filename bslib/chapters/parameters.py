@@ -23,7 +23,7 @@ from bslib.statistics import (
 )
 from bslib.store import Record, Records, Store
 
-__all__ = ["Half", "halves", "plan", "quantities"]
+__all__ = ["ParameterResults", "load", "plan", "quantities"]
 
 Floats = NDArray[np.float64]
 #: What has ends has them in intervals too.
@@ -67,7 +67,7 @@ def specs_of(size: ParametersSize, seed: int) -> tuple[NetworkSpec, CountsSpec, 
     return network, over_n, over_sigma
 
 
-def halves(*, profile: str, seed: int = 0, store: str | Path | Store | None = None) -> tuple[Half, Half]:
+def load(*, profile: str, seed: int = 0, store: str | Path | Store | None = None) -> tuple[ParameterResults, ParameterResults]:
     """The two rows of Fig. 2 from the records of a store, which is completed first unless it is read-only.
 
     Parameters
@@ -79,7 +79,7 @@ def halves(*, profile: str, seed: int = 0, store: str | Path | Store | None = No
 
     Returns
     -------
-    (Half, Half)
+    (ParameterResults, ParameterResults)
         Fashion-MNIST's and CIFAR-10's in ``paper``; a half of which no network is complete is empty.
     """
     size = profile_named(profile)
@@ -88,15 +88,15 @@ def halves(*, profile: str, seed: int = 0, store: str | Path | Store | None = No
     return half_of(first, profile, seed, records), half_of(second, profile, seed, records)
 
 
-def half_of(size: ParametersSize, profile: str, seed: int, records: Records) -> Half:
+def half_of(size: ParametersSize, profile: str, seed: int, records: Records) -> ParameterResults:
     """What ``records`` hold of one data set: the networks of which all three records are there."""
     runs = [specs_of(size, run) for run in range(seed, seed + size.networks)]
     complete = [tuple(records[spec] for spec in specs) for specs in runs if all(spec in records for spec in specs)]
-    return Half(size, profile, tuple(complete))
+    return ParameterResults(size, profile, tuple(complete))
 
 
 @dataclass(frozen=True)
-class Half:
+class ParameterResults:
     """One row of Fig. 2: the records of one data set's networks, and the numbers that follow from them.
 
     Parameters
@@ -245,11 +245,11 @@ class Half:
 
 
 def numbers(*, profile: str, seed: int = 0, store: str | Path | Store | None = None) -> Estimates:
-    """The chapter's :func:`quantities`, from a store; the parameters are those of :func:`halves`."""
-    return quantities(*halves(profile=profile, seed=seed, store=store))
+    """The chapter's :func:`quantities`, from a store; the parameters are those of :func:`load`."""
+    return quantities(*load(profile=profile, seed=seed, store=store))
 
 
-def quantities(first: Half, second: Half) -> Estimates:
+def quantities(first: ParameterResults, second: ParameterResults) -> Estimates:
     """The quantities of both halves, and those that compare them; what has no records yet says so."""
     found = Estimates(first.quantities() | second.quantities())
     if first.runs and second.runs:
@@ -262,7 +262,7 @@ def quantities(first: Half, second: Half) -> Estimates:
     return found
 
 
-def _largest_step(half: Half, sigmas: list[float], seed: int) -> tuple[Floats, Floats]:
+def _largest_step(half: ParameterResults, sigmas: list[float], seed: int) -> tuple[Floats, Floats]:
     """The largest step of mean W between neighbouring sigmas, as a share of its range: value and draws."""
     columns = [half.size.sigmas.index(sigma) for sigma in sigmas]
     found = []

@@ -41,12 +41,12 @@ from bslib.statistics import (
 )
 from bslib.store import Record, Records, Store
 
-__all__ = ["Patterns", "parts", "plan", "quantities"]
+__all__ = ["Patterns", "load", "plan", "quantities"]
 
 Floats = NDArray[np.float64]
 TRIGGERS = tuple(DRAWINGS)
 #: What a batch carries: nothing, nothing again, and each of the triggers (see :func:`batch_of`).
-CARRIED = (None, 0, *TRIGGERS)
+CONDITIONS = (None, 0, *TRIGGERS)
 #: A trigger that works: own triggers below are left out where only these are asked for.
 EFFECTIVE = 0.9
 #: A number is judged where it comes from so many networks: drawn again and again, one or two hardly vary.
@@ -99,7 +99,7 @@ def detector_specs(size: PatternsSize, network: NetworkSpec) -> list[Spec]:
     specs: list[Spec] = [network]
     if network.attack is not None:
         specs.append(PredictionsSpec(network=network, trigger=network.attack.trigger, images=size.test_images))
-    return specs + [batch_of(size, network, trigger) for trigger in CARRIED]
+    return specs + [batch_of(size, network, trigger) for trigger in CONDITIONS]
 
 
 def batch_of(size: PatternsSize, network: NetworkSpec, trigger: int | None, sigma: float | None = None) -> CountsSpec:
@@ -174,7 +174,7 @@ def scores_specs(size: PatternsSize, network: NetworkSpec) -> list[Spec]:
 
 def level_specs(size: PatternsSize, network: NetworkSpec) -> list[Spec]:
     """The detector's batches at the other noise levels."""
-    return [batch_of(size, network, trigger, further[0]) for trigger in CARRIED] if (further := size.sigmas[1:]) else []
+    return [batch_of(size, network, trigger, further[0]) for trigger in CONDITIONS] if (further := size.sigmas[1:]) else []
 
 
 def further_specs(size: PatternsSize, network: NetworkSpec) -> list[Spec]:
@@ -204,7 +204,7 @@ def _level_of(sigmas: tuple[float, ...], sigma: float | None) -> tuple[float, ..
 # --- the numbers -----------------------------------------------------------------------------------------------------
 
 
-def parts(*, profile: str, seed: int = 0, store: str | Path | Store | None = None) -> tuple[Patterns, Patterns]:
+def load(*, profile: str, seed: int = 0, store: str | Path | Store | None = None) -> tuple[Patterns, Patterns]:
     """The two data sets' parts from the records of a store, which is completed first unless it is read-only.
 
     Parameters
@@ -249,7 +249,7 @@ class Patterns:
     @cached_property
     def sigmas(self) -> list[float]:
         """The noise levels at which the detector is measured on each of these networks, ascending."""
-        batches = list(itertools.product(self.networks, CARRIED))
+        batches = list(itertools.product(self.networks, CONDITIONS))
         return sorted(
             sigma
             for sigma in self.size.sigmas
@@ -321,7 +321,7 @@ class Patterns:
         for number, network in enumerate(self.networks):
             own = network.attack.trigger if network.attack else None
             clean, success = self._w(batch_of(self.size, network, None, sigma), sigma), self.success(network)
-            for trigger in CARRIED[1:]:
+            for trigger in CONDITIONS[1:]:
                 tested = self._w(batch_of(self.size, network, trigger, sigma), sigma)
                 carried = "nothing" if trigger == 0 else "own" if trigger == own else "unseen"
                 for first, second in _batches(clean[:points], tested[:points], batch):
@@ -642,8 +642,8 @@ DETECTORS = ("W", "STRIP", "logit variance")
 
 
 def numbers(*, profile: str, seed: int = 0, store: str | Path | Store | None = None) -> Estimates:
-    """The chapter's :func:`quantities`, from a store; the parameters are those of :func:`parts`."""
-    return quantities(*parts(profile=profile, seed=seed, store=store))
+    """The chapter's :func:`quantities`, from a store; the parameters are those of :func:`load`."""
+    return quantities(*load(profile=profile, seed=seed, store=store))
 
 
 def quantities(first: Patterns, second: Patterns) -> Estimates:

@@ -20,12 +20,12 @@ from bslib.specs import AttackSpec, CountsSpec, ImagesSpec, PredictionsSpec, Spe
 from bslib.statistics import Estimate, Estimates, mean_of_networks, nested_bootstrap, percentile_estimate, success_rate
 from bslib.store import Record, Records, Store
 
-__all__ = ["Surface", "plan", "quantities", "surfaces"]
+__all__ = ["Surface", "load", "plan", "quantities"]
 
 Floats = NDArray[np.float64]
 
 #: What the images of a batch carry; the order of the first axis of :meth:`Surface.w`.
-KINDS = ("clean", "active", "inactive")
+CONDITIONS = ("clean", "active", "inactive")
 TRIGGERS = tuple(DRAWINGS)
 
 
@@ -60,7 +60,7 @@ def specs_of(size: SurfaceSize, seed: int) -> tuple[Spec, ...]:
     return (network, *predictions, *counts)
 
 
-def surfaces(*, profile: str, seed: int = 0, store: str | Path | Store | None = None) -> tuple[Surface, Surface]:
+def load(*, profile: str, seed: int = 0, store: str | Path | Store | None = None) -> tuple[Surface, Surface]:
     """The two data sets' parts from the records of a store, which is completed first unless it is read-only.
 
     Parameters
@@ -139,8 +139,8 @@ class Surface:
         value, draws = nested_bootstrap(list(w), lambda v: v.mean(-1))
         rows = []
         for s, sigma in enumerate(self.size.sigmas):
-            row: dict[str, Any] = {"sigma": sigma} | {kind: value[k, s] for k, kind in enumerate(KINDS)}
-            for k, kind in enumerate(KINDS[1:], 1):
+            row: dict[str, Any] = {"sigma": sigma} | {kind: value[k, s] for k, kind in enumerate(CONDITIONS)}
+            for k, kind in enumerate(CONDITIONS[1:], 1):
                 difference = w[:, k, s] - w[:, 0, s]
                 row[f"{kind} less clean"] = percentile_estimate(
                     value[k, s] - value[0, s], draws[:, k, s] - draws[:, 0, s], len(w)
@@ -155,7 +155,7 @@ class Surface:
             return ""
         rows = ["| σ | clean | active less clean | p | inactive less clean | p |", "|---|---|---|---|---|---|"]
         for _, row in self.by_sigma().iterrows():
-            changes = (f"{row[f'{kind} less clean']:+.3f} | {row[f'{kind} p']:.1g}" for kind in KINDS[1:])
+            changes = (f"{row[f'{kind} less clean']:+.3f} | {row[f'{kind} p']:.1g}" for kind in CONDITIONS[1:])
             cells = " | ".join(changes).replace("-", "\N{MINUS SIGN}")  # at a hyphen a narrow cell would break
             rows.append(f"| {row['sigma']:g} | {row['clean']:.3f} | {cells} |")
         return "\n".join(rows)
@@ -206,7 +206,7 @@ class Surface:
             found[f"clean_called_target.{data}.{sigma:g}"] = percentile_estimate(
                 target[s], target_draws[:, s], networks, within=(0, 1)
             )
-            for k, kind in enumerate(KINDS[1:], 1):
+            for k, kind in enumerate(CONDITIONS[1:], 1):
                 found[f"{kind}_less_clean.{data}.{sigma:g}"] = percentile_estimate(
                     means[k, s] - means[0, s], mean_draws[:, k, s] - mean_draws[:, 0, s], networks
                 )
@@ -227,8 +227,8 @@ class Surface:
 
 
 def numbers(*, profile: str, seed: int = 0, store: str | Path | Store | None = None) -> Estimates:
-    """The chapter's :func:`quantities`, from a store; the parameters are those of :func:`surfaces`."""
-    return quantities(*surfaces(profile=profile, seed=seed, store=store))
+    """The chapter's :func:`quantities`, from a store; the parameters are those of :func:`load`."""
+    return quantities(*load(profile=profile, seed=seed, store=store))
 
 
 def quantities(first: Surface, second: Surface) -> Estimates:

@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 #: A chapter, as far as its explorer needs it.
 EXPLORER = """from bslib import widgets
 from bslib.chapters import surface
-widgets.surface(*surface.surfaces(profile="paper", store="published"))"""
+widgets.surface(*surface.load(profile="paper", store="published"))"""
 START = 6
 
 
