@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -236,51 +236,6 @@ def export(
                 soft_wrap=True,
             )
         console.print(f"The files are in {folder}", soft_wrap=True)
-
-
-@app.command()
-def bench(
-    only: Annotated[
-        list[str] | None, typer.Option(help="Only this part; may be given several times.", show_default=False)
-    ] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Of everything that is timed; each number is their median.")] = 5,
-    quick: Annotated[bool, typer.Option("--quick", help="Tiny sizes, to see that it works: the numbers mean nothing.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    threads: Annotated[int, typer.Option(min=1, help="On a CPU; a job of [bold]run[/bold] has one.")] = 1,
-    to: Annotated[
-        Path | None,
-        typer.Option(
-            "--json",
-            help="Write the result there, as JSON, after every part; with --only the file's other parts stay.",
-            show_default=False,
-        ),
-    ] = None,
-) -> None:
-    """How fast W and training are here, against other tools and against the machine. Half an hour or more."""
-    with _report_user_errors():
-        import torch
-
-        from bslib.bench.measuring import earlier, measure
-        from bslib.bench.page import REACHED, table
-        from bslib.files import atomic_path
-        from bslib.runner import chosen_device
-
-        torch.set_num_threads(threads)
-
-        def keep(found: dict[str, Any]) -> None:
-            if to is not None:
-                with atomic_path(to) as part:
-                    part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-
-        before = earlier(to) if to is not None and only and to.exists() else None
-        found = measure(only, device=chosen_device(device), repeats=repeats, quick=quick, keep=keep, before=before)
-        shown = Table("What", "Here", "Wanted", "Reached")
-        for row in table(found):
-            shown.add_row(row.what, row.here, row.wanted, REACHED[row.reached].strip("*"))
-        console.print(
-            f"{found['machine']['device']}, {found['machine']['threads']} threads, torch {found['machine']['packages']['torch']}"
-        )
-        console.print(shown)
 
 
 records = typer.Typer(help="Move records between machines as one file.", no_args_is_help=True)

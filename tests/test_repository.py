@@ -38,7 +38,7 @@ HOUSE = (
     ("verify",),
     ("chapters",),
     ("figures", "tables", "ledger", "cost"),
-    ("widgets", "book", "bench", "live", "panel"),
+    ("widgets", "book", "timings", "live", "panel"),
     ("cli", "__main__"),
 )
 ROW = {name: row for row, names in enumerate(HOUSE) for name in names}
@@ -55,7 +55,7 @@ READING_SIDE = (
     "bslib.tables",
     "bslib.widgets",
     "bslib.book",
-    "bslib.bench.page",
+    "bslib.timings",
     "bslib.cli",
 )
 

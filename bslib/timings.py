@@ -1,0 +1,113 @@
+"""How fast W is: a figure, sentences and tables of the files that ``benchmarks/speed.py`` has written into ``book/bench``."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from bslib.store import published_folder
+
+__all__ = ["committed", "figure", "prose", "rows", "table", "tables"]
+
+Result = Mapping[str, Any]
+AIMED = ("larger-fashion", "resnet18", "mobilenet-v3-small-96", "efficientnet-b0-96", "resnet18-224")
+#: The speed-up over the textbook loop that is aimed at on CPUs with AMX, by contender and network.
+AIMS = {
+    "default": dict(zip(AIMED, (7, 4.5, 3, 3, 3), strict=True)),
+    "float32": dict(zip(AIMED, (3, 1.4, 1.2, 1.2, 1.2), strict=True)),
+}
+
+
+def committed() -> dict[str, Result]:
+    """The results in ``book/bench``, by the names of their files."""
+    return {
+        path.stem: json.loads(path.read_text("utf-8")) for path in sorted((published_folder().parent / "bench").glob("*.json"))
+    }
+
+
+def rows(result: Result) -> list[dict[str, Any]]:
+    """The rows with medians, and with the speed-up of an image over the usual loop, or over the shorter run of the scaling.
+
+    >>> row = {"what": "W", "network": "a", "units": 10}
+    >>> loop, ours = row | {"contender": "textbook loop", "seconds": [8]}, row | {"contender": "default", "seconds": [1, 2, 9]}
+    >>> [(row["seconds"], row["speed-up"]) for row in rows({"rows": [loop, ours]})]
+    [(8, 1.0), (2, 4.0)]
+    """
+    found = [{k: statistics.median(v) if v and isinstance(v, list) else v for k, v in row.items()} for row in result["rows"]]
+    usual = {(r["what"], r["network"]): r for r in found if r["contender"] in ("textbook loop", "DataLoader", "once")}
+    for row in found:
+        if (other := usual.get((row["what"], row["network"]))) and row["seconds"]:
+            row["speed-up"] = other["seconds"] / other["units"] / (row["seconds"] / row["units"])
+    return found
+
+
+def figure(results: Mapping[str, Result]) -> Figure | None:
+    """The speed-up over the textbook loop for each network, a panel for each machine; None where there is nothing to draw."""
+    panels = {f"{r['machine']['device']} ({n})": [row for row in rows(r) if row["what"] == "W"] for n, r in results.items()}
+    if not any(panels.values()):
+        return None
+    drawn = Figure(figsize=(7, 3.5 * len(panels)), layout="constrained")
+    for axis, (title, found) in zip(drawn.subplots(len(panels), squeeze=False)[:, 0], panels.items(), strict=True):
+        networks = list(dict.fromkeys(row["network"] for row in found))
+        for who, color, shift in (("default", "#1b6ca8", -0.2), ("float32", "#9aa5b1", 0.2)):
+            bars = {networks.index(row["network"]) + shift: row["speed-up"] for row in found if row["contender"] == who}
+            axis.bar_label(axis.barh(list(bars), list(bars.values()), 0.4, color=color, label=who), fmt="%.1f", padding=3)
+        axis.set_yticks(range(len(networks)), networks)
+        axis.set(title=title, xlabel="times as fast as the textbook loop", ylim=(len(networks) - 0.5, -0.5), xmargin=0.1)
+        axis.legend(frameon=False)
+    return drawn
+
+
+def prose(results: Mapping[str, Result]) -> str:
+    """What W costs, what makes it fast, and when a network stays as it is; or the command that measures it.
+
+    >>> prose({})
+    '**Not yet run.** `python benchmarks/speed.py --json book/bench/NAME.json` measures this machine.'
+    """
+    found = [(result["machine"]["device"], row) for result in results.values() for row in rows(result)]
+    default = [(device, row) for device, row in found if row["what"] == "W" and row["contender"] == "default"]
+    if not default:
+        return "**Not yet run.** `python benchmarks/speed.py --json book/bench/NAME.json` measures this machine."
+    large = [(device, row) for device, row in default if row["network"] == "larger-fashion"]
+    costs = [f"{r['seconds']:.2g} s on {device} (the textbook loop: {r['seconds'] * r['speed-up']:.2g} s)" for device, r in large]
+    eager = [f"{row['network']} on {device}" for device, row in default if row["engine"].startswith("eager")]
+    changed, labels = (sum(row[key] for _, row in found if row["what"] == "labels") for key in ("changed", "units"))
+    return (
+        f"The larger Fashion network classifies {large[0][1]['units']:,} noisy copies in {' and in '.join(costs)}. What makes it "
+        "fast is OpenVINO, and bfloat16 where the CPU multiplies in it; images whose two largest logits are nearly tied run once "
+        f"more in float32, and {changed:,} of {labels:,} noisy labels differ from those of float32 alone. A network stays as it "
+        f"is (*eager*) where the expected time does not make up for a conversion; here: {', '.join(eager) or 'none'}."
+    )
+
+
+def table(result: Result) -> str:
+    """The machine and every row, in Markdown; with the aims where the CPU has AMX.
+
+    >>> row = {"what": "memory", "network": "a", "contender": "default", "seconds": [], "units": 5000, "MiB": 300.4}
+    >>> print(table({"machine": {"amx": False}, "measured": {}, "rows": [row | {"engine": "eager"}]}).splitlines()[-1])
+    | memory | a | default | 5,000 |  |  | MiB 300 | eager |
+    """
+    found, aims = rows(result), ["aim"] * result["machine"]["amx"]
+    head = ["what", "network", "contender", "images", "seconds", "speed-up", *aims, "also", "what runs"]
+    facts = [f"{key} {value}" for key, value in result["machine"].items()]
+    facts += [f"{part}: code {measured['code']}, {measured['date'][:10]}" for part, measured in result["measured"].items()]
+    lines = ["; ".join(facts) + ".", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for row in sorted(found, key=lambda row: [other["what"] for other in found].index(row["what"])):
+        aim = [AIMS.get(row["contender"], {}).get(row["network"], "") if row["what"] == "W" else ""] * len(aims)
+        also = ", ".join(f"{k} {_said(row[k])}" for k in ("near ties", "changed", "MiB", "peak share", "accuracy") if k in row)
+        cells = [row["what"], row["network"], row["contender"], row["units"], row["seconds"], row.get("speed-up", "")]
+        lines.append(f"| {' | '.join(map(_said, [*cells, *aim, also, row['engine']]))} |")
+    return "\n".join(lines)
+
+
+def tables(results: Mapping[str, Result]) -> str:
+    """The table of each machine, folded."""
+    return "\n\n".join(f"<details>\n<summary>Medians of {n}</summary>\n\n{table(r)}\n\n</details>" for n, r in results.items())
+
+
+def _said(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}" if isinstance(value, float) else str(value or "")
