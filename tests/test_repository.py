@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PYTHONS = ("3.11.0", "3.12.0", "3.13.0")
 
-# The house, ground first: a module imports only from its own row or from rows above it (DESIGN.md).
+# The house, ground first: a module imports only from its own row or from rows above it (CONTRIBUTING.md has the picture).
 HOUSE = (
     ("files", "progress"),
     ("entropy", "calling", "engine", "measure"),
