@@ -37,6 +37,32 @@ _PRECISIONS: tuple[Any, ...] = operator.attrgetter(
 )(torch.backends)
 
 
+class _TrueFloat32:
+    """float32 as it is written, without TF32 or bfloat16. torch's switches are global: the last one to leave sets them back."""
+
+    def __init__(self) -> None:
+        self.lock, self.users = threading.Lock(), 0
+        self.before: list[str] = []
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if self.users == 0:
+                self.before = [backend.fp32_precision for backend in _PRECISIONS]
+                for backend in _PRECISIONS:
+                    backend.fp32_precision = "ieee"
+            self.users += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.users -= 1
+            if self.users == 0:
+                for backend, precision in zip(_PRECISIONS, self.before, strict=True):
+                    backend.fp32_precision = precision
+
+
+_TRUE_FLOAT32 = _TrueFloat32()
+
+
 class Kept:
     """What is kept for a model while it lives: a lock, so that one thread at a time uses it, and what others put here."""
 
@@ -132,12 +158,9 @@ def evaluating(model: nn.Module, output: str | int | None = None) -> Iterator[Lo
     >>> model.training
     True
     """
-    with kept_for(model).lock, contextlib.ExitStack() as stack:
+    with kept_for(model).lock, _TRUE_FLOAT32, contextlib.ExitStack() as stack:
         modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
-        precisions = [backend.fp32_precision for backend in _PRECISIONS]
         try:
-            for backend in _PRECISIONS:
-                backend.fp32_precision = "ieee"
             with contextlib.suppress(NotImplementedError):
                 model.eval()
             stack.enter_context(torch.no_grad())
@@ -147,8 +170,6 @@ def evaluating(model: nn.Module, output: str | int | None = None) -> Iterator[Lo
         finally:
             for module, training in modes:
                 module.training = training
-            for backend, precision in zip(_PRECISIONS, precisions, strict=True):
-                backend.fp32_precision = precision
 
 
 def _state(model: nn.Module) -> Iterator[Tensor]:

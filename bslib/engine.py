@@ -134,11 +134,11 @@ def compile_for_inference(
         compiled = known.converted
         if isinstance(compiled.network, NearTieFallback):
             compiled.network.seen = compiled.network.near = 0  # other images may have fewer near ties
-    elif engine == "auto" and (known.unsuitable or candidate.is_short(passes)):
+    elif engine == "auto" and (known.unsuitable or candidate.is_short(known, passes)):
         compiled = candidate.eager(known, known.unsuitable or "the work is short", exactly=not known.unsuitable)
     else:
         try:
-            compiled = known.converted = candidate.converted(engine, known.logits)
+            compiled = known.converted = candidate.converted(engine, known)
         except _Unsuitable as reason:
             if engine != "auto":
                 raise ValueError(f"engine {engine!r} was asked for, and cannot run this model: {reason}") from None
@@ -227,6 +227,9 @@ class _Known:
     logits: Tensor
     converted: Compiled | None = None
     unsuitable: str = ""
+    #: Seconds that the model itself takes for an image: of a few, and of a full pass.
+    few: float | None = None
+    pace: float | None = None
     #: The rounding error of the model under autocast; infinite where that is no gain.
     error: float | None = None
 
@@ -251,24 +254,28 @@ class _Candidate:
         """Enough for a full pass."""
         return trial_images(self.x, _pass_of(self.x))
 
-    @cached_property
-    def pace(self) -> float:
-        """Seconds that the model itself takes for each image of a full pass; of a few images, if these take long already."""
-        few = _timed(self.network, self.trial)[1]
-        return few / len(self.trial) if few > PATIENCE else _timed(self.network, self.images)[1] / len(self.images)
+    def few(self, known: _Known) -> float:
+        """Seconds that the model itself takes for each of a few images."""
+        if known.few is None:
+            known.few = _timed(self.network, self.trial)[1] / len(self.trial)
+        return known.few
 
-    def is_short(self, passes: int | None) -> bool:
+    def pace(self, known: _Known) -> float:
+        """Seconds that it takes for each image of a full pass; of a few images, if these take long already."""
+        if known.pace is None:
+            slow = self.few(known) * len(self.trial) > PATIENCE
+            known.pace = self.few(known) if slow else _timed(self.network, self.images)[1] / len(self.images)
+        return known.pace
+
+    def is_short(self, known: _Known, passes: int | None) -> bool:
         """Whether a conversion, with the passes to try it, would cost more than it saves."""
         if passes is None:
             return False
+        saved = passes * SAVED.get(self.dtype, 0.1) - 4 * len(self.images)  # in images
+        cost = CONVERSION[0] + CONVERSION[1] * sum(1 for _ in self.network.modules())
+        return self.few(known) * saved < cost or self.pace(known) * saved < cost
 
-        def costs_more(pace: float) -> bool:
-            cost = CONVERSION[0] + CONVERSION[1] * sum(1 for _ in self.network.modules()) + 4 * len(self.images) * pace
-            return pace * passes * SAVED.get(self.dtype, 0.1) < cost
-
-        return costs_more(_timed(self.network, self.trial)[1] / len(self.trial)) or costs_more(self.pace)
-
-    def converted(self, engine: str, logits: Tensor) -> Compiled:
+    def converted(self, engine: str, known: _Known) -> Compiled:
         """By an engine that records the network's graph, if that gives the logits that the network itself gave."""
         make, name = _maker(engine, self.x.device)
         if any(getattr(m, kind, None) for m in self.network.modules() for kind in ("_forward_hooks", "_forward_pre_hooks")):
@@ -279,10 +286,10 @@ class _Candidate:
             raise _Unsuitable("its forward reads values of tensors, which a recorded graph cannot follow")
         variant = make(self.network, self.x)
         exact = variant(torch.float32)
-        if not same_logits(exact(self.trial), logits, LOGIT_TOLERANCE):
+        if not same_logits(exact(self.trial), known.logits, LOGIT_TOLERANCE):
             raise _Unsuitable(f"{name} gives other logits")
         network, seconds = self._guarded(None if self.dtype == torch.float32 else variant(self.dtype), exact)
-        if engine == "auto" and seconds > self.pace * len(self.images):
+        if engine == "auto" and seconds > self.pace(known) * len(self.images):
             raise _Unsuitable(f"{name} is no faster")
         return self._described(network, name, floats=2**20)
 

@@ -317,6 +317,21 @@ def test_threads_take_turns_and_the_model_keeps_its_mode(images):
     assert model.training and all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
+def test_two_models_at_once_leave_the_precision_as_it_was():
+    """The first to come is the first to go: with one's own copy of the switches, the other would set them to what it saw."""
+    torch.set_float32_matmul_precision("medium")
+    try:
+        first, second = evaluating(nn.Linear(1, 1)), evaluating(nn.Linear(1, 1))
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
+        second.__exit__(None, None, None)
+        assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 def test_an_interrupt_leaves_no_mixed_modes():
     class Stubborn(nn.Identity):
         def train(self, mode=True):
