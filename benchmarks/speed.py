@@ -53,10 +53,10 @@ OURS: dict[str, torch.dtype | None] = {"default": None, "float32": torch.float32
 SETUPS = {
     "small-fashion": ("fashion-mnist", 28, 40, 100_000, (10_000, 1, 64, 0.05)),
     "larger-fashion": ("fashion-mnist", 28, 40, 100_000, (10_000, 1, 64, 0.05)),
-    "resnet18": ("cifar10", 32, 4, 20_000, (5_000, 2, 64, 0.05)),
-    "mobilenet-v3-small-96": ("cifar10", 96, 8, 50_000, (2_000, 2, 16, 0.05)),
-    "efficientnet-b0-96": ("cifar10", 96, 4, 20_000, (1_500, 1, 16, 0.02)),
-    "resnet18-224": ("cifar10", 224, 1, 5_000, (512, 1, 16, 0.01)),
+    "resnet18": ("cifar10", 32, 4, 4_000, (5_000, 2, 64, 0.05)),
+    "mobilenet-v3-small-96": ("cifar10", 96, 8, 20_000, (2_000, 2, 16, 0.05)),
+    "efficientnet-b0-96": ("cifar10", 96, 4, 4_000, (1_500, 1, 16, 0.02)),
+    "resnet18-224": ("cifar10", 224, 1, 1_000, (512, 1, 16, 0.01)),
 }
 TINY = {"fashion-mnist": "digits", "cifar10": "digits-rgb"}
 MLP = "mlp-8-64-3"
