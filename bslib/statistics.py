@@ -2,7 +2,7 @@
 
 Networks are the repeats of this book: an interval that resamples only points would speak of one network. So intervals resample
 networks first, and then the points of each; and since networks are few, they are made as much wider as Student's t is
-(:func:`widening`).
+(:func:`small_sample_factor`).
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def percentile_estimate(
     *,
     within: tuple[float, float] = (-np.inf, np.inf),
 ) -> Estimate:
-    """An estimate whose interval is cut from bootstrap draws and made wider about their median, by :func:`widening`.
+    """An estimate whose interval is cut from bootstrap draws and made wider about their median, by :func:`small_sample_factor`.
 
     Parameters
     ----------

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any
 
 __all__ = ["THREAT_MODELS", "ThreatModel", "threat_model_named"]
-
-#: Labels as an int64 array or tensor of shape (N,).
-Labels = TypeVar("Labels")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +44,7 @@ class ThreatModel:
         """
         return run % classes if self.one_target else None
 
-    def target_labels(self, labels: Labels, *, target: int | None, classes: int) -> Labels:
+    def target_labels(self, labels: Any, *, target: int | None, classes: int) -> Any:
         """The label that the attacker wants for each triggered image.
 
         Parameters
@@ -78,7 +75,7 @@ class ThreatModel:
             raise ValueError(f"{self.name} needs a target class from 0 to {classes - 1}, got {target!r}")
         if not self.one_target and target is not None:
             raise ValueError(f"{self.name} sends each class to the next and takes no target class, got {target!r}")
-        return labels * 0 + target if self.one_target else (labels + 1) % classes  # type: ignore[operator,return-value]
+        return labels * 0 + target if self.one_target else (labels + 1) % classes
 
 
 #: The paper's three, by name.

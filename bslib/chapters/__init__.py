@@ -41,7 +41,7 @@ def records_for(plan: Iterable[Spec], store: str | Path | Store | None = None, *
     ----------
     plan : iterable of Spec
     store : str, Path or Store, optional
-        As for :func:`open_store`.
+        As for :func:`bslib.store.open_store`.
     device : str
         Where to compute: "auto", "cpu", "cuda", ...
 
