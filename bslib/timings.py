@@ -106,7 +106,8 @@ def table(result: Result) -> str:
 
 def tables(results: Mapping[str, Result]) -> str:
     """The table of each machine, folded."""
-    return "\n\n".join(f"<details>\n<summary>Medians of {n}</summary>\n\n{table(r)}\n\n</details>" for n, r in results.items())
+    folded = (f"<details>\n<summary>Medians of {n}</summary>\n\n{table(r)}\n\n</details>" for n, r in results.items())
+    return "\n\n".join(folded) or "There are no tables yet."
 
 
 def _said(value: Any) -> str:
