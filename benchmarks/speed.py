@@ -309,11 +309,12 @@ def main() -> None:
         result = before
     for source in TINY:
         load(TINY[source] if options.quick else source)  # one that is missing is said before anything is measured
+    code = code_version()  # of what is measured, whatever is committed meanwhile
     for part in options.only or PARTS:
         began = time.perf_counter()
         rows = [{"part": part, **row} for row in PARTS[part](options.rounds, options.quick)]
         result["rows"] = [row for row in result["rows"] if row["part"] != part] + rows
-        result["measured"][part] = {"code": code_version(), "date": datetime.now(UTC).isoformat(timespec="seconds")}
+        result["measured"][part] = {"code": code, "date": datetime.now(UTC).isoformat(timespec="seconds")}
         if options.json:
             with atomic_path(options.json) as file:
                 file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
