@@ -80,7 +80,8 @@ def prose(results: Mapping[str, Result]) -> str:
     return (
         f"The larger Fashion network classifies {large[0][1]['units']:,} noisy copies in {' and in '.join(costs)}. What makes it "
         "fast is OpenVINO, and bfloat16 where the CPU multiplies in it; images whose two largest logits are nearly tied run once "
-        f"more in float32{compared}. A network stays as it is (*eager*) where the expected time does not make up for a conversion; here: {', '.join(eager) or 'none'}."
+        f"more in float32{compared}. A network stays as it is (*eager*) where the expected time does not make up for a "
+        f"conversion, or where it is no faster; here: {', '.join(eager) or 'none'}."
     )
 
 
