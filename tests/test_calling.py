@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 from torch.nn import functional
 
-from bslib import engine
+from bslib import calling, engine
 from bslib.calling import Logits, check_inputs, evaluating
 from bslib.detectors import logit_shift_variance, strip_entropy
 from bslib.measure import class_counts, predict, standard_noise
@@ -318,15 +318,14 @@ def test_threads_take_turns_and_the_model_keeps_its_mode(images):
 
 
 def test_two_models_at_once_leave_the_precision_as_it_was():
-    """The first to come is the first to go: with one's own copy of the switches, the other would set them to what it saw."""
+    """Each with its own copy of the switches, the first to leave would set them back for the other, who would keep its own."""
     torch.set_float32_matmul_precision("medium")
     try:
-        first, second = evaluating(nn.Linear(1, 1)), evaluating(nn.Linear(1, 1))
-        first.__enter__()
-        second.__enter__()
-        first.__exit__(None, None, None)
+        calling._TRUE_FLOAT32.__enter__()
+        calling._TRUE_FLOAT32.__enter__()
+        calling._TRUE_FLOAT32.__exit__()
         assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
-        second.__exit__(None, None, None)
+        calling._TRUE_FLOAT32.__exit__()
         assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
     finally:
         torch.set_float32_matmul_precision("highest")
