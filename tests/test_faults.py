@@ -98,6 +98,21 @@ def test_a_lock_is_held_by_one_process_and_freed_by_its_death(tmp_path):
     assert not file.exists()
 
 
+def test_a_lock_is_not_shared_with_another_thread(tmp_path):
+    file, got = tmp_path / "one.lock", []
+
+    def look() -> None:
+        with locked(file, wait=False) as mine:
+            got.append(mine)
+
+    with locked(file):
+        other = threading.Thread(target=look)
+        other.start()
+        other.join(60)
+    look()
+    assert got == [False, True] and not file.exists()
+
+
 def test_who_waits_for_a_lock_gets_the_file_that_is_there(tmp_path):
     """The holder removes the file that others wait at: they hold a new one then, and keep each other out."""
     file, inside, most = tmp_path / "one.lock", [], []
@@ -144,9 +159,12 @@ def test_signs_of_killed_runs_are_removed(completed, tiny_plan, tmp_path):
 # --- file systems ------------------------------------------------------------------------------------------------
 
 
-def test_a_store_without_locks_is_named(tiny_profile, tmp_path, monkeypatch):
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP], ids=errno.errorcode.get)
+def test_a_store_without_locks_is_named(tiny_profile, tmp_path, monkeypatch, code):
+    """At ENOSYS filelock would go on with a soft lock, which outlives a killed holder."""
+
     def no_locks(*_):
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
     result = bslib_("run", "wobbliness", "--profile", "smoke", "--store", tmp_path / "s", "--device", "cpu", "--jobs", 1)
