@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
 __all__ = ["atomic_path", "cache_folder", "locked"]
 
@@ -110,9 +110,8 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise OSError(f"{path} is no lock file, but a link or a special file: remove it")
-    lock = FileLock(path, fallback_to_soft=False)  # a soft lock would outlive a killed holder
     try:
-        lock.acquire(blocking=wait)
+        lock = _acquired(path, wait=wait)
     except Timeout:
         yield False
         return
@@ -122,9 +121,21 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
         path.unlink(missing_ok=True)
         reason = f"{path.parent} is on a file system without locks ({problem.strerror})"
         raise OSError(f"{reason}: two runs could not share it, name another folder") from None
-    try:
-        yield True
-    finally:
-        with contextlib.suppress(PermissionError):  # Windows removes no file that is open
-            path.unlink(missing_ok=True)
+    with lock:
+        try:
+            yield True
+        finally:
+            with contextlib.suppress(PermissionError):  # Windows removes no file that is open
+                path.unlink(missing_ok=True)
+
+
+def _acquired(path: Path, *, wait: bool) -> AcquireReturnProxy[FileLock]:
+    """The lock of the file that lies at a path: on one that has been removed meanwhile, it would keep nobody out."""
+    handles: list[int] = []
+    lock = FileLock(path, fallback_to_soft=False, on_acquired=handles.append)  # a soft lock would outlive a killed holder
+    while True:
+        held = lock.acquire(blocking=wait)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samefile(handles[-1], path):
+                return held
         lock.release()

@@ -133,6 +133,30 @@ def test_who_waits_for_a_lock_gets_the_file_that_is_there(tmp_path):
     assert len(most) == 80 and max(most) == 1
 
 
+def test_a_lock_on_a_file_that_has_lost_its_name_is_none(tmp_path, monkeypatch):
+    """NFS renames a file that is removed while somebody has it open: it still has a link, but nobody else finds it."""
+    file, real = tmp_path / "one.lock", fcntl.flock
+
+    def after_a_removal(*request: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", real)
+        file.rename(tmp_path / ".nfs1")
+        real(*request)
+
+    monkeypatch.setattr(fcntl, "flock", after_a_removal)
+    with locked(file) as mine, locked(file, wait=False) as other:
+        assert (mine, other) == (True, False)
+
+
+def test_a_lock_is_given_back_when_its_file_cannot_be_removed(tmp_path, monkeypatch):
+    def read_only(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Read-only") as caught, locked(tmp_path / "one.lock"):
+        patch.setattr(Path, "unlink", read_only)
+    with locked(tmp_path / "one.lock", wait=False) as mine:
+        assert mine, caught  # the traceback keeps the lock from being collected
+
+
 @pytest.mark.parametrize("make", [lambda path, other: path.symlink_to(other), lambda path, other: os.mkfifo(path)])
 def test_a_lock_follows_no_link_and_waits_for_no_pipe(make, tmp_path):
     path, other = tmp_path / "one.lock", tmp_path / "victim.txt"
