@@ -36,9 +36,10 @@ from bslib.calling import evaluating
 from bslib.datasets import load, to_float
 from bslib.engine import NearTieFallback, compile_for_inference, fast_dtype
 from bslib.files import atomic_path
-from bslib.jobs import code_version, device_name, draw_points
+from bslib.jobs.base import draw_points
 from bslib.measure import class_counts, standard_noise
 from bslib.networks import NETWORKS, build
+from bslib.provenance import code_version, device_name
 from bslib.training import accuracy, train
 
 Row = dict[str, Any]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bslib.chapters import CHAPTERS, plan_of
-from bslib.specs import CleanseSpec, CountsSpec, MeasuredSpec, NetworkSpec, Spec
+from bslib.specs import NetworkSpec, Spec
 from bslib.store import Store, open_store
 
 __all__ = ["Cost", "Rates", "as_markdown", "kind_of_work"]
@@ -61,7 +61,7 @@ class Rates:
         self._parameters: dict[str, int] = {}
         for record in store.iter_records():
             work = kind_of_work(record.spec)
-            self._seconds.setdefault(work, []).append(record.provenance["seconds"] / _amount(record.spec))
+            self._seconds.setdefault(work, []).append(record.provenance["seconds"] / record.spec.work)
             self._bytes.setdefault(work, []).append(store.bytes_of(record.spec))
             if isinstance(record.spec, NetworkSpec):
                 self._parameters[record.spec.network] = record.result["parameters"]
@@ -71,7 +71,7 @@ class Rates:
         specs = list(specs)
         if any(kind_of_work(spec) not in self._seconds for spec in specs):
             return None
-        return sum(fmean(self._seconds[kind_of_work(spec)]) * _amount(spec) for spec in specs)
+        return sum(fmean(self._seconds[kind_of_work(spec)]) * spec.work for spec in specs)
 
     def of(self, specs: Iterable[Spec], networks: int) -> Cost | None:
         """The cost of so many networks, each with what ``specs`` measure on each of theirs on average; None as above."""
@@ -98,9 +98,8 @@ def kind_of_work(spec: Spec) -> Work:
     >>> kind_of_work(NetworkSpec(dataset="digits", network="small-fashion", seed=0, epochs=1))
     ('network', 'digits', 'small-fashion')
     """
-    of = spec.network if isinstance(spec, MeasuredSpec) else spec
-    network = of.network if isinstance(of, NetworkSpec) else ""
-    return spec.kind, getattr(of, "dataset", ""), network
+    network = spec.on_network
+    return (spec.kind, network.dataset, network.network) if network else (spec.kind, "", "")
 
 
 def as_markdown(profile: str = "paper", store: str = "published", networks: tuple[int, ...] = (10, 1_000, 100_000)) -> str:
@@ -144,17 +143,7 @@ def _by_network(profile: str) -> dict[str, list[Spec]]:
     groups: dict[str, list[Spec]] = {}
     for chapter in CHAPTERS:
         for spec in plan_of(chapter, profile):
-            if isinstance(spec, MeasuredSpec | NetworkSpec):
+            if spec.on_network:
                 _, dataset, network = kind_of_work(spec)
                 groups.setdefault(f"{chapter}, {dataset}, {network}", []).append(spec)
     return groups
-
-
-def _amount(spec: Spec) -> float:
-    """How much is done, in units that make records of one kind of work comparable."""
-    if isinstance(spec, CountsSpec):
-        batches = 10 if spec.by_class or isinstance(spec.pattern, CleanseSpec) else 1
-        return spec.points * batches * max(spec.ns) * len(spec.sigmas)
-    if isinstance(spec, CleanseSpec):
-        return spec.samples
-    return spec.epochs * (spec.train_size or 50_000) if isinstance(spec, NetworkSpec) else 1

@@ -24,11 +24,11 @@ from bslib.chapters import surface, wobbliness
 from bslib.datasets import to_float
 from bslib.entropy import plug_in
 from bslib.files import atomic_path
-from bslib.jobs import weights_digest
 from bslib.measure import standard_noise
 from bslib.measure import wobbliness as wobbliness_of
 from bslib.networks import build
 from bslib.progress import bar
+from bslib.provenance import weights_digest
 from bslib.specs import NetworkSpec
 from bslib.store import PUBLISHED, Record, Store, open_store, published_folder
 from bslib.training import load_weights

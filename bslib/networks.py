@@ -46,6 +46,9 @@ def _resnet18(classes: int = 10) -> nn.Module:
     return network
 
 
+#: The networks whose jobs a cluster sends to its GPUs, where it has any.
+FOR_A_GPU = frozenset({"resnet18"})
+
 #: Name to the function that makes the network for so many classes.
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "small-fashion": small_fashion,

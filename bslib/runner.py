@@ -28,8 +28,11 @@ from tqdm.auto import tqdm
 
 from bslib.cluster import pools_at
 from bslib.files import locked
-from bslib.jobs import checkpoint_path, compute, weights_digest
-from bslib.specs import MeasuredSpec, NetworkSpec, Spec
+from bslib.jobs import compute
+from bslib.jobs.base import checkpoint_path
+from bslib.networks import FOR_A_GPU
+from bslib.provenance import weights_digest
+from bslib.specs import NetworkSpec, Spec
 from bslib.store import Record, Store, missing_specs
 
 __all__ = ["chosen_device", "run"]
@@ -126,7 +129,7 @@ def run_group(group: Group, store: Store, device: str, *, wait: bool = True, pro
     torch.set_num_threads(THREADS)
     try:
         with _alone(group, store, wait=wait) as alone:
-            network = network_of(group[0])
+            network = group[0].on_network
             if alone and network is not None and missing_specs(group, store) and not _has_weights(network, store):
                 store.put(compute(network, store, device=device, progress=progress))
                 checkpoint_path(network, store, device).unlink(missing_ok=True)
@@ -157,13 +160,6 @@ def chosen_device(device: str) -> str:
     return "cpu" if kind.type == "cpu" else device
 
 
-def network_of(spec: Spec) -> NetworkSpec | None:
-    """The network that a spec is or is measured on; None where it needs none."""
-    if isinstance(spec, NetworkSpec):
-        return spec
-    return spec.network if isinstance(spec, MeasuredSpec) else None
-
-
 def _stages(plan: Iterable[Spec]) -> list[list[Group]]:
     """The plan in stages that come one after the other, each made of groups that can run side by side.
 
@@ -174,7 +170,7 @@ def _stages(plan: Iterable[Spec]) -> list[list[Group]]:
     seen: set[Spec] = set()
     last = None
     for spec in plan:
-        needs = network_of(spec) or spec
+        needs = spec.on_network or spec
         if needs in seen and needs != last:
             stages.append([])
             seen.clear()
@@ -188,7 +184,7 @@ def _groups(plan: Iterable[Spec]) -> list[Group]:
     """The plan by what it needs: one network, or for a spec that needs none only itself."""
     groups: dict[Spec, Group] = {}
     for spec in plan:
-        groups.setdefault(network_of(spec) or spec, []).append(spec)
+        groups.setdefault(spec.on_network or spec, []).append(spec)
     return list(groups.values())
 
 
@@ -198,7 +194,7 @@ def _has_weights(network: NetworkSpec, store: Store) -> bool:
 
 
 def _alone(group: Group, store: Store, *, wait: bool = True) -> AbstractContextManager[bool]:
-    needs = network_of(group[0]) or group[0]
+    needs = group[0].on_network or group[0]
     return locked(store.folder / needs.kind / f"{needs.key}.lock", wait=wait)
 
 
@@ -248,14 +244,13 @@ def _device_of(group: Group, pools: dict[str, Executor]) -> str:
     """The only device there is, or, on a cluster that has both, the GPU for a ResNet."""
     if len(pools) == 1:
         return next(iter(pools))
-    network = network_of(group[0])
-    return "cuda" if network is not None and network.network == "resnet18" else "cpu"
+    network = group[0].on_network
+    return "cuda" if network is not None and network.network in FOR_A_GPU else "cpu"
 
 
 def _known(group: Group, store: Store) -> list[Record]:
     """The records of a group, its network's and the patterns' in it, for a worker that may not see the store's folder."""
-    patterns = [pattern for spec in group if (pattern := getattr(spec, "pattern", None)) is not None]
-    needed = dict.fromkeys([network_of(group[0]) or group[0], *patterns, *group])
+    needed = dict.fromkeys([*(needed for spec in group for needed in spec.needs.values()), *group])
     return [store.get(spec) for spec in needed if spec in store]
 
 

@@ -10,19 +10,26 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, ClassVar
+from functools import cache, cached_property
+from types import UnionType
+from typing import Any, ClassVar, Self, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
 from numpy.typing import NDArray
 
+from bslib.datasets import class_count
 from bslib.drawings import DRAWINGS
+from bslib.entropy import entropy
 from bslib.threat_models import threat_model_named
 
 __all__ = [
     "AttackSpec",
+    "CarryingSpec",
     "CleanseSpec",
     "CountsSpec",
+    "DetectorSpec",
     "ImagesSpec",
     "MeasuredSpec",
     "NetworkSpec",
@@ -30,13 +37,10 @@ __all__ = [
     "ScoresSpec",
     "Spec",
     "ToySpec",
+    "TriggeredSpec",
     "UniversalSpec",
     "spec_from",
 ]
-
-
-#: What a field that is declared so may hold; fields of other types are checked where they are used.
-_PLAIN: dict[str, tuple[type, ...]] = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,17 +48,41 @@ class Spec:
     """What every spec has: a kind, a key, and a form that JSON can hold."""
 
     kind: ClassVar[str]
+    #: Fields whose numbers may be negative.
+    signed: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
-        for f in dataclasses.fields(self):
-            value, wanted = getattr(self, f.name), str(f.type).removesuffix(" | None")
-            if value is None and str(f.type) != wanted:
-                continue
-            for one in value if isinstance(value, tuple) else (value,):
-                allowed = _PLAIN.get(wanted.removeprefix("tuple[").removesuffix(", ...]"))
-                if allowed and (type(one) not in allowed or (type(one) is not str and not 0 <= one < math.inf)):
-                    text = f"{f.name} of a {self.kind} spec must be {wanted}, its numbers finite and 0 or more"
-                    raise ValueError(f"{text}, got {value!r}")
+        for name, hint in _field_types(type(self)).items():  # type: ignore[arg-type]
+            value = getattr(self, name)
+            if not _fits(value, hint, signed=name in self.signed):
+                text = f"the {name} of a {self.kind} spec must be {_in_words(hint)}"
+                raise ValueError(f"{text}, got {value!r}")
+
+    @property
+    def on_network(self) -> NetworkSpec | None:
+        """The network that this is, or is measured on; None where it needs none."""
+        return None
+
+    @property
+    def needs(self) -> dict[str, Spec]:
+        """The specs whose results this one is computed from, each by the field of its record that says which result it was."""
+        return {}
+
+    @property
+    def work(self) -> float:
+        """How much is computed, in units that are comparable between records of one kind, data set and network."""
+        return 1
+
+    def summary(self, result: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float64] | None:
+        """The numbers by which a record is compared with those of other networks; None where there are none."""
+        return None
+
+    def without_seeds(self) -> Self:
+        """The spec with every seed set to 0: equal for specs that differ in their seeds alone."""
+        changes: dict[str, Any] = {f.name: 0 for f in dataclasses.fields(self) if f.name == "seed"}
+        nested = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        changes |= {name: value.without_seeds() for name, value in nested.items() if isinstance(value, Spec)}
+        return dataclasses.replace(self, **changes)
 
     @property
     def triggers(self) -> tuple[int, ...]:
@@ -105,6 +133,10 @@ class AttackSpec(Spec):
         """
         return threat_model_named(self.threat_model).target_labels(labels, target=self.target, classes=classes)
 
+    def without_seeds(self) -> Self:
+        """The attack with target class 0, where it has one: the target follows from the network's seed."""
+        return self if self.target is None else dataclasses.replace(self, target=0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSpec(Spec):
@@ -142,6 +174,20 @@ class NetworkSpec(Spec):
         """The trigger of the attack."""
         return () if self.attack is None else (self.attack.trigger,)
 
+    @property
+    def on_network(self) -> NetworkSpec:
+        """The network itself."""
+        return self
+
+    @property
+    def work(self) -> float:
+        """Training images seen; a full training set counts as 50,000."""
+        return self.epochs * (self.train_size or 50_000)
+
+    def summary(self, result: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+        """The clean accuracy."""
+        return np.array([result["clean_accuracy"]])
+
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredSpec(Spec):
@@ -156,14 +202,41 @@ class MeasuredSpec(Spec):
 
     @property
     def triggers(self) -> tuple[int, ...]:
-        """The network's, and the one that the measured images carry."""
-        own: int | None = self.__dict__.get("trigger")
-        return self.network.triggers if own is None else (*self.network.triggers, own)
+        """The network's."""
+        return self.network.triggers
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.network, NetworkSpec):
-            raise ValueError(f"the network of a {self.kind} spec must be a network spec, got {self.network!r}")
+    @property
+    def dataset(self) -> str:
+        """The network's data set."""
+        return self.network.dataset
+
+    @property
+    def on_network(self) -> NetworkSpec:
+        """The network that is measured."""
+        return self.network
+
+    @property
+    def needs(self) -> dict[str, Spec]:
+        """The network, by the digest of its weights."""
+        return {"weights": self.network}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TriggeredSpec(MeasuredSpec):
+    """What is measured on images that may carry a trigger.
+
+    Parameters
+    ----------
+    trigger : int, optional
+        The pattern that the images carry; none where they are clean.
+    """
+
+    trigger: int | None = None
+
+    @property
+    def triggers(self) -> tuple[int, ...]:
+        """The network's, and the one that the images carry."""
+        return self.network.triggers if self.trigger is None else (*self.network.triggers, self.trigger)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +290,39 @@ class CleanseSpec(MeasuredSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CountsSpec(MeasuredSpec):
+class CarryingSpec(TriggeredSpec):
+    """What is measured on images that may carry a trigger or a crafted pattern.
+
+    Parameters
+    ----------
+    pattern : UniversalSpec or CleanseSpec, optional
+        The crafted pattern that the images carry. Of Neural Cleanse's candidates each is put on the whole batch, one after the
+        other.
+    """
+
+    pattern: UniversalSpec | CleanseSpec | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.trigger is not None and self.pattern is not None:
+            got = f"trigger {self.trigger} and a {self.pattern.kind} spec"
+            raise ValueError(f"images carry a trigger or a crafted pattern, got {got}")
+        if self.pattern is not None and self.pattern.network != self.network:
+            raise ValueError("the pattern was crafted for another network than the one that is measured")
+
+    @property
+    def needs(self) -> dict[str, Spec]:
+        """The network, and the pattern by the checksum of its record."""
+        return {"weights": self.network} | ({} if self.pattern is None else {"pattern": self.pattern})
+
+    @property
+    def batches(self) -> int:
+        """How often the batch is measured: once, or once for each of Neural Cleanse's candidates."""
+        return class_count(self.dataset) if isinstance(self.pattern, CleanseSpec) else 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountsSpec(CarryingSpec):
     """Class counts of a network on a batch of test images. Its record: counts (S, N, B, C), labels (B,), which images (B,).
 
     Parameters
@@ -230,8 +335,8 @@ class CountsSpec(MeasuredSpec):
         Noisy copies of each image: the prefixes at which counts are kept.
     seed : int
         Seed of the batch and of the noise.
-    trigger : int, optional
-        The pattern that the images of the batch carry; none where they are clean.
+    trigger, pattern
+        As in :class:`CarryingSpec`: with Neural Cleanse's candidates, B is the number of classes times ``points``.
     by_class : bool, optional
         True for so many points of each class, class after class, instead of so many in all.
     paired : bool, optional
@@ -239,9 +344,6 @@ class CountsSpec(MeasuredSpec):
         the same noise.
     held_out : bool, optional
         True to draw from the half of the test set that no pattern is crafted on.
-    pattern : UniversalSpec or CleanseSpec, optional
-        The crafted pattern that the images carry. Of Neural Cleanse's candidates each is put on the whole batch, one after the
-        other, so B is the number of classes times ``points``.
     """
 
     kind: ClassVar[str] = "counts"
@@ -249,77 +351,108 @@ class CountsSpec(MeasuredSpec):
     sigmas: tuple[float, ...]
     ns: tuple[int, ...]
     seed: int
-    trigger: int | None = None
     by_class: bool | None = None
     paired: bool | None = None
     held_out: bool | None = None
-    pattern: UniversalSpec | CleanseSpec | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sigmas", tuple(map(float, self.sigmas)))  # 1 and 1.0 are one sigma and have one key
         super().__post_init__()
-        _check_carried(self)
         if self.by_class and self.held_out:
             raise ValueError("by_class draws from the whole test set, and held_out from half of it: choose one")
         if self.paired and isinstance(self.pattern, CleanseSpec):
             raise ValueError("paired noise is keyed on the image, and a CleanseSpec puts each image into the batch many times")
 
+    @property
+    def work(self) -> float:
+        """Noisy copies that are classified."""
+        batches = class_count(self.dataset) if self.by_class else self.batches
+        return self.points * batches * max(self.ns) * len(self.sigmas)
+
+    def summary(self, result: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+        """Mean W at every noise level and number of copies."""
+        return entropy(arrays["counts"]).mean(-1).ravel()
+
 
 @dataclass(frozen=True, kw_only=True)
-class PredictionsSpec(MeasuredSpec):
+class PredictionsSpec(TriggeredSpec):
     """What a network calls the test images, with a trigger or without. Its record: predicted and true labels, each (N,).
 
     Parameters
     ----------
-    trigger : int, optional
-        The pattern that the images carry; none where they are clean.
+    trigger
+        As in :class:`TriggeredSpec`.
     images : int, optional
         So many test images, drawn with the network's seed; all when not given.
     """
 
     kind: ClassVar[str] = "predictions"
-    trigger: int | None = None
     images: int | None = None
+
+    def summary(self, result: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+        """The fraction of images that get their true label."""
+        return np.array([(arrays["predicted"] == arrays["labels"]).mean()])
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoresSpec(MeasuredSpec):
-    """What other detectors say about a batch of test images (:mod:`bslib.detectors`). Its record: STRIP's entropies (G, B) and
-    the variance of the shift of the logits (G,), G being the number of candidates, or 1.
+class DetectorSpec(CarryingSpec):
+    """What a detector says of a batch of test images. Its record: scores (G, ...), one row for each of G candidates, or one.
 
     Parameters
     ----------
+    detector : str
+        A module of :mod:`bslib.detectors`.
     points : int
         Images in the batch, from the half of the test set that no pattern is crafted on.
     overlays : int
-        Clean images of STRIP, from the other half.
+        Clean images from the other half, for detectors that need some.
     seed : int
         Seed of both choices.
     trigger, pattern
-        As in :class:`CountsSpec`; a clean batch has no shift.
-    """  # noqa: D205
+        As in :class:`CarryingSpec`.
+    """
 
-    kind: ClassVar[str] = "scores"
+    kind: ClassVar[str] = "detector"
+    detector: str
     points: int
     overlays: int
     seed: int
-    trigger: int | None = None
-    pattern: UniversalSpec | CleanseSpec | None = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_carried(self)
+    @property
+    def work(self) -> float:
+        """Images that are scored."""
+        return self.points * self.batches
+
+    @property
+    def combined(self) -> tuple[ScoresSpec, str] | None:
+        """The spec of the earlier kind that holds these scores too, and the name of the array; None where there is none."""
+        if self.detector not in ScoresSpec.arrays:
+            return None
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "detector"}
+        return ScoresSpec(**fields), ScoresSpec.arrays[self.detector]
 
 
-def _check_carried(spec: CountsSpec | ScoresSpec) -> None:
-    if spec.pattern is not None and not isinstance(spec.pattern, UniversalSpec | CleanseSpec):
-        raise ValueError(f"the pattern of a {spec.kind} spec must be a universal or a cleanse spec, got {spec.pattern!r}")
-    if spec.trigger is not None and spec.pattern is not None:
-        raise ValueError(
-            f"images carry a trigger or a crafted pattern, got trigger {spec.trigger} and a {spec.pattern.kind} spec"
-        )
-    if spec.pattern is not None and spec.pattern.network != spec.network:
-        raise ValueError("the pattern was crafted for another network than the one that is measured")
+@dataclass(frozen=True, kw_only=True)
+class ScoresSpec(CarryingSpec):
+    """The scores of two detectors in one record, as earlier versions kept them; the store reads it as two of :class:`DetectorSpec`.
+
+    Parameters
+    ----------
+    points, overlays, seed, trigger, pattern
+        As in :class:`DetectorSpec`.
+    """  # noqa: E501
+
+    kind: ClassVar[str] = "scores"
+    #: The detectors, and the array that holds the scores of each.
+    arrays: ClassVar[dict[str, str]] = {"strip": "strip", "logit_shift": "logit_variance"}
+    points: int
+    overlays: int
+    seed: int
+
+    def alone(self, detector: str) -> DetectorSpec:
+        """The spec of one detector's scores."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return DetectorSpec(detector=detector, **fields)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -366,6 +499,7 @@ class ToySpec(Spec):
     """
 
     kind: ClassVar[str] = "toy"
+    signed: ClassVar[frozenset[str]] = frozenset({"points"})
     points: tuple[tuple[float, float], ...]
     sigma: float
     n: int
@@ -375,7 +509,8 @@ class ToySpec(Spec):
 _KINDS: dict[str, type[Spec]] = {
     spec.kind: spec
     for spec in (
-        AttackSpec, CleanseSpec, CountsSpec, ImagesSpec, NetworkSpec, PredictionsSpec, ScoresSpec, ToySpec, UniversalSpec
+        AttackSpec, CleanseSpec, CountsSpec, DetectorSpec, ImagesSpec, NetworkSpec, PredictionsSpec, ScoresSpec, ToySpec,
+        UniversalSpec,
     )
 }  # fmt: skip
 
@@ -407,3 +542,37 @@ def _frozen(value: Any) -> Any:
     if isinstance(value, dict):
         return spec_from(value)
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+@cache
+def _field_types(spec: type[Spec]) -> dict[str, Any]:
+    """The type of each field."""
+    hints = get_type_hints(spec)
+    return {f.name: hints[f.name] for f in dataclasses.fields(spec)}
+
+
+def _fits(value: Any, hint: Any, *, signed: bool) -> bool:
+    """Whether a value has the type that a field is declared with, and its numbers are finite and not negative unless signed."""
+    parts = get_args(hint)
+    if get_origin(hint) in (Union, UnionType):
+        return any(_fits(value, part, signed=signed) for part in parts)
+    if get_origin(hint) is tuple:
+        parts = parts if parts[-1] is not Ellipsis else parts[:1] * len(value) if isinstance(value, tuple) else ()
+        return type(value) is tuple and len(value) == len(parts) and all(
+            _fits(one, part, signed=signed) for one, part in zip(value, parts, strict=True)
+        )  # fmt: skip
+    if hint in (int, float):
+        return type(value) in (int, hint) and (signed or value >= 0) and -math.inf < value < math.inf
+    return isinstance(value, hint)
+
+
+def _in_words(hint: Any) -> str:
+    """What a field may hold.
+
+    >>> _in_words(UniversalSpec | CleanseSpec | None), _in_words(int)
+    ('a universal or a cleanse spec', 'int, its numbers finite and 0 or more')
+    """
+    kinds = [part.kind for part in (get_args(hint) or (hint,)) if hasattr(part, "kind")]
+    if kinds:
+        return f"{' or '.join(f'a {kind}' for kind in kinds)} spec"
+    return f"{getattr(hint, '__name__', hint) if not get_args(hint) else hint}, its numbers finite and 0 or more"

@@ -32,6 +32,7 @@ __all__ = [
     "small_sample_factor",
     "success_rate",
     "variation_of_networks",
+    "within_chance",
     "without_outliers",
 ]
 
@@ -411,3 +412,23 @@ def auc(scores: ArrayLike, positive: ArrayLike, networks: ArrayLike, *, resample
         draws = np.einsum("rp,pn,rn->r", weights[0], wins, weights[1], optimize=True) / (weights[0].sum(1) * weights[1].sum(1))
     fewest = min(len(np.unique(which[found])), len(np.unique(which[~found])))
     return percentile_estimate(value, draws, fewest, within=(0, 1))
+
+
+def within_chance(distances: Floats, freedom: int, unit: str, *, chance: float = 1e-3) -> tuple[bool, str]:
+    """Whether the largest of several distances is no larger than chance allows, and that in words.
+
+    Parameters
+    ----------
+    distances : ndarray
+        In units that were estimated with ``freedom`` degrees of freedom.
+    freedom : int
+    unit : str
+        The name of the units.
+    chance : float
+        The probability that the largest distance exceeds the bound by chance; Bonferroni's correction for several.
+
+    >>> within_chance(np.array([1.0, 2.0]), 100, "standard errors")
+    (True, 'at most 2.0 standard errors apart; up to 3.6 is chance')
+    """
+    bound = float(stats.t.isf(chance / distances.size / 2, freedom))
+    return bool(distances.max() <= bound), f"at most {distances.max():.1f} {unit} apart; up to {bound:.1f} is chance"

@@ -16,7 +16,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from bslib.drawings import changed_digests
 from bslib.files import atomic_path, cache_folder
-from bslib.specs import MeasuredSpec, NetworkSpec, Spec, spec_from
+from bslib.specs import DetectorSpec, NetworkSpec, ScoresSpec, Spec, spec_from
 
 __all__ = ["PUBLISHED", "Record", "Records", "Store", "missing_specs", "open_store", "plain_text", "published_folder"]
 
@@ -88,6 +88,11 @@ class Record:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def identity(self) -> str:
+        """What tells this result from another of the same spec: the digest of a network's weights, else the checksum."""
+        return str(self.result["weights"]) if isinstance(self.spec, NetworkSpec) else self.checksum
+
+    @property
     def checksum(self) -> str:
         """SHA-256 over the spec, the result, the data set and the content of the arrays, in hexadecimal."""
         digest = hashlib.sha256()
@@ -126,7 +131,7 @@ class Store:
         self.folder, self.writable, self.base = Path(folder), writable, base
 
     def __contains__(self, spec: Spec) -> bool:
-        return self._json(spec).is_file() or (self.base is not None and spec in self.base)
+        return self._file(spec).is_file() or (self.base is not None and spec in self.base)
 
     def get(self, spec: Spec) -> Record:
         """The record of ``spec``.
@@ -138,8 +143,12 @@ class Store:
         ValueError
             When it is damaged, does not fit its name, or has another format; the message names the file.
         """
-        if (record := _read(self._json(spec), spec)) is not None:
-            return record
+        path = self._file(spec)
+        if (record := _read(path)) is not None:
+            found = {one.spec.key: one for one in _in_todays_kinds(record)}
+            if spec.key not in found:
+                raise ValueError(f"the record {path} cannot be used: its spec has the key {record.spec.key}")
+            return found[spec.key]
         if self.base is not None:
             return self.base.get(spec)
         raise KeyError(f"no record of this {spec.kind} spec in {self.folder} (key {spec.key})")
@@ -182,16 +191,17 @@ class Store:
         """Every record in this folder, then those of its base that it has none in place of, each checked, by kind and key."""
         for path in sorted(self.folder.glob("*/[!.]*.json")):  # what a killed writer left begins with a dot
             if (record := _read(path)) is not None:
-                yield record
+                yield from (one for one in _in_todays_kinds(record) if self._file(one.spec) == path)
         for record in self.base.iter_records() if self.base is not None else ():
-            if not self._json(record.spec).is_file():
+            if not self._file(record.spec).is_file():
                 yield record
 
     def bytes_of(self, spec: Spec) -> int:
         """How many bytes the record of ``spec`` takes on disk; 0 where there is none."""
-        if not self._json(spec).is_file():
+        path = self._file(spec)
+        if not path.is_file():
             return 0 if self.base is None else self.base.bytes_of(spec)
-        return sum(path.stat().st_size for path in (self.folder / spec.kind).glob(f"{spec.key}.[jn]*"))
+        return sum(part.stat().st_size for part in path.parent.glob(f"{path.stem}.[jn]*"))
 
     def weights_path(self, spec: NetworkSpec) -> Path:
         """Where the weights of a network lie: beside the records, never committed with them."""
@@ -199,6 +209,12 @@ class Store:
 
     def _json(self, spec: Spec) -> Path:
         return self.folder / spec.kind / f"{spec.key}.json"
+
+    def _file(self, spec: Spec) -> Path:
+        """The file that holds the record of ``spec``: its own, or that of an earlier kind where only this is there."""
+        path = self._json(spec)
+        combined = spec.combined if isinstance(spec, DetectorSpec) and not path.is_file() else None
+        return path if combined is None or not self._json(combined[0]).is_file() else self._json(combined[0])
 
 
 class Records(Mapping[Spec, Record]):
@@ -239,12 +255,8 @@ def _is_stale(spec: Spec, store: Store, get: Callable[[Spec], Record], once: Cal
         result = get(spec).result
         if result.get("triggers", {}) != changed_digests(spec.triggers):
             return True
-        if not isinstance(spec, MeasuredSpec):
-            return False
-        pattern = getattr(spec, "pattern", None)
-        if pattern is not None and pattern in store and result.get("pattern") != once(pattern).checksum:
-            return True
-        return spec.network in store and bool(result["weights"] != once(spec.network).result["weights"])
+        needed = spec.needs.items()
+        return any(needs in store and result.get(name) != once(needs).identity for name, needs in needed)
     except KeyError:  # another run is about to put it anew
         return True
 
@@ -276,11 +288,23 @@ def published_folder() -> Path:
     return next((c / "book/records" for c in candidates if (c / "_toc.yml").is_file()), candidates[0] / "book/records")
 
 
-def _read(path: Path, asked: Spec | None = None) -> Record | None:
+def _in_todays_kinds(record: Record) -> list[Record]:
+    """A record as it is, or one that earlier versions kept for two detectors together as one for each."""
+    if not isinstance(record.spec, ScoresSpec):
+        return [record]
+    arrays = {detector: record.arrays.get(name) for detector, name in ScoresSpec.arrays.items()}
+    return [
+        replace(record, spec=record.spec.alone(detector), arrays={"scores": array})
+        for detector, array in arrays.items()
+        if array is not None
+    ]
+
+
+def _read(path: Path) -> Record | None:
     """The record at a path; None where there is none, or no longer: another run may be putting a new one in its place."""
     while (version := _version(path)) is not None:
         try:
-            return _parse(path, asked)
+            return _parse(path)
         except ValueError:
             if _version(path) == version:
                 raise
@@ -295,7 +319,7 @@ def _version(path: Path) -> tuple[int, int] | None:
         return None
 
 
-def _parse(path: Path, asked: Spec | None) -> Record:
+def _parse(path: Path) -> Record:
     try:
         text = json.loads(path.read_text(encoding="utf-8"))
         if text["format"] > FORMAT:
@@ -307,7 +331,7 @@ def _parse(path: Path, asked: Spec | None) -> Record:
             with path.with_suffix(".npz").open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in text["arrays"]}
         record = Record(spec_from(text["spec"]), text["result"], arrays, text["data"], text["provenance"])
-        if record.spec.key != path.stem or (asked is not None and record.spec.key != asked.key):
+        if record.spec.key != path.stem:
             raise ValueError(f"its spec has the key {record.spec.key}")
         if record.checksum != text["checksum"]:
             raise ValueError("its content does not fit its checksum")

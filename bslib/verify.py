@@ -11,27 +11,19 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import stats
 
-from bslib.entropy import entropy
-from bslib.jobs import weights_digest
+from bslib.jobs import job_of
+from bslib.provenance import weights_digest
 from bslib.runner import run
-from bslib.specs import CountsSpec, ImagesSpec, MeasuredSpec, NetworkSpec, PredictionsSpec, Spec
+from bslib.specs import NetworkSpec
+from bslib.statistics import within_chance
 from bslib.store import Record, Store
 
 __all__ = ["Check", "sample", "verify", "with_key"]
-
-Floats = NDArray[np.float64]
-#: The share of honest records that may be said to differ.
-CHANCE = 1e-3
-#: The share of predictions that rounding may change on another processor.
-ROUNDED = 1e-3
 
 
 class Check(NamedTuple):
@@ -112,13 +104,11 @@ def verify(records: list[Record], store: Store, *, device: str = "auto", progres
     everything = list(store.iter_records())
     for record in records:
         spec = record.spec
-        needed: list[Spec] = []
         with tempfile.TemporaryDirectory() as folder:  # one for each: nothing is compared with what was brought here for another
             anew = Store(Path(folder))
-            if isinstance(spec, MeasuredSpec):
-                _bring_weights(spec.network, store, anew)
-                needed = [spec.network, *([pattern] if (pattern := getattr(spec, "pattern", None)) else [])]
-            run([*needed, spec], anew, device=device, jobs=1, progress=progress)
+            if spec.on_network is not None and spec.on_network != spec:
+                _bring_weights(spec.on_network, store, anew)
+            run([*spec.needs.values(), spec], anew, device=device, jobs=1, progress=progress)
             yield _compare(record, anew.get(spec), everything)
 
 
@@ -139,64 +129,20 @@ def _compare(old: Record, new: Record, everything: list[Record]) -> Check:
         return Check(old, "differs", f"computed on other data: {new.data.get('source')}")
     if any(not np.array_equal(old.arrays[name], new.arrays[name]) for name in ("images", "labels") if name in old.arrays):
         return Check(old, "differs", "other images or other labels")
-    same_pattern = old.result.get("pattern") == new.result.get("pattern")  # crafted on another processor it is another one
-    if old.result.get("weights", 0) == new.result.get("weights", 1) and same_pattern:
-        if isinstance(old.spec, CountsSpec):
-            return _compare_points(old, new)
-        if isinstance(old.spec, PredictionsSpec):
-            share = float((old.arrays["predicted"] != new.arrays["predicted"]).mean())
-            return Check(
-                old, "agrees" if share <= ROUNDED else "differs", f"{share:.2%} of the predictions of one network differ"
-            )
-    measures = _measures(old)
-    if measures is None:
-        told = isinstance(old.spec, ImagesSpec)  # chosen, not computed: there is nothing to round
-        return Check(old, "differs" if told else "cannot be told", "the results are not the same")
-    others = [record for record in everything if record.spec != old.spec and _is_sibling(record.spec, old.spec)]
-    siblings = [m for record in others if (m := _measures(record)) is not None]
-    if len(siblings) < 3:
-        return Check(old, "cannot be told", f"another network or pattern, and only {len(siblings)} siblings to judge by")
-    again = _measures(new)
-    assert again is not None
+    # What is trained or crafted on another processor is another network or pattern.
+    same_inputs = all(old.result.get(name) == new.result.get(name) for name in old.spec.needs)
+    compare = getattr(job_of(old.spec), "compare", None)
+    if same_inputs and compare is not None:
+        agrees, remark = compare(old, new)
+        return Check(old, "agrees" if agrees else "differs", remark)
+    summary, again = (record.spec.summary(record.result, record.arrays) for record in (old, new))
+    if summary is None or again is None:
+        return Check(old, "cannot be told", "the results are not the same")
+    kind = old.spec.without_seeds()
+    others = [record for record in everything if record.spec != old.spec and record.spec.without_seeds() == kind]
+    if len(others) < 3:
+        return Check(old, "cannot be told", f"another network or pattern, and only {len(others)} siblings to judge by")
+    siblings = np.stack([np.asarray(record.spec.summary(record.result, record.arrays)) for record in others])
     spread = np.maximum(np.std(siblings, axis=0, ddof=1), 1e-3) * 2**0.5
-    return _within(old, np.abs(again - measures) / spread, len(siblings) - 1, "spreads of its siblings")
-
-
-def _compare_points(old: Record, new: Record) -> Check:
-    """The same network under other noise, or other rounding: the mean difference of W over the points, in standard errors."""
-    difference = entropy(new.arrays["counts"]) - entropy(old.arrays["counts"])
-    mean, error = difference.mean(-1), difference.std(-1, ddof=1) / difference.shape[-1] ** 0.5
-    return _within(old, np.abs(mean) / np.maximum(error, 1e-4), difference.shape[-1] - 1, "standard errors")
-
-
-def _within(record: Record, off: Floats, freedom: int, unit: str) -> Check:
-    """Whether all of some distances, in units that were estimated with so many degrees of freedom, are within chance."""
-    bound = float(stats.t.isf(CHANCE / off.size / 2, freedom))
-    outcome = "agrees" if off.max() <= bound else "differs"
-    return Check(record, outcome, f"at most {off.max():.1f} {unit} apart, and up to {bound:.1f} is chance")
-
-
-def _measures(record: Record) -> Floats | None:
-    """What is compared between networks: accuracy, or mean W at each setting; None where the kind has neither."""
-    spec, arrays = record.spec, record.arrays
-    if isinstance(spec, NetworkSpec):
-        return np.array([record.result["clean_accuracy"]])
-    if isinstance(spec, PredictionsSpec):
-        return np.array([(arrays["predicted"] == arrays["labels"]).mean()])
-    return entropy(arrays["counts"]).mean(-1).ravel() if isinstance(spec, CountsSpec) else None
-
-
-def _is_sibling(spec: Spec, of: Spec) -> bool:
-    return type(spec) is type(of) and _without_seeds(spec) == _without_seeds(of)
-
-
-def _without_seeds(spec: Any) -> Any:
-    """A spec with all seeds, and the target class that follows from one, set to 0."""
-    changes: dict[str, Any] = {"seed": 0} if hasattr(spec, "seed") else {}
-    if isinstance(spec, MeasuredSpec):
-        changes["network"] = _without_seeds(spec.network)
-    if isinstance(spec, NetworkSpec) and spec.attack is not None and spec.attack.target is not None:
-        changes["attack"] = replace(spec.attack, target=0)
-    if (pattern := getattr(spec, "pattern", None)) is not None:
-        changes["pattern"] = _without_seeds(pattern)
-    return replace(spec, **changes)
+    agrees, remark = within_chance(np.abs(again - summary) / spread, len(others) - 1, "spreads of its siblings")
+    return Check(old, "agrees" if agrees else "differs", remark)

@@ -19,7 +19,8 @@ from torch.nn import functional
 
 from bslib import calling, engine
 from bslib.calling import Logits, check_inputs, evaluating
-from bslib.detectors import logit_shift_variance, strip_entropy
+from bslib.detectors.logit_shift import logit_shift_variance
+from bslib.detectors.strip import strip_entropy
 from bslib.measure import class_counts, predict, standard_noise
 from bslib.patterns.neural_cleanse import reverse_triggers
 from bslib.patterns.universal import deepfool, universal_perturbation

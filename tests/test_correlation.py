@@ -30,7 +30,7 @@ from bslib.chapters.correlation import (
     quantities,
     residuals,
 )
-from bslib.jobs import draw_points, draw_points_of_each_class
+from bslib.jobs.base import draw_points, draw_points_of_each_class
 from bslib.ledger import claims_of, judge
 from bslib.profiles import PROFILES, SIGMAS
 from bslib.specs import AttackSpec, CountsSpec, NetworkSpec, PredictionsSpec

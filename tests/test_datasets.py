@@ -21,10 +21,11 @@ from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10, FashionMNIST
 
 from bslib import datasets
-from bslib.datasets import DATASETS, load, to_float
+from bslib.datasets import DATASETS, cifar10, load, places, to_float
+from bslib.datasets import idx as idx_files
 
-DEBIAN = datasets._DEBIAN_FASHION_MNIST
-ARCHIVES = [Path(folder, datasets._CIFAR10_ARCHIVE) for folder in os.environ.get("BSLIB_DATA", "").split(os.pathsep) if folder]
+DEBIAN = idx_files._DEBIAN_FASHION_MNIST
+ARCHIVES = [Path(folder, cifar10._ARCHIVE) for folder in os.environ.get("BSLIB_DATA", "").split(os.pathsep) if folder]
 ARCHIVE = next((path for path in ARCHIVES if path.is_file()), None)
 
 needs_debian = pytest.mark.skipif(not DEBIAN.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
@@ -37,7 +38,7 @@ def nothing_from_this_machine(monkeypatch, tmp_path):
     monkeypatch.delenv("BSLIB_DATA", raising=False)
     monkeypatch.setenv("BSLIB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("BSLIB_OFFLINE", "1")
-    monkeypatch.setattr(datasets, "_DEBIAN_FASHION_MNIST", tmp_path / "debian")
+    monkeypatch.setattr(idx_files, "_DEBIAN_FASHION_MNIST", tmp_path / "debian")
     load.cache_clear()
     yield
     load.cache_clear()
@@ -57,8 +58,8 @@ def idx(monkeypatch) -> dict[str, bytes]:
         files[f"{split}-images-idx3-ubyte"] = struct.pack(">4I", 0x803, count, 28, 28) + pixels
         files[f"{split}-labels-idx1-ubyte"] = struct.pack(">2I", 0x801, count) + labels
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    assert set(hashes) == set(datasets._IDX_SHA256)
-    monkeypatch.setattr(datasets, "_IDX_SHA256", {name: hashes[name] for name in datasets._IDX_SHA256})
+    assert set(hashes) == set(idx_files._IDX_SHA256)
+    monkeypatch.setattr(idx_files, "_IDX_SHA256", {name: hashes[name] for name in idx_files._IDX_SHA256})
     return files
 
 
@@ -85,13 +86,13 @@ def encoded(pixels: torch.Tensor, kind: str) -> bytes:
 @pytest.fixture
 def tiny(monkeypatch):
     """CIFAR-10 has two training images and one test image of each class."""
-    monkeypatch.setattr(datasets, "_CIFAR10_IMAGES_PER_CLASS", {"train": 2, "test": 1})
+    monkeypatch.setattr(cifar10, "_IMAGES_PER_CLASS", {"train": 2, "test": 1})
 
 
 def cifar10_files(kind: str = "jpg") -> dict[str, bytes]:
     """``{split}/{class}/{number}.{kind}`` and its bytes, in an order that is not sorted."""
-    names = [f"train/{label}/{n:04}.{kind}" for n in (1, 0) for label in reversed(datasets._CIFAR10_CLASSES)]
-    names += [f"test/{label}/0000.{kind}" for label in datasets._CIFAR10_CLASSES]
+    names = [f"train/{label}/{n:04}.{kind}" for n in (1, 0) for label in reversed(cifar10._CLASSES)]
+    names += [f"test/{label}/0000.{kind}" for label in cifar10._CLASSES]
     return {name: encoded(picture(seed), kind) for seed, name in enumerate(names)}
 
 
@@ -106,13 +107,13 @@ def write_tree(folder: Path, files: dict[str, bytes]) -> Path:
 def write_archive(monkeypatch, folder: Path, members: dict[str, bytes]) -> Path:
     """An archive of these members, whose checksum is taken for the real one."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / datasets._CIFAR10_ARCHIVE
+    path = folder / cifar10._ARCHIVE
     with tarfile.open(path, "w:xz") as tar:
         for name, content in members.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
-    monkeypatch.setattr(datasets, "_CIFAR10_ARCHIVE_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(cifar10, "_ARCHIVE_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
     return path
 
 
@@ -130,7 +131,7 @@ def write_batches(monkeypatch, folder: Path) -> Path:
 
     monkeypatch.setattr(CIFAR10, "train_list", [batch(f"data_batch_{seed}", seed) for seed in range(1, 6)])
     monkeypatch.setattr(CIFAR10, "test_list", [batch("test_batch", 9)])
-    md5 = write("batches.meta", {"label_names": list(datasets._CIFAR10_CLASSES)})
+    md5 = write("batches.meta", {"label_names": list(cifar10._CLASSES)})
     monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": md5})
     return batches
 
@@ -200,7 +201,7 @@ def test_a_fingerprint_tells_shapes_and_order_apart():
     images, labels = torch.zeros(2, 1, 2, 3, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)
 
     def fingerprint(*tensors):
-        return datasets._dataset("digits", tensors, "ab", "").fingerprint
+        return datasets.dataset_of("digits", tensors, "").fingerprint
 
     same = fingerprint(images, labels, images, labels)
     assert same == fingerprint(images.clone(), labels, images, labels)
@@ -229,7 +230,7 @@ def test_to_float():
 
 @needs_debian
 def test_the_real_fashion_mnist(monkeypatch):
-    monkeypatch.setattr(datasets, "_DEBIAN_FASHION_MNIST", DEBIAN)
+    monkeypatch.setattr(idx_files, "_DEBIAN_FASHION_MNIST", DEBIAN)
     dataset = load("fashion-mnist")
     check_invariants(dataset)
     assert dataset.train_images.shape == (60_000, 1, 28, 28) and dataset.test_images.shape == (10_000, 1, 28, 28)
@@ -418,7 +419,7 @@ def test_the_archive_is_decoded_once(monkeypatch, tmp_path, tiny):
     def refuse(archive):
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(datasets, "_members", refuse)
+    monkeypatch.setattr(cifar10, "_members", refuse)
     load.cache_clear()
     second = load("cifar10")
     assert second is not first and second.fingerprint == first.fingerprint and second.source == first.source
@@ -535,7 +536,7 @@ def test_not_found_names_every_place_and_the_remedy(monkeypatch, tmp_path, name)
 
 def test_download(monkeypatch, tmp_path, idx):
     def download(self):
-        assert socket.getdefaulttimeout() == datasets._DOWNLOAD_TIMEOUT
+        assert socket.getdefaulttimeout() == places.DOWNLOAD_TIMEOUT
         write_idx(Path(self.raw_folder), idx, packed=False)
 
     monkeypatch.setattr(FashionMNIST, "download", download)

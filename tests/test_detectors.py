@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from scipy import special, stats
 from torch import Tensor, nn
 
-from bslib.detectors import logit_shift_variance, strip_entropy
+from bslib.detectors.logit_shift import logit_shift_variance
+from bslib.detectors.strip import strip_entropy
 
 CLASSES = 5
 

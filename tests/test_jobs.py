@@ -13,13 +13,14 @@ from scipy import stats
 
 from bslib import runner
 from bslib.datasets import load, to_float
-from bslib.jobs import _sent, compute, draw_points, draw_points_of_each_class, split_test_set
+from bslib.jobs import compute
+from bslib.jobs.base import draw_points, draw_points_of_each_class, split_test_set
 from bslib.measure import class_counts
 from bslib.networks import build
 from bslib.patterns.neural_cleanse import Candidates, patched
 from bslib.poisoning import poison
 from bslib.runner import run
-from bslib.specs import AttackSpec, CleanseSpec, CountsSpec, ImagesSpec, NetworkSpec, PredictionsSpec, ScoresSpec, UniversalSpec
+from bslib.specs import AttackSpec, CleanseSpec, CountsSpec, DetectorSpec, ImagesSpec, NetworkSpec, PredictionsSpec, UniversalSpec
 from bslib.store import Store
 from bslib.training import load_weights
 from bslib.triggers import pattern
@@ -90,7 +91,7 @@ def test_what_a_network_is_trained_on(tmp_path, monkeypatch, threat_model, targe
         seen.extend((images, labels))
         raise InterruptedError
 
-    monkeypatch.setattr("bslib.jobs.train", noted)
+    monkeypatch.setattr("bslib.jobs.network.train", noted)
     spec = dataclasses.replace(
         CLEAN, seed=3, train_size=80, attack=AttackSpec(threat_model=threat_model, trigger=2, target=target)
     )
@@ -152,7 +153,7 @@ def test_paired_counts_share_their_noise(store, measured, monkeypatch):
         seen.append(images)
         return direct(Upper(), images, *arguments, **more | {"engine": "eager"})
 
-    monkeypatch.setattr("bslib.jobs.class_counts", upper)
+    monkeypatch.setattr("bslib.jobs.counts.class_counts", upper)
     paired = [measured(dataclasses.replace(COUNTS, trigger=t, paired=True)).arrays["counts"] for t in (None, 5)]
     alone = [measured(dataclasses.replace(COUNTS, trigger=t)).arrays["counts"] for t in (None, 5)]
     assert torch.equal(seen[0], clean) and torch.equal(seen[1], stamped)
@@ -199,13 +200,16 @@ def test_what_is_measured_was_not_crafted_on(measured, crafted, monkeypatch):
 
         return noted
 
-    for name in ("universal_perturbation", "reverse_triggers", "class_counts", "strip_entropy"):
-        monkeypatch.setattr(f"bslib.jobs.{name}", noting(name))
+    for name in (
+        "jobs.universal.universal_perturbation", "jobs.cleanse.reverse_triggers", "jobs.counts.class_counts",
+        "detectors.strip.strip_entropy",
+    ):  # fmt: skip
+        monkeypatch.setattr(f"bslib.{name}", noting(name.rpartition(".")[2]))
     for spec in (
         dataclasses.replace(UNIVERSAL, images=250),
         dataclasses.replace(CLEANSE, images=250),
         dataclasses.replace(COUNTS, points=250, held_out=True),
-        ScoresSpec(network=POISONED, points=250, overlays=250, seed=3),
+        DetectorSpec(detector="strip", network=POISONED, points=250, overlays=250, seed=3),
     ):
         with pytest.raises(InterruptedError):
             measured(spec)
@@ -241,23 +245,16 @@ def test_the_record_of_a_universal_perturbation(store, crafted):
 @torch.no_grad()
 def test_the_success_of_candidates_leaves_out_images_of_their_own_class(store, measured, monkeypatch, checked):
     """Faint candidates, the mean image of each class: what shows the class already is sent to it more often than the rest."""
-    data, network, seen = load("digits"), trained(store, POISONED), []
+    data, network = load("digits"), trained(store, POISONED)
     x = to_float(data.train_images)
     colours = torch.stack([x[data.train_labels == k].mean(0) for k in range(10)])
     masks = torch.full((10, 1, 28, 28), 0.4)
-    monkeypatch.setattr("bslib.jobs.reverse_triggers", lambda *_, **__: Candidates(masks, colours, *torch.ones(2, 10)))
-
-    def noted(network, images, labels, *rest):
-        seen.append((to_float(images), labels))
-        return _sent(network, images, labels, *rest)
-
-    monkeypatch.setattr("bslib.jobs._sent", noted)
+    monkeypatch.setattr("bslib.jobs.cleanse.reverse_triggers", lambda *_, **__: Candidates(masks, colours, *torch.ones(2, 10)))
     arrays = measured(dataclasses.replace(CLEANSE, checked=checked)).arrays
-    for part, (images, labels) in zip(("test", "train"), seen, strict=True):
-        chosen = found_among(images, part)
-        available = split_test_set(500)[1] if part == "test" else range(1297)
-        assert len(set(chosen)) == len(chosen) == min(checked, len(available)) and set(chosen) <= set(available)
-        assert torch.equal(labels, getattr(data, f"{part}_labels")[chosen])
+    training = np.random.default_rng([CLEANSE.seed, 6]).permutation(1297)
+    for part, available in (("test", split_test_set(500)[1]), ("train", training)):
+        chosen = available[:checked]
+        images, labels = to_float(getattr(data, f"{part}_images")[chosen]), getattr(data, f"{part}_labels")[chosen]
         for k in (0, 3, 8):
             hit = network(images * 0.6 + 0.4 * colours[k]).argmax(1) == k
             assert arrays[f"success_{part}"][k] == pytest.approx(hit[labels != k].float().mean().item(), abs=1e-6)
@@ -270,7 +267,7 @@ def test_the_anomaly_index_is_that_of_the_masks_that_worked(measured, monkeypatc
     masks = (norms / 784)[:, None, None, None].expand(10, 1, 28, 28).contiguous()
     success = torch.ones(10).index_fill(0, torch.tensor(0), torch.nan)
     candidates = Candidates(masks, masks.clone(), success, torch.ones(10))
-    monkeypatch.setattr("bslib.jobs.reverse_triggers", lambda *_, **__: candidates)
+    monkeypatch.setattr("bslib.jobs.cleanse.reverse_triggers", lambda *_, **__: candidates)
     expected = (70 - 20) / stats.median_abs_deviation(norms[1:].numpy(), scale="normal")
     assert measured(CLEANSE).result["anomaly_index"] == pytest.approx(expected, rel=1e-4)
 
@@ -313,29 +310,30 @@ def test_counts_with_a_crafted_pattern(store, measured, crafted, carried):
 @torch.no_grad()
 def test_scores_are_those_of_the_detectors(store, measured, crafted, what):
     """STRIP by hand: each image under each overlay, the entropy of what the network says, its mean."""
-    arrays = measured(ScoresSpec(network=POISONED, points=5, overlays=6, seed=3, **what)).arrays
+    spec = DetectorSpec(detector="strip", network=POISONED, points=5, overlays=6, seed=3, **what)
+    scores = measured(spec).arrays["scores"]
     data, network = load("digits"), trained(store, POISONED)
     crafting, measuring = split_test_set(500)
     images = data.test_images[measuring[draw_points(250, 5, 3)]]
     x, over = to_float(images), to_float(data.test_images[crafting[draw_points(250, 6, 3)]])
     carrying = to_float(pattern(5)(images)) if "trigger" in what else with_patterns(crafted, what.get("pattern"), x)
     batches = carrying.split(5)
-    assert arrays["strip"].shape == (len(batches), 5) and len(batches) == (10 if what.get("pattern") == CLEANSE else 1)
+    assert scores.shape == (len(batches), 5) and len(batches) == (10 if what.get("pattern") == CLEANSE else 1)
     blended = torch.clip(torch.stack(batches)[:, :, None] + over, 0, 1)
     logits = network(blended.flatten(0, 2)).unflatten(0, blended.shape[:3])
     expected = stats.entropy(logits.double().softmax(-1).numpy(), axis=-1).mean(-1)
-    assert np.allclose(arrays["strip"], expected, atol=1e-4)
-    assert ("logit_variance" in arrays) == bool(what)
+    assert np.allclose(scores, expected, atol=1e-4)
     if what:
+        scores = measured(dataclasses.replace(spec, detector="logit_shift")).arrays["scores"]
         shifts = np.stack([(network(batch) - network(x)).numpy() for batch in batches])
-        assert np.allclose(arrays["logit_variance"], shifts.var(1).mean(-1) / (shifts**2).mean((1, 2)), rtol=1e-3)
+        assert np.allclose(scores, shifts.var(1).mean(-1) / (shifts**2).mean((1, 2)), rtol=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["counts", "scores"])
+@pytest.mark.parametrize("kind", ["counts", "detector"])
 @pytest.mark.parametrize("lacking", [dataclasses.replace(p, seed=99) for p in (UNIVERSAL, CLEANSE)], ids=["universal", "cleanse"])
 def test_a_pattern_without_a_record_is_named(store, measured, kind, lacking):
     counts = dataclasses.replace(COUNTS, held_out=True, pattern=lacking)
-    scores = ScoresSpec(network=POISONED, points=5, overlays=6, seed=3, pattern=lacking)
+    scores = DetectorSpec(detector="strip", network=POISONED, points=5, overlays=6, seed=3, pattern=lacking)
     with pytest.raises(KeyError, match=f"no record of this {lacking.kind} spec in .*{lacking.key}"):
         measured(counts if kind == "counts" else scores)
 

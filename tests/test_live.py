@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 from bslib import live
 from bslib.chapters import wobbliness
 from bslib.cli import app
-from bslib.jobs import weights_digest
 from bslib.networks import build
+from bslib.provenance import weights_digest
 from bslib.store import PUBLISHED, Record, Store, open_store, published_folder
 from bslib.training import save_weights
 from bslib.triggers import PATTERNS, Trigger

@@ -33,7 +33,7 @@ from bslib.chapters.patterns import (
     universal_specs,
     universals_of,
 )
-from bslib.jobs import split_test_set
+from bslib.jobs.base import split_test_set
 from bslib.ledger import claims_of, judge
 from bslib.profiles import PROFILES
 from bslib.specs import (

@@ -18,8 +18,9 @@ import torch
 
 from bslib import runner
 from bslib.chapters.parameters import specs_of
-from bslib.jobs import compute, draw_points
-from bslib.runner import chosen_device, network_of, run
+from bslib.jobs import compute
+from bslib.jobs.base import draw_points
+from bslib.runner import chosen_device, run
 from bslib.specs import CountsSpec, ImagesSpec, NetworkSpec, ToySpec
 from bslib.store import Record, Store
 
@@ -62,7 +63,7 @@ def checksums(store: Store) -> dict[str, str]:
 
 def weights_of(store: Store, plan, seed: int) -> set[str]:
     """The digests of the weights that the records of one network speak of."""
-    return {store.get(spec).result["weights"] for spec in plan if network_of(spec).seed == seed}
+    return {store.get(spec).result["weights"] for spec in plan if spec.on_network.seed == seed}
 
 
 # --- what is computed --------------------------------------------------------------------------------------------
@@ -310,7 +311,7 @@ def test_the_toy_is_what_its_spec_says(tmp_path):
         assert np.abs(np.bincount(arrays["grid"][row, column], minlength=3) - counts).sum() <= 4
 
 
-def test_network_of(tiny_plan):
-    assert [network_of(spec) for spec in tiny_plan[:3]] == [tiny_plan[0]] * 3
-    assert network_of(TOY) is None and network_of(IMAGES) is None
+def test_a_spec_says_which_network_it_needs(tiny_plan):
+    assert [spec.on_network for spec in tiny_plan[:3]] == [tiny_plan[0]] * 3
+    assert TOY.on_network is None and IMAGES.on_network is None
     assert isinstance(tiny_plan[1], CountsSpec)

@@ -15,6 +15,7 @@ from bslib.specs import (
     AttackSpec,
     CleanseSpec,
     CountsSpec,
+    DetectorSpec,
     ImagesSpec,
     NetworkSpec,
     PredictionsSpec,
@@ -34,6 +35,7 @@ TOY = ToySpec(points=((0.0, 0.5),), sigma=0.12, n=250, seed=0)
 UNIVERSAL = UniversalSpec(network=NETWORK, images=20, bound=10, passes=2, batch_size=5, seed=0)
 CLEANSE = CleanseSpec(network=NETWORK, images=20, samples=8, steps=3, checked=10, seed=0)
 SCORES = ScoresSpec(network=NETWORK, points=4, overlays=3, seed=0)
+DETECTOR = DetectorSpec(detector="strip", network=NETWORK, points=4, overlays=3, seed=0)
 
 # Committed records are found by these: a change here makes every one of them unreachable.
 KEYS = {
@@ -46,6 +48,7 @@ KEYS = {
     UNIVERSAL: "7f9864d1cd642ffcd020",
     CLEANSE: "340eb8b14513421e1457",
     SCORES: "515e48e6511fae6983bd",
+    DETECTOR: "b222a6c7bd9399257f2a",
 }
 
 # For each field another value than above.
@@ -101,6 +104,15 @@ OTHERS = {
         "trigger": 1,
         "pattern": CLEANSE,
     },
+    DETECTOR: {
+        "detector": "logit_shift",
+        "network": dataclasses.replace(NETWORK, seed=1),
+        "points": 5,
+        "overlays": 4,
+        "seed": 1,
+        "trigger": 1,
+        "pattern": CLEANSE,
+    },
     TOY: {"points": ((0.5, 0.0),), "sigma": 0.13, "n": 251, "seed": 1},
 }
 
@@ -138,6 +150,14 @@ some_specs = st.one_of(
         held_out=st.none() | st.booleans(),
     ),
     st.builds(lambda what, **fields: ScoresSpec(**what, **fields), carried, points=whole, overlays=whole, seed=whole),
+    st.builds(
+        lambda what, **fields: DetectorSpec(**what, **fields),
+        carried,
+        detector=st.just("strip"),
+        points=whole,
+        overlays=whole,
+        seed=whole,
+    ),
     st.builds(
         ToySpec,
         points=st.lists(st.tuples(st.floats(-1, 1), st.floats(-1, 1)), max_size=3).map(tuple),

@@ -18,7 +18,7 @@ import bslib.runner
 from bslib import store as store_module
 from bslib.chapters import records_for
 from bslib.profiles import profile_named
-from bslib.specs import CountsSpec, ImagesSpec, NetworkSpec
+from bslib.specs import CountsSpec, ImagesSpec, NetworkSpec, ScoresSpec
 from bslib.store import FORMAT, PUBLISHED, Record, Store, open_store, published_folder
 
 NETWORK = NetworkSpec(dataset="digits", network="small-fashion", seed=0, epochs=1)
@@ -205,21 +205,21 @@ def test_a_record_that_is_replaced_while_it_is_read(store, monkeypatch):
     """By another run: its arrays are new when its text is still the old one. The reader gets the new record."""
     newer, parse = dataclasses.replace(RECORD, arrays={"counts": np.ones((1, 2), np.int64)}), store_module._parse
 
-    def slow(path, asked):
+    def slow(path):
         monkeypatch.setattr(store_module, "_parse", parse)
         text = path_of(store).read_bytes()
         store.put(newer)
         replaced = path_of(store).read_bytes()
         path_of(store).write_bytes(text)
         try:
-            return parse(path, asked)  # fails: text and arrays are of two records
+            return parse(path)  # fails: text and arrays are of two records
         finally:
             path_of(store).unlink()
             path_of(store).write_bytes(replaced)
 
     monkeypatch.setattr(store_module, "_parse", slow)
     assert store.get(COUNTS).checksum == newer.checksum
-    monkeypatch.setattr(store_module, "_parse", lambda *_: path_of(store).unlink() or parse(path_of(store), COUNTS))
+    monkeypatch.setattr(store_module, "_parse", lambda *_: path_of(store).unlink() or parse(path_of(store)))
     with pytest.raises(KeyError):
         store.get(COUNTS)
     assert store_module.missing_specs([COUNTS], store) == [COUNTS]
@@ -405,8 +405,27 @@ def test_a_writable_store_is_completed(store):
 def test_each_record_is_read_once(store, monkeypatch):
     """That it is not stale, and what is in it."""
     read, parse = [], store_module._parse
-    monkeypatch.setattr(store_module, "_parse", lambda path, asked: read.append(path) or parse(path, asked))
+    monkeypatch.setattr(store_module, "_parse", lambda path: read.append(path) or parse(path))
     assert list(records_for([COUNTS], Store(store.folder, writable=False))) == [COUNTS] and len(read) == 1
+
+
+def test_combined_scores_of_earlier_versions_are_read_as_those_of_two_detectors(store):
+    """With their weights and pattern; new scores of one detector replace its half and leave the other."""
+    scores = ScoresSpec(network=NETWORK, points=2, overlays=3, seed=0, trigger=1)
+    strip, shift = (scores.alone(name) for name in ("strip", "logit_shift"))
+    arrays = {"strip": np.array([[0.5, 0.25]]), "logit_variance": np.array([0.75])}
+    store.put(Record(scores, {"weights": "w"}, arrays, {"name": "digits"}, {"seconds": 2.0}))
+    assert store.get(strip).arrays["scores"].tolist() == [[0.5, 0.25]] and store.get(shift).arrays["scores"].tolist() == [0.75]
+    assert store.get(strip).result == {"weights": "w"} and store.get(strip).data == {"name": "digits"}
+    assert {spec for spec in store_specs(store) if spec.kind in ("scores", "detector")} == {strip, shift}
+    store.put(Record(strip, {"weights": "v"}, {"scores": np.array([[1.0, 1.0]])}))
+    assert store.get(strip).result == {"weights": "v"} and store.get(shift).result == {"weights": "w"}
+    assert sorted(spec.detector for spec in store_specs(store) if spec.kind == "detector") == ["logit_shift", "strip"]
+    assert dataclasses.replace(strip, trigger=2) not in store
+
+
+def store_specs(store: Store) -> list:
+    return [record.spec for record in store.iter_records()]
 
 
 def test_what_is_complete_is_not_run(store, monkeypatch):

@@ -22,10 +22,10 @@ from bslib.profiles import PatternsSize, profile_named
 from bslib.specs import (
     CleanseSpec,
     CountsSpec,
+    DetectorSpec,
     ImagesSpec,
     NetworkSpec,
     PredictionsSpec,
-    ScoresSpec,
     Spec,
     UniversalSpec,
 )
@@ -163,12 +163,26 @@ def crafted_batch_of(size: PatternsSize, pattern: UniversalSpec | CleanseSpec, s
     )
 
 
+def score_of(size: PatternsSize, network: NetworkSpec, detector: str, **carried: Any) -> DetectorSpec:
+    """What a detector says of a batch that carries a trigger, a crafted pattern or nothing."""
+    return DetectorSpec(
+        detector=detector, network=network, points=size.scored, overlays=size.overlays, seed=network.seed, **carried
+    )
+
+
+def carried_of(size: PatternsSize, network: NetworkSpec) -> list[dict[str, Any]]:
+    """What the batches carry that detectors are compared on."""
+    carried: list[dict[str, Any]] = [{"trigger": trigger} for trigger in TRIGGERS]
+    return [*carried, {"pattern": universals_of(size, network)[0]}, {"pattern": cleanse_of(size, network)}]
+
+
 def scores_specs(size: PatternsSize, network: NetworkSpec) -> list[Spec]:
     """What STRIP and the variance of the logits say of the same things."""
-    carried: list[dict[str, Any]] = [{}, *({"trigger": trigger} for trigger in TRIGGERS)]
-    carried += [{"pattern": universals_of(size, network)[0]}, {"pattern": cleanse_of(size, network)}]
-    return [
-        ScoresSpec(network=network, points=size.scored, overlays=size.overlays, seed=network.seed, **what) for what in carried
+    clean: list[Spec] = [score_of(size, network, "strip")]
+    return clean + [
+        score_of(size, network, detector, **carried)
+        for carried in carried_of(size, network)
+        for detector in ("strip", "logit_shift")
     ]
 
 
@@ -489,15 +503,14 @@ class Patterns:
             crafted = [*universal_specs(self.size, network), *cleanse_specs(self.size, network)]
             if any(spec not in self.records for spec in [*specs, *crafted]):
                 continue
-            clean = float(self.records[specs[0]].arrays["strip"].mean())
+            clean = float(self.records[specs[0]].arrays["scores"].mean())
             masks = self.records[cleanse_of(self.size, network)].arrays["masks"]
             smallest = int(masks.sum((1, 2, 3)).argmin())
-            for spec in specs[1:]:
-                assert isinstance(spec, ScoresSpec)
-                carried, at = _carried(spec, network), smallest if isinstance(spec.pattern, CleanseSpec) else 0
-                arrays = self.records[spec].arrays
-                strip, variance = clean - float(arrays["strip"][at].mean()), float(arrays["logit_variance"][at])
-                rows.append((number, carried, self._score_of(spec, at), strip, -variance))
+            for what in carried_of(self.size, network):
+                strip, shift = (score_of(self.size, network, detector, **what) for detector in ("strip", "logit_shift"))
+                carried, at = _carried(strip, network), smallest if isinstance(strip.pattern, CleanseSpec) else 0
+                scores = [self.records[spec].arrays["scores"][at] for spec in (strip, shift)]
+                rows.append((number, carried, self._score_of(strip, at), clean - float(scores[0].mean()), -float(scores[1])))
         return pd.DataFrame(rows, columns=["network", "carried", *DETECTORS])
 
     def detectors(self) -> pd.DataFrame:
@@ -614,7 +627,7 @@ class Patterns:
             found[f"own_success.{data}.{trigger}"] = _over_networks(some, some["success"], share=True)
         return found
 
-    def _score_of(self, spec: ScoresSpec, at: int) -> float:
+    def _score_of(self, spec: DetectorSpec, at: int) -> float:
         """Levene's score of the batch of W that carries what ``spec`` says, as many points as a crafted pattern has."""
         sigma = self.size.sigmas[0]
         if spec.pattern is None:
@@ -664,7 +677,7 @@ def _batches(clean: Floats, tested: Floats, size: int | None) -> Iterator[tuple[
         yield clean[start : start + size], tested[start : start + size]
 
 
-def _carried(spec: ScoresSpec, network: NetworkSpec) -> str:
+def _carried(spec: DetectorSpec, network: NetworkSpec) -> str:
     if spec.pattern is not None:
         if isinstance(spec.pattern, UniversalSpec):
             return "universal"

@@ -1,0 +1,150 @@
+"""CIFAR-10: the original batches, a folder of images, or an archive of JPEG images."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+from bslib.datasets import DATASETS, Dataset, dataset_of
+from bslib.datasets.places import found_or_downloaded
+from bslib.files import atomic_path, cache_folder
+
+_BATCHES = "cifar-10-batches-py"
+_ARCHIVE = "cifar10-jpeg.tar.xz"
+_ARCHIVE_SHA256 = "2fe3f73ccba4e47e4a2c25cbfe9a3b2d88417d26992f2d907ef3cbcc38de25c1"
+_CLASSES = DATASETS["cifar10"].classes
+_IMAGES_PER_CLASS = {"train": 5000, "test": 1000}
+_REMEDY = f"export BSLIB_DATA=<folder with cifar-10-batches-py, cifar10/{{train,test}} or {_ARCHIVE}>"
+_TENSORS = ("train_images", "train_labels", "test_images", "test_labels")
+
+
+def load(name: str) -> Dataset:
+    """CIFAR-10, verified."""
+    return found_or_downloaded(name, _read, download=_class, folder=_BATCHES, remedy=_REMEDY)
+
+
+def _class() -> Any:
+    from torchvision.datasets import CIFAR10  # takes as long to import as torch itself
+
+    return CIFAR10
+
+
+def _read(folder: Path) -> Dataset | None:
+    """The data set in ``folder``, in whichever layout; None when there is none."""
+    if (folder / _BATCHES).is_dir():
+        return _read_batches(folder)
+    if all((folder / "cifar10" / split).is_dir() for split in _IMAGES_PER_CLASS):
+        return _read_images(folder / "cifar10")
+    if (folder / _ARCHIVE).is_file():
+        return _read_archive(folder / _ARCHIVE)
+    return None
+
+
+def _read_batches(folder: Path) -> Dataset:
+    """The original pixels. The files are pickles; torchvision opens none before the md5 sums of all are right."""
+    try:
+        train, test = (_class()(folder, train=train) for train in (True, False))
+    except RuntimeError as error:
+        batches = folder / _BATCHES
+        raise ValueError(
+            f"{batches} is incomplete or altered (its md5 sums are not CIFAR-10's): delete it and try again"
+        ) from error
+    tensors = []
+    for part in (train, test):
+        tensors += [torch.from_numpy(part.data).permute(0, 3, 1, 2), torch.tensor(part.targets)]
+    return dataset_of("cifar10", tensors, "CIFAR-10")
+
+
+def _read_images(root: Path) -> Dataset:
+    """A tree ``{train,test}/<class>/<image>``; nobody has checksums for it, so its source says what it is."""
+    paths = [path for path in root.glob("*/*/*") if path.suffix.lower() in (".jpg", ".jpeg", ".png")]
+    jpeg = any(path.suffix.lower() != ".png" for path in paths)
+    kind = "JPEG (not the original pixels)" if jpeg else "PNG (not verified to be the original pixels)"
+    files = ((path.relative_to(root).as_posix(), path.read_bytes()) for path in paths)
+    return _decoded(files, root, f"CIFAR-10, from a folder of images re-encoded as {kind}")
+
+
+def _read_archive(archive: Path) -> Dataset:
+    """The archive of JPEG images: verified, decoded once, then read from the cache."""
+    with archive.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != _ARCHIVE_SHA256:
+        raise ValueError(f"{archive} is truncated or altered (its SHA-256 is {digest}, not {_ARCHIVE_SHA256}): copy it again")
+    source = "CIFAR-10, re-encoded as JPEG (not the original pixels)"
+    cached = cache_folder() / "data" / f"cifar10-jpeg-{digest[:16]}.safetensors"
+    if cached.is_file():
+        return _read_decoded(cached, source)
+    dataset = _decoded(_members(archive), archive, source)
+    tensors = {key: getattr(dataset, key) for key in _TENSORS}
+    with atomic_path(cached) as part:
+        save_file(tensors, part, metadata={"fingerprint": dataset.fingerprint})
+    return dataset
+
+
+def _read_decoded(cached: Path, source: str) -> Dataset:
+    """What `_read_archive` has put into the cache, if it is still what it was."""
+    remedy = f"{cached} is truncated or altered: delete it, and it is made again"
+    try:
+        with safe_open(cached, framework="pt") as file:
+            fingerprint = (file.metadata() or {}).get("fingerprint")
+            dataset = dataset_of("cifar10", map(file.get_tensor, _TENSORS), source)
+    except SafetensorError as error:
+        raise ValueError(remedy) from error
+    if dataset.fingerprint != fingerprint:
+        raise ValueError(remedy)
+    return dataset
+
+
+def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
+    """``train/<class>/<image>`` and its bytes, read as a stream: nothing is extracted, so no name can lead anywhere."""
+    with tarfile.open(archive, "r|xz") as tar:
+        for member in tar:
+            parts = PurePosixPath(member.name).parts
+            content = tar.extractfile(member) if member.isfile() else None
+            if content is not None and len(parts) == 4 and parts[0] == "cifar10":
+                yield "/".join(parts[1:]), content.read()
+
+
+def _decoded(files: Iterable[tuple[str, bytes]], place: Path, source: str) -> Dataset:
+    """Decode ``(split/class/image, content)`` pairs; images come sorted by class, then by file name."""
+    wanted = {(split, label): count for split, count in _IMAGES_PER_CLASS.items() for label in _CLASSES}
+    images = {}
+    for name, content in tqdm(files, total=sum(wanted.values()), desc="CIFAR-10, decoding", unit="", mininterval=1):
+        split, label, file_name = name.split("/")
+        images[split, label, file_name] = _pixels(content, f"{name} in {place}")
+    keys = sorted(images)
+    counts = Counter(key[:2] for key in keys)
+    for pair in sorted(wanted.keys() | counts.keys()):
+        if counts[pair] != wanted.get(pair, 0):
+            folder = "/".join(pair)
+            raise ValueError(f"{place} has {counts[pair]} images in {folder}, not {wanted.get(pair, 0)}: copy it again")
+    tensors = []
+    for split in ("train", "test"):
+        chosen = [key for key in keys if key[0] == split]
+        tensors.append(torch.stack([images[key] for key in chosen]))
+        tensors.append(torch.tensor([_CLASSES.index(label) for _, label, _ in chosen]))
+    return dataset_of("cifar10", tensors, source)
+
+
+def _pixels(content: bytes, what: str) -> torch.Tensor:
+    """A JPEG or PNG file decoded: uint8, (3, 32, 32)."""
+    try:
+        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
+            pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    except (OSError, SyntaxError) as error:  # Pillow raises either, depending on where a file is broken
+        raise ValueError(f"{what} cannot be decoded: copy it again") from error
+    if pixels.shape != (3, 32, 32):
+        raise ValueError(f"{what} is {pixels.shape[2]}x{pixels.shape[1]} pixels, not 32x32: copy it again")
+    return pixels

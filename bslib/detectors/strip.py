@@ -1,0 +1,60 @@
+"""STRIP (Gao et al., 2019): whether the prediction of an image stays when clean images are laid over it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bslib.calling import check_inputs, evaluating
+
+__all__ = ["score", "strip_entropy"]
+
+
+def score(model: nn.Module, clean: Tensor, images: Tensor, overlays: Tensor) -> np.ndarray:
+    """The :func:`strip_entropy` of each image, shape (B,)."""
+    return strip_entropy(model, images, overlays).cpu().numpy()
+
+
+def strip_entropy(model: nn.Module, images: Tensor, overlays: Tensor) -> Tensor:
+    """STRIP (Gao et al., 2019): how uncertain the network is about an image when clean images are laid over it.
+
+    Each overlay is added to the image and the sum cut to [0, 1]; of each softmax output the entropy over the classes is taken,
+    then the mean over the overlays. A trigger keeps its say under any overlay, so a low value is suspicious.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Maps (B, C, H, W) to logits; used in eval mode.
+    images : float32 Tensor, shape (B, C, H, W)
+        In [0, 1].
+    overlays : float32 Tensor, shape (N, C, H, W)
+        Clean images in [0, 1].
+
+    Returns
+    -------
+    Tensor, shape (B,)
+        In nats, between 0 and the logarithm of the number of classes.
+
+    Raises
+    ------
+    ValueError
+        When there are no images or overlays, or they have another shape than the images.
+
+    >>> two_equal_logits = nn.Sequential(nn.AdaptiveAvgPool2d((2, 1)), nn.Flatten())
+    >>> strip_entropy(two_equal_logits, torch.zeros(1, 1, 2, 2), torch.zeros(5, 1, 2, 2))
+    tensor([0.6931])
+    """
+    if not len(images):
+        raise ValueError("STRIP needs at least one image, got none")
+    if not len(overlays) or overlays.shape[1:] != images.shape[1:]:
+        raise ValueError(f"overlays must be at least one image of shape {tuple(images.shape[1:])}, got {tuple(overlays.shape)}")
+    check_inputs(model, images, overlays)
+    entropies = []
+    with evaluating(model) as network:
+        for image in images:
+            logits = torch.cat([network((image + part).clamp(0, 1)) for part in overlays.split(500)])
+            log_p = functional.log_softmax(logits, dim=1)
+            entropies.append(-(log_p.exp() * log_p).sum(1).mean())
+    return torch.stack(entropies)

@@ -1,0 +1,53 @@
+"""Class counts under noise, from which W follows."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from bslib.calling import evaluating
+from bslib.datasets import Dataset
+from bslib.engine import compile_for_inference
+from bslib.entropy import entropy
+from bslib.jobs.base import Parts, carrying, draw_points, draw_points_of_each_class, split_test_set, trained_network
+from bslib.measure import class_counts, predict
+from bslib.specs import CountsSpec
+from bslib.statistics import within_chance
+from bslib.store import Record, Store
+
+
+def compute(spec: CountsSpec, store: Store, device: torch.device, progress: bool) -> Parts:
+    """Count the classes of the noisy copies of a batch."""
+    data, network, weights = trained_network(spec.network, store, device)
+    chosen = _batch(spec, data)
+    batches, crafted = carrying(spec, data.test_images[chosen], store)
+    images = torch.cat(batches).to(device)
+    ids = chosen.tolist() if spec.paired else None
+    with evaluating(network) as logits:
+        engine = compile_for_inference(logits, images, passes=len(images) * max(spec.ns) * len(spec.sigmas))
+        counts = class_counts(network, images, spec.sigmas, spec.ns, seed=spec.seed, ids=ids, engine=engine, progress=progress)
+    arrays = {
+        "counts": counts.astype(np.int32),
+        "images": np.tile(chosen, len(batches)),
+        "labels": np.tile(data.test_labels[chosen].numpy(), len(batches)),
+        "predicted": predict(network, images),
+    }
+    precision = str(engine.dtype).removeprefix("torch.")
+    return {"weights": weights, "precision": precision, "engine": engine.what} | crafted, arrays, data
+
+
+def _batch(spec: CountsSpec, data: Dataset) -> np.ndarray:
+    """Which test images make the batch."""
+    if spec.by_class:
+        return draw_points_of_each_class(data.test_labels.numpy(), spec.points, spec.seed)
+    if spec.held_out:
+        _, measuring = split_test_set(len(data.test_images))
+        return measuring[draw_points(len(measuring), spec.points, spec.seed)]
+    return draw_points(len(data.test_images), spec.points, spec.seed)
+
+
+def compare(old: Record, new: Record) -> tuple[bool, str]:
+    """Whether counts of one network under other noise or rounding agree: the mean difference of W, in standard errors."""
+    difference = entropy(new.arrays["counts"]) - entropy(old.arrays["counts"])
+    mean, error = difference.mean(-1), difference.std(-1, ddof=1) / difference.shape[-1] ** 0.5
+    return within_chance(np.abs(mean) / np.maximum(error, 1e-4), difference.shape[-1] - 1, "standard errors")

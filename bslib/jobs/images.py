@@ -1,0 +1,37 @@
+"""A few test images, with the triggers on some, so that pictures need no data set."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from bslib.datasets import load
+from bslib.jobs.base import Parts, draw_points
+from bslib.specs import ImagesSpec
+from bslib.store import Record, Store
+from bslib.triggers import PATTERNS
+
+
+def compute(spec: ImagesSpec, store: Store, device: torch.device, progress: bool) -> Parts:
+    """Choose test images, the classes in turns."""
+    data = load(spec.dataset)
+    labels = data.test_labels.numpy()
+    order = draw_points(len(labels), len(labels), spec.seed)
+    # The classes take turns: the k-th image of each before the (k + 1)-th of any.
+    turn = np.empty(len(labels), dtype=np.int64)
+    for c in range(len(data.classes)):
+        members = np.flatnonzero(labels[order] == c)
+        turn[members] = np.arange(len(members))
+    draw_points(len(labels), spec.images, spec.seed)  # refuses more than there are
+    chosen = order[np.lexsort((labels[order], turn))][: spec.images]
+    images = data.test_images[chosen]
+    arrays = {"images": images.numpy(), "labels": labels[chosen]}
+    if spec.stamped:
+        stamped = [trigger(image) for trigger, image in zip(PATTERNS.values(), images[: len(PATTERNS)], strict=True)]
+        arrays["stamped"] = torch.stack(stamped).numpy()
+    return {"classes": list(data.classes)}, arrays, data
+
+
+def compare(old: Record, new: Record) -> tuple[bool, str]:
+    """Images are chosen, not computed: there is nothing to round."""
+    return False, "the results are not the same"

@@ -1,0 +1,36 @@
+"""What a network predicts for the test images, with a trigger or without."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from bslib.datasets import to_float
+from bslib.jobs.base import Parts, draw_points, trained_network
+from bslib.measure import predict
+from bslib.specs import PredictionsSpec
+from bslib.store import Record, Store
+from bslib.triggers import pattern
+
+#: The fraction of predictions that rounding may change on another processor.
+ROUNDED = 1e-3
+
+
+def compute(spec: PredictionsSpec, store: Store, device: torch.device, progress: bool) -> Parts:
+    """Predict the classes of test images."""
+    data, network, weights = trained_network(spec.network, store, device)
+    images, labels = data.test_images, data.test_labels.numpy()
+    if spec.images is not None:
+        chosen = draw_points(len(images), spec.images, spec.network.seed)
+        images, labels = images[chosen], labels[chosen]
+    if spec.trigger is not None:
+        images = pattern(spec.trigger)(images)
+    predicted = predict(network, to_float(images).to(device))
+    arrays = {"predicted": predicted.astype(np.int16), "labels": labels.astype(np.int16)}
+    return {"weights": weights, "precision": "float32"}, arrays, data
+
+
+def compare(old: Record, new: Record) -> tuple[bool, str]:
+    """Whether the predictions of one network are the same but for rounding, and the number behind it."""
+    changed = float((old.arrays["predicted"] != new.arrays["predicted"]).mean())
+    return changed <= ROUNDED, f"{changed:.2%} of the predictions of one network differ"
