@@ -13,11 +13,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bslib.interactive.panel import lab as lab
     from bslib.measure import class_counts as class_counts
     from bslib.measure import wobbliness as wobbliness
-    from bslib.panel import lab as lab
 
-_HOME = {"class_counts": "bslib.measure", "lab": "bslib.panel", "wobbliness": "bslib.measure"}
+_HOME = {"class_counts": "bslib.measure", "lab": "bslib.interactive.panel", "wobbliness": "bslib.measure"}
 
 __all__ = ["class_counts", "lab", "wobbliness"]
 

@@ -37,18 +37,14 @@ app = typer.Typer(
 console, errors = Console(), Console(stderr=True)
 
 
-class Profile(StrEnum):
-    """The choices of --profile, as typer wants them."""
-
-    smoke = "smoke"
-    paper = "paper"
-
-
 Chapter = StrEnum("Chapter", {name: name for name in CHAPTERS})  # type: ignore[misc]
 
 Chapters = Annotated[list[Chapter] | None, typer.Argument(help="Chapters; all when none is named.", show_default=False)]
 ProfileOption = Annotated[
-    Profile, typer.Option(help="How much: [bold]smoke[/bold] runs anywhere in minutes, [bold]paper[/bold] has the paper's sizes.")
+    str,
+    typer.Option(
+        help="How much: [bold]smoke[/bold] runs anywhere in minutes, [bold]paper[/bold] has the paper's sizes; or a TOML file."
+    ),
 ]
 StoreOption = Annotated[
     str | None,
@@ -64,7 +60,7 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of the first network; the o
 @app.command()
 def run(
     chapters: Chapters = None,
-    profile: ProfileOption = Profile.paper,
+    profile: ProfileOption = "paper",
     store: StoreOption = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     jobs: Annotated[
@@ -95,7 +91,7 @@ def run(
 
 
 @app.command()
-def status(chapters: Chapters = None, profile: ProfileOption = Profile.paper, store: StoreOption = None, seed: Seed = 0) -> None:
+def status(chapters: Chapters = None, profile: ProfileOption = "paper", store: StoreOption = None, seed: Seed = 0) -> None:
     """What a profile needs, what exists, and how long the rest would take, judged by the records there are."""
     with _report_user_errors():
         target = open_store(store)
@@ -113,7 +109,7 @@ def status(chapters: Chapters = None, profile: ProfileOption = Profile.paper, st
 
 @app.command()
 def ledger(
-    profile: ProfileOption = Profile.paper,
+    profile: ProfileOption = "paper",
     store: StoreOption = None,
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
@@ -121,6 +117,7 @@ def ledger(
     """What the paper claims, what the records say, and the verdicts. Computes nothing anew."""
     with _report_user_errors():
         from bslib import ledger as pages
+        from bslib.render import bounds_text, format_estimate, score
 
         target = open_store(store)
         read_only = Store(target.folder, writable=False, base=target.base)
@@ -130,11 +127,11 @@ def ledger(
             return
         table = Table("Claim", "The paper", "Ours", "Verdict")
         for entry in found:
-            bounds = pages.bounds_text(entry.claim, entry.measured)
-            ours = "\n".join(f"{pages.format_estimate(entry.measured[name])}\n  {held}" for name, held in bounds.items())
+            bounds = bounds_text(entry.claim, entry.measured)
+            ours = "\n".join(f"{format_estimate(entry.measured[name])}\n  {held}" for name, held in bounds.items())
             table.add_row(entry.claim.says, entry.claim.paper, ours, entry.verdict)
         console.print(table)
-        console.print(pages.score(found))
+        console.print(score(found))
 
 
 @app.command()
@@ -164,7 +161,7 @@ def verify(
 
 @app.command()
 def book(
-    profile: ProfileOption = Profile.paper,
+    profile: ProfileOption = "paper",
     store: Annotated[
         str | None,
         typer.Option(help="As for run. When not given: published for paper, your own for smoke.", show_default=False),
@@ -205,7 +202,7 @@ def train(
 ) -> None:
     """Train the networks whose weights a store lacks: about five minutes each on one core."""
     with _report_user_errors():
-        from bslib.live import networks, store_of
+        from bslib.interactive.live import networks, store_of
         from bslib.runner import run as compute
 
         target = store_of(store)
@@ -226,7 +223,7 @@ def export(
     """Write the networks with 8-bit weights, and say how far they agree with the trained ones."""
     with _report_user_errors():
         from bslib.book import find_root
-        from bslib.live import export as write
+        from bslib.interactive.live import export as write
 
         folder = out or find_root() / "book" / "_static" / "live"
         for name, found in write(store, folder).items():

@@ -8,19 +8,15 @@ nothing by holding; but their numbers come from the records, and one that newer 
 from __future__ import annotations
 
 import tomllib
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from importlib import import_module
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from bslib.chapters import CHAPTERS, plan_of, records_for
-from bslib.profiles import profile_named
+from bslib.chapters import CHAPTERS
 from bslib.progress import bar
 from bslib.statistics import Estimate, Estimates
 from bslib.store import Store
@@ -32,19 +28,11 @@ __all__ = [
     "Finding",
     "Test",
     "as_data",
-    "as_markdown",
-    "as_page",
-    "bounds_text",
     "claims_of",
     "entries",
-    "findings_as_markdown",
     "findings_of",
-    "format_estimate",
-    "headlines",
     "judge",
     "numbers",
-    "provenance_table",
-    "score",
 ]
 
 VERDICTS = ("reproduced", "in part", "undecided", "not reproduced", "not yet run")
@@ -227,11 +215,12 @@ def numbers(
     >>> list(numbers(profile="smoke", store="published"))  # no records of this profile are there
     ['parameters', 'surface', 'correlation', 'patterns']
     """
-    with_claims = [name for name in CHAPTERS if files("bslib.chapters").joinpath(f"{name}.toml").is_file()]
+    with_claims = [name for name in CHAPTERS if _claims_file(name).is_file()]
     found = {}
     with bar(show=progress, total=len(with_claims), desc="ledger", unit="chapter") as shown:
         for name in with_claims:
-            found[name] = import_module(f"bslib.chapters.{name}").numbers(profile=profile, seed=seed, store=store)
+            chapter = import_module(f"bslib.chapters.{name}.results")
+            found[name] = chapter.quantities(chapter.load(profile=profile, seed=seed, store=store))
             shown.update()
     return found
 
@@ -243,110 +232,10 @@ def entries(numbers: Mapping[str, Estimates]) -> list[Entry]:
     (16, 'not yet run')
     """
     return [
-        Entry(chapter=chapter, page=_data(chapter)["page"], claim=c, measured=_measured(c, own), verdict=judge(c, own))
+        Entry(chapter=chapter, page=_data(chapter)["page"], claim=c, measured=measured_of(c, own), verdict=judge(c, own))
         for chapter, own in numbers.items()
         for c in claims_of(chapter)
     ]
-
-
-def score(ledger: Iterable[Entry]) -> str:
-    """How many claims of the paper have which verdict, and how many verdicts rest on one network; what else there is, in words.
-
-    >>> score([])
-    'no claims'
-    """
-    ledger = list(ledger)
-    claimed = [entry for entry in ledger if not entry.claim.arithmetic and not entry.claim.ours]
-    counts = Counter(entry.verdict for entry in claimed)
-    if not claimed:
-        return "no claims"
-    judged = [entry for entry in claimed if entry.verdict != "not yet run"]
-    single = sum(min(estimate.networks for estimate in entry.measured.values()) == 1 for entry in judged)
-    alone = f", {single} of them judged by a single network" if single else ""
-    verdicts = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
-    arithmetic = sum(entry.claim.arithmetic for entry in ledger)
-    apart = [f"{arithmetic} on how the paper's own numbers fit together"] if arithmetic else []
-    apart += [f"{asked} that we ask besides"] if (asked := sum(entry.claim.ours for entry in ledger)) else []
-    return f"{verdicts}; {len(claimed)} claims in all{alone}" + (f"; and {' and '.join(apart)}" if apart else "")
-
-
-def findings_as_markdown(chapter: str, quantities: Mapping[str, Estimate]) -> str:
-    """The findings of a chapter as a Markdown list with their numbers; those that these records do not bear out say so.
-
-    >>> findings_as_markdown("parameters", {})
-    '(Not yet run.)'
-    """
-    return _as_list(findings_of(chapter), quantities) or "(Not yet run.)"
-
-
-def headlines(numbers: Mapping[str, Estimates]) -> str:
-    """The findings of all chapters that the landing page has, as a Markdown list; ``numbers`` as :func:`numbers` gives them.
-
-    The first sentence of each, which says it without numbers, is bold.
-
-    >>> headlines({"parameters": Estimates()})
-    '(Not yet run.)'
-    """
-    lists = [_as_list([f for f in findings_of(chapter) if f.headline], own, bold=True) for chapter, own in numbers.items()]
-    return "\n".join(filter(None, lists)) or "(Not yet run.)"
-
-
-def _as_list(findings: Iterable[Finding], quantities: Mapping[str, Estimate], *, bold: bool = False) -> str:
-    """One line for each finding that has records, the first sentence bold or not."""
-    lines = []
-    for finding in findings:
-        if any(test.quantity not in quantities for test in finding.tests):
-            continue
-        measured = [quantities[test.quantity] for test in finding.tests]
-        holds = all(test.outcome(estimate) for test, estimate in zip(finding.tests, measured, strict=True))
-        doubt = "" if holds else "**Not borne out by these records:** "
-        says = "**{}.** {}".format(*finding.says.split(". ", 1)) if bold else finding.says
-        lines.append(f"- {doubt}{says.format(*map(format_estimate, measured))}{_networks_in_words(measured, ' ')}")
-    return "\n".join(lines)
-
-
-def as_page(ledger: Iterable[Entry]) -> str:
-    """The ledger as a table in MyST Markdown, with references to the figures; ``ledger.js`` lets a reader filter and sort it."""
-    rows = [":::{container} ledger", "", "| Claim | The paper | Ours | Verdict |", "|---|---|---|---|"]
-    for entry in ledger:
-        claim, numbers = entry.claim, _with_bounds(entry.claim, entry.measured)
-        here = f"{{numref}}`{claim.figure}`" if claim.figure else f"[{entry.chapter}](./{entry.page}.ipynb)"
-        says = f"{claim.says}<br><small>{claim.where}; here {here}. Held to: {claim.reading}.</small>"
-        rows.append(f"| {says} | {claim.paper} | {numbers} | **{entry.verdict}** |")
-    return "\n".join([*rows, ":::"])
-
-
-def provenance_table(*, profile: str, seed: int = 0, store: str | Path | Store | None = None) -> str:
-    """Where the records of a profile come from, as a Markdown table: data, amount of work, processors, versions and dates.
-
-    The parameters are those of :func:`numbers`.
-    """
-    plan = [spec for chapter in CHAPTERS for spec in plan_of(chapter, profile, seed=seed)]
-    records = records_for(plan, store or profile_named(profile).store)
-    table = pd.DataFrame(
-        {
-            "data": f"{r.data['source']} ({r.data['fingerprint'][:8]})" if r.data else "made up in the plane",
-            "kind": r.spec.kind,
-            "seconds": r.provenance["seconds"],
-            "device": r.provenance["device"],
-            "torch": r.provenance["torch"],
-            "code": r.provenance["code"],
-            "date": r.provenance["date"][:10],
-        }
-        for r in records.values()
-    )
-    rows = [
-        "| Data (fingerprint) | Kind of record | Records | Computing time | On | torch | bslib | Dates |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for (data, kind), own in table.groupby(["data", "kind"]) if len(table) else ():
-        of = {name: "<br>".join(sorted(own[name].unique())) for name in ("device", "torch", "code", "date")}
-        took = timedelta(seconds=round(own["seconds"].sum()))
-        rows.append(f"| {data} | {kind} | {len(own)} | {took} | {of['device']} | {of['torch']} | {of['code']} | {of['date']} |")
-    total = timedelta(seconds=round(table["seconds"].sum()) if len(table) else 0)
-    return "\n".join(
-        [*rows, "", f"{len(records)} of the {len(set(plan))} records of profile {profile} are there; they took {total}."]
-    )
 
 
 def as_data(ledger: Iterable[Entry]) -> list[dict[str, Any]]:
@@ -369,78 +258,14 @@ def as_data(ledger: Iterable[Entry]) -> list[dict[str, Any]]:
     ]
 
 
-def as_markdown(chapter: str, quantities: Mapping[str, Estimate]) -> str:
-    """The verdicts on a chapter's claims as a Markdown table, what its marks mean beneath.
-
-    The paper's number and the rule stand in small print under each claim, and the bounds under each number.
-
-    >>> print(as_markdown("parameters", {}).splitlines()[2][:60])
-    | The small Fashion-MNIST network reaches an accuracy of aro
-    """
-    rows = ["| Claim | Measured | Verdict |", "|---|---|---|"]
-    for claim in claims_of(chapter):
-        numbers = _with_bounds(claim, quantities)
-        small = f"<small>{claim.where}. The paper: {claim.paper}. Held to: {claim.reading}.</small>"
-        rows.append(f"| {claim.says}<br>{small} | {numbers} | **{judge(claim, quantities)}** |")
-    marks = "✓ the whole 95 % interval is within the bound, ✗ all of it is outside, ~ neither. What is given has to hold first."
-    return "\n".join([*rows, "", f"<small>{marks}</small>"])
-
-
-def _measured(claim: Claim, quantities: Mapping[str, Estimate]) -> dict[str, Estimate]:
+def measured_of(claim: Claim, quantities: Mapping[str, Estimate]) -> dict[str, Estimate]:
     """The quantities that a claim is judged by, as far as they exist, each once."""
     return {test.quantity: quantities[test.quantity] for test in claim.tests if test.quantity in quantities}
 
 
-def bounds_text(claim: Claim, quantities: Mapping[str, Estimate]) -> dict[str, str]:
-    """For each number that a claim is judged by, as far as it exists, its bounds and how they fare.
-
-    ✓ where the whole interval is within a bound, ✗ where all of it is outside, ~ where it is neither. What is given stands in
-    parentheses.
-
-    >>> bounds_text(claims_of("parameters")[0], {"accuracy.fashion-mnist": Estimate(0.88, 0.87, 0.89, 5)})
-    {'accuracy.fashion-mnist': '0.865 to 0.895 ✓'}
-    """
-
-    def fares(test: Test) -> str:
-        text = f"{test} {MARKS[test.outcome(quantities[test.quantity])]}"
-        return f"(given {text})" if test.given else text
-
-    return {
-        name: ", ".join(fares(test) for test in claim.tests if test.quantity == name) for name in _measured(claim, quantities)
-    }
-
-
-def _with_bounds(claim: Claim, quantities: Mapping[str, Estimate]) -> str:
-    """The numbers of a claim for a cell of a table, the bounds in small print beneath each."""
-    bounds = bounds_text(claim, quantities)
-    lines = [f"{format_estimate(quantities[name])}<br><small>{bounds[name]}</small>" for name in bounds]
-    return "<br>".join(lines) + _networks_in_words(quantities[name] for name in bounds)
-
-
-def _networks_in_words(measured: Iterable[Estimate], before: str = "<br>") -> str:
-    """How many networks the least supported of some estimates rests on, in small print; nothing where there is no estimate."""
-    least = min((estimate.networks for estimate in measured), default=0)
-    return f"{before}<small>{least} network{'s' if least > 1 else ''}</small>" if least else ""
-
-
-def format_estimate(estimate: Estimate) -> str:
-    """An estimate with three decimals, or in powers of ten where all of it is below a thousandth.
-
-    Arithmetic has no interval, nor has what was set and not measured: a whole number above 1 without any width, such as epochs.
-
-    >>> format_estimate(Estimate(0.5, 0.4, 0.6, 5)), format_estimate(Estimate(7e-5, 7e-5, 7e-5, 0))
-    ('0.500 [0.400, 0.600]', '7.0e−05')
-    >>> format_estimate(Estimate(10, 10, 10, 1))
-    '10'
-    """
-    if estimate.low == estimate.value == estimate.high > 1 and float(estimate.value).is_integer():
-        return f"{estimate.value:g}"
-    largest = max(abs(number) for number in (estimate.value, estimate.low, estimate.high))
-    digits = ".1e" if 0 < largest < 1e-3 else ".3f"
-    text = f"{estimate:{digits}}"
-    return text if estimate.networks else text.split(" [")[0]
-
-
 def _data(chapter: str) -> dict[str, Any]:
-    text = files("bslib.chapters").joinpath(f"{chapter}.toml").read_text(encoding="utf-8")
-    return tomllib.loads(text)
+    return tomllib.loads(_claims_file(chapter).read_text(encoding="utf-8"))
+
+
+def _claims_file(chapter: str) -> Traversable:
+    return files("bslib.chapters").joinpath(chapter, "claims.toml")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -85,6 +85,11 @@ class Estimates(dict[str, Estimate]):
 
     def __missing__(self, name: str) -> Any:
         return NotYetRun()
+
+    @classmethod
+    def of(cls, parts: Iterable[Mapping[str, Estimate]]) -> Estimates:
+        """The estimates of several parts, whose names differ."""
+        return cls({name: estimate for part in parts for name, estimate in part.items()})
 
 
 def nested_bootstrap(

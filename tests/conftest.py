@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from bslib.chapters.parameters import ParameterResults, specs_of
-from bslib.profiles import ParametersSize, Profile, ToySize
-from bslib.store import Record, Store
+from bslib.chapters import sizes_of
+from bslib.chapters.parameters.plan import Size, networks_of, specs_of
+from bslib.chapters.parameters.results import ParameterResults
+from bslib.store import Record, Records, Store
 
 settings.register_profile("beside others", deadline=None)  # two processes of tests share the machine with what they start
 settings.load_profile("beside others")
@@ -23,24 +24,51 @@ def own_cache(tmp_path_factory):
         yield folder
 
 
+TINY = """
+[[wobbliness]]
+dataset = "digits"
+points = [[0.0, 0.0]]
+n = 20
+
+[[parameters]]
+dataset = "digits"
+network = "small-fashion"
+networks = 2
+epochs = 1
+train_size = 200
+points = 6
+ns = [10, 25, 50]
+n_sigmas = [0.1, 0.25]
+sigmas = [0.01, 0.1, 0.25]
+n = 25
+
+[[parameters]]
+dataset = "digits-rgb"
+network = "resnet18"
+networks = 1
+epochs = 1
+train_size = 16
+points = 2
+ns = [4, 8]
+n_sigmas = [0.1]
+sigmas = [0.01, 0.1]
+n = 8
+"""
+
+
 @pytest.fixture(scope="session")
-def tiny_profile() -> Profile:
-    """Both halves on the grey digits, with 2 networks and 1: a second of work each."""
-    first = ParametersSize(
-        dataset="digits", network="small-fashion", networks=2, epochs=1, train_size=200, points=6,
-        ns=(10, 25, 50), n_sigmas=(0.1, 0.25), sigmas=(0.01, 0.1, 0.25), n=25,
-    )  # fmt: skip
-    second = ParametersSize(
-        dataset="digits", network="larger-fashion", networks=1, epochs=1, train_size=16, points=2,
-        ns=(4, 8), n_sigmas=(0.1,), sigmas=(0.01, 0.1), n=8,
-    )  # fmt: skip
-    return Profile(name="smoke", store=None, toy=ToySize(points=((0.0, 0.0),), n=20), parameters=(first, second))
+def tiny_profile(tmp_path_factory) -> str:
+    """A profile's file: two data sets, with 2 networks and 1, a second of work each."""
+    path = tmp_path_factory.mktemp("profile") / "tiny.toml"
+    path.write_text(TINY)
+    return str(path)
 
 
 @pytest.fixture(scope="session")
 def tiny_plan(tiny_profile) -> list:
-    """The first half alone: two networks, two measurements on each."""
-    return [spec for seed in range(2) for spec in specs_of(tiny_profile.parameters[0], seed)]
+    """The first data set alone: two networks, two measurements on each."""
+    size = sizes_of("parameters", tiny_profile)[0]
+    return [spec for network in networks_of(size, 0) for spec in specs_of(size, network)]
 
 
 @pytest.fixture(scope="session")
@@ -62,22 +90,18 @@ def made_up_counts(rng: np.random.Generator, sigmas, ns, points: int) -> np.ndar
 
 @pytest.fixture(scope="session")
 def made_up_half():
-    """A function that gives the half of a size, its records made up at random."""
+    """A function that gives the results of a size, their records made up at random."""
 
-    def half(size: ParametersSize, profile: str = "paper", *, networks: int | None = None, seed: int = 0) -> ParameterResults:
-        rng, runs = np.random.default_rng(seed), []
+    def half(size: Size, profile: str = "paper", *, networks: int | None = None, seed: int = 0) -> ParameterResults:
+        rng, records = np.random.default_rng(seed), {}
         data = {"name": size.dataset, "fingerprint": "f" * 64, "source": f"made up {size.dataset}"}
-        for run in range(size.networks if networks is None else networks):
-            network, over_n, over_sigma = specs_of(size, run)
+        for spec in networks_of(size, 0)[:networks]:
+            network, over_n, over_sigma = specs_of(size, spec)
             accuracy = {"clean_accuracy": rng.uniform(0.86, 0.9), "test_images": 10_000}
-            counts = [made_up_counts(rng, spec.sigmas, spec.ns, spec.points) for spec in (over_n, over_sigma)]
-            runs.append(
-                (
-                    Record(network, accuracy, data=data),
-                    Record(over_n, {}, {"counts": counts[0]}, data),
-                    Record(over_sigma, {}, {"counts": counts[1]}, data),
-                )
-            )
-        return ParameterResults(size, profile, tuple(runs))
+            records[network] = Record(network, accuracy, data=data)
+            for counts in (over_n, over_sigma):
+                arrays = {"counts": made_up_counts(rng, counts.sigmas, counts.ns, counts.points)}
+                records[counts] = Record(counts, {}, arrays, data)
+        return ParameterResults(size, profile, 0, Records(records))
 
     return half

@@ -17,7 +17,7 @@ from onnx import numpy_helper
 from torch import nn
 from typer.testing import CliRunner
 
-from bslib import live
+from bslib.interactive import live
 from bslib.chapters import wobbliness
 from bslib.cli import app
 from bslib.networks import build

@@ -16,7 +16,7 @@ from jupyter_client.manager import start_new_kernel
 from torch import nn
 
 import bslib
-import bslib.panel
+import bslib.interactive.panel
 from bslib.entropy import plug_in
 from bslib.triggers import Trigger, pattern
 
@@ -44,7 +44,7 @@ class Slow(nn.Module):
 
 @pytest.fixture(autouse=True)
 def in_a_notebook(monkeypatch):
-    monkeypatch.setattr(bslib.panel, "_shell", object)
+    monkeypatch.setattr(bslib.interactive.panel, "_shell", object)
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""One module a chapter: its plan (specs), its analysis (records to numbers) and its claims (a TOML file beside it)."""
+"""One folder a chapter: what it computes (plan), records to numbers (results), figures, explorer, and its claims (TOML).
+
+A new chapter is a folder and its name in :data:`CHAPTERS`.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,13 @@ import functools
 from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from bslib.profiles import profile_named
 from bslib.specs import Spec
 from bslib.store import PUBLISHED, Records, Store, missing_specs, open_store
 
-__all__ = ["CHAPTERS", "in_a_clone", "not_yet_run", "plan_of", "records_for"]
+__all__ = ["CHAPTERS", "in_a_clone", "not_yet_run", "plan_of", "records_for", "sizes_of"]
 
 #: The chapters by name, in the order of the book.
 CHAPTERS = ("wobbliness", "parameters", "surface", "correlation", "patterns")
@@ -27,8 +31,18 @@ def plan_of(chapter: str, profile: str, *, seed: int = 0) -> list[Spec]:
         raise ValueError(f"chapter must be one of {', '.join(CHAPTERS)}, got {chapter!r}")
     if not isinstance(seed, int) or seed < 0:
         raise ValueError(f"seed must be a whole number of 0 or more, got {seed!r}")
-    plan: list[Spec] = import_module(f"bslib.chapters.{chapter}").plan(profile, seed=seed)
+    plan: list[Spec] = import_module(f"bslib.chapters.{chapter}.plan").plan(profile, seed=seed)
     return plan
+
+
+def sizes_of(chapter: str, profile: str) -> list[Any]:
+    """How much a chapter computes: one of its ``Size`` for each data set of a profile, in the profile's order.
+
+    >>> [size.dataset for size in sizes_of("parameters", "paper")]
+    ['fashion-mnist', 'cifar10']
+    """
+    size = import_module(f"bslib.chapters.{chapter}.plan").Size
+    return [size(**table) for table in profile_named(profile).tables.get(chapter, [])]
 
 
 def records_for(plan: Iterable[Spec], store: str | Path | Store | None = None, *, device: str = "auto") -> Records:

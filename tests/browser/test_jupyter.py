@@ -20,7 +20,7 @@ import pytest
 
 import bslib
 from bslib.entropy import plug_in
-from bslib.live import Examples, examples
+from bslib.interactive.live import Examples, examples
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -17,7 +17,7 @@ import torch
 
 from bslib.book import fetch_assets
 from bslib.entropy import plug_in
-from bslib.live import Examples, examples
+from bslib.interactive.live import Examples, examples
 from bslib.triggers import pattern
 
 if TYPE_CHECKING:

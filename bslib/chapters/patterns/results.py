@@ -1,34 +1,39 @@
-"""The chapter on what else smooths the surface (Secs. 3.2.4 and 4, Figs. 6 and 7): its plan and its numbers."""
+"""What else smooths the surface: the numbers of Secs. 3.2.4 and 4 (Figs. 6 and 7)."""
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from bslib.chapters import not_yet_run, records_for
-from bslib.drawings import DRAWINGS
-from bslib.entropy import entropy
-from bslib.profiles import PatternsSize, profile_named
-from bslib.specs import (
-    CleanseSpec,
-    CountsSpec,
-    DetectorSpec,
-    ImagesSpec,
-    NetworkSpec,
-    PredictionsSpec,
-    Spec,
-    UniversalSpec,
+from bslib.chapters.base import Results
+from bslib.chapters.patterns.plan import (
+    CONDITIONS,
+    Size,
+    batch_of,
+    carried_of,
+    cleanse_of,
+    cleanse_specs,
+    compared_specs,
+    crafted_batch_of,
+    detector_specs,
+    networks_of,
+    pictures_of,
+    score_of,
+    scores_specs,
+    universal_specs,
+    universals_of,
 )
+from bslib.entropy import entropy
+from bslib.specs import CleanseSpec, CountsSpec, DetectorSpec, NetworkSpec, Spec, UniversalSpec
 from bslib.statistics import (
     Estimate,
     Estimates,
@@ -39,14 +44,11 @@ from bslib.statistics import (
     share_of_networks,
     success_rate,
 )
-from bslib.store import Record, Records, Store
+from bslib.store import Record
 
-__all__ = ["Patterns", "load", "plan", "quantities"]
+__all__ = ["EFFECTIVE", "Patterns", "load", "quantities", "scored"]
 
 Floats = NDArray[np.float64]
-TRIGGERS = tuple(DRAWINGS)
-#: What a batch carries: nothing, nothing again, and each of the triggers (see :func:`batch_of`).
-CONDITIONS = (None, 0, *TRIGGERS)
 #: A trigger that works: own triggers below are left out where only these are asked for.
 EFFECTIVE = 0.9
 #: A number is judged where it comes from so many networks: drawn again and again, one or two hardly vary.
@@ -55,210 +57,20 @@ FEWEST_NETWORKS = 3
 COMPARED_SIGMAS = (0.01, 0.25)
 
 
-# --- the plan --------------------------------------------------------------------------------------------------------
-
-
-def plan(profile: str, *, seed: int = 0) -> list[Spec]:
-    """Every spec of the chapter: all that its claims need comes before the other noise levels and bounds.
-
-    Triggers come before crafted patterns, and one network of each kind before the second of any, so that claims are judged early.
-
-    >>> len(plan("paper"))
-    1361
-    """
-    rounds = (detector_specs, universal_specs, cleanse_specs, scores_specs, level_specs, further_specs)
-    specs: list[Spec] = []
-    for size in profile_named(profile).patterns:
-        networks = sorted(networks_of(size, seed), key=lambda network: network.seed)
-        crafted_for = [network for network in networks if network.seed < seed + size.networks]
-        specs += [pictures_of(size, seed)]
-        for some in rounds:
-            chosen = networks if some in (detector_specs, level_specs) else crafted_for
-            specs += [spec for network in chosen for spec in some(size, network)]
-        specs += compared_specs(size, seed)[1:]
-    return specs
-
-
-def pictures_of(size: PatternsSize, seed: int) -> ImagesSpec:
-    """Six test images with one of the six triggers each, as the chapter on the surface has them."""
-    return ImagesSpec(dataset=size.dataset, images=len(TRIGGERS), seed=seed, stamped=True)
-
-
-def networks_of(size: PatternsSize, seed: int) -> list[NetworkSpec]:
-    """Clean networks, and as many with each trigger."""
-    attacks = [None, *size.triggers]
-    return [
-        size.network_spec(run) if trigger is None else size.attacked_network(run, size.threat_model, trigger)
-        for trigger in attacks
-        for run in range(seed, seed + size.networks + size.detector_only)
-    ]
-
-
-def detector_specs(size: PatternsSize, network: NetworkSpec) -> list[Spec]:
-    """The network, the success of its own trigger, and W of two clean batches and of one with each of the six triggers."""
-    specs: list[Spec] = [network]
-    if network.attack is not None:
-        specs.append(PredictionsSpec(network=network, trigger=network.attack.trigger, images=size.test_images))
-    return specs + [batch_of(size, network, trigger) for trigger in CONDITIONS]
-
-
-def batch_of(size: PatternsSize, network: NetworkSpec, trigger: int | None, sigma: float | None = None) -> CountsSpec:
-    """A batch with images of its own: None is the clean one that others are tested against, 0 a second clean one.
-
-    It is measured at the first noise level, or at all the others, whichever ``sigma`` is one of.
-    """
-    return CountsSpec(
-        network=network,
-        points=size.points,
-        sigmas=_level_of(size.sigmas, sigma),
-        ns=(size.n,),
-        seed=10 * network.seed + (0 if trigger is None else 1 + trigger),
-        trigger=trigger or None,
-        held_out=True,
-    )
-
-
-def universals_of(size: PatternsSize, network: NetworkSpec) -> list[UniversalSpec]:
-    """The universal perturbations of a network, the one that the claims are held to first."""
-    return [
-        UniversalSpec(network=network, images=size.crafted_on, bound=bound, passes=size.passes, batch_size=10, seed=network.seed)
-        for bound in size.bounds
-    ]
-
-
-def universal_specs(size: PatternsSize, network: NetworkSpec) -> list[Spec]:
-    """The first universal perturbation, and W of a batch with it."""
-    first = universals_of(size, network)[0]
-    return [first, crafted_batch_of(size, first)]
-
-
-def cleanse_of(size: PatternsSize, network: NetworkSpec, samples: int | None = None) -> CleanseSpec:
-    """Neural Cleanse on a network; with another number of images a step where it is named."""
-    return CleanseSpec(
-        network=network,
-        images=size.crafted_on,
-        samples=samples or size.samples,
-        steps=size.steps,
-        checked=size.checked,
-        seed=network.seed,
-    )
-
-
-def cleanse_specs(size: PatternsSize, network: NetworkSpec) -> list[Spec]:
-    """A trigger candidate for each class, and W of a batch with each."""
-    crafted = cleanse_of(size, network)
-    return [crafted, crafted_batch_of(size, crafted)]
-
-
-def crafted_batch_of(size: PatternsSize, pattern: UniversalSpec | CleanseSpec, sigma: float | None = None) -> CountsSpec:
-    """A batch that carries a crafted pattern, of images that it was not crafted on; ``sigma`` as for :func:`batch_of`."""
-    return CountsSpec(
-        network=pattern.network,
-        points=size.pattern_points,
-        sigmas=_level_of(size.pattern_sigmas, sigma),
-        ns=(size.n,),
-        seed=10 * pattern.network.seed + 8,
-        held_out=True,
-        pattern=pattern,
-    )
-
-
-def score_of(size: PatternsSize, network: NetworkSpec, detector: str, **carried: Any) -> DetectorSpec:
-    """What a detector says of a batch that carries a trigger, a crafted pattern or nothing."""
-    return DetectorSpec(
-        detector=detector, network=network, points=size.scored, overlays=size.overlays, seed=network.seed, **carried
-    )
-
-
-def carried_of(size: PatternsSize, network: NetworkSpec) -> list[dict[str, Any]]:
-    """What the batches carry that detectors are compared on."""
-    carried: list[dict[str, Any]] = [{"trigger": trigger} for trigger in TRIGGERS]
-    return [*carried, {"pattern": universals_of(size, network)[0]}, {"pattern": cleanse_of(size, network)}]
-
-
-def scores_specs(size: PatternsSize, network: NetworkSpec) -> list[Spec]:
-    """What STRIP and the variance of the logits say of the same things."""
-    clean: list[Spec] = [score_of(size, network, "strip")]
-    return clean + [
-        score_of(size, network, detector, **carried)
-        for carried in carried_of(size, network)
-        for detector in ("strip", "logit_shift")
-    ]
-
-
-def level_specs(size: PatternsSize, network: NetworkSpec) -> list[Spec]:
-    """The detector's batches at the other noise levels."""
-    return [batch_of(size, network, trigger, further[0]) for trigger in CONDITIONS] if (further := size.sigmas[1:]) else []
-
-
-def further_specs(size: PatternsSize, network: NetworkSpec) -> list[Spec]:
-    """Crafted patterns at the other noise levels, and universal perturbations of the other bounds."""
-    specs: list[Spec] = []
-    for crafted in universals_of(size, network)[1:]:
-        specs += [crafted, crafted_batch_of(size, crafted)]
-    if further := size.pattern_sigmas[1:]:
-        patterns: list[UniversalSpec | CleanseSpec] = [*universals_of(size, network), cleanse_of(size, network)]
-        specs += [crafted_batch_of(size, crafted, further[0]) for crafted in patterns]
-    return specs
-
-
-def compared_specs(size: PatternsSize, seed: int) -> list[CleanseSpec]:
-    """Neural Cleanse on the first network with the first trigger, as on all networks and as the authors have it."""
-    if size.compared is None:
-        return []
-    network = next(network for network in networks_of(size, seed) if network.attack is not None)
-    return [cleanse_of(size, network), cleanse_of(size, network, size.compared)]
-
-
-def _level_of(sigmas: tuple[float, ...], sigma: float | None) -> tuple[float, ...]:
-    """The first noise level, or all the others: those that are measured together."""
-    return sigmas[:1] if sigma in (None, sigmas[0]) else sigmas[1:]
-
-
-# --- the numbers -----------------------------------------------------------------------------------------------------
-
-
-def load(*, profile: str, seed: int = 0, store: str | Path | Store | None = None) -> tuple[Patterns, Patterns]:
-    """The two data sets' parts from the records of a store, which is completed first unless it is read-only.
-
-    Parameters
-    ----------
-    profile, seed
-        As for :func:`plan`.
-    store
-        As for :func:`bslib.store.open_store`; the profile's own choice when not given.
-    """
-    size = profile_named(profile)
-    records = records_for(plan(profile, seed=seed), store or size.store)
-    first, second = (Patterns(part, profile, seed, records) for part in size.patterns)
-    return first, second
-
-
 @dataclass(frozen=True)
-class Patterns:
-    """One data set's part of the chapter, as far as there are records.
+class Patterns(Results[Size]):
+    """One data set's part of the chapter, as far as there are records: networks on which the detector is measured on all triggers."""  # noqa: E501
 
-    Parameters
-    ----------
-    size : PatternsSize
-    profile : str
-    seed : int
-    records : Records
-    """
+    chapter: ClassVar[str] = "patterns"
+    described: ClassVar[str] = "clean and backdoored "
 
-    size: PatternsSize
-    profile: str
-    seed: int
-    records: Records
+    def planned(self) -> list[NetworkSpec]:
+        """The networks of the plan."""
+        return networks_of(self.size, self.seed)
 
-    @cached_property
-    def networks(self) -> list[NetworkSpec]:
-        """The networks on which the detector is measured on all triggers."""
-        return [
-            network
-            for network in networks_of(self.size, self.seed)
-            if all(spec in self.records for spec in detector_specs(self.size, network))
-        ]
+    def needed(self, network: NetworkSpec) -> Sequence[Spec]:
+        """The network, the success of its own trigger, and the batches of the detector."""
+        return detector_specs(self.size, network)
 
     @cached_property
     def sigmas(self) -> list[float]:
@@ -276,24 +88,15 @@ class Patterns:
         return self.records.get(pictures_of(self.size, self.seed))
 
     @property
-    def source(self) -> str:
-        """Where the numbers of a figure come from, in one line."""
-        networks = self.networks
-        return (
-            f"{self.records[networks[0]].data['source']}, {self.size.threat_model}; {len(networks)} of "
-            f"{len(networks_of(self.size, self.seed))} networks; profile {self.profile}; "
-            f"networks {networks[0].key[:6]} ... {networks[-1].key[:6]}"
-        )
+    def details(self) -> str:
+        """The threat model."""
+        return f", clean and under {self.size.threat_model}"
 
     @property
     def missing(self) -> str | None:
-        """What is not yet run, in words with the command that runs it; None where there is something to show."""
-        wanted = len(networks_of(self.size, self.seed))
-        needs = f"{wanted} × {self.size.network} on {self.size.dataset}, clean and backdoored"
-        kinds = [{n.attack and n.attack.trigger for n in some} for some in (self.networks, networks_of(self.size, self.seed))]
-        if kinds[0] == kinds[1]:
-            return None
-        return not_yet_run("patterns", self.profile, needs, held=len(self.networks), seed=self.seed)
+        """As for any chapter; every kind of network has to be there."""
+        kinds = [{network.attack and network.attack.trigger for network in some} for some in (self.networks, self.planned())]
+        return None if kinds[0] == kinds[1] else self.not_yet_run()
 
     def success(self, network: NetworkSpec) -> float:
         """How often a network's own trigger succeeds; NaN for a clean network."""
@@ -411,7 +214,7 @@ class Patterns:
         """The shares of crafting and of other images whose prediction a perturbation changes, and to how many classes they go."""
         arrays = self.records[crafted].arrays
         fooled = arrays["with"] != arrays["without"]
-        sent = np.bincount(arrays["with"][fooled], minlength=10)
+        sent = np.bincount(arrays["with"][fooled], minlength=self.size.classes)
         classes = float(np.exp(entropy(sent[None])[0])) if fooled.any() else float("nan")
         return float(arrays["fooling_rates"].max()), float(fooled.mean()), classes
 
@@ -654,14 +457,12 @@ PARTS = ("", "_test", "_train")
 DETECTORS = ("W", "STRIP", "logit variance")
 
 
-def numbers(*, profile: str, seed: int = 0, store: str | Path | Store | None = None) -> Estimates:
-    """The chapter's :func:`quantities`, from a store; the parameters are those of :func:`load`."""
-    return quantities(*load(profile=profile, seed=seed, store=store))
+load = Patterns.load
 
 
-def quantities(first: Patterns, second: Patterns) -> Estimates:
-    """The quantities of both data sets; what has no records yet says so."""
-    return Estimates(first.quantities() | second.quantities())
+def quantities(results: Mapping[str, Patterns]) -> Estimates:
+    """The quantities of every data set; what has no records yet says so."""
+    return Estimates.of(part.quantities() for part in results.values())
 
 
 def scored(tests: pd.DataFrame, *, signed: bool = True, effective: bool = False) -> pd.DataFrame:

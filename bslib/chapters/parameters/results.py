@@ -1,17 +1,18 @@
-"""The Parameters chapter (Sec. 3.1, Fig. 2): how W depends on n and sigma, its plan and its numbers."""
+"""How W depends on n and sigma: the numbers of the Parameters chapter (Sec. 3.1, Fig. 2)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bslib.chapters import not_yet_run, records_for
+from bslib.chapters.base import Results
+from bslib.chapters.parameters.plan import Size, networks_of, specs_of
 from bslib.entropy import ESTIMATORS, entropy
-from bslib.profiles import ParametersSize, profile_named
-from bslib.specs import CountsSpec, NetworkSpec, Spec
+from bslib.specs import NetworkSpec, Spec
 from bslib.statistics import (
     Estimate,
     Estimates,
@@ -21,9 +22,8 @@ from bslib.statistics import (
     percentile_estimate,
     variation_of_networks,
 )
-from bslib.store import Record, Records, Store
 
-__all__ = ["ParameterResults", "load", "plan", "quantities"]
+__all__ = ["ParameterResults", "load", "quantities"]
 
 Floats = NDArray[np.float64]
 #: What has ends has them in intervals too.
@@ -33,83 +33,22 @@ POSSIBLE = {
 }
 
 
-def plan(profile: str, *, seed: int = 0) -> list[Spec]:
-    """Every spec of the chapter, in the order in which they are worth having.
-
-    Parameters
-    ----------
-    profile : str
-        A name of :data:`bslib.profiles.PROFILES`.
-    seed : int
-        Seed of the first network; the others follow.
-
-    >>> len(plan("paper")), plan("paper")[0].network
-    (30, 'small-fashion')
-    """
-    return [
-        spec
-        for size in profile_named(profile).parameters
-        for run in range(seed, seed + size.networks)
-        for spec in specs_of(size, run)
-    ]
-
-
-def specs_of(size: ParametersSize, seed: int) -> tuple[NetworkSpec, CountsSpec, CountsSpec]:
-    """One network, the sweep over n on it, and the sweep over sigma on the same batch with the same noise.
-
-    >>> network, over_n, over_sigma = specs_of(profile_named("paper").parameters[0], seed=3)
-    >>> over_n.sigmas, over_sigma.ns, over_sigma.seed
-    ((0.1, 0.25), (250,), 3)
-    """
-    network = size.network_spec(seed)
-    over_n = CountsSpec(network=network, points=size.points, sigmas=size.n_sigmas, ns=size.ns, seed=seed)
-    over_sigma = CountsSpec(network=network, points=size.points, sigmas=size.sigmas, ns=(size.n,), seed=seed)
-    return network, over_n, over_sigma
-
-
-def load(*, profile: str, seed: int = 0, store: str | Path | Store | None = None) -> tuple[ParameterResults, ParameterResults]:
-    """The two rows of Fig. 2 from the records of a store, which is completed first unless it is read-only.
-
-    Parameters
-    ----------
-    profile, seed
-        As for :func:`plan`.
-    store
-        As for :func:`bslib.store.open_store`; the profile's own choice when not given.
-
-    Returns
-    -------
-    (ParameterResults, ParameterResults)
-        Fashion-MNIST's and CIFAR-10's in ``paper``; a half of which no network is complete is empty.
-    """
-    size = profile_named(profile)
-    records = records_for(plan(profile, seed=seed), store or size.store)
-    first, second = size.parameters
-    return half_of(first, profile, seed, records), half_of(second, profile, seed, records)
-
-
-def half_of(size: ParametersSize, profile: str, seed: int, records: Records) -> ParameterResults:
-    """What ``records`` hold of one data set: the networks of which all three records are there."""
-    runs = [specs_of(size, run) for run in range(seed, seed + size.networks)]
-    complete = [tuple(records[spec] for spec in specs) for specs in runs if all(spec in records for spec in specs)]
-    return ParameterResults(size, profile, tuple(complete))
-
-
 @dataclass(frozen=True)
-class ParameterResults:
+class ParameterResults(Results[Size]):
     """One row of Fig. 2: the records of one data set's networks, and the numbers that follow from them.
 
-    Parameters
-    ----------
-    size : ParametersSize
-    profile : str
-    runs : tuple of (Record, Record, Record)
-        For each network: the network, the sweep over n, the sweep over sigma.
+    A run is a network, the sweep over n and the sweep over sigma.
     """
 
-    size: ParametersSize
-    profile: str
-    runs: tuple[tuple[Record, ...], ...]
+    chapter: ClassVar[str] = "parameters"
+
+    def planned(self) -> list[NetworkSpec]:
+        """The networks of the plan."""
+        return networks_of(self.size, self.seed)
+
+    def needed(self, network: NetworkSpec) -> Sequence[Spec]:
+        """The network and both sweeps."""
+        return specs_of(self.size, network)
 
     def over_n(self, estimator: str = "plug-in") -> Floats:
         """W at every n, shape (networks, sigmas, ns, points)."""
@@ -126,20 +65,10 @@ class ParameterResults:
         results = [network.result for network, _, _ in self.runs]
         return mean_of_networks([r["clean_accuracy"] for r in results], results[0]["test_images"])
 
-    def source(self, sweep: str) -> str:
-        """Where the numbers of a figure come from, in one line; ``sweep`` is "n" or "sigma"."""
-        network = self.runs[0][0]
-        keys = ", ".join(run[1 if sweep == "n" else 2].spec.key[:6] for run in self.runs)
-        return (
-            f"{network.data['source']}; {len(self.runs)} of {self.size.networks} networks, "
-            f"{self.size.points} test images each; profile {self.profile}; records {keys}"
-        )
-
     @property
-    def missing(self) -> str | None:
-        """What is not yet run, in words with the command that runs it; None where there is something to show."""
-        needs = f"{self.size.networks} × {self.size.network} on {self.size.dataset}"
-        return None if self.runs else not_yet_run("parameters", self.profile, needs)
+    def details(self) -> str:
+        """The size of the batch."""
+        return f", {self.size.points} test images each"
 
     def bias(self) -> dict[str, tuple[Floats, Floats]]:
         """How far each estimator is from the best value at every n: its mean over points without and with rare classes.
@@ -244,21 +173,20 @@ class ParameterResults:
         return percentile_estimate(value, draws, len(shares), within=(0, 1))
 
 
-def numbers(*, profile: str, seed: int = 0, store: str | Path | Store | None = None) -> Estimates:
-    """The chapter's :func:`quantities`, from a store; the parameters are those of :func:`load`."""
-    return quantities(*load(profile=profile, seed=seed, store=store))
+load = ParameterResults.load
 
 
-def quantities(first: ParameterResults, second: ParameterResults) -> Estimates:
-    """The quantities of both halves, and those that compare them; what has no records yet says so."""
-    found = Estimates(first.quantities() | second.quantities())
-    if first.runs and second.runs:
-        shared = [sigma for sigma in first.size.sigmas if sigma in second.size.sigmas]
-        name = f"largest_step.{second.size.dataset}.less.{first.size.dataset}"
-        # Each half has draws of its own: with one seed for both, they would be resampled in step.
-        steps = [_largest_step(half, shared, seed) for seed, half in enumerate((second, first))]
-        value, draws = steps[0][0] - steps[1][0], steps[0][1] - steps[1][1]
-        found[name] = percentile_estimate(value, draws, min(len(first.runs), len(second.runs)))
+def quantities(results: Mapping[str, ParameterResults]) -> Estimates:
+    """The quantities of every data set, and those that compare the first with the others; what has no records yet says so."""
+    found = Estimates.of(part.quantities() for part in results.values())
+    first, *others = results.values()
+    for other in others:
+        if first.runs and other.runs:
+            shared = [sigma for sigma in first.size.sigmas if sigma in other.size.sigmas]
+            # Each has draws of its own: with one seed for both, they would be resampled in step.
+            (value, draws), (of_first, draws_of_first) = (_largest_step(part, shared, k) for k, part in enumerate((other, first)))
+            estimate = percentile_estimate(value - of_first, draws - draws_of_first, min(len(first.runs), len(other.runs)))
+            found[f"largest_step.{other.size.dataset}.less.{first.size.dataset}"] = estimate
     return found
 
 

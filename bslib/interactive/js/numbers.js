@@ -2,7 +2,7 @@
 
 // --- counts ---
 
-/** The batches of an explorer: bytes as bslib.widgets.packed makes them -> for each point the counts of the classes seen. */
+/** The batches of an explorer: bytes as bslib.interactive.explorer.packed makes them -> for each point the counts of the classes seen. */
 export async function unpack(bytes, batches) {
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
   const view = new DataView(await new Response(stream).arrayBuffer());

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from bslib.calling import evaluating
-from bslib.chapters import surface, wobbliness
+from bslib.chapters import plan_of
 from bslib.datasets import to_float
 from bslib.entropy import plug_in
 from bslib.files import atomic_path
@@ -89,7 +89,7 @@ def networks() -> dict[str, NetworkSpec]:
     >>> {name: spec.attack is not None for name, spec in networks().items()}
     {'clean': False, 'backdoored': True}
     """
-    first = next(spec for spec in surface.plan("paper") if isinstance(spec, NetworkSpec))
+    first = next(spec for spec in plan_of("surface", "paper") if isinstance(spec, NetworkSpec))
     return {"clean": dataclasses.replace(first, attack=None), "backdoored": first}
 
 
@@ -242,7 +242,7 @@ def _labels(network: nn.Module, images: Tensor) -> Any:
 
 def _pictures(source: Store) -> Record:
     """The dozen test images of the page on the measure W."""
-    spec = wobbliness.plan("paper")[1]
+    spec = plan_of("wobbliness", "paper")[1]
     return (source if spec in source else open_store(PUBLISHED)).get(spec)
 
 

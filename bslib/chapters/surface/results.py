@@ -1,107 +1,57 @@
-"""The chapter on what a backdoor does to the surface (Secs. 3.2.1 and 3.2.2, Figs. 3 and 4): its plan and its numbers."""
+"""What a backdoor does to the surface: the numbers of Secs. 3.2.1 and 3.2.2 (Figs. 3 and 4)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from bslib.chapters import not_yet_run, records_for
-from bslib.drawings import DRAWINGS
+from bslib.chapters.base import Results
+from bslib.chapters.surface.plan import CONDITIONS, TRIGGERS, Size, networks_of, pictures_of, specs_of
 from bslib.entropy import entropy
-from bslib.profiles import SurfaceSize, profile_named
-from bslib.specs import AttackSpec, CountsSpec, ImagesSpec, PredictionsSpec, Spec
-from bslib.statistics import Estimate, Estimates, mean_of_networks, nested_bootstrap, percentile_estimate, success_rate
-from bslib.store import Record, Records, Store
+from bslib.specs import AttackSpec, CountsSpec, NetworkSpec, PredictionsSpec, Spec
+from bslib.statistics import (
+    Estimate,
+    Estimates,
+    mean_of_networks,
+    nested_bootstrap,
+    percentile_estimate,
+    success_rate,
+)
+from bslib.store import Record
 
-__all__ = ["Surface", "load", "plan", "quantities"]
+__all__ = ["CONDITIONS", "TRIGGERS", "Surface", "load", "quantities"]
 
 Floats = NDArray[np.float64]
 
-#: What the images of a batch carry; the order of the first axis of :meth:`Surface.w`.
-CONDITIONS = ("clean", "active", "inactive")
-TRIGGERS = tuple(DRAWINGS)
-
-
-def plan(profile: str, *, seed: int = 0) -> list[Spec]:
-    """Every spec of the chapter, in the order in which they are worth having.
-
-    >>> len(plan("paper"))
-    112
-    """
-    sizes = profile_named(profile).surface
-    pictures: list[Spec] = [pictures_of(size, seed) for size in sizes]
-    return (
-        pictures[:1]
-        + [spec for size in sizes for run in range(seed, seed + size.networks) for spec in specs_of(size, run)]
-        + pictures[1:]
-    )
-
-
-def pictures_of(size: SurfaceSize, seed: int) -> ImagesSpec:
-    """A test image for each pattern, with it."""
-    return ImagesSpec(dataset=size.dataset, images=len(TRIGGERS), seed=seed, stamped=True)
-
-
-def specs_of(size: SurfaceSize, seed: int) -> tuple[Spec, ...]:
-    """One backdoored network; what it calls all test images, clean and with each trigger; W around three paired batches."""
-    network = size.attacked_network(seed, "T1", size.active)
-    predictions = [PredictionsSpec(network=network, trigger=t, images=size.test_images) for t in (None, *TRIGGERS)]
-    counts = [
-        CountsSpec(network=network, points=size.points, sigmas=size.sigmas, ns=(size.n,), seed=seed, trigger=trigger, paired=True)
-        for trigger in (None, size.active, size.inactive)
-    ]
-    return (network, *predictions, *counts)
-
-
-def load(*, profile: str, seed: int = 0, store: str | Path | Store | None = None) -> tuple[Surface, Surface]:
-    """The two data sets' parts from the records of a store, which is completed first unless it is read-only.
-
-    Parameters
-    ----------
-    profile, seed
-        As for :func:`plan`.
-    store
-        As for :func:`bslib.store.open_store`; the profile's own choice when not given.
-    """
-    size = profile_named(profile)
-    records = records_for(plan(profile, seed=seed), store or size.store)
-    first, second = (surface_of(part, profile, seed, records) for part in size.surface)
-    return first, second
-
-
-def surface_of(size: SurfaceSize, profile: str, seed: int, records: Records) -> Surface:
-    """What ``records`` hold of one data set: the networks of which all records are there, and the pictures."""
-    runs = [specs_of(size, run) for run in range(seed, seed + size.networks)]
-    complete = [tuple(records[spec] for spec in specs) for specs in runs if all(spec in records for spec in specs)]
-    return Surface(size, profile, tuple(complete), records.get(pictures_of(size, seed)))
-
 
 @dataclass(frozen=True)
-class Surface:
+class Surface(Results[Size]):
     """One data set's part of the chapter: the records of its networks, and the numbers that follow from them.
 
-    Parameters
-    ----------
-    size : SurfaceSize
-    profile : str
-    runs : tuple of tuples of Record
-        For each network: the network; predictions on clean images and on those with each trigger; counts on clean, active and
-        inactive images.
-    pictures : Record or None
-        Test images to show the triggers on.
+    A run is a network; predictions on clean images and on those with each trigger; counts on clean, active and inactive images.
     """
 
-    size: SurfaceSize
-    profile: str
-    runs: tuple[tuple[Record, ...], ...]
-    pictures: Record | None
+    chapter: ClassVar[str] = "surface"
+    described: ClassVar[str] = "backdoored "
+
+    def planned(self) -> list[NetworkSpec]:
+        """The networks of the plan."""
+        return networks_of(self.size, self.seed)
+
+    def needed(self, network: NetworkSpec) -> Sequence[Spec]:
+        """The network, its predictions and its counts."""
+        return specs_of(self.size, network)
+
+    @property
+    def pictures(self) -> Record | None:
+        """Test images to show the triggers on, where the store has them."""
+        return self.records.get(pictures_of(self.size, self.seed))
 
     def w(self, estimator: str = "plug-in") -> Floats:
         """W, shape (networks, 3 kinds, sigmas, points)."""
@@ -114,20 +64,9 @@ class Surface:
         return (parts[0], parts[1]), (parts[2], parts[3])
 
     @property
-    def source(self) -> str:
-        """Where the numbers of a figure come from, in one line."""
-        network = self.runs[0][0]
-        keys = ", ".join(run[0].spec.key[:6] for run in self.runs)
-        return (
-            f"{network.data['source']}; {len(self.runs)} of {self.size.networks} networks, "
-            f"{self.size.points} test images each; profile {self.profile}; networks {keys}"
-        )
-
-    @property
-    def missing(self) -> str | None:
-        """What is not yet run, in words with the command that runs it; None where there is something to show."""
-        needs = f"{self.size.networks} backdoored × {self.size.network} on {self.size.dataset}"
-        return None if self.runs else not_yet_run("surface", self.profile, needs)
+    def details(self) -> str:
+        """The size of the batch."""
+        return f", {self.size.points} test images each"
 
     def by_sigma(self) -> pd.DataFrame:
         """For each noise level: mean W of the three kinds, the differences to clean with their intervals, and rank tests.
@@ -142,7 +81,7 @@ class Surface:
             row: dict[str, Any] = {"sigma": sigma} | {kind: value[k, s] for k, kind in enumerate(CONDITIONS)}
             for k, kind in enumerate(CONDITIONS[1:], 1):
                 difference = w[:, k, s] - w[:, 0, s]
-                row[f"{kind} less clean"] = percentile_estimate(
+                row[f"{kind} minus clean"] = percentile_estimate(
                     value[k, s] - value[0, s], draws[:, k, s] - draws[:, 0, s], len(w)
                 )
                 row[f"{kind} p"] = float(stats.wilcoxon(difference.ravel()).pvalue) if difference.any() else 1.0
@@ -153,9 +92,9 @@ class Surface:
         """The table of :meth:`by_sigma` in Markdown; empty where nothing was measured."""
         if not self.runs:
             return ""
-        rows = ["| σ | clean | active less clean | p | inactive less clean | p |", "|---|---|---|---|---|---|"]
+        rows = ["| σ | clean | active minus clean | p | inactive minus clean | p |", "|---|---|---|---|---|---|"]
         for _, row in self.by_sigma().iterrows():
-            changes = (f"{row[f'{kind} less clean']:+.3f} | {row[f'{kind} p']:.1g}" for kind in CONDITIONS[1:])
+            changes = (f"{row[f'{kind} minus clean']:+.3f} | {row[f'{kind} p']:.1g}" for kind in CONDITIONS[1:])
             cells = " | ".join(changes).replace("-", "\N{MINUS SIGN}")  # at a hyphen a narrow cell would break
             rows.append(f"| {row['sigma']:g} | {row['clean']:.3f} | {cells} |")
         return "\n".join(rows)
@@ -226,14 +165,12 @@ class Surface:
         return found
 
 
-def numbers(*, profile: str, seed: int = 0, store: str | Path | Store | None = None) -> Estimates:
-    """The chapter's :func:`quantities`, from a store; the parameters are those of :func:`load`."""
-    return quantities(*load(profile=profile, seed=seed, store=store))
+load = Surface.load
 
 
-def quantities(first: Surface, second: Surface) -> Estimates:
-    """The quantities of both data sets; what has no records yet says so."""
-    return Estimates(first.quantities() | second.quantities())
+def quantities(results: Mapping[str, Surface]) -> Estimates:
+    """The quantities of every data set; what has no records yet says so."""
+    return Estimates.of(part.quantities() for part in results.values())
 
 
 def _share(means: Floats, kind: int, sigma: int) -> Floats:

@@ -1,0 +1,192 @@
+"""Statistics of pairs of success and mean W: correlations, what is left when trigger and class are taken out, a bootstrap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from bslib.statistics import Estimate, percentile_estimate
+
+__all__ = ["EXCLUDE_BELOW", "FEWEST_PAIRS", "RANDOM_GUESS", "p_values", "partial_correlation", "residuals"]
+
+Floats = NDArray[np.float64]
+#: Pairs as arrays by the names of :meth:`Correlation.pairs`: a bootstrap makes them too often for tables.
+Columns = Mapping[str, NDArray[Any]]
+Statistic = Callable[[Columns], float]
+RANDOM_GUESS = 0.1
+#: Pairs with a success below this are left out: none, the paper's rule, and a stricter one.
+EXCLUDE_BELOW = (0.0, RANDOM_GUESS, 0.3)
+#: A correlation needs as many: in perfect order lie 4 pairs by chance 1 time in 12, up or down, 5 pairs 1 time in 60.
+FEWEST_PAIRS = 5
+
+
+def partial_correlation(pairs: pd.DataFrame | Columns, given: Sequence[str] = ("clean W",)) -> float:
+    """Pearson's r of success and W after what trigger and class together, and ``given`` (linearly), explain is taken out.
+
+    The mean of each class under each trigger goes, so that what is left are differences between networks.
+
+    Parameters
+    ----------
+    pairs : DataFrame or dict of arrays
+        With columns success, W, trigger, class and those of ``given``.
+    given : sequence of str
+
+    Returns
+    -------
+    float
+        NaN where too few pairs are left.
+    """
+    return pearson(*_left_over(pairs, given).T)
+
+
+def residuals(pairs: pd.DataFrame, given: Sequence[str] = ("clean W",)) -> pd.DataFrame:
+    """What trigger and class together, and ``given`` (linearly), do not explain of success and W; NaN where few pairs are left.
+
+    Parameters
+    ----------
+    pairs, given
+        As for :func:`partial_correlation`.
+    """
+    return pd.DataFrame(_left_over(pairs, given), index=pairs.index, columns=["success", "W"])
+
+
+def _left_over(pairs: pd.DataFrame | Columns, given: Sequence[str]) -> Floats:
+    """The :func:`residuals` as an array, shape (pairs, 2)."""
+    values = np.column_stack([pairs["success"], pairs["W"]]).astype(float)
+    groups = np.asarray(10 * pairs["trigger"] + pairs["class"])  # a class is a digit, or -1 for all pairs
+    dummies = np.unique(groups)[:, None] == groups
+    design = np.vstack([np.ones(len(values)), dummies, *(pairs[name] for name in given)]).T
+    explained, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
+    return values - design @ explained if len(values) > rank + 2 else np.full_like(values, np.nan)
+
+
+def p_values(*, tau: float, r: float, pairs: int) -> tuple[float, float]:
+    """Two-sided p-values of Kendall's tau (its normal approximation) and Pearson's r, from the coefficients and the sample size.
+
+    They tell which sample sizes fit the numbers that a paper reports.
+
+    >>> [f"{p:.1g}" for p in p_values(tau=-0.49, r=-0.58, pairs=79)]
+    ['2e-10', '2e-08']
+    """
+    z = 3 * tau * (pairs * (pairs - 1)) ** 0.5 / (2 * (2 * pairs + 5)) ** 0.5
+    t = r * ((pairs - 2) / (1 - r**2)) ** 0.5
+    return float(2 * stats.norm.sf(abs(z))), float(2 * stats.t.sf(abs(t), pairs - 2))
+
+
+def bootstrap(tables: Sequence[pd.DataFrame], statistic: Callable[[Columns], Any], resamples: int, seed: int = 0) -> Floats:
+    """Draws of a statistic of pairs: networks are resampled first, then the images behind W and success of each pair.
+
+    The tables hold the same pairs at different settings and are drawn in step; the result has shape (resamples, tables, ...).
+    """
+    rng, pairs = np.random.default_rng(seed), tables[0]
+    of_network = list(pairs.groupby("network").indices.values())
+    columns = {name: pairs[name].to_numpy() for name in ("trigger", "class", "success", "images")}
+    values = [(np.stack(table["values"].to_list()), np.stack(table["clean values"].to_list())) for table in tables]
+    draws = []
+    for _ in range(resamples):
+        rows = np.concatenate([of_network[k] for k in rng.integers(len(of_network), size=len(of_network))])
+        drawn = {name: column[rows] for name, column in columns.items()}
+        points = [rows[:, None] * w.shape[1] + rng.integers(w.shape[1], size=(len(rows), w.shape[1])) for w in values[0]]
+        drawn["success"] = rng.binomial(drawn["images"], drawn["success"]) / drawn["images"]
+        means = [[w.take(where).mean(1) for w, where in zip(both, points, strict=True)] for both in values]
+        draws.append([statistic(drawn | {"W": w, "clean W": clean}) for w, clean in means])
+    return np.array(draws, dtype=float)
+
+
+def estimate_around(value: float, draws: Floats, networks: int, *, correlation: bool = True) -> Estimate:
+    """An estimate whose draws are moved so that their median is the value; correlations on Fisher's scale, which has no ends.
+
+    Drawing images anew adds the noise of few images once more to what has it already, which takes every correlation in the draws
+    nearer to 0 than it is. Their spread is what the interval needs.
+    """
+    defined = draws[np.isfinite(draws)]
+    if not defined.size:
+        return percentile_estimate(value, defined, networks)
+    if not correlation:
+        return percentile_estimate(value, defined + (value - np.median(defined)), networks)
+    if abs(value) == 1:  # at an end of Fisher's scale, to which nothing can be moved
+        return percentile_estimate(value, defined, networks, within=(-1, 1))
+    z, of_value = (np.arctanh(np.clip(r, -1 + 1e-9, 1 - 1e-9)) for r in (defined, value))
+    on_the_scale = percentile_estimate(of_value, z + (of_value - np.median(z)), networks)
+    return Estimate(value, float(np.tanh(on_the_scale.low)), float(np.tanh(on_the_scale.high)), networks)
+
+
+def correlations(tables: Sequence[pd.DataFrame], rules: Sequence[float], resamples: int) -> list[list[dict[str, Any]]]:
+    """What :meth:`Correlation.correlation` gives for each table of the same pairs by each exclusion rule, from the same draws."""
+    if not tables:
+        return []
+    draws = bootstrap(
+        tables, lambda p: [(kendall_tau(kept), pearson_r(kept)) for kept in (kept_pairs(p, below) for below in rules)], resamples
+    )
+    return [[_correlation(pairs, below, draws[:, t, k]) for k, below in enumerate(rules)] for t, pairs in enumerate(tables)]
+
+
+def _correlation(pairs: pd.DataFrame, below: float, draws: Floats) -> dict[str, Any]:
+    networks, kept = int(pairs["network"].nunique()), kept_pairs(columns_of(pairs), below)
+    success, w, tau = kept["success"], kept["W"], kendall_tau(kept)
+    defined = np.isfinite(tau)
+    return {
+        "tau": estimate_around(tau, draws[:, 0], networks),
+        "tau p": float(stats.kendalltau(success, w).pvalue) if defined else float("nan"),
+        "r": estimate_around(pearson_r(kept), draws[:, 1], networks),
+        "r p": float(stats.pearsonr(success, w).pvalue) if defined else float("nan"),
+        "pairs": len(w),
+        "left out": len(pairs) - len(w),
+    }
+
+
+def values_of(of: Mapping[str, Statistic], pairs: Columns) -> list[float]:
+    """Every statistic of the same pairs."""
+    return [f(pairs) for f in of.values()]
+
+
+def columns_of(pairs: pd.DataFrame) -> Columns:
+    return {name: pairs[name].to_numpy() for name in ("trigger", "class", "success", "W", "clean W")}
+
+
+def _where(pairs: Columns, where: NDArray[np.bool_]) -> Columns:
+    return {name: column[where] for name, column in pairs.items()}
+
+
+def kept_pairs(pairs: Columns, below: float = RANDOM_GUESS) -> Columns:
+    return _where(pairs, pairs["success"] >= below)
+
+
+def kendall_tau(pairs: Columns) -> float:
+    """Kendall's tau (b); NaN where it is not defined. SciPy's takes five times as long, and gives the same to the last digit."""
+    success, w = pairs["success"], pairs["W"]
+    if len(w) < FEWEST_PAIRS or not (np.ptp(success) > 0 and np.ptp(w) > 0):
+        return float("nan")
+    x, y = (np.sign(np.subtract.outer(values, values)) for values in (success, w))
+    concordant, *untied = (np.vdot(a, b) / 2 for a, b in ((x, y), (x, x), (y, y)))
+    return float(np.clip(concordant / np.sqrt(untied[0]) / np.sqrt(untied[1]), -1, 1))
+
+
+def pearson_r(pairs: Columns) -> float:
+    return pearson(pairs["success"], pairs["W"]) if len(pairs["W"]) >= FEWEST_PAIRS else float("nan")
+
+
+def pearson_r_of_trigger(trigger: int, pairs: Columns) -> float:
+    return pearson_r(_where(pairs, pairs["trigger"] == trigger))
+
+
+def pearson(x: Floats, y: Floats) -> float:
+    if len(x) < 2 or not (np.ptp(x) > 1e-12 and np.ptp(y) > 1e-12):  # NaN included
+        return float("nan")
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def median(values: Floats) -> float:
+    return float(np.median(values)) if len(values) else float("nan")
+
+
+def spread_difference(values: Floats, where: NDArray[np.bool_]) -> float:
+    """The standard deviation of the values ``where``, less that of the others; NaN where either are two or fewer."""
+    if min(where.sum(), (~where).sum()) < 3:
+        return float("nan")
+    return float(values[where].std(ddof=1) - values[~where].std(ddof=1))

@@ -1,0 +1,100 @@
+"""What the chapter on success and smoothness computes (Sec. 3.2.3, Fig. 5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bslib.chapters import sizes_of
+from bslib.chapters.base import TrainedSize
+from bslib.specs import CountsSpec, NetworkSpec, PredictionsSpec, Spec
+from bslib.threat_models import threat_model_named
+
+__all__ = ["Size", "clean_counts_of", "counts_of", "networks_of", "plan", "predictions_of"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size(TrainedSize):
+    """One data set's part of the chapter on success and W (one plot of Fig. 5).
+
+    Parameters
+    ----------
+    threat_model : {"T1", "T2", "T3"}
+        Under T2 each class of a network gives a pair of success and mean W, under the others each network.
+    triggers : tuple of int
+        The patterns that networks are trained on.
+    test_images : int, optional
+        Images that success is measured on; the whole test set when not given.
+    points : int
+        Triggered test images behind a pair.
+    clean_points : int
+        Clean test images of each class or network.
+    sigmas, ns
+        Noise levels, the one that the claims are held to first, and numbers of noisy copies, the paper's last.
+    """
+
+    threat_model: str
+    test_images: int | None = None
+    triggers: tuple[int, ...] = (3, 5)
+    points: int
+    clean_points: int
+    sigmas: tuple[float, ...] = (0.1, 0.05, 0.25, 0.01, 0.5, 0.2, 0.15, 1.0, 0.75, 0.005)
+    ns: tuple[int, ...] = (50, 250)
+
+
+def plan(profile: str, *, seed: int = 0) -> list[Spec]:
+    """Every spec of the chapter: all that is needed for the first noise level comes before the second.
+
+    >>> len(plan("paper"))
+    442
+    """
+    specs: list[Spec] = []
+    for size in sizes_of("correlation", profile):
+        networks = networks_of(size, seed)
+        specs += [
+            spec for network in networks for spec in (network, predictions_of(size, network), clean_counts_of(size, network))
+        ]
+        specs += [counts_of(size, network, sigma) for sigma in size.sigmas for network in networks]
+    return specs
+
+
+def networks_of(size: Size, seed: int) -> list[NetworkSpec]:
+    """So many backdoored networks for each trigger."""
+    return [
+        size.attacked_network(run, size.threat_model, trigger)
+        for trigger in size.triggers
+        for run in range(seed, seed + size.networks)
+    ]
+
+
+def predictions_of(size: Size, network: NetworkSpec) -> PredictionsSpec:
+    """What a network calls test images that carry its trigger."""
+    assert network.attack is not None
+    return PredictionsSpec(network=network, trigger=network.attack.trigger, images=size.test_images)
+
+
+def counts_of(size: Size, network: NetworkSpec, sigma: float) -> CountsSpec:
+    """W around triggered test images, of each class under T2, at one noise level."""
+    assert network.attack is not None
+    return CountsSpec(
+        network=network,
+        points=size.points,
+        sigmas=(sigma,),
+        ns=size.ns,
+        seed=network.seed,
+        trigger=network.attack.trigger,
+        by_class=not threat_model_named(size.threat_model).one_target or None,
+        paired=True,
+    )
+
+
+def clean_counts_of(size: Size, network: NetworkSpec) -> CountsSpec:
+    """W around some of the same images without the trigger, under the same noise, at the first noise level."""
+    return CountsSpec(
+        network=network,
+        points=size.clean_points,
+        sigmas=size.sigmas[:1],
+        ns=size.ns,
+        seed=network.seed,
+        by_class=not threat_model_named(size.threat_model).one_target or None,
+        paired=True,
+    )

@@ -1,0 +1,274 @@
+"""The success of a trigger and the smoothness around it: the numbers of Sec. 3.2.3 (Fig. 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bslib.chapters.base import Results
+from bslib.chapters.correlation.pairs import (
+    EXCLUDE_BELOW,
+    RANDOM_GUESS,
+    Statistic,
+    bootstrap,
+    columns_of,
+    correlations,
+    estimate_around,
+    kendall_tau,
+    kept_pairs,
+    median,
+    p_values,
+    partial_correlation,
+    pearson,
+    pearson_r,
+    pearson_r_of_trigger,
+    residuals,
+    spread_difference,
+    values_of,
+)
+from bslib.chapters.correlation.plan import Size, clean_counts_of, counts_of, networks_of, predictions_of
+from bslib.entropy import entropy
+from bslib.specs import AttackSpec, NetworkSpec, Spec
+from bslib.statistics import (
+    Estimate,
+    Estimates,
+    nested_bootstrap_of_means,
+    percentile_estimate,
+    share_of_networks,
+    success_rate,
+)
+from bslib.store import Record
+
+__all__ = ["EXCLUDE_BELOW", "RANDOM_GUESS", "Correlation", "load", "quantities", "residuals"]
+
+Floats = NDArray[np.float64]
+#: A small and a larger noise level at which Kendall's tau is a quantity too.
+COMPARED_SIGMAS = (0.01, 0.25)
+
+
+@dataclass(frozen=True)
+class Correlation(Results[Size]):
+    """One data set's part of the chapter, as far as there are records: networks that are measured at the first noise level."""
+
+    chapter: ClassVar[str] = "correlation"
+    described: ClassVar[str] = "backdoored "
+
+    def planned(self) -> list[NetworkSpec]:
+        """The networks of the plan."""
+        return networks_of(self.size, self.seed)
+
+    def needed(self, network: NetworkSpec) -> Sequence[Spec]:
+        """The network, its predictions, and counts at the first noise level with the trigger and without."""
+        first = counts_of(self.size, network, self.size.sigmas[0])
+        return network, predictions_of(self.size, network), first, clean_counts_of(self.size, network)
+
+    @cached_property
+    def sigmas(self) -> list[float]:
+        """The noise levels at which each of these networks is measured, ascending."""
+        return sorted(
+            sigma
+            for sigma in self.size.sigmas
+            if self.networks and all(counts_of(self.size, network, sigma) in self.records for network in self.networks)
+        )
+
+    @property
+    def details(self) -> str:
+        """The threat model, and the images behind a pair."""
+        return f" under {self.size.threat_model}, {self.size.points} images a pair"
+
+    def pairs(self, sigma: float | None = None, *, n: int | None = None) -> pd.DataFrame:
+        """A row for each pair: network, trigger, class, success, mean W, clean mean W, and what is behind them.
+
+        ``wanted`` and ``true`` are the shares of the noisy copies that are called what the attacker wants and what they are;
+        ``images``, ``values`` and ``clean values`` are the images behind the success, and W of those behind the means.
+
+        Parameters
+        ----------
+        sigma : float, optional
+            The first noise level of the size when not given.
+        n : int, optional
+            The largest number of noisy copies when not given.
+        """
+        at = self.size.ns.index(n or self.size.ns[-1])
+        rows: list[dict[str, Any]] = []
+        for number, network in enumerate(self.networks):
+            assert network.attack is not None
+            predictions = self.records[predictions_of(self.size, network)].arrays
+            triggered = self.records[counts_of(self.size, network, self.size.sigmas[0] if sigma is None else sigma)]
+            clean = self.records[clean_counts_of(self.size, network)]
+            classes, attack = triggered.arrays["counts"].shape[-1], network.attack
+            for label in [None] if attack.target is not None else range(classes):
+                images = slice(None) if label is None else predictions["labels"] == label
+                hits = [predictions["predicted"][images], predictions["labels"][images]]
+                w = _w_of_class(triggered, at, label)
+                without = _w_of_class(clean, at, label)
+                wanted, true = _noisy_copies(triggered, at, label, attack)
+                rows.append(
+                    {
+                        "network": number,
+                        "trigger": network.attack.trigger,
+                        "class": -1 if label is None else label,
+                        "success": success_rate(hits[0], hits[1], attack.target_labels(hits[1], classes)),
+                        "images": int((hits[1] != network.attack.target).sum()),  # those that success is a share of
+                        "W": float(w.mean()),
+                        "clean W": float(without.mean()),
+                        "wanted": wanted,
+                        "true": true,
+                        "values": w,
+                        "clean values": without,
+                    }
+                )
+        return pd.DataFrame(rows)
+
+    def correlation(
+        self, sigma: float | None = None, *, n: int | None = None, exclude_below: float = RANDOM_GUESS, resamples: int = 1000
+    ) -> dict[str, Any]:
+        """Kendall's tau and Pearson's r of success and mean W, with SciPy's p-values and bootstrap intervals.
+
+        The intervals resample networks, then the images behind each pair. The p-values are SciPy's and take pairs as independent,
+        as the paper does, although those of one network are not.
+
+        Returns
+        -------
+        dict
+            ``tau`` and ``r`` (Estimate), ``tau p`` and ``r p``, ``pairs`` (how many were kept), ``left out``.
+        """
+        return correlations([self.pairs(sigma, n=n)], [exclude_below], resamples)[0][0]
+
+    def sensitivity(self, resamples: int = 200) -> pd.DataFrame:
+        """The correlation at every noise level measured, for each number of noisy copies and several exclusion rules.
+
+        Returns
+        -------
+        DataFrame
+            Columns sigma, n and exclude below, and those of :meth:`correlation`. The paper's n goes with every rule, the others
+            with the paper's rule alone.
+        """
+        usual = self.size.ns[-1]
+        rows: list[dict[str, Any]] = []
+        for n, rules in [(usual, EXCLUDE_BELOW)] + [(n, (RANDOM_GUESS,)) for n in self.size.ns[:-1]]:
+            found = correlations([self.pairs(sigma, n=n) for sigma in self.sigmas], rules, resamples)
+            for sigma, by_rule in zip(self.sigmas, found, strict=True):
+                rows += [{"sigma": sigma, "n": n, "exclude below": r} | one for r, one in zip(rules, by_rule, strict=True)]
+        rows.sort(key=lambda row: row["sigma"])
+        return pd.DataFrame(rows)
+
+    def breakdown(self, resamples: int = 500) -> dict[str, Estimate]:
+        """Pearson's r of success and mean W within parts of the pairs, and of mean W with and without the trigger, by name."""
+        if not self.networks:
+            return {}
+        of: dict[str, Statistic] = {"all pairs": pearson_r}
+        for trigger in self.size.triggers:
+            of[f"trigger {trigger} alone"] = partial(pearson_r_of_trigger, trigger)
+        of["what trigger and class explain taken out"] = partial(partial_correlation, given=())
+        of["and what clean W explains"] = partial_correlation
+        of["W with the trigger, and without"] = lambda p: pearson(p["W"], p["clean W"])
+        pairs = self.pairs()
+        draws = bootstrap([pairs], lambda p: values_of(of, kept_pairs(p)), resamples)[:, 0]
+        values = values_of(of, kept_pairs(columns_of(pairs)))
+        networks = int(pairs["network"].nunique())
+        return {
+            name: estimate_around(value, draws[:, k], networks)
+            for k, (name, value) in enumerate(zip(of, values, strict=True))
+            if np.isfinite(value)
+        }
+
+    def by_trigger(self, resamples: int = 500) -> pd.DataFrame:
+        """What noise does to each trigger, in pairs that are kept and in those left out.
+
+        Returns
+        -------
+        DataFrame
+            A row for each trigger and kind of pair, with columns trigger, pairs, success, wanted and true (means over the pairs,
+            see :meth:`pairs`) and "W minus clean W" (Estimate).
+        """
+        rows, pairs = {}, self.pairs() if self.networks else pd.DataFrame(columns=["trigger", "success"])
+        for (trigger, kept), own in pairs.groupby(["trigger", pairs["success"] >= RANDOM_GUESS]):
+            draws = bootstrap([own.reset_index(drop=True)], lambda p: (p["W"] - p["clean W"]).mean(), resamples)
+            less = percentile_estimate(float((own["W"] - own["clean W"]).mean()), draws, int(own["network"].nunique()))
+            means = own[["success", "wanted", "true"]].mean()
+            name = f"trigger {trigger}, {'kept' if kept else 'left out'}"
+            rows[name] = {"trigger": trigger, "pairs": len(own), **means, "W minus clean W": less}
+        return pd.DataFrame.from_dict(rows, orient="index")
+
+    def trigger_table(self) -> str:
+        """:meth:`by_trigger` as a Markdown table."""
+        rows = [
+            "| pairs | | success without noise | noisy copies as wanted | as their class | W minus clean W |",
+            "|---|---|---|---|---|---|",
+        ]
+        rows += [
+            f"| {name} | {row['pairs']} | {row['success']:.0%} | {row['wanted']:.0%} | {row['true']:.0%} "
+            f"| {row['W minus clean W']:+.3f} |"
+            for name, row in self.by_trigger().iterrows()
+        ]
+        return "\n".join(rows) if len(rows) > 2 else "(Not yet run.)"
+
+    def quantities(self) -> dict[str, Estimate]:
+        """Every number that the chapter's claims speak of, by name."""
+        if {network.attack and network.attack.trigger for network in self.networks} != set(self.size.triggers):
+            return {}  # half of the triggers would give another correlation, not an early one
+        pairs, data = self.pairs(), self.size.dataset
+        networks = int(pairs["network"].nunique())
+        of: dict[str, Statistic] = {
+            f"tau.{data}": kendall_tau,
+            f"r.{data}": pearson_r,
+            f"spread_of_low_less_high.{data}": lambda p: spread_difference(p["W"], p["success"] < 0.4),
+            f"spread_of_wobbly_less_smooth.{data}": lambda p: spread_difference(p["success"], p["W"] > median(p["W"])),
+            f"partial_r.{data}": partial_correlation,
+        }
+        for wanted in self.size.triggers:
+            of[f"r_alone.{data}.{wanted}"] = partial(pearson_r_of_trigger, wanted)
+        draws = bootstrap([pairs], lambda p: values_of(of, kept_pairs(p)), 500)[:, 0]
+        found = {}
+        for k, (name, value) in enumerate(zip(of, values_of(of, kept_pairs(columns_of(pairs))), strict=True)):
+            if np.isfinite(value):
+                found[name] = estimate_around(value, draws[:, k], networks, correlation=not name.startswith("spread"))
+        compared = [sigma for sigma in COMPARED_SIGMAS if sigma in self.sigmas]
+        at_each = correlations([self.pairs(sigma) for sigma in compared], [RANDOM_GUESS], 500)
+        for sigma, [at] in zip(compared, at_each, strict=True):
+            if np.isfinite(at["tau"].value):
+                found[f"tau_at.{data}.{sigma:g}"] = at["tau"]
+        for pairs_of, row in self.by_trigger().iterrows():
+            if str(pairs_of).endswith("kept"):
+                found[f"less_clean.{data}.{row['trigger']}"] = row["W minus clean W"]
+        for trigger, own in pairs.groupby("trigger"):
+            below = [of_one.to_numpy() < RANDOM_GUESS for _, of_one in own["success"].groupby(own["network"])]
+            found[f"left_out.{data}.{trigger}"] = share_of_networks(below)
+            success = [of_one.to_numpy() for _, of_one in own["success"].groupby(own["network"])]
+            found[f"success.{data}.{trigger}"] = percentile_estimate(
+                *nested_bootstrap_of_means(success), len(success), within=(0, 1)
+            )
+        return found
+
+
+load = Correlation.load
+
+
+def quantities(results: Mapping[str, Correlation]) -> Estimates:
+    """The quantities of every data set, and the p-values that fit the paper's own; what has no records yet says so."""
+    reported = {(17, -0.50, -0.77), (20, -0.50, -0.77), (79, -0.49, -0.58)}
+    exact = {f"reported_p_of_r.{pairs}": p_values(tau=tau, r=r, pairs=pairs)[1] for pairs, tau, r in reported}
+    found = Estimates.of(part.quantities() for part in results.values())
+    return Estimates(found | {name: Estimate(p, p, p, 0) for name, p in exact.items()})
+
+
+def _w_of_class(record: Record, at: int, label: int | None) -> Floats:
+    counts = record.arrays["counts"][0, at]
+    return entropy(counts if label is None else counts[record.arrays["labels"] == label])
+
+
+def _noisy_copies(record: Record, at: int, label: int | None, attack: AttackSpec) -> tuple[float, float]:
+    """The fractions of the noisy copies that are predicted as what the attacker wants, and as their true class."""
+    counts, labels = record.arrays["counts"][0, at], record.arrays["labels"]
+    if label is not None:
+        counts, labels = counts[labels == label], labels[labels == label]
+    wanted = attack.target_labels(labels, counts.shape[1])
+    rows = np.arange(len(counts))
+    return float(counts[rows, wanted].sum() / counts.sum()), float(counts[rows, labels].sum() / counts.sum())

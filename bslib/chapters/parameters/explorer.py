@@ -1,0 +1,27 @@
+"""What the explorer of the Parameters chapter shows: W over the images of a batch by noise level, number of copies, estimator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from bslib.chapters.base import Batch, Content
+from bslib.chapters.parameters.results import ParameterResults
+
+__all__ = ["content"]
+
+
+def content(there: Sequence[ParameterResults]) -> Content:
+    """What to know of each data set, and the batches of both sweeps."""
+    parts = [{"sigma": part.size.n_sigmas[0], "n": part.size.n} for part in there]
+    return parts, [batch for k, part in enumerate(there) for batch in _batches(k, part)]
+
+
+def _batches(k: int, part: ParameterResults) -> Iterator[Batch]:
+    for network, (_, over_n, over_sigma) in enumerate(part.runs):
+        about = {"part": k, "network": network}
+        for s, sigma in enumerate(part.size.n_sigmas):
+            for at, n in enumerate(part.size.ns):
+                yield about | {"sigma": sigma, "n": n}, over_n.arrays["counts"][s, at]
+        for s, sigma in enumerate(part.size.sigmas):
+            if sigma not in part.size.n_sigmas:  # else it is one of those above: the same images, the same noise
+                yield about | {"sigma": sigma, "n": part.size.n}, over_sigma.arrays["counts"][s, 0]

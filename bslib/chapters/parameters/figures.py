@@ -1,0 +1,86 @@
+"""The figures of the Parameters chapter (Fig. 2)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from bslib.chapters.parameters.results import ParameterResults
+from bslib.plotting import ESTIMATOR_STYLE, GREY, box_table, boxes, drawn_from, finish, panels
+
+__all__ = ["FIGURES", "estimator_bias", "w_against_n", "w_against_sigma"]
+
+
+def _over_n(results: ParameterResults) -> pd.DataFrame:
+    w, size = results.over_n(), results.size
+    settings = [({"sigma": sigma, "n": n}, w[:, s, k]) for s, sigma in enumerate(size.n_sigmas) for k, n in enumerate(size.ns)]
+    return box_table(settings)
+
+
+@drawn_from(_over_n)
+def w_against_n(results: ParameterResults, table: pd.DataFrame) -> Figure:
+    """Fig. 2, left: box plots of W against the number of noisy copies, one panel for each noise level of the sweep.
+
+    A box pools the points of all networks; the line is the median, the diamond the mean, the small marks are the means of single
+    networks.
+    """
+    figure, axes = panels(len(results.size.n_sigmas))
+    for axis, (sigma, own) in zip(axes, table.groupby("sigma", sort=False), strict=True):
+        boxes(axis, own, "n", places=np.arange(len(results.size.ns)))
+        axis.set_xticks(range(len(results.size.ns)), [f"{n:,}" for n in results.size.ns])
+        axis.set(xlabel="noisy copies n", title=rf"$\sigma$ = {sigma:g}")
+    return finish(figure, axes, results.source)
+
+
+def _over_sigma(results: ParameterResults) -> pd.DataFrame:
+    w = results.over_sigma()
+    return box_table(({"n": results.size.n, "sigma": sigma}, w[:, s]) for s, sigma in enumerate(results.size.sigmas))
+
+
+@drawn_from(_over_sigma)
+def w_against_sigma(results: ParameterResults, table: pd.DataFrame) -> Figure:
+    """Fig. 2, right: box plots of W against the noise level; drawn as in :func:`w_against_n`."""
+    figure, axes = panels(1)
+    sigmas = results.size.sigmas
+    boxes(axes[0], table, "sigma", places=np.arange(len(sigmas)))
+    axes[0].set_xticks(range(len(sigmas)), [f"{sigma:g}" for sigma in sigmas])
+    axes[0].set(xlabel=r"noise level $\sigma$", title=f"n = {results.size.n}")
+    return finish(figure, axes, results.source)
+
+
+def _bias(results: ParameterResults) -> pd.DataFrame:
+    rows = [
+        (sigma, estimator, kind, n, error[s, k])
+        for estimator, parts in results.bias().items()
+        for kind, error in zip(("no rare class", "with a rare class"), parts, strict=True)
+        for s, sigma in enumerate(results.size.n_sigmas)
+        for k, n in enumerate(results.size.ns)
+    ]
+    return pd.DataFrame(rows, columns=["sigma", "estimator", "points", "n", "error of W"])
+
+
+@drawn_from(_bias)
+def estimator_bias(results: ParameterResults, table: pd.DataFrame) -> Figure:
+    """How far three estimators of W are off at each n, for points without rare classes and for points with.
+
+    The error is taken against Grassberger's estimate at the largest n, averaged over points and networks.
+    """
+    figure, axes = panels(2)
+    ns, sigma = results.size.ns, results.size.n_sigmas[-1]
+    shown = table[table["sigma"] == sigma]
+    for axis, (kind, own) in zip(axes, shown.groupby("points", sort=False), strict=True):
+        for name, line in own.groupby("estimator", sort=False):
+            colour, marker = ESTIMATOR_STYLE[str(name)]
+            axis.plot(line["n"], line["error of W"], color=colour, marker=marker, label=name, markersize=5)
+        axis.axhline(0, color=GREY, linewidth=1)
+        axis.set(xscale="log", xlabel="noisy copies n", title=f"{kind}, " + rf"$\sigma$ = {sigma:g}")
+        axis.set_xticks(ns, [f"{n:,}" for n in ns])
+        axis.minorticks_off()
+    axes[0].set_ylabel("error of W (nats)")
+    axes[0].legend(frameon=False)
+    return finish(figure, axes, results.source, y=None)
+
+
+#: The figures that have a table.
+FIGURES = (w_against_n, estimator_bias, w_against_sigma)

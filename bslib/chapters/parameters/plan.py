@@ -1,0 +1,61 @@
+"""What the Parameters chapter computes (Sec. 3.1, Fig. 2): sweeps over n and sigma on clean networks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bslib.chapters import sizes_of
+from bslib.chapters.base import NS, SIGMAS, TrainedSize
+from bslib.specs import CountsSpec, NetworkSpec, Spec
+
+__all__ = ["Size", "networks_of", "plan", "specs_of"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size(TrainedSize):
+    """One data set's half of the Parameters chapter (one row of Fig. 2).
+
+    Parameters
+    ----------
+    points : int
+        Test images in the batch.
+    ns, n_sigmas
+        The sweep over n: the numbers of noisy copies, and the noise levels at which it is made.
+    sigmas, n
+        The sweep over sigma: the noise levels, and the number of noisy copies.
+    """
+
+    points: int
+    ns: tuple[int, ...] = NS
+    n_sigmas: tuple[float, ...] = (0.1, 0.25)
+    sigmas: tuple[float, ...] = SIGMAS
+    n: int = 250
+
+
+def plan(profile: str, *, seed: int = 0) -> list[Spec]:
+    """Every spec of the chapter, in the order in which they are worth having.
+
+    >>> len(plan("paper")), plan("paper")[0].network
+    (30, 'small-fashion')
+    """
+    sizes = sizes_of("parameters", profile)
+    return [spec for size in sizes for network in networks_of(size, seed) for spec in specs_of(size, network)]
+
+
+def networks_of(size: Size, seed: int) -> list[NetworkSpec]:
+    """The networks of a data set, the first with this seed."""
+    return [size.network_spec(run) for run in range(seed, seed + size.networks)]
+
+
+def specs_of(size: Size, network: NetworkSpec) -> tuple[NetworkSpec, CountsSpec, CountsSpec]:
+    """One network, the sweep over n on it, and the sweep over sigma on the same batch with the same noise.
+
+    >>> size = sizes_of("parameters", "paper")[0]
+    >>> network, over_n, over_sigma = specs_of(size, size.network_spec(seed=3))
+    >>> over_n.sigmas, over_sigma.ns, over_sigma.seed
+    ((0.1, 0.25), (250,), 3)
+    """
+    seed = network.seed
+    over_n = CountsSpec(network=network, points=size.points, sigmas=size.n_sigmas, ns=size.ns, seed=seed)
+    over_sigma = CountsSpec(network=network, points=size.points, sigmas=size.sigmas, ns=(size.n,), seed=seed)
+    return network, over_n, over_sigma

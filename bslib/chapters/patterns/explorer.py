@@ -1,0 +1,66 @@
+"""What the explorer of the patterns chapter shows: the ROC curve of Levene's score by what is to be found and the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bslib.chapters.base import Batch, Content
+from bslib.chapters.patterns.plan import CONDITIONS, batch_of, cleanse_of, crafted_batch_of, universals_of
+from bslib.chapters.patterns.results import EFFECTIVE, Patterns
+from bslib.specs import CleanseSpec, CountsSpec, NetworkSpec, UniversalSpec
+
+__all__ = ["content"]
+
+#: Points in a batch of the detector that a reader may choose, next to all there are.
+BATCH_SIZES = (5, 10, 25, 50, 100)
+
+
+def content(there: Sequence[Patterns]) -> Content:
+    """What to know of each data set, and every batch that the detector is asked about."""
+    batches = [({"part": k} | settings, counts) for k, part in enumerate(there) for settings, counts in _detector_batches(part)]
+    parts = [
+        {
+            "sigma": part.size.sigmas[0],
+            "effective": EFFECTIVE,
+            "points": [part.size.points, part.size.pattern_points],
+            "batches": BATCH_SIZES,
+            "triggers": part.size.triggers,
+            "bounds": part.size.bounds,
+        }
+        for part in there
+    ]
+    return parts, batches
+
+
+def _detector_batches(part: Patterns) -> Iterator[Batch]:
+    """Every batch that the detector is asked about at the noise levels of the detector, and the clean ones."""
+    for number, network in enumerate(part.networks):
+        own = network.attack.trigger if network.attack else None
+        success = part.success(network) if own else None
+        for sigma in part.sigmas:
+            about = {"network": number, "own": own, "success": success, "sigma": sigma, "n": part.size.n}
+            for trigger in CONDITIONS:
+                name = "clean" if trigger is None else "nothing" if trigger == 0 else "own" if trigger == own else "unseen"
+                yield about | {"carried": name}, _counts(part, batch_of(part.size, network, trigger, sigma), sigma)
+            yield from ((about | settings, counts) for settings, counts in _crafted_batches(part, network, sigma))
+
+
+def _crafted_batches(part: Patterns, network: NetworkSpec, sigma: float) -> Iterator[Batch]:
+    """The batches with crafted patterns of a network that are there; Neural Cleanse has one for each class."""
+    if sigma not in part.size.pattern_sigmas:
+        return
+    every: list[UniversalSpec | CleanseSpec] = [*universals_of(part.size, network), cleanse_of(part.size, network)]
+    for crafted in every:
+        spec = crafted_batch_of(part.size, crafted, sigma)
+        if crafted in part.records and spec in part.records:
+            carried = f"universal {crafted.bound}" if isinstance(crafted, UniversalSpec) else "reversed"
+            counts = _counts(part, spec, sigma)
+            for own in counts.reshape(-1, part.size.pattern_points, counts.shape[-1]):
+                yield {"carried": carried}, own
+
+
+def _counts(part: Patterns, spec: CountsSpec, sigma: float) -> NDArray[np.integer]:
+    return part.records[spec].arrays["counts"][spec.sigmas.index(sigma), 0]

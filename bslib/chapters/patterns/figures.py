@@ -1,0 +1,188 @@
+"""The figures of the chapter on patterns that smooth (Figs. 6 and 7)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from bslib.chapters.patterns.plan import cleanse_of
+from bslib.chapters.patterns.results import Patterns, scored
+from bslib.plotting import (
+    BLUE,
+    GREY,
+    MEAN,
+    MEDIAN,
+    SETTING_STYLE,
+    YELLOW,
+    drawn_from,
+    finish,
+    panels,
+    points_with_intervals,
+    short_labels,
+    signed,
+    words,
+)
+
+if TYPE_CHECKING:
+    from IPython.display import Markdown
+
+__all__ = ["FIGURES", "reversed_norms", "reversed_triggers", "roc", "roc_by_setting", "universal"]
+
+
+EFFECTIVE_ONES = {False: "all own triggers", True: "own triggers that succeed on 90 %"}
+
+
+def _roc(patterns: Patterns) -> pd.DataFrame:
+    from sklearn.metrics import roc_curve
+
+    tables = []
+    for effective, positives in EFFECTIVE_ONES.items():
+        tests = scored(patterns.tests(), effective=effective)
+        own = tests["carried"] == "own"
+        if own.any():
+            false, true, _ = roc_curve(own, tests["score"])
+            counts = {"positives": positives, "positive": own.sum(), "negative": (~own).sum()}
+            tables.append(pd.DataFrame({"false positive rate": false, "true positive rate": true} | counts))
+    return pd.concat(tables) if tables else pd.DataFrame()
+
+
+@drawn_from(_roc)
+def roc(patterns: Patterns, table: pd.DataFrame) -> Figure:
+    """Fig. 6: the ROC curve of the detector; left with every own trigger to be found, right with those that work."""
+    figure, axes = panels(2)
+    for axis, (effective, positives) in zip(axes, EFFECTIVE_ONES.items(), strict=True):
+        own = table[table["positives"] == positives]
+        axis.plot([0, 1], [0, 1], linestyle=":", color=GREY)
+        if len(own):
+            axis.step(own["false positive rate"], own["true positive rate"], where="post", color=YELLOW, linewidth=2.2)
+            counts = f"{own['positive'].iloc[0]} positive, {own['negative'].iloc[0]} negative"
+            axis.text(0.97, 0.05, f"AUC {patterns.area(effective=effective):.2f}\n{counts}", ha="right", fontsize=10)
+        axis.set(xlabel="false positive rate", aspect="equal", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        axis.set_title(positives, fontsize=11)
+    return finish(figure, axes, f"{patterns.source}; {_detector(patterns)}", y="true positive rate")
+
+
+@drawn_from(Patterns.sensitivity)
+def roc_by_setting(patterns: Patterns, table: pd.DataFrame) -> Figure:
+    """The area under the ROC curve against sigma: by the size of the batch, and by what the score takes into account."""
+    full = patterns.size.points
+    usual = (table["center"] == "mean") & table["signed"] & ~table["effective"]
+    choices: list[list[tuple[str, pd.Series[bool]]]] = [
+        [(f"{size} points", usual & (table["batch"] == size)) for size in sorted(set(table["batch"]))],
+        [
+            ("mean, signed", usual & (table["batch"] == full)),
+            ("median", (table["center"] == "median") & table["signed"] & ~table["effective"] & (table["batch"] == full)),
+            ("no sign", (table["center"] == "mean") & ~table["signed"] & ~table["effective"] & (table["batch"] == full)),
+            ("90 % success", (table["center"] == "mean") & table["signed"] & table["effective"] & (table["batch"] == full)),
+        ],
+    ]
+    figure, axes = panels(2)
+    sigmas = sorted(set(table["sigma"]))
+    for axis, lines in zip(axes, choices, strict=True):
+        for k, (label, where) in enumerate(lines):
+            own = table[where]
+            places = [sigmas.index(sigma) + 0.12 * (k - 1.5) for sigma in own["sigma"]]
+            points_with_intervals(axis, places, own["area"], *SETTING_STYLE[k], label)
+        axis.axhline(0.5, color=GREY, linestyle=":")
+        axis.set(xlabel=r"noise level $\sigma$", ylim=(-0.03, 1.03))
+        axis.set_xticks(range(len(sigmas)), short_labels(sigmas))
+        axis.legend(frameon=False, fontsize=8, loc="lower right")
+    axes[0].set_title("by the size of the batch", fontsize=11)
+    axes[1].set_title(f"by the score, {full} points", fontsize=11)
+    return finish(figure, axes, patterns.source, y="area under the ROC curve")
+
+
+@drawn_from(Patterns.universal_areas)
+def universal(patterns: Patterns, table: pd.DataFrame) -> Figure:
+    """Fig. 7 and what is behind it, against the bound: how many are fooled, to how many classes, and the detector's area."""
+    figure, axes = plt.subplots(1, 3, figsize=(7.2, 3.4), layout="constrained")
+    bounds, sigma = sorted(set(table["bound"])), patterns.size.pattern_sigmas[0]
+    first = table[table["sigma"] == sigma]
+    for axis, name in zip(axes[:2], ("fooled", "classes"), strict=True):
+        points_with_intervals(axis, [bounds.index(bound) for bound in first["bound"]], first[name], BLUE, "o", name)
+    levels = list(table.groupby("sigma"))
+    for k, (level, own) in enumerate(levels):
+        places = [bounds.index(bound) + 0.14 * (k - (len(levels) - 1) / 2) for bound in own["bound"]]
+        points_with_intervals(axes[2], places, own["auc"], *SETTING_STYLE[k], rf"$\sigma$ = {level:g}")
+    axes[2].axhline(0.5, color=GREY, linestyle=":")
+    axes[2].legend(frameon=False, fontsize=8)
+    for axis, title in zip(axes, ("predictions changed", "classes they go to", "AUC against clean"), strict=True):
+        axis.set_xticks(range(len(bounds)), [str(b) for b in bounds])
+        axis.set(xlabel="bound, 255ths", ylim=(0, 1.02 if axis is axes[2] else None))
+        axis.set_title(title, fontsize=10)
+    return finish(figure, list(axes), _source_of_crafted(patterns, max(one.networks for one in first["fooled"])), y=None)
+
+
+def reversed_triggers(patterns: Patterns) -> Figure | Markdown:
+    """Neural Cleanse's candidates of one clean network and one with each trigger, beside the trigger that was trained in."""
+    crafted = [network for network in reversed(patterns.networks) if cleanse_of(patterns.size, network) in patterns.records]
+    shown = {network.attack.trigger if network.attack else 0: network for network in crafted}
+    if not shown:
+        return words(patterns.missing or patterns.not_yet_run())
+    records = {trigger: patterns.records[cleanse_of(patterns.size, shown[trigger])] for trigger in sorted(shown)}
+    classes = len(next(iter(records.values())).arrays["masks"])
+    height = 0.95 * len(records) + 0.4
+    figure, axes = plt.subplots(len(records), classes + 1, figsize=(7.2, height), layout="constrained", squeeze=False)
+    for row, (trigger, record) in zip(axes, records.items(), strict=True):
+        masks, colours = record.arrays["masks"], record.arrays["patterns"]
+        attack = shown[trigger].attack
+        if trigger and patterns.pictures is not None:
+            plain, stamped = (patterns.pictures.arrays[name][trigger - 1] for name in ("images", "stamped"))
+            row[0].imshow(np.where(stamped != plain, stamped, 0).transpose(1, 2, 0), cmap="gray", vmin=0, vmax=255)
+        else:
+            row[0].set_frame_on(False)
+        row[0].set_ylabel(f"trigger {trigger}" if trigger else "clean", fontsize=8)
+        for k, axis in enumerate(row[1:]):
+            axis.imshow((masks[k] * colours[k]).transpose(1, 2, 0), cmap="gray", vmin=0, vmax=1)
+            own = attack is not None and attack.target == k
+            axis.set_title(
+                f"{k}: {masks[k].sum():.0f}", fontsize=7, color=MEAN if own else MEDIAN, weight="bold" if own else None
+            )
+        for axis in row:
+            axis.set(xticks=[], yticks=[])
+    axes[0, 0].set_title("true", fontsize=7)
+    return signed(figure, patterns.source)
+
+
+def _candidates(patterns: Patterns) -> pd.DataFrame:
+    """The candidates at the first noise level, with the trigger that was trained in and the p-value's logarithm."""
+    table = patterns.candidates()
+    table = table[table["sigma"] == patterns.size.pattern_sigmas[0]]
+    triggers = [network.attack.trigger if network.attack else 0 for network in patterns.networks]
+    return table.assign(trigger=[triggers[k] for k in table["network"]], log10_p=-table["score"].abs() / np.log(10))
+
+
+@drawn_from(_candidates)
+def reversed_norms(patterns: Patterns, table: pd.DataFrame) -> Figure:
+    """Left: the norm of every candidate's mask, the backdoor's class marked. Right: the p-value of its W against clean."""
+    searched = table.drop_duplicates("network")
+    places = table["network"].map(searched["network"].to_list().index)  # the detector may have been tried on more
+    figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.6), layout="constrained", sharex=True)
+    for axis, values in zip(axes, (table["norm"], table["log10_p"]), strict=True):
+        for own, colour, marker, label in ((False, BLUE, "o", "other classes"), (True, MEAN, "D", "the backdoor's class")):
+            where = table["own"] == own
+            axis.scatter(places[where], values[where], s=20, color=colour, marker=marker, label=label, alpha=0.8)
+        axis.set_xticks(range(len(searched)), [str(t or "–") for t in searched["trigger"]], fontsize=8)
+        axis.set(xlabel="trained-in trigger (–: clean)")
+    axes[0].set(title="size of the mask (L1)", ylim=(0, None))
+    axes[1].set(title=r"$\log_{10}$ of the p-value of Levene's test")
+    axes[1].axhline(np.log10(0.05), color=GREY, linestyle=":")
+    axes[0].legend(frameon=False, fontsize=8)
+    return finish(figure, list(axes), _source_of_crafted(patterns, len(searched)), y=None)
+
+
+def _source_of_crafted(patterns: Patterns, crafted: int) -> str:
+    """The source, and how many networks have crafted patterns where not all have."""
+    return patterns.source if crafted == len(patterns.networks) else f"{patterns.source}; crafted for {crafted} of them"
+
+
+def _detector(patterns: Patterns) -> str:
+    return f"σ = {patterns.size.sigmas[0]:g}, n = {patterns.size.n}, {patterns.size.points} points"
+
+
+#: The figures that have a table.
+FIGURES = (roc, roc_by_setting, universal, reversed_norms)

@@ -1,0 +1,240 @@
+"""What the chapter on patterns that smooth computes (Secs. 3.2.4 and 4, Figs. 6 and 7)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from bslib.chapters import sizes_of
+from bslib.chapters.base import TrainedSize
+from bslib.drawings import DRAWINGS
+from bslib.specs import (
+    CleanseSpec,
+    CountsSpec,
+    DetectorSpec,
+    ImagesSpec,
+    NetworkSpec,
+    PredictionsSpec,
+    Spec,
+    UniversalSpec,
+)
+
+TRIGGERS = tuple(DRAWINGS)
+#: What a batch carries: nothing, nothing again, and each of the triggers (see :func:`batch_of`).
+CONDITIONS = (None, 0, *TRIGGERS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size(TrainedSize):
+    """One data set's part of the chapter on patterns that smooth (Figs. 6 and 7).
+
+    Parameters
+    ----------
+    networks : int
+        So many clean networks, and so many with each trigger.
+    detector_only : int
+        So many more of each kind that only the detector is tried on, since crafting patterns takes far longer.
+    threat_model : {"T1", "T3"}
+    triggers : tuple of int
+        The patterns that networks are trained on; W is measured around all six.
+    test_images : int, optional
+        Images that the success of a network's own trigger is measured on; the whole test set when not given.
+    points : int
+        Test images in a batch of the detector.
+    sigmas, n
+        Noise levels, the one that the claims are held to first, and noisy copies.
+    bounds : tuple of int
+        Sup norms of the universal perturbations, in 255ths, the one that the claims are held to first.
+    crafted_on : int
+        Test images that a universal perturbation or Neural Cleanse's candidates are made from.
+    passes : int
+        At most so many passes of the universal perturbation.
+    samples, steps : int
+        Images that a step of Neural Cleanse sees, and at most so many steps.
+    compared : int
+        On one network it is run with so many images a step as well; on none when 0.
+    checked : int
+        Test and training images that its candidates' success is measured on.
+    pattern_points : int
+        Test images in a batch with a crafted pattern.
+    pattern_sigmas : tuple of float
+        Noise levels at which these are measured; each one of ``sigmas``.
+    scored, overlays : int
+        Images that other detectors are asked about, and the clean images that STRIP lays on each.
+    """
+
+    detector_only: int = 0
+    threat_model: str
+    triggers: tuple[int, ...] = (1, 3, 4)
+    test_images: int | None = None
+    points: int
+    sigmas: tuple[float, ...] = (0.1, 0.05, 0.25, 0.5, 0.01)
+    n: int = 250
+    bounds: tuple[int, ...] = (10, 4, 8, 16, 26)
+    crafted_on: int = 500
+    passes: int = 10
+    samples: int = 64
+    compared: int = 1000  # the authors'
+    steps: int = 1000
+    checked: int = 5000
+    pattern_points: int
+    pattern_sigmas: tuple[float, ...] = (0.1, 0.05, 0.25)
+    scored: int = 100
+    overlays: int = 100
+
+
+def plan(profile: str, *, seed: int = 0) -> list[Spec]:
+    """Every spec of the chapter: all that its claims need comes before the other noise levels and bounds.
+
+    Triggers come before crafted patterns, and one network of each kind before the second of any, so that claims are judged early.
+
+    >>> len(plan("paper"))
+    1361
+    """
+    rounds = (detector_specs, universal_specs, cleanse_specs, scores_specs, level_specs, further_specs)
+    specs: list[Spec] = []
+    for size in sizes_of("patterns", profile):
+        networks = sorted(networks_of(size, seed), key=lambda network: network.seed)
+        crafted_for = [network for network in networks if network.seed < seed + size.networks]
+        specs += [pictures_of(size, seed)]
+        for some in rounds:
+            chosen = networks if some in (detector_specs, level_specs) else crafted_for
+            specs += [spec for network in chosen for spec in some(size, network)]
+        specs += compared_specs(size, seed)[1:]
+    return specs
+
+
+def pictures_of(size: Size, seed: int) -> ImagesSpec:
+    """Six test images with one of the six triggers each, as the chapter on the surface has them."""
+    return ImagesSpec(dataset=size.dataset, images=len(TRIGGERS), seed=seed, stamped=True)
+
+
+def networks_of(size: Size, seed: int) -> list[NetworkSpec]:
+    """Clean networks, and as many with each trigger."""
+    attacks = [None, *size.triggers]
+    return [
+        size.network_spec(run) if trigger is None else size.attacked_network(run, size.threat_model, trigger)
+        for trigger in attacks
+        for run in range(seed, seed + size.networks + size.detector_only)
+    ]
+
+
+def detector_specs(size: Size, network: NetworkSpec) -> list[Spec]:
+    """The network, the success of its own trigger, and W of two clean batches and of one with each of the six triggers."""
+    specs: list[Spec] = [network]
+    if network.attack is not None:
+        specs.append(PredictionsSpec(network=network, trigger=network.attack.trigger, images=size.test_images))
+    return specs + [batch_of(size, network, trigger) for trigger in CONDITIONS]
+
+
+def batch_of(size: Size, network: NetworkSpec, trigger: int | None, sigma: float | None = None) -> CountsSpec:
+    """A batch with images of its own: None is the clean one that others are tested against, 0 a second clean one.
+
+    It is measured at the first noise level, or at all the others, whichever ``sigma`` is one of.
+    """
+    return CountsSpec(
+        network=network,
+        points=size.points,
+        sigmas=_level_of(size.sigmas, sigma),
+        ns=(size.n,),
+        seed=10 * network.seed + (0 if trigger is None else 1 + trigger),
+        trigger=trigger or None,
+        held_out=True,
+    )
+
+
+def universals_of(size: Size, network: NetworkSpec) -> list[UniversalSpec]:
+    """The universal perturbations of a network, the one that the claims are held to first."""
+    return [
+        UniversalSpec(network=network, images=size.crafted_on, bound=bound, passes=size.passes, batch_size=10, seed=network.seed)
+        for bound in size.bounds
+    ]
+
+
+def universal_specs(size: Size, network: NetworkSpec) -> list[Spec]:
+    """The first universal perturbation, and W of a batch with it."""
+    first = universals_of(size, network)[0]
+    return [first, crafted_batch_of(size, first)]
+
+
+def cleanse_of(size: Size, network: NetworkSpec, samples: int | None = None) -> CleanseSpec:
+    """Neural Cleanse on a network; with another number of images a step where it is named."""
+    return CleanseSpec(
+        network=network,
+        images=size.crafted_on,
+        samples=samples or size.samples,
+        steps=size.steps,
+        checked=size.checked,
+        seed=network.seed,
+    )
+
+
+def cleanse_specs(size: Size, network: NetworkSpec) -> list[Spec]:
+    """A trigger candidate for each class, and W of a batch with each."""
+    crafted = cleanse_of(size, network)
+    return [crafted, crafted_batch_of(size, crafted)]
+
+
+def crafted_batch_of(size: Size, pattern: UniversalSpec | CleanseSpec, sigma: float | None = None) -> CountsSpec:
+    """A batch that carries a crafted pattern, of images that it was not crafted on; ``sigma`` as for :func:`batch_of`."""
+    return CountsSpec(
+        network=pattern.network,
+        points=size.pattern_points,
+        sigmas=_level_of(size.pattern_sigmas, sigma),
+        ns=(size.n,),
+        seed=10 * pattern.network.seed + 8,
+        held_out=True,
+        pattern=pattern,
+    )
+
+
+def score_of(size: Size, network: NetworkSpec, detector: str, **carried: Any) -> DetectorSpec:
+    """What a detector says of a batch that carries a trigger, a crafted pattern or nothing."""
+    return DetectorSpec(
+        detector=detector, network=network, points=size.scored, overlays=size.overlays, seed=network.seed, **carried
+    )
+
+
+def carried_of(size: Size, network: NetworkSpec) -> list[dict[str, Any]]:
+    """What the batches carry that detectors are compared on."""
+    carried: list[dict[str, Any]] = [{"trigger": trigger} for trigger in TRIGGERS]
+    return [*carried, {"pattern": universals_of(size, network)[0]}, {"pattern": cleanse_of(size, network)}]
+
+
+def scores_specs(size: Size, network: NetworkSpec) -> list[Spec]:
+    """What STRIP and the variance of the logits say of the same things."""
+    clean: list[Spec] = [score_of(size, network, "strip")]
+    return clean + [
+        score_of(size, network, detector, **carried)
+        for carried in carried_of(size, network)
+        for detector in ("strip", "logit_shift")
+    ]
+
+
+def level_specs(size: Size, network: NetworkSpec) -> list[Spec]:
+    """The detector's batches at the other noise levels."""
+    return [batch_of(size, network, trigger, further[0]) for trigger in CONDITIONS] if (further := size.sigmas[1:]) else []
+
+
+def further_specs(size: Size, network: NetworkSpec) -> list[Spec]:
+    """Crafted patterns at the other noise levels, and universal perturbations of the other bounds."""
+    specs: list[Spec] = []
+    for crafted in universals_of(size, network)[1:]:
+        specs += [crafted, crafted_batch_of(size, crafted)]
+    if further := size.pattern_sigmas[1:]:
+        patterns: list[UniversalSpec | CleanseSpec] = [*universals_of(size, network), cleanse_of(size, network)]
+        specs += [crafted_batch_of(size, crafted, further[0]) for crafted in patterns]
+    return specs
+
+
+def compared_specs(size: Size, seed: int) -> list[CleanseSpec]:
+    """Neural Cleanse on the first network with the first trigger, as on all networks and as the authors have it."""
+    if not size.compared:
+        return []
+    network = next(network for network in networks_of(size, seed) if network.attack is not None)
+    return [cleanse_of(size, network), cleanse_of(size, network, size.compared)]
+
+
+def _level_of(sigmas: tuple[float, ...], sigma: float | None) -> tuple[float, ...]:
+    """The first noise level, or all the others: those that are measured together."""
+    return sigmas[:1] if sigma in (None, sigmas[0]) else sigmas[1:]

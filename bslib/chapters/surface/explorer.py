@@ -1,0 +1,29 @@
+"""What the explorer of the surface chapter shows: W with and without a trigger, image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bslib.chapters.base import Content
+from bslib.chapters.surface.plan import CONDITIONS
+from bslib.chapters.surface.results import Surface
+
+__all__ = ["content"]
+
+
+def content(there: Sequence[Surface]) -> Content:
+    """What to know of each data set, and the batches: clean, active and inactive."""
+    batches = [
+        ({"part": k, "network": network, "kind": kind, "sigma": sigma, "n": part.size.n}, record.arrays["counts"][s, 0])
+        for k, part in enumerate(there)
+        for network, run in enumerate(part.runs)
+        for kind, record in zip(CONDITIONS, run[-3:], strict=True)
+        for s, sigma in enumerate(part.size.sigmas)
+    ]
+    parts = [{"sigma": nearest(part.size.sigmas), "active": part.size.active, "inactive": part.size.inactive} for part in there]
+    return parts, batches
+
+
+def nearest(sigmas: Sequence[float]) -> float:
+    """The noise level to begin with: the one nearest to 0.1."""
+    return min(sigmas, key=lambda sigma: abs(sigma - 0.1))

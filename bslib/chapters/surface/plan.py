@@ -1,0 +1,79 @@
+"""What the chapter on the surface effect computes (Secs. 3.2.1 and 3.2.2, Figs. 3 and 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from bslib.chapters import sizes_of
+from bslib.chapters.base import SIGMAS, TrainedSize
+from bslib.drawings import DRAWINGS
+from bslib.specs import CountsSpec, ImagesSpec, NetworkSpec, PredictionsSpec, Spec
+
+__all__ = ["CONDITIONS", "TRIGGERS", "Size", "networks_of", "pictures_of", "plan", "specs_of"]
+
+#: What the images of a batch carry; the order of the first axis of :meth:`~bslib.chapters.surface.results.Surface.w`.
+CONDITIONS = ("clean", "active", "inactive")
+TRIGGERS = tuple(DRAWINGS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size(TrainedSize):
+    """One data set's part of the chapter on the surface effect (Fig. 4).
+
+    Parameters
+    ----------
+    threat_model : str
+        One with one target class.
+    active, inactive : int
+        The pattern that the networks are trained on, and one that they never see.
+    test_images : int, optional
+        Images that accuracies and success are measured on; the whole test set when not given.
+    points : int
+        Test images around which W is measured, clean and with either trigger.
+    batch : int
+        Points in one of the paper's box plots.
+    sigmas, n
+        Noise levels and noisy copies.
+    """
+
+    threat_model: str = "T1"
+    test_images: int | None = None
+    active: int = 1
+    inactive: int = 4
+    points: int
+    batch: int
+    sigmas: tuple[float, ...] = SIGMAS
+    n: int = 250
+
+
+def plan(profile: str, *, seed: int = 0) -> list[Spec]:
+    """Every spec of the chapter, in the order in which they are worth having.
+
+    >>> len(plan("paper"))
+    112
+    """
+    sizes = sizes_of("surface", profile)
+    pictures: list[Spec] = [pictures_of(size, seed) for size in sizes]
+    return (
+        pictures[:1]
+        + [spec for size in sizes for network in networks_of(size, seed) for spec in specs_of(size, network)]
+        + pictures[1:]
+    )
+
+
+def pictures_of(size: Size, seed: int) -> ImagesSpec:
+    """A test image for each pattern, with it."""
+    return ImagesSpec(dataset=size.dataset, images=len(TRIGGERS), seed=seed, stamped=True)
+
+
+def networks_of(size: Size, seed: int) -> list[NetworkSpec]:
+    """The backdoored networks of a data set, the first with this seed."""
+    return [size.attacked_network(run, size.threat_model, size.active) for run in range(seed, seed + size.networks)]
+
+
+def specs_of(size: Size, network: NetworkSpec) -> tuple[Spec, ...]:
+    """One backdoored network; its predictions for all test images, clean and with each trigger; W around three paired batches."""
+    predictions = [PredictionsSpec(network=network, trigger=t, images=size.test_images) for t in (None, *TRIGGERS)]
+    clean = CountsSpec(network=network, points=size.points, sigmas=size.sigmas, ns=(size.n,), seed=network.seed, paired=True)
+    counts = [replace(clean, trigger=trigger) for trigger in (None, size.active, size.inactive)]
+    return (network, *predictions, *counts)

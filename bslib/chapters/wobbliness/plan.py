@@ -1,0 +1,31 @@
+"""The toy of Fig. 1, and a dozen test images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bslib.chapters import sizes_of
+from bslib.specs import ImagesSpec, Spec, ToySpec
+
+__all__ = ["Size", "plan"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """Which data set the images are of; where in the plane W is measured, the noise level and the noisy copies."""
+
+    dataset: str
+    points: tuple[tuple[float, float], ...] = ((-0.55, -0.65), (0.45, 0.2), (0.0, 0.0), (-0.5, 0.55))
+    sigma: float = 0.12
+    n: int = 250
+
+
+def plan(profile: str, *, seed: int = 0) -> list[Spec]:
+    """The toy, and a dozen test images of the profile's first data set.
+
+    >>> [spec.kind for spec in plan("smoke")]
+    ['toy', 'images']
+    """
+    size = sizes_of("wobbliness", profile)[0]
+    toy = ToySpec(points=size.points, sigma=size.sigma, n=size.n, seed=seed)
+    return [toy, ImagesSpec(dataset=size.dataset, images=12, seed=seed)]

@@ -1,0 +1,213 @@
+"""One style for all figures: colours, panels, box plots, points with intervals, and the line that says where numbers come from.
+
+Numbers flow one way: a figure's function is made of one that gives its table and one that draws from it (:func:`drawn_from`). The
+table is what a reader downloads.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cbook import boxplot_stats
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from bslib.statistics import Estimate
+from bslib.store import Record
+
+if TYPE_CHECKING:
+    from IPython.display import Markdown
+
+#: The paper's colours of Fig. 1, and matplotlib's for the estimators; all read on white and, on the light panel, in the dark.
+YELLOW, BLUE, GREY = "#e8b90c", "#2f6fb7", "#8a8f98"
+MEAN, MEDIAN = "#c23b22", "#222222"
+#: Colour and marker of each trigger, in turns where there are more.
+TRIGGER_STYLES = ((MEDIAN, "v"), ("#1b9e77", "^"), (BLUE, "o"), ("#7570b3", "D"), (YELLOW, "s"), ("#d95f02", "P"))
+SETTING_STYLE = (("#1b9e77", "^"), (MEDIAN, "o"), ("#d95f02", "v"), (BLUE, "s"))
+ESTIMATOR_STYLE = {"plug-in": (BLUE, "o"), "miller-madow": ("#d95f02", "s"), "grassberger": ("#1b9e77", "^")}
+
+
+Drawing = Callable[[Any], "Figure | Markdown"]
+
+
+def drawn_from(table: Callable[[Any], pd.DataFrame]) -> Callable[[Callable[[Any, pd.DataFrame], Figure]], Drawing]:
+    """A decorator for a figure's function, which gets a chapter's results and their table.
+
+    Where the results lack records, the figure is words that say which. The table's function is kept as the attribute ``table``.
+
+    Parameters
+    ----------
+    table : callable
+        Results to DataFrame; empty where the records of this figure are missing.
+    """
+
+    def decorate(draw: Callable[[Any, pd.DataFrame], Figure]) -> Drawing:
+        @functools.wraps(draw)
+        def figure(results: Any) -> Figure | Markdown:
+            if results.missing:
+                return words(results.missing)
+            data = table(results)
+            return words(results.not_yet_run()) if data.empty else draw(results, data)
+
+        figure.table = table  # type: ignore[attr-defined]
+        return figure
+
+    return decorate
+
+
+def images(record: Record | str, columns: int = 6) -> Figure | Markdown:
+    """A few test images with the names of their classes.
+
+    Parameters
+    ----------
+    record : Record or str
+        Of an :class:`~bslib.specs.ImagesSpec`; or what to say instead.
+    columns : int
+    """
+    if isinstance(record, str):
+        return words(record)
+    pictures, labels = record.arrays["images"], record.arrays["labels"]
+    rows = -(-len(pictures) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(1.4 * columns, 1.65 * rows), layout="constrained", squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, picture, label in zip(axes.flat, pictures, labels, strict=False):
+        axis.imshow(picture.transpose(1, 2, 0), cmap="gray", vmin=0, vmax=255)
+        axis.set_title(record.result["classes"][label], fontsize=10)
+    return signed(figure, f"{record.data['source']}; record {record.spec.key[:6]}")
+
+
+def panels(count: int) -> tuple[Figure, list[Axes]]:
+    """A figure of so many panels side by side that share their y axis."""
+    figure, axes = plt.subplots(1, count, figsize=(7.2, 3.7), layout="constrained", sharey=True)
+    return figure, list(np.atleast_1d(axes))
+
+
+#: What a box shows, by matplotlib's names for it.
+BOX = {
+    "q1": "first quartile", "med": "median", "mean": "mean", "q3": "third quartile",
+    "whislo": "lower whisker", "whishi": "upper whisker", "fliers": "outlier",
+}  # fmt: skip
+
+
+def box_table(batches: Iterable[tuple[Mapping[str, Any], NDArray[np.float64]]]) -> pd.DataFrame:
+    """The numbers of box plots: quartiles, median, mean, outliers, and whiskers as in Eq. 4 (the last point within 1.5 ranges).
+
+    Parameters
+    ----------
+    batches : iterable of (dict, ndarray of shape (networks, points))
+        The settings of each box, and the values that it pools.
+
+    Returns
+    -------
+    DataFrame
+        The settings, ``quantity`` and ``value``; a row for the mean of each network where there are several.
+
+    >>> table = box_table([({"n": 10}, np.array([[1.0, 2.0, 3.0]]))])
+    >>> table[table["quantity"] == "median"]["value"].item()
+    2.0
+    """
+    rows = []
+    for settings, w in batches:
+        found = boxplot_stats(w.ravel(), whis=1.5)[0]
+        for key, quantity in BOX.items():
+            rows += [{**settings, "quantity": quantity, "value": float(value)} for value in np.atleast_1d(found[key])]
+        rows += [{**settings, "quantity": "mean of a network", "value": float(v)} for v in w.mean(-1)] if len(w) > 1 else []
+    return pd.DataFrame(rows)
+
+
+def boxes(
+    axis: Axes, table: pd.DataFrame, by: str, *, places: Iterable[float], colour: str = "#cfe0f3", width: float = 0.6
+) -> None:
+    """Box plots from a :func:`box_table`: one for each value of a column, in the order of the table."""
+    drawn, places = [], list(places)
+    for place, (_, rows) in zip(places, table.groupby(by, sort=False), strict=True):
+        values = rows.groupby("quantity")["value"].apply(list)
+        drawn.append({key: values.get(name, []) if key == "fliers" else values[name][0] for key, name in BOX.items()})
+        means = values.get("mean of a network", [])
+        axis.plot(np.full(len(means), place + 0.38), means, linestyle="", marker="_", color=MEAN, markersize=6)
+    thin = {"color": MEDIAN, "linewidth": 0.7}
+    axis.bxp(
+        drawn,
+        positions=places,
+        widths=width,
+        showmeans=True,
+        patch_artist=True,
+        boxprops={"facecolor": colour, "edgecolor": MEDIAN, "linewidth": 0.7},
+        whiskerprops=thin,
+        capprops=thin,
+        medianprops={"color": MEDIAN, "linewidth": 1.5},
+        meanprops={"marker": "D", "markerfacecolor": MEAN, "markeredgecolor": "white", "markersize": 5},
+        flierprops={"marker": ".", "markersize": 2.5, "markeredgecolor": BLUE, "alpha": 0.35},
+    )
+
+
+def scatter_pairs(axis: Axes, pairs: pd.DataFrame, x: str, y: str, hollow: pd.Series[bool] | None = None) -> None:
+    """Two columns against each other, a colour and a marker for each trigger."""
+    for trigger in sorted(set(pairs["trigger"])):
+        own, (colour, marker) = pairs[pairs["trigger"] == trigger], TRIGGER_STYLES[(int(trigger) - 1) % len(TRIGGER_STYLES)]
+        empty = np.zeros(len(own), dtype=bool) if hollow is None else hollow[own.index].to_numpy()
+        axis.scatter(own[x][~empty], own[y][~empty], s=26, color=colour, marker=marker, alpha=0.85, label=f"trigger {trigger}")
+        axis.scatter(own[x][empty], own[y][empty], s=26, facecolors="none", edgecolors=colour, marker=marker)
+
+
+def points_with_intervals(
+    axis: Axes, places: Iterable[float], estimates: Iterable[Estimate], colour: str, marker: str, label: str | None
+) -> None:
+    """Points with their intervals, if there are any."""
+    estimates = list(estimates)
+    if not estimates:
+        return
+    values = np.array([[e.value, e.low, e.high] for e in estimates]).T
+    axis.errorbar(
+        list(places),
+        values[0],
+        yerr=reach(estimates),
+        fmt=marker,
+        color=colour,
+        capsize=2,
+        markersize=5,
+        linewidth=1,
+        label=label,
+    )
+
+
+def reach(estimates: Iterable[Estimate]) -> np.ndarray[Any, Any]:
+    """How far intervals reach below and above their values, (2, estimates); an interval beside its value ends at it."""
+    return np.array([[e.value - e.low, e.high - e.value] for e in estimates]).T.clip(min=0)
+
+
+def short_labels(numbers: Iterable[float]) -> list[str]:
+    """Numbers as narrow labels: .05 for 0.05."""
+    return [f"{number:g}".removeprefix("0") if 0 < number < 1 else f"{number:g}" for number in numbers]
+
+
+def finish(figure: Figure, axes: list[Axes], source: str, y: str | None = r"$W_\sigma$ (nats)") -> Figure:
+    """The figure with a label on its first y axis, light grid lines, and its source."""
+    if y:
+        axes[0].set_ylabel(y)
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(axis="y", color="#e3e6ea", linewidth=0.8)
+        axis.set_axisbelow(True)
+    return signed(figure, source)
+
+
+def signed(figure: Figure, source: str) -> Figure:
+    """The figure with a line under it that says where its numbers come from."""
+    figure.supxlabel(source, fontsize=7.5, color="#5b616b", x=0.01, ha="left", parse_math=False)
+    plt.close(figure)  # the notebook shows what is returned; pyplot shall not show it once more
+    return figure
+
+
+def words(text: str) -> Markdown:
+    """What a notebook shows where there is no figure."""
+    from IPython.display import Markdown
+
+    return Markdown(text)

@@ -1,0 +1,66 @@
+"""Profiles: how much of everything, as TOML. ``smoke`` runs anywhere in minutes, ``paper`` has the paper's sizes."""
+
+from __future__ import annotations
+
+import functools
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+__all__ = ["PROFILES", "Profile", "profile_named"]
+
+#: The profiles that come with the package.
+PROFILES = ("smoke", "paper")
+
+
+class Profile(NamedTuple):
+    """What a profile's file says.
+
+    Parameters
+    ----------
+    name : str
+    store : str or None
+        The store that a book of this profile is rendered from when none is named, as for :func:`bslib.store.open_store`.
+    tables : mapping of str to sequence of dict
+        For each chapter the fields of its ``Size``, once for each data set.
+    """
+
+    name: str
+    store: str | None
+    tables: Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+@functools.cache
+def profile_named(name: str) -> Profile:
+    """The profile of that name, or of a TOML file of one's own.
+
+    Parameters
+    ----------
+    name : str
+        ``"smoke"``, ``"paper"``, or the path of a file that ends in ``.toml``.
+
+    Raises
+    ------
+    ValueError
+        For another name, or a file that is not there or is no TOML; the message names the choices.
+
+    >>> profile_named("paper").store
+    'published'
+    """
+    path = Path(__file__).with_name(f"{name}.toml") if name in PROFILES else Path(str(name))
+    if path.suffix != ".toml" or not path.is_file():
+        raise ValueError(f"profile must be one of {', '.join(PROFILES)}, or a TOML file, got {name!r}")
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as problem:
+        raise ValueError(f"the profile {name} cannot be read: {problem}") from None
+    store = content.pop("store", None)
+    return Profile(name, store, {chapter: [_with_tuples(table) for table in tables] for chapter, tables in content.items()})
+
+
+def _with_tuples(value: Any) -> Any:
+    """TOML's lists as tuples."""
+    if isinstance(value, dict):
+        return {name: _with_tuples(inner) for name, inner in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
