@@ -24,13 +24,12 @@ import numpy as np
 
 from bslib import training
 from bslib.chapters import CHAPTERS, plan_of
-from bslib.chapters.parameters import specs_of
-from bslib.profiles import ParametersSize
+from bslib.chapters.parameters.plan import Size, networks_of, specs_of
 from bslib.runner import run
 from bslib.specs import ImagesSpec, Spec
 from bslib.store import Store
 
-TINY = ParametersSize(
+TINY = Size(
     dataset="digits", network="small-fashion", networks=3, epochs=8, points=20, ns=(10, 200), n_sigmas=(0.1,),
     sigmas=(0.1, 0.25), n=200,
 )  # fmt: skip
@@ -41,7 +40,7 @@ def plan_named(name: str) -> list[Spec]:
     if name == "tiny":
         return [
             ImagesSpec(dataset="digits", images=10, seed=0),
-            *(spec for seed in range(TINY.networks) for spec in specs_of(TINY, seed)),
+            *(spec for network in networks_of(TINY, 0) for spec in specs_of(TINY, network)),
         ]
     return [spec for chapter in CHAPTERS for spec in plan_of(chapter, name)]
 

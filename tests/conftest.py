@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -79,6 +83,17 @@ def completed(tmp_path_factory, tiny_plan) -> Store:
     store = Store(tmp_path_factory.mktemp("completed"))
     run(tiny_plan, store, device="cpu", jobs=1, progress=False)
     return store
+
+
+def write_profile(path: Path, **chapters) -> Path:
+    """A profile's file: for each chapter its sizes."""
+    lines = []
+    for chapter, sizes in chapters.items():
+        for size in sizes:
+            fields = {k: v for k, v in dataclasses.asdict(size).items() if v is not None}
+            lines += [f"[[{chapter}]]", *(f"{name} = {json.dumps(value)}" for name, value in fields.items()), ""]
+    path.write_text("\n".join(lines))
+    return path
 
 
 def made_up_counts(rng: np.random.Generator, sigmas, ns, points: int) -> np.ndarray:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -36,7 +37,7 @@ def wide(monkeypatch):
 
 @pytest.fixture
 def tiny(monkeypatch, tiny_profile):
-    monkeypatch.setitem(PROFILES, "smoke", tiny_profile)
+    monkeypatch.setitem(PROFILES, "smoke", Path(tiny_profile))
     return tiny_profile
 
 

@@ -17,11 +17,13 @@ from collections import Counter
 from concurrent.futures import Executor, Future
 
 import pytest
+from conftest import write_profile
 from distributed import Client
 from typer.testing import CliRunner
 
 from bslib import cluster, cost, runner
-from bslib.chapters.parameters import specs_of
+from bslib.chapters import sizes_of
+from bslib.chapters.parameters.plan import networks_of, specs_of
 from bslib.cli import app
 from bslib.cluster import pools_at
 from bslib.profiles import PROFILES
@@ -97,12 +99,12 @@ def two_workers(running) -> Cluster:
 @pytest.fixture(scope="module")
 def longer_size(tiny_profile):
     """Four networks, each with measurements of a second."""
-    return dataclasses.replace(tiny_profile.parameters[0], networks=4, points=20, ns=(10, 200), n=200)
+    return dataclasses.replace(sizes_of("parameters", tiny_profile)[0], networks=4, points=20, ns=(10, 200), n=200)
 
 
 @pytest.fixture(scope="module")
 def longer(longer_size) -> list:
-    return [spec for seed in range(longer_size.networks) for spec in specs_of(longer_size, seed)]
+    return [spec for network in networks_of(longer_size, 0) for spec in specs_of(longer_size, network)]
 
 
 @pytest.fixture(scope="module")
@@ -226,8 +228,7 @@ def test_a_killed_worker_loses_nothing(two_workers, longer, longer_completed, tm
 
 
 def test_the_scheduler_gone_is_an_error_and_the_next_run_goes_on(longer, longer_completed, tmp_path, monkeypatch, longer_size):
-    profile = dataclasses.replace(PROFILES["smoke"], parameters=(longer_size,))
-    monkeypatch.setitem(PROFILES, "smoke", profile)
+    monkeypatch.setitem(PROFILES, "smoke", write_profile(tmp_path / "longer.toml", parameters=[longer_size]))
     store = Store(tmp_path / "store")
     mine = Cluster(tmp_path)
 

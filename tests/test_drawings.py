@@ -9,8 +9,11 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from bslib import drawings, figures
-from bslib.chapters import correlation, patterns, surface
+from bslib import drawings, plotting
+from bslib.chapters import sizes_of
+from bslib.chapters.correlation import plan as correlation
+from bslib.chapters.patterns import plan as patterns
+from bslib.chapters.surface import plan as surface
 from bslib.datasets import load
 from bslib.drawings import DRAWINGS, changed_digests
 from bslib.jobs import compute
@@ -71,7 +74,7 @@ def test_a_seventh_trigger_is_nobody_else_s_record():
 
 @pytest.mark.parametrize("threat_model", ["T1", "T2", "T3"])
 def test_a_correlation_is_planned_under_every_threat_model(threat_model):
-    size = replace(PROFILES["smoke"].correlation[0], threat_model=threat_model)
+    size = replace(sizes_of("correlation", "smoke")[0], threat_model=threat_model)
     (first, *_) = correlation.networks_of(size, seed=13)
     assert first.attack.target == (None if threat_model == "T2" else 3)
     assert correlation.counts_of(size, first, 0.1).by_class == (True if threat_model == "T2" else None)
@@ -80,12 +83,12 @@ def test_a_correlation_is_planned_under_every_threat_model(threat_model):
 def test_pairs_of_every_trigger_have_a_style():
     axis = Figure().subplots()
     pairs = pd.DataFrame({"trigger": [1, 2, 3, 4, 5, 6, 7], "W": np.arange(7.0), "success": 1.0})
-    figures._pairs(axis, pairs, "W", "success")
+    plotting.scatter_pairs(axis, pairs, "W", "success")
     assert len({tuple(points.get_facecolor()[0]) for points in axis.collections if len(points.get_offsets())}) == 6
 
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_sizes_know_the_classes_of_their_data(profile, monkeypatch):
-    sizes = [s for part in ("parameters", "surface", "correlation", "patterns") for s in getattr(PROFILES[profile], part)]
+    sizes = [s for part in ("parameters", "surface", "correlation", "patterns") for s in sizes_of(part, profile)]
     for dataset in {size.dataset for size in sizes} - {"cifar10"}:
         assert {size.classes for size in sizes if size.dataset == dataset} == {len(load(dataset).classes)}

@@ -21,7 +21,6 @@ from test_runner import checksums, complete
 from bslib import runner
 from bslib.files import locked
 from bslib.jobs import compute
-from bslib.profiles import PROFILES
 from bslib.specs import NetworkSpec
 from bslib.store import Store
 
@@ -247,4 +246,4 @@ def test_a_flipped_bit_in_weights_is_never_measured(completed, tiny_plan, tmp_pa
 
 
 def test_smoke_is_a_profile_of_the_chaos_command():
-    assert len(chaos.plan_named("smoke")) > 50 and PROFILES["smoke"].name == "smoke"
+    assert len(chaos.plan_named("smoke")) > 50

@@ -16,6 +16,8 @@ from test_cli import bslib_
 from torch import nn
 
 import bslib.book
+import bslib.detectors.logit_shift
+import bslib.detectors.strip
 from bslib import (
     archive,
     chapters,
@@ -143,8 +145,8 @@ FUNCTIONS: dict[str, tuple[Callable[..., object], dict[str, object]]] = {
     "reverse_triggers": (
         neural_cleanse.reverse_triggers, {**CRAFTED, "classes": 3, "samples": 2, "steps": 2, "seed": 0}
     ),
-    "strip_entropy": (detectors.strip_entropy, {"model": MODEL, "images": IMAGES, "overlays": IMAGES}),
-    "logit_shift_variance": (detectors.logit_shift_variance, {"model": MODEL, "clean": IMAGES, "patterned": IMAGES}),
+    "strip_entropy": (detectors.strip.strip_entropy, {"model": MODEL, "images": IMAGES, "overlays": IMAGES}),
+    "logit_shift_variance": (detectors.logit_shift.logit_shift_variance, {"model": MODEL, "clean": IMAGES, "patterned": IMAGES}),
     "levene": (statistics.levene, {"clean": np.arange(5.0), "tested": np.arange(4.0), "center": "mean"}),
     "plan_of": (chapters.plan_of, {"chapter": "wobbliness", "profile": "smoke", "seed": 0}),
     "profile_named": (profiles.profile_named, {"name": "smoke"}),

@@ -14,33 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from bslib.chapters import CHAPTERS, surface
-from bslib.chapters.parameters import ParameterResults, quantities
-from bslib.ledger import (
-    VERDICTS,
-    Claim,
-    Test,
-    as_data,
-    as_markdown,
-    as_page,
-    bounds_text,
-    claims_of,
-    entries,
-    findings_as_markdown,
-    findings_of,
-    format_estimate,
-    headlines,
-    judge,
-    numbers,
-    provenance_table,
-    score,
-)
-from bslib.profiles import PROFILES
+from bslib.chapters import CHAPTERS, plan_of, sizes_of
+from bslib.chapters.parameters.results import ParameterResults, quantities
+from bslib.chapters.surface import results as surface
+from bslib.ledger import VERDICTS, Claim, Test, as_data, claims_of, entries, findings_of, judge, numbers
+from bslib.render import bounds_text, findings, format_estimate, headlines, ledger_page, provenance_table, score, verdicts
 from bslib.specs import PredictionsSpec
 from bslib.statistics import Estimate, Estimates
-from bslib.store import PUBLISHED, Store, published_folder
+from bslib.store import PUBLISHED, Records, Store, open_store, published_folder
 
-WITH_CLAIMS = [name for name in CHAPTERS if files("bslib.chapters").joinpath(f"{name}.toml").is_file()]
+WITH_CLAIMS = [name for name in CHAPTERS if files("bslib.chapters").joinpath(name, "claims.toml").is_file()]
 
 
 def claim_of(*tests: Test) -> Claim:
@@ -50,11 +33,8 @@ def claim_of(*tests: Test) -> Claim:
 @pytest.fixture(scope="module")
 def paper_quantities(made_up_half):
     """At the paper's sizes, but for fewer points: they change no name."""
-    halves = [
-        made_up_half(dataclasses.replace(size, points=20, networks=2), seed=k)
-        for k, size in enumerate(PROFILES["paper"].parameters)
-    ]
-    return quantities(*halves)
+    sizes = enumerate(sizes_of("parameters", "paper"))
+    return quantities({s.dataset: made_up_half(dataclasses.replace(s, points=20, networks=2), seed=k) for k, s in sizes})
 
 
 # --- the claims --------------------------------------------------------------------------------------------------
@@ -84,7 +64,7 @@ def test_ids_are_unique_over_the_book():
 
 
 def test_the_file_is_read_completely():
-    raw = tomllib.loads(files("bslib.chapters").joinpath("parameters.toml").read_text(encoding="utf-8"))
+    raw = tomllib.loads(files("bslib.chapters").joinpath("parameters", "claims.toml").read_text(encoding="utf-8"))
     assert set(raw) == {"page", "claim", "finding"}
     assert [c["id"] for c in raw["claim"]] == [claim.id for claim in claims_of("parameters")]
 
@@ -99,7 +79,7 @@ def test_every_claim_speaks_of_what_the_chapter_computes(paper_quantities):
 
 
 def test_with_all_records_every_claim_has_a_verdict(paper_quantities):
-    _, _, *table, gap, marks = as_markdown("parameters", paper_quantities).splitlines()
+    _, _, *table, gap, marks = verdicts("parameters", paper_quantities).splitlines()
     assert gap == "" and all(mark in marks for mark in "✓✗~")
     assert len(table) == len(claims_of("parameters")) and not any("not yet run" in row for row in table)
     for claim, row in zip(claims_of("parameters"), table, strict=True):
@@ -108,16 +88,16 @@ def test_with_all_records_every_claim_has_a_verdict(paper_quantities):
 
 
 def test_half_the_records_judge_half_the_claims(made_up_half):
-    first, second = PROFILES["paper"].parameters
-    found = quantities(made_up_half(dataclasses.replace(first, points=20)), ParameterResults(second, "paper", ()))
+    first, second = sizes_of("parameters", "paper")
+    halves = [made_up_half(dataclasses.replace(first, points=20)), ParameterResults(second, "paper", 0, Records({}))]
+    found = quantities({half.size.dataset: half for half in halves})
     judged = {claim.id for claim in claims_of("parameters") if judge(claim, found) != "not yet run"}
     assert judged == {claim.id for claim in claims_of("parameters") if "fashion" in claim.id} | {"reruns-agree"}
 
 
 def test_smoke_yields_no_verdict(made_up_half):
-    halves = [made_up_half(size, "smoke") for size in PROFILES["smoke"].parameters]
-    found = quantities(*halves)
-    table = as_markdown("parameters", found).splitlines()[2:-2]
+    found = quantities({size.dataset: made_up_half(size, "smoke") for size in sizes_of("parameters", "smoke")})
+    table = verdicts("parameters", found).splitlines()[2:-2]
     assert found and table and all(row.endswith("|  | **not yet run** |") for row in table)
 
 
@@ -194,7 +174,7 @@ def ledger(published_numbers):
 
 
 def test_the_ledger_has_every_claim_once_in_the_order_of_the_book(ledger):
-    chapters = [path.stem for path in (ROOT / "bslib/chapters").glob("*.toml")]
+    chapters = [path.parent.name for path in (ROOT / "bslib/chapters").glob("*/claims.toml")]
     assert {entry.chapter for entry in ledger} == set(chapters)
     assert [entry.claim for entry in ledger] == [c for chapter in CHAPTERS if chapter in chapters for c in claims_of(chapter)]
     ids = [entry.claim.id for entry in ledger]
@@ -216,7 +196,7 @@ def test_pages_and_figures_that_the_ledger_names_are_there(ledger):
 
 
 def test_the_page_has_a_row_for_each_entry(ledger):
-    opening, _, *rows, closing = as_page(ledger).splitlines()
+    opening, _, *rows, closing = ledger_page(ledger).splitlines()
     rows = rows[2:]
     assert (opening, closing) == (":::{container} ledger", ":::") and len(rows) == len(ledger)
     for entry, row in zip(ledger, rows, strict=True):
@@ -227,7 +207,7 @@ def test_the_page_has_a_row_for_each_entry(ledger):
 
 def test_marks_and_verdict_agree(ledger):
     """A reader who knows the rule can tell the verdict from the marks in the row."""
-    _, _, *rows, _ = as_page(ledger).splitlines()
+    _, _, *rows, _ = ledger_page(ledger).splitlines()
     for entry, row in zip(ledger, rows[2:], strict=True):
         marks = re.findall("[✓✗~]", row.split(" | ")[2])
         assert marks == re.findall("[✓✗~]", " ".join(bounds_text(entry.claim, entry.measured).values()))
@@ -292,27 +272,27 @@ def test_the_ledger_as_data_is_json(ledger):
 @pytest.mark.parametrize("chapter", WITH_CLAIMS)
 def test_findings_are_borne_out_by_the_published_records(chapter, published_numbers):
     """What the book says of its own accord is true of the records that it is rendered from."""
-    findings = findings_of(chapter)
-    for finding in findings:
+    expected = findings_of(chapter)
+    for finding in expected:
         for test in finding.tests:
             assert test.outcome(published_numbers[chapter][test.quantity]) is True, (finding.id, test)
-    lines = findings_as_markdown(chapter, published_numbers[chapter]).splitlines()
-    assert len(lines) == max(1, len(findings)) and not any("Not borne out" in line for line in lines)
+    lines = findings(chapter, published_numbers[chapter]).splitlines()
+    assert len(lines) == max(1, len(expected)) and not any("Not borne out" in line for line in lines)
 
 
 def test_every_number_of_a_finding_is_in_its_sentence(published_numbers):
     for chapter, own in published_numbers.items():
         for finding in findings_of(chapter):
             assert all(f"{{{k}}}" in finding.says for k in range(len(finding.tests))), finding.id
-            line = next(line for line in findings_as_markdown(chapter, own).splitlines() if finding.says.split("{")[0] in line)
+            line = next(line for line in findings(chapter, own).splitlines() if finding.says.split("{")[0] in line)
             assert all(format_estimate(own[test.quantity]) in line for test in finding.tests)
 
 
 def test_a_finding_that_records_contradict_says_so(published_numbers):
     (first, *_), own = findings_of("parameters"), published_numbers["parameters"]
-    assert findings_as_markdown("parameters", own).startswith("- " + first.says[:20])
+    assert findings("parameters", own).startswith("- " + first.says[:20])
     for estimate in (FAILS, OPEN):
-        assert findings_as_markdown("parameters", {**own, first.tests[0].quantity: estimate}).startswith("- **Not borne out")
+        assert findings("parameters", {**own, first.tests[0].quantity: estimate}).startswith("- **Not borne out")
 
 
 def test_the_landing_page_has_the_headlines_alone(published_numbers):
@@ -343,13 +323,13 @@ def test_what_is_changed_in_a_record_changes_the_verdict(tmp_path):
     """A copy of the published store in which every prediction of one trigger is wrong."""
     shutil.copytree(published_folder(), tmp_path / "records")
     store = Store(tmp_path / "records")
-    for spec in surface.plan("paper"):
+    for spec in plan_of("surface", "paper"):
         if isinstance(spec, PredictionsSpec) and spec.trigger == 1 and spec in store:
             record = store.get(spec)
             wrong = {**record.arrays, "predicted": (record.arrays["labels"] + 1) % 10}
             store.put(dataclasses.replace(record, arrays=wrong))
-    changed = surface.numbers(profile="paper", store=Store(tmp_path / "records", writable=False))
-    found = entries({"surface": changed})
+    changed = surface.load(profile="paper", store=Store(tmp_path / "records", writable=False))
+    found = entries({"surface": surface.quantities(changed)})
     verdict = {entry.claim.id: entry.verdict for entry in found}
     assert verdict["larger-fashion-active"] == "not reproduced"
 
@@ -360,7 +340,10 @@ def test_what_is_changed_in_a_record_changes_the_verdict(tmp_path):
 def test_the_provenance_accounts_for_every_published_record():
     *rows, empty, total = provenance_table(profile="paper", store=PUBLISHED).splitlines()[2:]
     cells = [[cell.strip() for cell in row.strip("|").split(" | ")] for row in rows]
-    published = [json.loads(path.read_text()) for path in published_folder().glob("*/*.json")]
+    published = [
+        {"spec": {"kind": record.spec.kind}, "data": record.data, "provenance": record.provenance}
+        for record in open_store(PUBLISHED).iter_records()
+    ]
     assert empty == "" and sum(int(row[2]) for row in cells) == len(published)
     assert total.startswith(f"{len(published)} of the ")
     for row in cells:

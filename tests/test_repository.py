@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import os
 import re
@@ -31,15 +32,15 @@ HOUSE = (
     ("drawings", "threat_models"),
     ("triggers", "poisoning"),
     ("datasets", "networks", "training"),
-    ("patterns",),
-    ("statistics", "detectors"),
+    ("patterns", "detectors"),
+    ("statistics",),
     ("specs", "store", "profiles", "archive"),
-    ("jobs", "cluster", "runner"),
-    ("verify",),
+    ("provenance", "jobs", "cluster", "runner"),
+    ("verify", "plotting"),
     ("chapters",),
-    ("figures", "tables", "ledger", "cost"),
-    ("widgets", "book", "timings", "live", "panel"),
-    ("cli", "__main__"),
+    ("ledger", "cost"),
+    ("render", "interactive", "book", "timings"),
+    ("cli",),
 )
 ROW = {name: row for row, names in enumerate(HOUSE) for name in names}
 
@@ -50,10 +51,10 @@ READING_SIDE = (
     "bslib.specs",
     "bslib.store",
     "bslib.profiles",
-    "bslib.chapters.parameters",
-    "bslib.figures",
-    "bslib.tables",
-    "bslib.widgets",
+    "bslib.chapters.parameters.results",
+    "bslib.chapters.patterns.figures",
+    "bslib.render",
+    "bslib.interactive.explorer",
     "bslib.book",
     "bslib.timings",
     "bslib.cli",
@@ -83,10 +84,12 @@ def test_chapter_ends_with_the_lab_and_offers_the_numbers_of_its_figures(path: P
     cells = json.loads(path.read_text("utf-8"))["cells"]
     sources = ["".join(cell["source"]) for cell in cells]
     assert "bslib.lab(" in sources[-1]
-    drawn = {cell["metadata"]["mystnb"]["figure"]["name"] for cell in cells if "figure" in cell["metadata"].get("mystnb", {})}
-    offered = next(source for source in sources if source.startswith("tables.downloads("))
-    pictures = {"fig-patterns", "fig-patterns-second", "fig-reversed"}  # images have no numbers to take along
-    assert set(re.findall(r'"(fig-[a-z-]+)":', offered)) == drawn - pictures
+    assert "render.downloads(results, figures.FIGURES)" in sources and "render.further(others, figures.FIGURES)" in sources
+    chapter = re.search(r"from bslib.chapters.(\w+) import figures", "\n".join(sources)).group(1)
+    figures = importlib.import_module(f"bslib.chapters.{chapter}.figures")
+    drawn = {name for source in sources for name in re.findall(r"^figures\.(\w+)\(", source)}
+    pictures = {"patterns", "reversed_triggers"}  # images have no numbers to take along
+    assert {figure.__name__ for figure in figures.FIGURES} == drawn - pictures == set(figures.__all__) - pictures - {"FIGURES"}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)

@@ -15,9 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import write_profile
 
 from bslib import runner
-from bslib.chapters.parameters import specs_of
+from bslib.chapters import sizes_of
+from bslib.chapters.parameters.plan import networks_of, specs_of
 from bslib.jobs import compute
 from bslib.jobs.base import draw_points
 from bslib.runner import chosen_device, run
@@ -197,22 +199,19 @@ def test_stopped_while_making_a_network_anew(completed, tiny_plan, tmp_path, mon
 COMMAND = """
 import sys
 from bslib import profiles
-from bslib.profiles import ParametersSize
-size = ParametersSize(dataset="digits", network="small-fashion", networks=6, epochs=1, train_size=200, points=10,
-                      ns=(10, 300), n_sigmas=(0.1,), sigmas=(0.1, 0.25), n=300)
-profiles.PROFILES["smoke"] = profiles.Profile(name="smoke", store=None, toy=profiles.ToySize(), parameters=(size,))
 from bslib.cli import app
-app(["run", "parameters", "--profile", "smoke", "--device", "cpu", "--store", sys.argv[1], "--jobs", "2"])
+app(["run", "parameters", "--profile", sys.argv[2], "--device", "cpu", "--store", sys.argv[1], "--jobs", "2"])
 """
 STOPPED_SIZE = {"networks": 6, "points": 10, "ns": (10, 300), "n_sigmas": (0.1,), "sigmas": (0.1, 0.25), "n": 300}
 
 
 def test_ctrl_c_keeps_what_is_finished(tmp_path, tiny_profile):
-    size = dataclasses.replace(tiny_profile.parameters[0], **STOPPED_SIZE)
-    plan = [spec for seed in range(6) for spec in specs_of(size, seed)]
+    size = dataclasses.replace(sizes_of("parameters", tiny_profile)[0], **STOPPED_SIZE)
+    profile = write_profile(tmp_path / "stopped.toml", parameters=[size])
+    plan = [spec for network in networks_of(size, 0) for spec in specs_of(size, network)]
     store = Store(tmp_path / "store")
     command = subprocess.Popen(
-        [sys.executable, "-c", COMMAND, store.folder],
+        [sys.executable, "-c", COMMAND, store.folder, profile],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it

@@ -367,15 +367,15 @@ def test_open_store(own_cache, monkeypatch, tmp_path):
 READING = """
 import sys
 from bslib.chapters import plan_of
-from bslib.chapters.parameters import load
+from bslib.chapters.parameters.results import load
 from bslib.chapters import records_for
 from bslib.store import Store
 from pathlib import Path
-import bslib.figures, bslib.ledger
+import bslib.chapters.patterns.figures, bslib.render, bslib.interactive.explorer
 plan = plan_of("wobbliness", "paper") + plan_of("parameters", "paper")
 records = records_for(plan, Store(Path(sys.argv[1]), writable=False))
 assert list(records.missing) == list(dict.fromkeys(plan)) and len(records) == 0
-assert load(profile="paper", store=Store(Path(sys.argv[1]), writable=False))[0].runs == ()
+assert load(profile="paper", store=Store(Path(sys.argv[1]), writable=False))["cifar10"].runs == []
 assert not {"torch", "torchvision"} & set(sys.modules), "torch was imported"
 """
 

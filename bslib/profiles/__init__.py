@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 __all__ = ["PROFILES", "Profile", "profile_named"]
 
-#: The profiles that come with the package.
-PROFILES = ("smoke", "paper")
+#: The files of the profiles that come with the package.
+PROFILES = {name: Path(__file__).with_name(f"{name}.toml") for name in ("smoke", "paper")}
 
 
 class Profile(NamedTuple):
@@ -31,7 +31,6 @@ class Profile(NamedTuple):
     tables: Mapping[str, Sequence[Mapping[str, Any]]]
 
 
-@functools.cache
 def profile_named(name: str) -> Profile:
     """The profile of that name, or of a TOML file of one's own.
 
@@ -48,15 +47,21 @@ def profile_named(name: str) -> Profile:
     >>> profile_named("paper").store
     'published'
     """
-    path = Path(__file__).with_name(f"{name}.toml") if name in PROFILES else Path(str(name))
+    path = PROFILES.get(name, Path(str(name)))
     if path.suffix != ".toml" or not path.is_file():
         raise ValueError(f"profile must be one of {', '.join(PROFILES)}, or a TOML file, got {name!r}")
+    store, tables = _read(path)
+    return Profile(name, store, tables)
+
+
+@functools.cache
+def _read(path: Path) -> tuple[str | None, dict[str, list[dict[str, Any]]]]:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except ValueError as problem:
-        raise ValueError(f"the profile {name} cannot be read: {problem}") from None
+        raise ValueError(f"the profile {path} cannot be read: {problem}") from None
     store = content.pop("store", None)
-    return Profile(name, store, {chapter: [_with_tuples(table) for table in tables] for chapter, tables in content.items()})
+    return store, {chapter: [_with_tuples(table) for table in tables] for chapter, tables in content.items()}
 
 
 def _with_tuples(value: Any) -> Any:

@@ -12,6 +12,7 @@ import gzip
 import json
 import math
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,18 +21,18 @@ import pytest
 
 pytest.importorskip("anywidget")
 
-import test_correlation
-import test_patterns
-import test_surface
 from ipywidgets.embed import embed_data
 from scipy import special, stats
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from bslib import widgets
-from bslib.chapters.patterns import batch_of, cleanse_of, crafted_batch_of, scored, universals_of
+from bslib.chapters import sizes_of
+from bslib.chapters.parameters.plan import Size
+from bslib.chapters.patterns.plan import batch_of, cleanse_of, crafted_batch_of, universals_of
+from bslib.chapters.patterns.results import scored
 from bslib.entropy import ESTIMATORS, entropy
-from bslib.profiles import ParametersSize
+from bslib.interactive.explorer import Explorer, explorer
 from bslib.statistics import levene, without_outliers
+from bslib.store import PUBLISHED
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page, Route
@@ -67,7 +68,7 @@ def show(browser: Browser) -> Iterator[Callable[..., Page]]:
     contexts: list[BrowserContext] = []
     problems: list[str] = []
 
-    def open_page(explorer: widgets.Explorer, **more: Any) -> Page:
+    def open_page(explorer: Explorer, **more: Any) -> Page:
         state = json.dumps(embed_data(views=[explorer], drop_defaults=False)["manager_state"]).replace("</", "<\\/")
         html = (
             '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
@@ -102,28 +103,33 @@ def show(browser: Browser) -> Iterator[Callable[..., Page]]:
 @pytest.fixture(scope="module")
 def half(made_up_half):
     return made_up_half(
-        ParametersSize(
+        Size(
             dataset="fashion-mnist", network="small-fashion", networks=2, epochs=1, points=30,
             ns=(10, 250), n_sigmas=(0.1, 0.25), sigmas=(0.01, 0.1, 0.25, 0.5), n=50,
         )
     )  # fmt: skip
 
 
+def published(chapter: str, **fewer) -> Any:
+    """The first data set of a chapter, from the committed records, with fewer networks."""
+    (first, *_), results = sizes_of(chapter, "paper"), import_module(f"bslib.chapters.{chapter}.results")
+    part = results.load(profile="paper", store=PUBLISHED)[first.dataset]
+    return dataclasses.replace(part, size=dataclasses.replace(first, **fewer))
+
+
 @pytest.fixture(scope="module")
 def surface():
-    size = dataclasses.replace(test_surface.FASHION, sigmas=(0.05, 0.1, 0.5))
-    return test_surface.surface(size, networks=3)
+    return published("surface", networks=3)
 
 
 @pytest.fixture(scope="module")
 def correlation():
-    size = dataclasses.replace(test_correlation.FASHION, networks=3)
-    return test_correlation.part_of(size, sigmas=[0.05, 0.1, 0.5])
+    return published("correlation", networks=3)
 
 
 @pytest.fixture(scope="module")
 def detector():
-    return test_patterns.part_of(dataclasses.replace(test_patterns.FASHION, networks=1), seed=2)
+    return published("patterns", networks=1, detector_only=0, triggers=(1, 4))
 
 
 def close(found: dict[str, list[float | None]], wanted: dict[str, list[float]]) -> None:
@@ -142,7 +148,7 @@ def at(sigmas, settings) -> int:
 
 
 def test_parameters_has_pythons_numbers(show, half):
-    sweep = show(widgets.parameters(half)).evaluate(SWEEP)
+    sweep = show(explorer("parameters", {"one": half})).evaluate(SWEEP)
     assert len(sweep) == (2 * 2 + 2) * 3
     for one in sweep:
         settings, s = one["settings"], at(half.size.sigmas, one["settings"])
@@ -158,8 +164,8 @@ def test_parameters_has_pythons_numbers(show, half):
 
 
 def test_surface_has_pythons_numbers(show, surface):
-    sweep = show(widgets.surface(surface)).evaluate(SWEEP)
-    assert len(sweep) == 3 * (3 + 1) * 3 * 3
+    sweep = show(explorer("surface", {"one": surface})).evaluate(SWEEP)
+    assert len(sweep) == 3 * (3 + 1) * 10 * 3
     kinds = {"active (trigger 1)": 1, "inactive (trigger 4)": 2, "none": 0}
     for one in sweep:
         settings = one["settings"]
@@ -175,8 +181,8 @@ def test_surface_has_pythons_numbers(show, surface):
 
 
 def test_correlation_has_pythons_numbers(show, correlation):
-    sweep = show(widgets.correlation(correlation)).evaluate(SWEEP)
-    assert len(sweep) == 3 * 2 * 3
+    sweep = show(explorer("correlation", {"one": correlation})).evaluate(SWEEP)
+    assert len(sweep) == 10 * 2 * 3
     rules = {"none": 0.0, "success below 0.1": 0.1, "success below 0.3": 0.3}
     for one in sweep:
         sigma, n, below = (one["settings"][name] for name in ("sigma", "n", "below"))
@@ -207,12 +213,12 @@ def crafted_area(part, kind: str, bound, sigma: float, batch: int, center: str, 
 
 
 def test_patterns_has_pythons_numbers(show, detector):
-    sweep = show(widgets.patterns(detector)).evaluate(SWEEP)
+    sweep = show(explorer("patterns", {"one": detector})).evaluate(SWEEP)
     choices = {one["settings"]["pattern"] for one in sweep}
     own = {"own triggers": None, "own triggers that succeed on 90 %": None, "own trigger 1": 1, "own trigger 4": 4}
-    universal = {f"universal perturbations, bound {bound}/255": bound for bound in (4, 10)}
+    universal = {f"universal perturbations, bound {bound}/255": bound for bound in (4, 8, 10, 16, 26)}
     assert choices == {*own, *universal, "patches of Neural Cleanse"}
-    assert len(sweep) == (4 * 2 * 5 + 3 * 2 * 3) * 3  # 5, 10, 25, 50 and 60 points, or 5, 10 and 20
+    assert len(sweep) == (4 * 5 * 6 + 6 * 3 * 5) * 3  # 5 to 250 points, or 5 to 100
     of = functools.cache(lambda sigma, batch, center: detector.tests(sigma, batch=batch, center=center))
     for one in sweep:
         pattern, form = one["settings"]["pattern"], one["settings"]["form"]
@@ -242,7 +248,7 @@ def test_the_scripts_functions_are_pythons(show, half):
     counts = [[250], [249, 1], [125, 125], [7, 2, 1], [3, 3, 2, 1, 1], [999, 600, 1], [20_000, 30_000]]
     xs = [0.5, 1, 1.5, 2, 9.5, 10, 125, 125.5, 30_000]
     scores = [rng.integers(0, 5, 30).tolist(), rng.integers(0, 4, 40).tolist()]
-    page = show(widgets.parameters(half))
+    page = show(explorer("parameters", {"one": half}))
     found = page.evaluate(
         """async ([esm, batches, tails, counts, xs, scores]) => {
             const m = await import(URL.createObjectURL(new Blob([esm], {type: "text/javascript"})));
@@ -255,7 +261,7 @@ def test_the_scripts_functions_are_pythons(show, half):
                 undefined: [m.kendall([1, 2], [1, 2]), m.pearson([1, 1, 1], [1, 2, 3]), m.kendall([1, 2, 3], [4, 4, 4])],
             };
         }""",
-        [widgets.Explorer._esm, batches, tails, counts, xs, scores],
+        [Explorer._esm, batches, tails, counts, xs, scores],
     )
     wanted = [levene(np.array(a), np.array(b), center=center).score for a, b in batches for center in ("mean", "median")]
     assert 0.0 in wanted and 700.0 in wanted and -700.0 in wanted
@@ -279,7 +285,7 @@ def test_the_scripts_functions_are_pythons(show, half):
 
 
 def test_controls_have_names_and_follow_the_keyboard(show, half):
-    page = show(widgets.parameters(half))
+    page = show(explorer("parameters", {"one": half}))
     sigma, copies = page.get_by_label("Noise level σ"), page.get_by_label("Noisy copies n")
     numbers = page.locator(".numbers")
     assert numbers.get_attribute("aria-live") == "polite"
@@ -305,7 +311,7 @@ def test_controls_have_names_and_follow_the_keyboard(show, half):
 
 
 def test_a_pair_says_what_it_is_to_keyboard_and_pointer(show, correlation):
-    page = show(widgets.correlation(correlation), has_touch=True)
+    page = show(explorer("correlation", {"one": correlation}), has_touch=True)
     pairs = correlation.pairs()
     widest = pairs.loc[pairs["W"].idxmax()]
     points, detail = page.get_by_role("listbox"), page.locator(".detail")
@@ -333,7 +339,7 @@ def test_a_pair_says_what_it_is_to_keyboard_and_pointer(show, correlation):
 @pytest.mark.parametrize("chapter", ["parameters", "surface", "correlation", "patterns"])
 def test_data_comes_as_csv(show, half, surface, correlation, detector, chapter, tmp_path):
     part = {"parameters": half, "surface": surface, "correlation": correlation, "patterns": detector}[chapter]
-    page = show(getattr(widgets, chapter)(part))
+    page = show(explorer(chapter, {"one": part}))
     with page.expect_download() as download:
         page.get_by_role("button", name="Data as CSV").click()
     assert download.value.suggested_filename == f"{chapter}.csv"
@@ -344,7 +350,7 @@ def test_data_comes_as_csv(show, half, surface, correlation, detector, chapter, 
     column = np.array([float(row[head.index(name)]) for row in rows])
     wanted = {
         "parameters": lambda: half.over_n()[:, 0, 0].ravel(),
-        "surface": lambda: surface.w()[:, 1, 1].ravel(),
+        "surface": lambda: surface.w()[:, 1, surface.size.sigmas.index(0.1)].ravel(),
         "correlation": lambda: correlation.pairs()["W"],
         "patterns": lambda: detector.tests().sort_values("carried", key=lambda c: c != "own", kind="stable")["score"],
     }[chapter]()
@@ -355,7 +361,7 @@ def test_data_comes_as_csv(show, half, surface, correlation, detector, chapter, 
 @pytest.mark.parametrize("chapter", ["parameters", "surface", "correlation", "patterns"])
 def test_it_fits_a_telephone_and_a_turned_one(show, half, surface, correlation, detector, chapter):
     part = {"parameters": half, "surface": surface, "correlation": correlation, "patterns": detector}[chapter]
-    page = show(getattr(widgets, chapter)(part), viewport={"width": 390, "height": 844})
+    page = show(explorer(chapter, {"one": part}), viewport={"width": 390, "height": 844})
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.set_viewport_size({"width": 844, "height": 390})
     page.wait_for_function(
@@ -366,13 +372,13 @@ def test_it_fits_a_telephone_and_a_turned_one(show, half, surface, correlation, 
 
 
 def test_without_scripts_there_are_words(show, half):
-    page = show(widgets.parameters(half), java_script_enabled=False)
+    page = show(explorer("parameters", {"one": half}), java_script_enabled=False)
     assert "need scripts" in page.locator("body").inner_text()
-    assert "need scripts" not in show(widgets.parameters(half)).locator("body").inner_text()
+    assert "need scripts" not in show(explorer("parameters", {"one": half})).locator("body").inner_text()
 
 
 def test_a_data_set_without_records_is_a_sentence(show, half, made_up_half):
-    page = show(widgets.parameters(half, made_up_half(half.size, networks=0)))
+    page = show(explorer("parameters", {"one": half, "two": made_up_half(half.size, networks=0)}))
     assert "Not yet run." in page.locator(".explorer").inner_text()
     assert page.locator("[data-name=part] select").is_hidden()
 

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 #: A chapter, as far as its explorer needs it.
-EXPLORER = """from bslib import widgets
-from bslib.chapters import surface
-widgets.surface(*surface.load(profile="paper", store="published"))"""
+EXPLORER = """from bslib.chapters.surface.results import load
+from bslib.interactive.explorer import explorer
+explorer("surface", load(profile="paper", store="published"))"""
 START = 6
 
 
