@@ -18,7 +18,7 @@ import bslib.book
 import bslib.cli
 import bslib.runner
 from bslib.chapters import CHAPTERS, plan_of
-from bslib.chapters.parameters import plan
+from bslib.chapters.parameters.plan import plan
 from bslib.cli import app
 from bslib.profiles import PROFILES
 from bslib.specs import CountsSpec, NetworkSpec
@@ -211,7 +211,7 @@ def test_status_counts(tiny, store):
     assert str(store.folder) in result.stdout
     assert rows(result) == [
         ["parameters", "digits", "small-fashion", "6 of 6", "0:00:00"],
-        ["parameters", "digits", "larger-fashion", "0 of 3", "unknown: no record to judge by"],
+        ["parameters", "digits-rgb", "resnet18", "0 of 3", "unknown: no record to judge by"],
     ]
 
 

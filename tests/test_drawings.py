@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from bslib import drawings, plotting
-from bslib.chapters import sizes_of
+from bslib.chapters import plan_of, sizes_of
 from bslib.chapters.correlation import plan as correlation
 from bslib.chapters.patterns import plan as patterns
 from bslib.chapters.surface import plan as surface
@@ -53,7 +53,7 @@ def test_a_trigger_that_is_drawn_anew_makes_its_records_stale(monkeypatch, tmp_p
 
 def test_the_published_records_are_of_the_drawings_of_today(monkeypatch):
     store = open_store(PUBLISHED)
-    specs = surface.plan("paper")
+    specs = plan_of("surface", "paper")
     kept = [spec for spec in specs if spec in store]
     assert kept and missing_specs(kept, store) == []
     monkeypatch.setitem(DRAWINGS, 5, REDRAWN)

@@ -17,9 +17,9 @@ from onnx import numpy_helper
 from torch import nn
 from typer.testing import CliRunner
 
-from bslib.interactive import live
-from bslib.chapters import wobbliness
+from bslib.chapters import plan_of
 from bslib.cli import app
+from bslib.interactive import live
 from bslib.networks import build
 from bslib.provenance import weights_digest
 from bslib.store import PUBLISHED, Record, Store, open_store, published_folder
@@ -92,7 +92,7 @@ def test_the_metadata_says_where_everything_comes_from(exported, untrained):
         assert entry["sha256"] == hashlib.sha256((folder / f"{name}.onnx").read_bytes()).hexdigest()
         assert entry["agreement"] == {"sigmas": [0.1], "n": 20, **found[name]._asdict()}
         assert found[name].copies == 24 * 20
-    pictures = open_store(PUBLISHED).get(wobbliness.plan("paper")[1])
+    pictures = open_store(PUBLISHED).get(plan_of("wobbliness", "paper")[1])
     assert about["images"]["record"] == pictures.checksum
     assert np.array_equal(live.examples(folder).images.numpy() * 255, pictures.arrays["images"])
 
@@ -184,7 +184,7 @@ def test_the_committed_files_are_those_of_the_published_records():
     assert live.networks()["backdoored"] in published
     assert sum(path.stat().st_size for path in COMMITTED.iterdir()) < 5e6
     pixels = np.frombuffer(base64.b64decode(about["images"]["pixels"]), np.uint8)
-    assert np.array_equal(pixels, published.get(wobbliness.plan("paper")[1]).arrays["images"].ravel())
+    assert np.array_equal(pixels, published.get(plan_of("wobbliness", "paper")[1]).arrays["images"].ravel())
 
 
 def test_the_committed_networks_are_trained_and_one_is_backdoored():

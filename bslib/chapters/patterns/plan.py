@@ -89,7 +89,7 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
     Triggers come before crafted patterns, and one network of each kind before the second of any, so that claims are judged early.
 
     >>> len(plan("paper"))
-    1361
+    1553
     """
     rounds = (detector_specs, universal_specs, cleanse_specs, scores_specs, level_specs, further_specs)
     specs: list[Spec] = []
