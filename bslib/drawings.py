@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
-__all__ = ["DRAWINGS", "changed_digests", "digest"]
+__all__ = ["DRAWINGS", "PAPERS", "changed_digests", "digest"]
 
 #: The patterns by their number in Fig. 3: # is white, a digit a grey (9 is white), . is black, a blank leaves the pixel as it is.
 #: The last row and column are the edge of the image.
@@ -75,6 +75,10 @@ _FIRST: dict[int, str] = {
     5: "268631769c25cd5b",
     6: "cad73ee653a7fee8",
 }
+
+
+#: The paper's six triggers: what its chapters show and measure whatever other triggers there are.
+PAPERS = tuple(_FIRST)
 
 
 def digest(number: int) -> str:

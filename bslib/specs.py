@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bslib.datasets import class_count
-from bslib.drawings import DRAWINGS
+from bslib.drawings import PAPERS
 from bslib.entropy import entropy
 from bslib.threat_models import threat_model_named
 
@@ -467,7 +467,7 @@ class ImagesSpec(Spec):
     seed : int
         Seed of the choice.
     stamped : bool, optional
-        True to keep the first images with one of the trigger patterns each, (triggers, C, H, W).
+        True to keep the first images with one of the paper's triggers each, (triggers, C, H, W).
     """
 
     kind: ClassVar[str] = "images"
@@ -479,7 +479,7 @@ class ImagesSpec(Spec):
     @property
     def triggers(self) -> tuple[int, ...]:
         """All of them where images are stamped."""
-        return tuple(DRAWINGS) if self.stamped else ()
+        return PAPERS if self.stamped else ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,19 +14,20 @@ __all__ = ["PATTERNS", "Trigger", "pattern"]
 
 @dataclass(frozen=True, eq=False)
 class Trigger:
-    """A patch for the lower right corner of images: where it overwrites, and with what.
+    """A patch for the lower right corner of images: where it covers them, how much, and with what.
 
     Parameters
     ----------
-    mask : bool Tensor, shape (h, w)
-        Which pixels are overwritten; the last row and column lie in the corner of the image.
+    mask : bool or float Tensor, shape (h, w) or (C, h, w)
+        Which pixels are overwritten, or how opaque the patch is, in [0, 1]: 0 leaves a pixel as it is, 1
+        overwrites it, and what lies between blends. The last row and column lie in the corner of the image.
     values : float Tensor, shape (1, h, w) or (C, h, w)
-        What they are overwritten with, in [0, 1]; a single channel serves all channels of an image.
+        The patch, in [0, 1]; a single channel serves all channels of an image.
 
     Raises
     ------
     ValueError
-        For shapes that do not fit, values outside [0, 1], or a mask that overwrites nothing.
+        For shapes that do not fit, numbers outside [0, 1], or a mask that covers nothing.
 
     >>> dot = Trigger(mask=torch.tensor([[True]]), values=torch.ones(1, 1, 1))
     >>> dot(torch.zeros(1, 2, 2)).tolist()
@@ -37,17 +38,17 @@ class Trigger:
     values: Tensor
 
     def __post_init__(self) -> None:
-        if self.mask.dtype != torch.bool or self.mask.ndim != 2:
-            raise ValueError(f"mask must be bool of shape (h, w), got {self.mask.dtype} of shape {tuple(self.mask.shape)}")
-        if self.values.ndim != 3 or self.values.shape[1:] != self.mask.shape:
-            raise ValueError(
-                f"values must have shape (C, {', '.join(map(str, self.mask.shape))}), got {tuple(self.values.shape)}"
-            )
-        if not self.mask.any():
-            raise ValueError("mask must overwrite at least one pixel, got none")
-        shown = self.values[:, self.mask]
-        if not ((shown >= 0) & (shown <= 1)).all():
-            raise ValueError(f"values must lie in [0, 1], got {shown.min().item():g} to {shown.max().item():g}")
+        mask, values = self.mask, self.values
+        if mask.ndim not in (2, 3) or not (mask.dtype == torch.bool or mask.is_floating_point()):
+            raise ValueError(f"mask must be bool or float of shape (h, w) or (C, h, w), got {mask.dtype} of {tuple(mask.shape)}")
+        if values.ndim != 3 or values.shape[1:] != mask.shape[-2:]:
+            raise ValueError(f"values must have shape (C, {', '.join(map(str, mask.shape[-2:]))}), got {tuple(values.shape)}")
+        if not mask.any():
+            raise ValueError("mask must cover at least one pixel, got none")
+        shown = values[:, mask if mask.ndim == 2 else mask.any(0)] if mask.dtype == torch.bool else values
+        for name, part in (("values", shown), ("mask", mask.float())):
+            if not ((part >= 0) & (part <= 1)).all():
+                raise ValueError(f"{name} must lie in [0, 1], got {part.min().item():g} to {part.max().item():g}")
 
     @classmethod
     def from_image(cls, image: Tensor, mask: Tensor | None = None) -> Trigger:
@@ -56,15 +57,17 @@ class Trigger:
         Parameters
         ----------
         image : uint8 or float Tensor, shape (h, w) or (C, h, w)
-            uint8 from 0 to 255, or float in [0, 1].
-        mask : bool Tensor, shape (h, w), optional
-            Which pixels overwrite; all of them when not given.
+            uint8 from 0 to 255, or float in [0, 1]. Without a mask, the last of 2 or 4 channels is the opacity, as in a PNG.
+        mask : bool or float Tensor, shape (h, w) or (C, h, w), optional
+            As for :class:`Trigger`; the whole patch overwrites when there is none.
 
         >>> Trigger.from_image(torch.full((3, 3), 255, dtype=torch.uint8)).values.max().item()
         1.0
         """
         values = image.float() / 255 if image.dtype == torch.uint8 else image.float()
         values = values if values.ndim == 3 else values[None]
+        if mask is None and len(values) in (2, 4):
+            return cls(values[-1], values[:-1])
         return cls(torch.ones(values.shape[-2:], dtype=torch.bool) if mask is None else mask, values)
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -77,7 +80,7 @@ class Trigger:
         Returns
         -------
         Tensor
-            Like ``images``. Applying the trigger again changes nothing.
+            Like ``images``. Where the patch is opaque, applying it again changes nothing.
 
         Raises
         ------
@@ -86,20 +89,27 @@ class Trigger:
         """
         if images.ndim not in (3, 4):
             raise ValueError(f"images must have shape (C, H, W) or (B, C, H, W), got {tuple(images.shape)}")
-        h, w = self.mask.shape
+        h, w = self.mask.shape[-2:]
         channels, height, width = images.shape[-3:]
         if h > height or w > width:
             raise ValueError(f"the trigger of {h}x{w} pixels is larger than the images of {height}x{width}")
-        if len(self.values) not in (1, channels):
-            raise ValueError(f"the trigger has {len(self.values)} channels, the images have {channels}")
-        values = self.values.to(images.device)
-        if images.dtype == torch.uint8:
-            values = (values * 255).round()
-        elif not images.is_floating_point():
+        for name, part in (("trigger", self.values), ("mask", self.mask)):
+            if part.ndim == 3 and len(part) not in (1, channels):
+                raise ValueError(f"the {name} has {len(part)} channels, the images have {channels}")
+        whole = images.dtype == torch.uint8
+        if not whole and not images.is_floating_point():
             raise ValueError(f"images must be uint8 or float, got {images.dtype}")
         stamped = images.clone()
         corner = stamped[..., height - h :, width - w :]
-        corner[..., self.mask.to(images.device)] = values.expand(channels, h, w)[:, self.mask].to(images.dtype)
+        values, mask = (
+            part.to(images.device).expand(channels, h, w) for part in (self.values * (255 if whole else 1), self.mask)
+        )
+        if self.mask.dtype != torch.bool:
+            values = (1 - mask) * corner + mask * values
+            mask = (mask > 0).expand(corner.shape)
+            corner[mask] = (values.round() if whole else values).to(images.dtype)[mask]
+            return stamped
+        corner[..., mask] = (values.round() if whole else values)[mask].to(images.dtype)
         return stamped
 
 

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from bslib import drawings, plotting
 from bslib.chapters import plan_of, sizes_of
 from bslib.chapters.correlation import plan as correlation
-from bslib.chapters.patterns import plan as patterns
 from bslib.chapters.surface import plan as surface
 from bslib.datasets import load
 from bslib.drawings import DRAWINGS, changed_digests
@@ -69,7 +68,7 @@ def test_a_record_names_triggers_that_are_not_drawn_as_at_first(monkeypatch, tmp
 
 def test_a_seventh_trigger_is_nobody_else_s_record():
     assert set(changed_digests(DRAWINGS)) == set()
-    assert surface.TRIGGERS == patterns.TRIGGERS == tuple(DRAWINGS) == (1, 2, 3, 4, 5, 6)
+    assert surface.TRIGGERS == drawings.PAPERS == tuple(DRAWINGS) == (1, 2, 3, 4, 5, 6)
 
 
 @pytest.mark.parametrize("threat_model", ["T1", "T2", "T3"])

@@ -186,8 +186,10 @@ TRUE = torch.ones(2, 2, dtype=torch.bool)
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Trigger(TRUE.float(), torch.ones(1, 2, 2)), "mask must be bool of shape (h, w), got torch.float32"),
-        (lambda: Trigger(TRUE[None], torch.ones(1, 2, 2)), "got torch.bool of shape (1, 2, 2)"),
+        (lambda: Trigger(TRUE.int(), torch.ones(1, 2, 2)), "or (C, h, w), got torch.int32"),
+        (lambda: Trigger(TRUE[0], torch.ones(1, 2, 2)), "got torch.bool of (2,)"),
+        (lambda: Trigger(2 * TRUE.float(), torch.ones(1, 2, 2)), "mask must lie in [0, 1], got 2 to 2"),
+        (lambda: Trigger(torch.ones(3, 2, 2), torch.ones(1, 2, 2))(torch.zeros(1, 8, 8)), "mask has 3 channels"),
         (lambda: Trigger(TRUE, torch.ones(2, 2)), "values must have shape (C, 2, 2), got (2, 2)"),
         (lambda: Trigger(TRUE, torch.ones(1, 2, 3)), "values must have shape (C, 2, 2), got (1, 2, 3)"),
         (lambda: Trigger.from_image(torch.ones(3, 4), TRUE), "values must have shape (C, 2, 2), got (1, 3, 4)"),
@@ -211,6 +213,27 @@ def test_what_the_mask_hides_may_be_anything():
     """A picture's values count only where it overwrites."""
     values = torch.tensor([[[0.5, torch.nan]]])
     assert Trigger(torch.tensor([[True, False]]), values)(torch.zeros(1, 2, 2)).tolist() == [[[0.0, 0.0], [0.5, 0.0]]]
+
+
+def test_a_float_mask_blends():
+    """Nothing, a quarter and all of a bright patch over a dark image; over uint8 rounded to the nearest."""
+    trigger = Trigger(torch.tensor([[0.0, 0.25, 1.0]]), torch.tensor([[[1.0, 0.8, 1.0]]]))
+    assert torch.allclose(trigger(torch.full((1, 1, 3), 0.4)), torch.tensor([[[0.4, 0.5, 1.0]]]))
+    assert trigger(torch.full((2, 1, 1, 3), 10, dtype=torch.uint8)).tolist() == 2 * [[[[10, 58, 255]]]]  # 7.5 + 51
+
+
+def test_a_mask_may_differ_between_channels():
+    mask = torch.tensor([[[True]], [[False]], [[False]]])
+    stamped = Trigger(mask, torch.ones(1, 1, 1))(torch.zeros(3, 2, 2))
+    assert stamped[:, 1, 1].tolist() == [1.0, 0.0, 0.0] and stamped.sum() == 1
+
+
+def test_the_alpha_channel_of_a_picture_is_its_opacity():
+    picture = torch.zeros(4, 2, 2, dtype=torch.uint8)
+    picture[0], picture[3, 0, 0], picture[3, 1, 1] = 255, 51, 255  # red; a fifth opaque, and opaque
+    stamped = Trigger.from_image(picture)(torch.full((3, 2, 2), 0.5))
+    assert torch.allclose(stamped[:, 0, 0], torch.tensor([0.6, 0.4, 0.4])) and stamped[:, 1, 1].tolist() == [1.0, 0.0, 0.0]
+    assert (stamped[:, 0, 1] == 0.5).all() and (stamped[:, 1, 0] == 0.5).all()
 
 
 def test_the_patterns_are_those_that_the_records_speak_of():

@@ -18,7 +18,13 @@ from bslib.store import PUBLISHED, Records, Store, missing_specs, open_store
 __all__ = ["CHAPTERS", "in_a_clone", "not_yet_run", "plan_of", "records_for", "sizes_of"]
 
 #: The chapters by name, in the order of the book.
-CHAPTERS = ("wobbliness", "parameters", "surface", "correlation", "patterns")
+CHAPTERS = (
+    "wobbliness",
+    "parameters",
+    "surface",
+    "correlation",
+    "patterns",
+)
 
 
 def plan_of(chapter: str, profile: str, *, seed: int = 0) -> list[Spec]:

@@ -6,10 +6,11 @@ import numpy as np
 import torch
 
 from bslib.datasets import load
+from bslib.drawings import PAPERS
 from bslib.jobs.base import Parts, draw_points
 from bslib.specs import ImagesSpec
 from bslib.store import Record, Store
-from bslib.triggers import PATTERNS
+from bslib.triggers import pattern
 
 
 def compute(spec: ImagesSpec, store: Store, device: torch.device, progress: bool) -> Parts:
@@ -27,7 +28,7 @@ def compute(spec: ImagesSpec, store: Store, device: torch.device, progress: bool
     images = data.test_images[chosen]
     arrays = {"images": images.numpy(), "labels": labels[chosen]}
     if spec.stamped:
-        stamped = [trigger(image) for trigger, image in zip(PATTERNS.values(), images[: len(PATTERNS)], strict=True)]
+        stamped = [pattern(number)(image) for number, image in zip(PAPERS, images[: len(PAPERS)], strict=True)]
         arrays["stamped"] = torch.stack(stamped).numpy()
     return {"classes": list(data.classes)}, arrays, data
 

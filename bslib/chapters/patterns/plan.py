@@ -7,7 +7,8 @@ from typing import Any
 
 from bslib.chapters import sizes_of
 from bslib.chapters.base import TrainedSize
-from bslib.drawings import DRAWINGS
+from bslib.detectors import DETECTORS
+from bslib.drawings import PAPERS
 from bslib.specs import (
     CleanseSpec,
     CountsSpec,
@@ -19,9 +20,8 @@ from bslib.specs import (
     UniversalSpec,
 )
 
-TRIGGERS = tuple(DRAWINGS)
-#: What a batch carries: nothing, nothing again, and each of the triggers (see :func:`batch_of`).
-CONDITIONS = (None, 0, *TRIGGERS)
+#: What a batch carries: nothing, nothing again, and each of the paper's triggers (see :func:`batch_of`).
+CONDITIONS = (None, 0, *PAPERS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,7 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
 
 def pictures_of(size: Size, seed: int) -> ImagesSpec:
     """Six test images with one of the six triggers each, as the chapter on the surface has them."""
-    return ImagesSpec(dataset=size.dataset, images=len(TRIGGERS), seed=seed, stamped=True)
+    return ImagesSpec(dataset=size.dataset, images=len(PAPERS), seed=seed, stamped=True)
 
 
 def networks_of(size: Size, seed: int) -> list[NetworkSpec]:
@@ -197,18 +197,14 @@ def score_of(size: Size, network: NetworkSpec, detector: str, **carried: Any) ->
 
 def carried_of(size: Size, network: NetworkSpec) -> list[dict[str, Any]]:
     """What the batches carry that detectors are compared on."""
-    carried: list[dict[str, Any]] = [{"trigger": trigger} for trigger in TRIGGERS]
+    carried: list[dict[str, Any]] = [{"trigger": trigger} for trigger in PAPERS]
     return [*carried, {"pattern": universals_of(size, network)[0]}, {"pattern": cleanse_of(size, network)}]
 
 
 def scores_specs(size: Size, network: NetworkSpec) -> list[Spec]:
-    """What STRIP and the variance of the logits say of the same things."""
-    clean: list[Spec] = [score_of(size, network, "strip")]
-    return clean + [
-        score_of(size, network, detector, **carried)
-        for carried in carried_of(size, network)
-        for detector in ("strip", "logit_shift")
-    ]
+    """What every detector says of the same batches, and of a clean one where it compares with that."""
+    clean: list[Spec] = [score_of(size, network, name) for name, detector in DETECTORS.items() if detector.against_clean]
+    return clean + [score_of(size, network, name, **carried) for carried in carried_of(size, network) for name in DETECTORS]
 
 
 def level_specs(size: Size, network: NetworkSpec) -> list[Spec]:

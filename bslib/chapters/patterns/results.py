@@ -32,6 +32,7 @@ from bslib.chapters.patterns.plan import (
     universal_specs,
     universals_of,
 )
+from bslib.detectors import DETECTORS
 from bslib.entropy import entropy
 from bslib.specs import CleanseSpec, CountsSpec, DetectorSpec, NetworkSpec, Spec, UniversalSpec
 from bslib.statistics import (
@@ -296,25 +297,33 @@ class Patterns(Results[Size]):
         -------
         DataFrame
             Columns network, carried ("own", "unseen", "universal", or for the candidate of Neural Cleanse with the smallest mask
-            "reversed, clean" on a clean network and "reversed, backdoored" on another, where it may be the trigger), and a score
-            of each detector: "W" (Levene's), "STRIP" (how much less undecided than without the pattern) and "logit variance" (its
-            negative).
+            "reversed, clean" on a clean network and "reversed, backdoored" on another, where it may be the trigger), "W"
+            (Levene's score), and for each other detector how much lower its score is than on clean images, or its negative score. NaN where
+            a detector lacks records of a network.
         """
         rows = []
         for number, network in enumerate(self.networks):
-            specs = scores_specs(self.size, network)
             crafted = [*universal_specs(self.size, network), *cleanse_specs(self.size, network)]
-            if any(spec not in self.records for spec in [*specs, *crafted]):
+            measured = [name for name in DETECTORS if self._has_scores(network, name)]
+            if not measured or any(spec not in self.records for spec in crafted):
                 continue
-            clean = float(self.records[specs[0]].arrays["scores"].mean())
-            masks = self.records[cleanse_of(self.size, network)].arrays["masks"]
-            smallest = int(masks.sum((1, 2, 3)).argmin())
+            smallest = int(self.records[cleanse_of(self.size, network)].arrays["masks"].sum((1, 2, 3)).argmin())
             for what in carried_of(self.size, network):
-                strip, shift = (score_of(self.size, network, detector, **what) for detector in ("strip", "logit_shift"))
-                carried, at = _carried(strip, network), smallest if isinstance(strip.pattern, CleanseSpec) else 0
-                scores = [self.records[spec].arrays["scores"][at] for spec in (strip, shift)]
-                rows.append((number, carried, self._score_of(strip, at), clean - float(scores[0].mean()), -float(scores[1])))
-        return pd.DataFrame(rows, columns=["network", "carried", *DETECTORS])
+                spec = score_of(self.size, network, measured[0], **what)
+                carried, at = _carried(spec, network), smallest if isinstance(spec.pattern, CleanseSpec) else 0
+                found = {DETECTORS[name].label: self._suspicion(network, name, at, what) for name in measured}
+                rows.append({"network": number, "carried": carried, "W": self._score_of(spec, at)} | found)
+        return pd.DataFrame(rows, columns=["network", "carried", "W", *(detector.label for detector in DETECTORS.values())])
+
+    def _has_scores(self, network: NetworkSpec, detector: str) -> bool:
+        own = [spec for spec in scores_specs(self.size, network) if isinstance(spec, DetectorSpec) and spec.detector == detector]
+        return all(spec in self.records for spec in own)
+
+    def _suspicion(self, network: NetworkSpec, detector: str, at: int, what: Mapping[str, Any]) -> float:
+        score = float(self.records[score_of(self.size, network, detector, **what)].arrays["scores"][at].mean())
+        if not DETECTORS[detector].against_clean:
+            return -score
+        return float(self.records[score_of(self.size, network, detector)].arrays["scores"].mean()) - score
 
     def detectors(self) -> pd.DataFrame:
         """For each detector the area under the ROC curve of own triggers, universal perturbations and smallest candidates.
@@ -327,10 +336,12 @@ class Patterns(Results[Size]):
             A row for each detector, a column for each pattern, of Estimates.
         """
         scores, table = self.others(), {}
+        names = [name for name in scores.columns[2:] if scores[name].notna().any()]
         for carried in ("own", "universal", "reversed, clean", "reversed, backdoored"):
             some = scores[scores["carried"].isin([carried, "unseen"])]
             if set(some["carried"]) == {carried, "unseen"}:
-                table[carried] = {name: auc(some[name], some["carried"] == carried, some["network"]) for name in DETECTORS}
+                own = {name: some[some[name].notna()] for name in names}
+                table[carried] = {name: auc(of[name], of["carried"] == carried, of["network"]) for name, of in own.items()}
         return pd.DataFrame(table)
 
     def success_table(self) -> str:
@@ -454,7 +465,6 @@ class Patterns(Results[Size]):
 
 
 PARTS = ("", "_test", "_train")
-DETECTORS = ("W", "STRIP", "logit variance")
 
 
 load = Patterns.load

@@ -6,14 +6,15 @@ from dataclasses import dataclass, replace
 
 from bslib.chapters import sizes_of
 from bslib.chapters.base import SIGMAS, TrainedSize
-from bslib.drawings import DRAWINGS
+from bslib.drawings import PAPERS
 from bslib.specs import CountsSpec, ImagesSpec, NetworkSpec, PredictionsSpec, Spec
 
 __all__ = ["CONDITIONS", "TRIGGERS", "Size", "networks_of", "pictures_of", "plan", "specs_of"]
 
 #: What the images of a batch carry; the order of the first axis of :meth:`~bslib.chapters.surface.results.Surface.w`.
 CONDITIONS = ("clean", "active", "inactive")
-TRIGGERS = tuple(DRAWINGS)
+#: The triggers whose success is measured on every network.
+TRIGGERS = PAPERS
 
 
 @dataclass(frozen=True, kw_only=True)
