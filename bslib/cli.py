@@ -177,7 +177,7 @@ def book(
         from bslib import book as pages
 
         if assets_only:
-            pages.fetch_assets()
+            pages.fetch_assets(pages.find_root())
             return
         store = store or profile_named(profile).store
         target = open_store(store)

@@ -61,11 +61,9 @@ def extended(tmp_path_factory) -> Path:
             target.write_text(code)
         else:  # before the bracket that closes the assignment
             pattern = rf"(^{name}\b[^\n]*[({{]\n.*?)(^[)}}])"
-            text, count = re.subn(
-                pattern, lambda found, code=code: found[1] + code + found[2], target.read_text(), 1, re.M | re.S
-            )
-            assert count == 1, (path, name)
-            target.write_text(text)
+            text = target.read_text()
+            end = re.search(pattern, text, re.M | re.S).start(2)
+            target.write_text(text[:end] + code + text[end:])
     return folder
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import io
 import json
 import os
+import shutil
 import subprocess
 import sys
-import tarfile
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +16,7 @@ import pytest
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("papermill")
 
-from bslib import book  # noqa: E402
+from bslib import assets, book  # noqa: E402
 
 
 @pytest.fixture
@@ -130,26 +127,18 @@ def test_status_page_says_what_papermill_noted(tmp_path: Path) -> None:
     assert f"| Python | {version} |" in page.read_text()
 
 
-def tarball(members: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return buffer.getvalue()
-
-
 @pytest.fixture
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A pinned package and an npm, first on the path: it packs the file ``served`` and notes its calls in ``calls``."""
-    content = tarball({"package/a.js": b"a", "package/fonts/../../../b.woff": b"b", "package/unwanted": b"-"})
-    pin = base64.b64encode(hashlib.sha512(content).digest()).decode()
-    asset = book.Asset("toy@1.0.0", pin, {"package/*.js": "toy", "package/fonts/*.woff": "toy/fonts"})
-    monkeypatch.setattr(book, "ASSETS", (asset,))
+    """A lock and an npm, first on the path: it installs the folder ``served`` and notes its calls in ``calls``."""
+    monkeypatch.setattr(assets, "FILES", {"toy/*.js": "toy", "toy/fonts/*.woff": "toy/fonts"})
     folder = tmp_path / "registry"
-    folder.mkdir()
-    (folder / "served").write_bytes(content)
+    for name, content in {"toy/a.js": "a", "toy/fonts/b.woff": "b", "toy/unwanted": "-"}.items():
+        (folder / "served" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "served" / name).write_text(content)
+    lock = tmp_path / "clone" / "book" / "vendor"
+    lock.mkdir(parents=True)
+    for name in ("package.json", "package-lock.json"):
+        (lock / name).write_text("{}")
     npm = folder / "npm"
     npm.write_text(
         f"#!{sys.executable}\n"
@@ -157,8 +146,8 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "here = pathlib.Path(__file__).parent\n"
         "with (here / 'calls').open('a') as calls: calls.write(' '.join(sys.argv[1:3]) + '\\n')\n"
         "if not (here / 'served').exists(): sys.exit('npm error network: there is none')\n"
-        "to = next(a for a in sys.argv if a.startswith('--pack-destination=')).partition('=')[2]\n"
-        "shutil.copy(here / 'served', pathlib.Path(to) / 'toy-1.0.0.tgz')\n"
+        "assert pathlib.Path('package-lock.json').is_file()\n"
+        "shutil.copytree(here / 'served', 'node_modules')\n"
     )
     npm.chmod(0o755)
     monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
@@ -169,36 +158,44 @@ def files_below(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_assets_are_fetched_once_and_again_when_one_is_missing(registry: Path, tmp_path: Path) -> None:
-    vendor = tmp_path / "deep" / "vendor"
+def test_assets_are_fetched_once_and_again_when_one_is_missing_or_the_lock_changes(registry: Path, tmp_path: Path) -> None:
+    root, calls = tmp_path / "clone", registry / "calls"
+    vendor = root / "book" / "_static" / "vendor"
     for _ in range(2):
-        assert book.fetch_assets(vendor) == vendor
-    assert (registry / "calls").read_text() == "pack toy@1.0.0\n"
-    # A member's folders are not followed: whatever it is called, it lands where we say.
-    assert files_below(tmp_path / "deep") == {
-        "vendor/stamp.json",
-        "vendor/toy/a.js",
-        "vendor/toy/fonts/b.woff",
-    }
+        assert assets.fetch_assets(root) == vendor
+    assert calls.read_text() == "ci --ignore-scripts\n"
+    assert files_below(vendor) == {"stamp.json", "toy/a.js", "toy/fonts/b.woff"}
     (vendor / "toy" / "a.js").unlink()
-    book.fetch_assets(vendor)
+    assets.fetch_assets(root)
     assert (vendor / "toy" / "a.js").read_bytes() == b"a"
+    (root / "book" / "vendor" / "package-lock.json").write_text("{ }")
+    assets.fetch_assets(root)
+    assert len(calls.read_text().splitlines()) == 3
 
 
-def test_a_tampered_tarball_is_refused(registry: Path, tmp_path: Path) -> None:
-    (registry / "served").write_bytes(tarball({"package/a.js": b"evil", "package/fonts/b.woff": b"b"}))
-    with pytest.raises(book.BookError, match=r"toy@1\.0\.0: the tarball's SHA-512 is .*refused"):
-        book.fetch_assets(tmp_path / "vendor")
-    assert not (tmp_path / "vendor").exists()
+@pytest.mark.skipif(shutil.which("npm") is None, reason="needs npm")
+def test_a_package_that_is_not_the_pinned_one_is_refused(tmp_path: Path) -> None:
+    """By the real npm, with one character of axe-core's hash changed."""
+    for name in ("package.json", "package-lock.json"):
+        shutil.copy(Path(__file__).parent / "browser" / name, tmp_path)
+    lock = tmp_path / "package-lock.json"
+    lock.write_text(lock.read_text().replace("sha512-FH", "sha512-FI"))
+    with pytest.raises(assets.BookError, match="EINTEGRITY"):
+        assets.installed(tmp_path, {"axe-core/axe.min.js": "axe"})
+
+
+def test_a_file_that_no_package_has_is_named(registry: Path, tmp_path: Path) -> None:
+    with pytest.raises(assets.BookError, match=r"no file toy/c\.js"):
+        assets.installed(tmp_path / "clone" / "book" / "vendor", {"toy/c.js": "toy"})
 
 
 def test_without_a_registry_the_error_is_one_line_with_the_reason(
     registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (registry / "served").unlink()
+    shutil.rmtree(registry / "served")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # no second npm
-    with pytest.raises(book.BookError, match=r"cannot fetch toy@1\.0\.0 .*there is none") as caught:
-        book.fetch_assets(tmp_path / "vendor")
+    with pytest.raises(assets.BookError, match=r"cannot fetch .*package-lock\.json .*there is none") as caught:
+        assets.fetch_assets(tmp_path / "clone")
     assert "\n" not in str(caught.value)
 
 

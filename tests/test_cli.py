@@ -275,7 +275,7 @@ def built(monkeypatch, tmp_path) -> list:
         return page
 
     monkeypatch.setattr(bslib.book, "build", build)
-    monkeypatch.setattr(bslib.book, "fetch_assets", lambda: calls.append(("assets", {})))
+    monkeypatch.setattr(bslib.book, "fetch_assets", lambda root: calls.append(("assets", {})))
     monkeypatch.setattr(bslib.runner, "run", lambda specs, store, **_: calls.append(("run", (store.folder, len(specs)))))
     return calls
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bslib import book
+from bslib.assets import installed
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -71,13 +71,8 @@ def origin(built: Path, serve: Callable[[Path], str]) -> str:
 
 @pytest.fixture(scope="session")
 def axe() -> str:
-    """The script of axe-core, which audits a page for accessibility; from the npm registry, by its hash."""
-    asset = book.Asset(
-        spec="axe-core@4.14.1",
-        sha512="FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ==",
-        members={"package/axe.min.js": "axe"},
-    )
-    return book.unpacked(asset)["axe/axe.min.js"].decode()
+    """The script of axe-core, which audits a page for accessibility; from the npm registry, by the hash in the lock beside."""
+    return installed(Path(__file__).parent, {"axe-core/axe.min.js": "axe"})["axe/axe.min.js"].decode()
 
 
 @pytest.fixture(scope="session")

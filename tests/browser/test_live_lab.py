@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from bslib.book import fetch_assets
+from bslib.assets import fetch_assets
 from bslib.entropy import plug_in
 from bslib.interactive.live import Examples, examples
 from bslib.triggers import pattern
@@ -32,7 +32,7 @@ CONTROLS = ("lab-image", "lab-canvas", "lab-brush", "width", "clear", "lab-trigg
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the lab's page, bare of the book's theme."""
-    fetch_assets(ROOT / "book" / "_static" / "vendor")
+    fetch_assets(ROOT)
     folder = tmp_path_factory.mktemp("site")
     (folder / "_static").symlink_to(ROOT / "book" / "_static")
     (folder / "book").mkdir()

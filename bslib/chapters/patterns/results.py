@@ -296,10 +296,10 @@ class Patterns(Results[Size]):
         Returns
         -------
         DataFrame
-            Columns network, carried ("own", "unseen", "universal", or for the candidate of Neural Cleanse with the smallest mask
-            "reversed, clean" on a clean network and "reversed, backdoored" on another, where it may be the trigger), "W"
-            (Levene's score), and for each other detector how much lower its score is than on clean images, or its negative score. NaN where
-            a detector lacks records of a network.
+            Columns network; carried: "own", "unseen", "universal", or for the candidate of Neural Cleanse with the smallest mask
+            "reversed, clean" on a clean network and "reversed, backdoored" on another, where it may be the trigger; "W", Levene's
+            score; and for each other detector how much lower its score is than on clean images, or its negative score, NaN where
+            it lacks records of a network.
         """
         rows = []
         for number, network in enumerate(self.networks):
