@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bslib.chapters.correlation.results import RANDOM_GUESS, Correlation, residuals
+from bslib.chapters.correlation.pairs import RANDOM_GUESS, residuals
+from bslib.chapters.correlation.results import Correlation
 from bslib.plotting import (
     GREY,
     MEDIAN,

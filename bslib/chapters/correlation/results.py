@@ -28,7 +28,6 @@ from bslib.chapters.correlation.pairs import (
     pearson,
     pearson_r,
     pearson_r_of_trigger,
-    residuals,
     spread_difference,
     values_of,
 )
@@ -45,7 +44,7 @@ from bslib.statistics import (
 )
 from bslib.store import Record
 
-__all__ = ["EXCLUDE_BELOW", "RANDOM_GUESS", "Correlation", "load", "quantities", "residuals"]
+__all__ = ["EXCLUDE_BELOW", "RANDOM_GUESS", "Correlation", "load", "quantities"]
 
 Floats = NDArray[np.float64]
 #: A small and a larger noise level at which Kendall's tau is a quantity too.
