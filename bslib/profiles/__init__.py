@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 __all__ = ["PROFILES", "Profile", "profile_named"]
 
 #: The files of the profiles that come with the package.
+#:
+#: :meta hide-value:
 PROFILES = {name: Path(__file__).with_name(f"{name}.toml") for name in ("smoke", "paper")}
 
 

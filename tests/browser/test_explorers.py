@@ -234,7 +234,9 @@ def test_patterns_has_pythons_numbers(show, detector):
             kind = "universal" if pattern in universal else "reversed"
             wanted = crafted_area(detector, kind, universal.get(pattern), sigma, batch, **how)
         names = ("area under the curve", "batches to be found", "others")
-        close({name: one["numbers"][name] for name in names}, {name: [value] for name, value in zip(names, wanted, strict=True)})
+        shown = [one["numbers"][name][0] for name in names]
+        # Batches of the same few values in another order have the same score but for rounding: a tie in one of the two.
+        assert shown == pytest.approx(wanted, abs=5e-3), one["settings"]
 
 
 def test_the_scripts_functions_are_pythons(show, half):
