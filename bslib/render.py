@@ -14,6 +14,7 @@ import pandas as pd
 from bslib.chapters import CHAPTERS, plan_of, records_for
 from bslib.chapters.base import Results
 from bslib.ledger import MARKS, VERDICTS, Claim, Entry, Finding, Test, claims_of, findings_of, judge, measured_of
+from bslib.markdown import markdown_table
 from bslib.profiles import profile_named
 from bslib.statistics import Estimate, Estimates
 from bslib.store import Store
@@ -64,13 +65,12 @@ def verdicts(chapter: str, quantities: Mapping[str, Estimate]) -> str:
     >>> print(verdicts("parameters", {}).splitlines()[2][:60])
     | The small Fashion-MNIST network reaches an accuracy of aro
     """
-    rows = ["| Claim | Measured | Verdict |", "|---|---|---|"]
+    rows = []
     for claim in claims_of(chapter):
-        numbers = _with_bounds(claim, quantities)
         small = f"<small>{claim.where}. The paper: {claim.paper}. Held to: {claim.reading}.</small>"
-        rows.append(f"| {claim.says}<br>{small} | {numbers} | **{judge(claim, quantities)}** |")
+        rows.append((f"{claim.says}<br>{small}", _with_bounds(claim, quantities), f"**{judge(claim, quantities)}**"))
     marks = "✓ the whole 95 % interval is within the bound, ✗ all of it is outside, ~ neither. What is given has to hold first."
-    return "\n".join([*rows, "", f"<small>{marks}</small>"])
+    return f"{markdown_table(['Claim', 'Measured', 'Verdict'], rows)}\n\n<small>{marks}</small>"
 
 
 def findings(chapter: str, quantities: Mapping[str, Estimate]) -> str:
@@ -96,13 +96,13 @@ def headlines(numbers: Mapping[str, Estimates]) -> str:
 
 def ledger_page(ledger: Iterable[Entry]) -> str:
     """The ledger as a table in MyST Markdown, with references to the figures; ``ledger.js`` lets a reader filter and sort it."""
-    rows = [":::{container} ledger", "", "| Claim | The paper | Ours | Verdict |", "|---|---|---|---|"]
+    rows = []
     for entry in ledger:
-        claim, numbers = entry.claim, _with_bounds(entry.claim, entry.measured)
+        claim = entry.claim
         here = f"{{numref}}`{claim.figure}`" if claim.figure else f"[{entry.chapter}](./{entry.page}.ipynb)"
         says = f"{claim.says}<br><small>{claim.where}; here {here}. Held to: {claim.reading}.</small>"
-        rows.append(f"| {says} | {claim.paper} | {numbers} | **{entry.verdict}** |")
-    return "\n".join([*rows, ":::"])
+        rows.append((says, claim.paper, _with_bounds(claim, entry.measured), f"**{entry.verdict}**"))
+    return f":::{{container}} ledger\n\n{markdown_table(['Claim', 'The paper', 'Ours', 'Verdict'], rows, empty='')}\n:::"
 
 
 def downloads(results: Mapping[str, Results[Any]], drawings: Iterable[Any]) -> HTML:
@@ -181,18 +181,14 @@ def provenance_table(*, profile: str, seed: int = 0, store: str | Path | Store |
         }
         for r in records.values()
     )
-    rows = [
-        "| Data (fingerprint) | Kind of record | Records | Computing time | On | torch | bslib | Dates |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    head = ["Data (fingerprint)", "Kind of record", "Records", "Computing time", "On", "torch", "bslib", "Dates"]
+    rows = []
     for (data, kind), own in table.groupby(["data", "kind"]) if len(table) else ():
-        of = {name: "<br>".join(sorted(own[name].unique())) for name in ("device", "torch", "code", "date")}
-        took = timedelta(seconds=round(own["seconds"].sum()))
-        rows.append(f"| {data} | {kind} | {len(own)} | {took} | {of['device']} | {of['torch']} | {of['code']} | {of['date']} |")
-    total = timedelta(seconds=round(table["seconds"].sum()) if len(table) else 0)
-    return "\n".join(
-        [*rows, "", f"{len(records)} of the {len(set(plan))} records of profile {profile} are there; they took {total}."]
-    )
+        of = ("<br>".join(sorted(own[name].unique())) for name in ("device", "torch", "code", "date"))
+        rows.append((data, kind, len(own), timedelta(seconds=round(own["seconds"].sum())), *of))
+    took = timedelta(seconds=round(table["seconds"].sum()) if len(table) else 0)
+    there = f"{len(records)} of the {len(set(plan))} records of profile {profile} are there; they took {took}."
+    return f"{markdown_table(head, rows, empty='')}\n\n{there}"
 
 
 def bounds_text(claim: Claim, quantities: Mapping[str, Estimate]) -> dict[str, str]:

@@ -33,6 +33,7 @@ from bslib.chapters.correlation.pairs import (
 )
 from bslib.chapters.correlation.plan import Size, clean_counts_of, counts_of, networks_of, predictions_of
 from bslib.entropy import entropy
+from bslib.markdown import markdown_table
 from bslib.specs import AttackSpec, NetworkSpec, Spec
 from bslib.statistics import (
     Estimate,
@@ -198,16 +199,17 @@ class Correlation(Results[Size]):
 
     def trigger_table(self) -> str:
         """:meth:`by_trigger` as a Markdown table."""
+        head = ["pairs", "", "success without noise", "noisy copies as wanted", "as their class", "W minus clean W"]
         rows = [
-            "| pairs | | success without noise | noisy copies as wanted | as their class | W minus clean W |",
-            "|---|---|---|---|---|---|",
-        ]
-        rows += [
-            f"| {name} | {row['pairs']} | {row['success']:.0%} | {row['wanted']:.0%} | {row['true']:.0%} "
-            f"| {row['W minus clean W']:+.3f} |"
+            (
+                name,
+                row["pairs"],
+                *(f"{row[part]:.0%}" for part in ("success", "wanted", "true")),
+                f"{row['W minus clean W']:+.3f}",
+            )
             for name, row in self.by_trigger().iterrows()
         ]
-        return "\n".join(rows) if len(rows) > 2 else "(Not yet run.)"
+        return markdown_table(head, rows)
 
     def quantities(self) -> dict[str, Estimate]:
         """Every number that the chapter's claims speak of, by name."""

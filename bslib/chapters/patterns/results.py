@@ -34,6 +34,7 @@ from bslib.chapters.patterns.plan import (
 )
 from bslib.detectors import DETECTORS
 from bslib.entropy import entropy
+from bslib.markdown import markdown_table
 from bslib.specs import CleanseSpec, CountsSpec, DetectorSpec, NetworkSpec, Spec, UniversalSpec
 from bslib.statistics import (
     Estimate,
@@ -272,23 +273,20 @@ class Patterns(Results[Size]):
             return "(Not yet run.)"
         network = specs[0].network
         assert network.attack is not None and network.attack.target is not None
-        rows = [
-            "| images a step | mask of the backdoor's class | the others, smallest to largest | anomaly index "
-            "| success on test images | on training images |",
-            "|---|---|---|---|---|---|",
-        ]
-        norms = []
+        rows, norms = [], []
         for spec in specs:
             record = self.records[spec]
             norms.append(record.arrays["masks"].sum((1, 2, 3)))
             others = np.delete(norms[-1], network.attack.target)
-            rows.append(
-                f"| {spec.samples} | {norms[-1][network.attack.target]:.1f} | {others.min():.1f} to {others.max():.1f} "
-                f"| {record.result['anomaly_index']:.1f} "
-                f"| at least {record.arrays['success_test'].min():.1%} | at least {record.arrays['success_train'].min():.1%} |"
-            )
+            least = [f"at least {record.arrays[name].min():.1%}" for name in ("success_test", "success_train")]
+            sizes = f"{norms[-1][network.attack.target]:.1f}", f"{others.min():.1f} to {others.max():.1f}"
+            rows.append((spec.samples, *sizes, f"{record.result['anomaly_index']:.1f}", *least))
+        head = (
+            "images a step", "mask of the backdoor's class", "the others, smallest to largest", "anomaly index",
+            "success on test images", "on training images",
+        )  # fmt: skip
         rank = float(spearmanr(*norms).statistic)
-        return "\n".join(rows) + f"\n\nSpearman's correlation of the sizes of the ten masks is {rank:.2f}."
+        return f"{markdown_table(head, rows)}\n\nSpearman's correlation of the sizes of the ten masks is {rank:.2f}."
 
     def others(self) -> pd.DataFrame:
         """What W and other detectors say of the same patterns on the same networks: scores that are high where one is suspected.
@@ -346,39 +344,31 @@ class Patterns(Results[Size]):
 
     def success_table(self) -> str:
         """How well the own triggers of the networks work, as a Markdown table."""
-        rows = ["| own trigger | networks | success, lowest to highest |", "|---|---|---|"]
+        rows = []
         for trigger in self.size.triggers:
             own = [self.success(n) for n in self.networks if n.attack is not None and n.attack.trigger == trigger]
             ends = " to ".join(f"{end:.1%}" for end in sorted({min(own), max(own)})) if own else "(not yet run)"
-            rows.append(f"| {trigger} | {len(own)} | {ends} |")
-        return "\n".join(rows)
+            rows.append((trigger, len(own), ends))
+        return markdown_table(["own trigger", "networks", "success, lowest to highest"], rows)
 
     def cleanse_table(self) -> str:
         """What Neural Cleanse says of each network, as a Markdown table."""
-        rows = [
-            "| network | anomaly index | smallest mask | the backdoor's class | median | success on training images |",
-            "|---|---|---|---|---|---|",
-        ]
-        table = self.candidates()
+        rows, table = [], self.candidates()
         for number, own in table[table["sigma"] == self.size.pattern_sigmas[0]].groupby("network"):
             attack = self.networks[cast(int, number)].attack
             name = "clean" if attack is None else f"trigger {attack.trigger}, class {attack.target}"
             smallest = own.sort_values("norm").iloc[0]
             target = "" if attack is None else f"{own.loc[own['own'], 'norm'].iloc[0]:.1f}"
-            rows.append(
-                f"| {name} | {own['index'].iloc[0]:.1f} | {smallest['norm']:.1f}, class {smallest['class']} | {target} "
-                f"| {own['norm'].median():.1f} | at least {own['success_train'].min():.1%} |"
-            )
-        return "\n".join(rows) if len(rows) > 2 else "(Not yet run.)"
+            sizes = f"{smallest['norm']:.1f}, class {smallest['class']}", target, f"{own['norm'].median():.1f}"
+            rows.append((name, f"{own['index'].iloc[0]:.1f}", *sizes, f"at least {own['success_train'].min():.1%}"))
+        head = ("network", "anomaly index", "smallest mask", "the backdoor's class", "median", "success on training images")
+        return markdown_table(head, rows)
 
     def detectors_table(self) -> str:
         """:meth:`detectors` as a Markdown table."""
         table = self.detectors()
-        if table.empty:
-            return "(Not yet run.)"
-        rows = ["| area under the ROC curve | " + " | ".join(table.columns) + " |", "|---|" + "---|" * len(table.columns)]
-        rows += [f"| {name} | " + " | ".join(f"{area:.2f}" for area in row) + " |" for name, row in table.iterrows()]
-        return "\n".join(rows)
+        rows = [(name, *(f"{area:.2f}" for area in row)) for name, row in table.iterrows()]
+        return markdown_table(["area under the ROC curve", *table.columns], rows)
 
     def quantities(self) -> dict[str, Estimate]:
         """Every number that the chapter's claims speak of, by name, where enough networks are there."""

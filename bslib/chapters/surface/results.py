@@ -14,6 +14,7 @@ from scipy import stats
 from bslib.chapters.base import Results
 from bslib.chapters.surface.plan import CONDITIONS, TRIGGERS, Size, networks_of, pictures_of, specs_of
 from bslib.entropy import entropy
+from bslib.markdown import markdown_table
 from bslib.specs import AttackSpec, CountsSpec, NetworkSpec, PredictionsSpec, Spec
 from bslib.statistics import (
     Estimate,
@@ -90,14 +91,14 @@ class Surface(Results[Size]):
 
     def by_sigma_as_markdown(self) -> str:
         """The table of :meth:`by_sigma` in Markdown; empty where nothing was measured."""
-        if not self.runs:
-            return ""
-        rows = ["| σ | clean | active minus clean | p | inactive minus clean | p |", "|---|---|---|---|---|---|"]
-        for _, row in self.by_sigma().iterrows():
-            changes = (f"{row[f'{kind} minus clean']:+.3f} | {row[f'{kind} p']:.1g}" for kind in CONDITIONS[1:])
-            cells = " | ".join(changes).replace("-", "\N{MINUS SIGN}")  # at a hyphen a narrow cell would break
-            rows.append(f"| {row['sigma']:g} | {row['clean']:.3f} | {cells} |")
-        return "\n".join(rows)
+        rows = []
+        for _, row in self.by_sigma().iterrows() if self.runs else ():
+            changes = [
+                text for kind in CONDITIONS[1:] for text in (f"{row[f'{kind} minus clean']:+.3f}", f"{row[f'{kind} p']:.1g}")
+            ]
+            # A narrow cell would break at a hyphen.
+            rows.append((f"{row['sigma']:g}", f"{row['clean']:.3f}", *(text.replace("-", "\N{MINUS SIGN}") for text in changes)))
+        return markdown_table(["σ", "clean", "active minus clean", "p", "inactive minus clean", "p"], rows, empty="")
 
     def labels_kept(self) -> Floats:
         """The share of noisy copies that keep the label of the image without noise: (networks, 3 kinds, sigmas, points)."""
