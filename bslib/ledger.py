@@ -1,4 +1,4 @@
-"""The ledger: what the paper claims, the rule by which we judge, and the verdict that our records give.
+"""The ledger: the paper's claims, the rules by which they are judged, and the verdicts that follow from the records.
 
 Claims are data (a TOML file beside each chapter), written before the records are made; verdicts are computed, never typed.
 Findings, which the paper does not have, lie in the same files. They were written after the records had been seen, so they prove
@@ -36,13 +36,13 @@ __all__ = [
 ]
 
 VERDICTS = ("reproduced", "in part", "undecided", "not reproduced", "not yet run")
-#: How a bound fares, as :meth:`Test.outcome` says it.
+#: The mark for each outcome of :meth:`Test.outcome`.
 MARKS = {True: "✓", False: "✗", None: "~"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Test:
-    """Bounds on one quantity; at least one of them is given.
+    """A lower or an upper bound on one quantity, or both.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class Test:
     given: bool = False
 
     def outcome(self, estimate: Estimate) -> bool | None:
-        """True where the whole interval is within the bounds, False where all of it is outside, None where it is undecided.
+        """True if the whole interval is within the bounds, False if all of it is outside, None if it is undecided.
 
         >>> [Test(quantity="q", at_least=0.0).outcome(Estimate(v, v - 1, v + 1, 5)) for v in (2, 0, -2)]
         [True, None, False]
@@ -73,7 +73,7 @@ class Test:
         return False if estimate.high < low or estimate.low > high else None
 
     def __str__(self) -> str:
-        """The bounds in signs.
+        """The bounds as text.
 
         >>> str(Test(quantity="q", at_least=-0.5)), str(Test(quantity="q", at_least=0.3, at_most=0.7))
         ('≥ −0.5', '0.3 to 0.7')
@@ -86,7 +86,7 @@ class Test:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """One sentence of the paper, and how it is judged.
+    """A claim of the paper, and the rule by which it is judged.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What the records say and the paper does not.
+    """A statement about the records that the paper does not make.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A row of the ledger: a claim, what the records say, and the verdict.
+    """A row of the ledger: a claim, the measured quantities and the verdict.
 
     Parameters
     ----------
@@ -201,7 +201,7 @@ def judge(claim: Claim, quantities: Mapping[str, Estimate]) -> str:
 def numbers(
     *, profile: str, seed: int = 0, store: str | Path | Store | None = None, progress: bool = False
 ) -> dict[str, Estimates]:
-    """The quantities of every chapter that has claims, from the records of a store.
+    """The quantities of every chapter with claims, from the records of a store.
 
     Parameters
     ----------
@@ -226,7 +226,7 @@ def numbers(
 
 
 def entries(numbers: Mapping[str, Estimates]) -> list[Entry]:
-    """The whole ledger, chapter by chapter, from what :func:`numbers` gives.
+    """The whole ledger, chapter by chapter, from the result of :func:`numbers`.
 
     >>> len(entries({"parameters": Estimates()})), entries({"parameters": Estimates()})[0].verdict
     (16, 'not yet run')
@@ -259,7 +259,7 @@ def as_data(ledger: Iterable[Entry]) -> list[dict[str, Any]]:
 
 
 def measured_of(claim: Claim, quantities: Mapping[str, Estimate]) -> dict[str, Estimate]:
-    """The quantities that a claim is judged by, as far as they exist, each once."""
+    """The quantities of a claim that exist, each once."""
     return {test.quantity: quantities[test.quantity] for test in claim.tests if test.quantity in quantities}
 
 

@@ -1,4 +1,4 @@
-"""One folder a chapter: what it computes (plan), records to numbers (results), figures, explorer, and its claims (TOML).
+"""The chapters, one folder each: plan (specs), results (numbers from records), figures, explorer and claims (TOML).
 
 A new chapter is a folder and its name in :data:`CHAPTERS`.
 """
@@ -28,7 +28,7 @@ CHAPTERS = (
 
 
 def plan_of(chapter: str, profile: str, *, seed: int = 0) -> list[Spec]:
-    """Every spec of a chapter.
+    """All specs of a chapter, the most useful first.
 
     >>> len(plan_of("wobbliness", "smoke"))
     2
@@ -42,7 +42,7 @@ def plan_of(chapter: str, profile: str, *, seed: int = 0) -> list[Spec]:
 
 
 def sizes_of(chapter: str, profile: str) -> list[Any]:
-    """How much a chapter computes: one of its ``Size`` for each data set of a profile, in the profile's order.
+    """The sizes of a chapter in a profile, one for each data set, in the profile's order.
 
     >>> [size.dataset for size in sizes_of("parameters", "paper")]
     ['fashion-mnist', 'cifar10']
@@ -52,7 +52,7 @@ def sizes_of(chapter: str, profile: str) -> list[Any]:
 
 
 def records_for(plan: Iterable[Spec], store: str | Path | Store | None = None, *, device: str = "auto") -> Records:
-    """The records of a plan: what the store has, and what the runner computes where the store lacks it.
+    """The records of a plan. Missing ones are computed, unless the store is read-only.
 
     This is the door between the computing and the reading side: a chapter calls it, and torch is imported only if something has
     to be computed. A read-only store, such as the published one, computes nothing; what it lacks is in ``missing``.
@@ -70,7 +70,7 @@ def records_for(plan: Iterable[Spec], store: str | Path | Store | None = None, *
     Records
     """
     plan, store = list(dict.fromkeys(plan)), open_store(store)
-    get = functools.cache(store.get)  # each is read and checked once
+    get = functools.cache(store.get)  # reads and checks each record once
     missing = missing_specs(plan, store, get)
     if missing and store.writable:
         from bslib.runner import run
@@ -83,7 +83,7 @@ def records_for(plan: Iterable[Spec], store: str | Path | Store | None = None, *
 
 
 def not_yet_run(chapter: str, profile: str, needs: str, *, held: int = 0, seed: int = 0) -> str:
-    """What a page says where records are missing: what they need, and the command that computes them to where the page looks.
+    """The message that a page shows when records are missing, with the command that computes them.
 
     >>> print(not_yet_run("surface", "smoke", "5 networks"))
     **Not yet run.** This needs 5 networks, and ... `bslib run surface --profile smoke` computes them.
@@ -97,7 +97,7 @@ def not_yet_run(chapter: str, profile: str, needs: str, *, held: int = 0, seed: 
 
 
 def in_a_clone(profile: str) -> str:
-    """The option with which ``bslib run`` completes, in a clone, the records that a page of a profile is drawn from.
+    """The option of ``bslib run`` that writes to the store from which a profile's pages are built.
 
     >>> in_a_clone("paper"), in_a_clone("smoke")
     (' --store book/records', '')

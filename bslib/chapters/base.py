@@ -1,4 +1,4 @@
-"""What the chapters share: the networks that a size trains, and results that are loaded from records."""
+"""Base classes of the chapters: the networks of a size, and results loaded from records."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NS = (10, 25, 50, 100, 250, 500, 1000)
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedSize:
-    """The networks that a part of a chapter trains.
+    """The networks that a chapter trains on one data set.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class TrainedSize:
         return class_count(self.dataset)
 
     def attacked_network(self, seed: int, threat_model: str, trigger: int) -> NetworkSpec:
-        """One of these networks, backdoored; the target classes take turns with the seed.
+        """A backdoored network; its target class follows from the seed.
 
         >>> sizes_of("surface", "paper")[0].attacked_network(13, "T1", trigger=1).attack.target
         3
@@ -63,7 +63,7 @@ class TrainedSize:
         return self.network_spec(seed, AttackSpec(threat_model=threat_model, trigger=trigger, target=target))
 
     def network_spec(self, seed: int, attack: AttackSpec | None = None) -> NetworkSpec:
-        """One of these networks, clean or attacked.
+        """A clean or an attacked network.
 
         >>> sizes_of("parameters", "paper")[0].network_spec(seed=3).seed
         3
@@ -82,15 +82,15 @@ class TrainedSize:
 
 S = TypeVar("S", bound=TrainedSize)
 
-#: A batch of an explorer: what is to be known of it, and its class counts, shape (B, C).
+#: A batch of an explorer: its settings and its class counts, shape (B, C).
 Batch = tuple[dict[str, Any], NDArray[np.integer[Any]]]
-#: What an explorer shows: what is to be known of each data set, and the batches.
+#: The content of an explorer: the settings of each data set, and the batches.
 Content = tuple[list[dict[str, Any]], list[Batch]]
 
 
 @dataclass(frozen=True)
 class Results(Generic[S]):
-    """One data set's part of a chapter, as far as there are records; a chapter's class says which networks it needs and what of each.
+    """The results of a chapter on one data set. A chapter's subclass names the networks it plans and the records each one needs.
 
     Parameters
     ----------
@@ -100,14 +100,14 @@ class Results(Generic[S]):
     seed : int
         Of the first network.
     records : Records
-    """  # noqa: E501
+    """
 
     size: S
     profile: str
     seed: int
     records: Records
     chapter: ClassVar[str]
-    #: What the networks are called where they are missing.
+    #: An adjective for the networks in the message about missing records.
     described: ClassVar[str] = ""
 
     @classmethod
@@ -130,31 +130,31 @@ class Results(Generic[S]):
         return {size.dataset: cls(size, profile, seed, records) for size in sizes_of(cls.chapter, profile)}
 
     def planned(self) -> Sequence[NetworkSpec]:
-        """The networks of the plan."""
+        """The planned networks."""
         raise NotImplementedError
 
     def needed(self, network: NetworkSpec) -> Sequence[Spec]:
-        """What has to be there of a network before it counts, the network itself first."""
+        """The specs whose records make a network complete, starting with the network itself."""
         raise NotImplementedError
 
     @cached_property
     def networks(self) -> list[NetworkSpec]:
-        """The networks that count."""
+        """The networks whose records are complete."""
         return [network for network in self.planned() if all(spec in self.records for spec in self.needed(network))]
 
     @cached_property
     def runs(self) -> list[tuple[Record, ...]]:
-        """For each of these the records of :meth:`needed`."""
+        """The records of :meth:`needed` for each complete network."""
         return [tuple(self.records[spec] for spec in self.needed(network)) for network in self.networks]
 
     @property
     def details(self) -> str:
-        """What the line on the source says beside the number of networks."""
+        """Text for the source line, after the number of networks."""
         return ""
 
     @property
     def source(self) -> str:
-        """Where the numbers of a figure come from, in one line."""
+        """One line that says which records a figure is drawn from."""
         keys = [network.key[:6] for network in self.networks]
         return (
             f"{self.records[self.networks[0]].data['source']}; {len(keys)} of {len(self.planned())} networks{self.details}; "
@@ -163,10 +163,10 @@ class Results(Generic[S]):
 
     @property
     def missing(self) -> str | None:
-        """What is not yet run, in words with the command that runs it; None where there is something to show."""
+        """A message about missing records with the command that computes them; None when there are results to show."""
         return None if self.networks else self.not_yet_run()
 
     def not_yet_run(self) -> str:
-        """What the records lack, in words with the command that computes it."""
+        """The message about missing records."""
         needs = f"{len(self.planned())} {self.described}networks ({self.size.network}) on {self.size.dataset}"
         return not_yet_run(self.chapter, self.profile, needs, held=len(self.networks), seed=self.seed)

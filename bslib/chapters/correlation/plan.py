@@ -14,7 +14,7 @@ __all__ = ["Size", "clean_counts_of", "counts_of", "networks_of", "plan", "predi
 
 @dataclass(frozen=True, kw_only=True)
 class Size(TrainedSize):
-    """One data set's part of the chapter on success and W (one plot of Fig. 5).
+    """The size of the correlation chapter on one data set (one plot of Fig. 5).
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class Size(TrainedSize):
 
 
 def plan(profile: str, *, seed: int = 0) -> list[Spec]:
-    """Every spec of the chapter: all that is needed for the first noise level comes before the second.
+    """All specs of the chapter. Those of the first noise level come before those of the second.
 
     >>> len(plan("paper"))
     442
@@ -58,7 +58,7 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
 
 
 def networks_of(size: Size, seed: int) -> list[NetworkSpec]:
-    """So many backdoored networks for each trigger."""
+    """The backdoored networks, trigger by trigger."""
     return [
         size.attacked_network(run, size.threat_model, trigger)
         for trigger in size.triggers
@@ -67,13 +67,13 @@ def networks_of(size: Size, seed: int) -> list[NetworkSpec]:
 
 
 def predictions_of(size: Size, network: NetworkSpec) -> PredictionsSpec:
-    """What a network calls test images that carry its trigger."""
+    """The predictions of a network for test images that carry its trigger."""
     assert network.attack is not None
     return PredictionsSpec(network=network, trigger=network.attack.trigger, images=size.test_images)
 
 
 def counts_of(size: Size, network: NetworkSpec, sigma: float) -> CountsSpec:
-    """W around triggered test images, of each class under T2, at one noise level."""
+    """Class counts of triggered test images at one noise level; under T2, of each class."""
     assert network.attack is not None
     return CountsSpec(
         network=network,
@@ -88,7 +88,7 @@ def counts_of(size: Size, network: NetworkSpec, sigma: float) -> CountsSpec:
 
 
 def clean_counts_of(size: Size, network: NetworkSpec) -> CountsSpec:
-    """W around some of the same images without the trigger, under the same noise, at the first noise level."""
+    """Class counts of some of the same images without the trigger, under the same noise, at the first noise level."""
     return CountsSpec(
         network=network,
         points=size.clean_points,

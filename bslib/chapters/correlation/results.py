@@ -60,7 +60,7 @@ class Correlation(Results[Size]):
     described: ClassVar[str] = "backdoored "
 
     def planned(self) -> list[NetworkSpec]:
-        """The networks of the plan."""
+        """The planned networks."""
         return networks_of(self.size, self.seed)
 
     def needed(self, network: NetworkSpec) -> Sequence[Spec]:
@@ -212,7 +212,7 @@ class Correlation(Results[Size]):
         return markdown_table(head, rows)
 
     def quantities(self) -> dict[str, Estimate]:
-        """Every number that the chapter's claims speak of, by name."""
+        """The quantities of the chapter's claims by name."""
         if {network.attack and network.attack.trigger for network in self.networks} != set(self.size.triggers):
             return {}  # half of the triggers would give another correlation, not an early one
         pairs, data = self.pairs(), self.size.dataset

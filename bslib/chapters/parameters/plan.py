@@ -13,7 +13,7 @@ __all__ = ["Size", "networks_of", "plan", "specs_of"]
 
 @dataclass(frozen=True, kw_only=True)
 class Size(TrainedSize):
-    """One data set's half of the Parameters chapter (one row of Fig. 2).
+    """The size of the Parameters chapter on one data set (one row of Fig. 2).
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class Size(TrainedSize):
 
 
 def plan(profile: str, *, seed: int = 0) -> list[Spec]:
-    """Every spec of the chapter, in the order in which they are worth having.
+    """All specs of the chapter, the most useful first.
 
     >>> len(plan("paper")), plan("paper")[0].network
     (30, 'small-fashion')
@@ -43,12 +43,12 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
 
 
 def networks_of(size: Size, seed: int) -> list[NetworkSpec]:
-    """The networks of a data set, the first with this seed."""
+    """The networks of one data set, with consecutive seeds."""
     return [size.network_spec(run) for run in range(seed, seed + size.networks)]
 
 
 def specs_of(size: Size, network: NetworkSpec) -> tuple[NetworkSpec, CountsSpec, CountsSpec]:
-    """One network, the sweep over n on it, and the sweep over sigma on the same batch with the same noise.
+    """A network, the sweep over n, and the sweep over sigma on the same batch with the same noise.
 
     >>> size = sizes_of("parameters", "paper")[0]
     >>> network, over_n, over_sigma = specs_of(size, size.network_spec(seed=3))

@@ -26,7 +26,7 @@ from bslib.statistics import (
 __all__ = ["ParameterResults", "load", "quantities"]
 
 Floats = NDArray[np.float64]
-#: What has ends has them in intervals too.
+#: The range of possible values of some quantities; intervals do not leave it.
 POSSIBLE = {
     "share_of_steps_that_shrink": (0.0, 1.0),
     "spread_at_0.01": (0.0, np.inf),
@@ -35,7 +35,7 @@ POSSIBLE = {
 
 @dataclass(frozen=True)
 class ParameterResults(Results[Size]):
-    """One row of Fig. 2: the records of one data set's networks, and the numbers that follow from them.
+    """One row of Fig. 2: the numbers that follow from the records of one data set.
 
     A run is a network, the sweep over n and the sweep over sigma.
     """
@@ -43,11 +43,11 @@ class ParameterResults(Results[Size]):
     chapter: ClassVar[str] = "parameters"
 
     def planned(self) -> list[NetworkSpec]:
-        """The networks of the plan."""
+        """The planned networks."""
         return networks_of(self.size, self.seed)
 
     def needed(self, network: NetworkSpec) -> Sequence[Spec]:
-        """The network and both sweeps."""
+        """The network and its two sweeps."""
         return specs_of(self.size, network)
 
     def over_n(self, estimator: str = "plug-in") -> Floats:
@@ -71,9 +71,9 @@ class ParameterResults(Results[Size]):
         return f", {self.size.points} test images each"
 
     def bias(self) -> dict[str, tuple[Floats, Floats]]:
-        """How far each estimator is from the best value at every n: its mean over points without and with rare classes.
+        """The mean error of each estimator at every n, for points without and with rare classes.
 
-        The best value of a point is Grassberger's at the largest n. A rare class is one that was seen, in less than 1 % of
+        The error is taken against Grassberger's estimate at the largest n. A class is rare if it was seen in less than 1 % of
         the samples at the largest n.
 
         Returns
@@ -92,7 +92,7 @@ class ParameterResults(Results[Size]):
         return found
 
     def quantities(self) -> dict[str, Estimate]:
-        """Every number that the chapter's claims speak of, by name; names end in the data set."""
+        """The quantities of the chapter's claims by name; a name contains the data set."""
         if not self.runs:
             return {}
         epochs = float(self.size.epochs)
@@ -122,7 +122,7 @@ class ParameterResults(Results[Size]):
         return found | self._growth_by_estimator()
 
     def _growth_by_estimator(self) -> dict[str, Estimate]:
-        """How much the mean of W grows with n by a corrected estimator, and how much of its growth is bias."""
+        """The growth of mean W with n by a bias-corrected estimator, and the part of the plug-in growth that is bias."""
         ends = [self.over_n(estimator)[:, :, [0, -1]] for estimator in ("plug-in", "grassberger")]
         both = np.stack(ends, axis=1)  # (networks, 2, sigmas, 2, points)
         value, draws = nested_bootstrap(list(both), lambda v: v[:, :, 1].mean(-1) - v[:, :, 0].mean(-1))
@@ -164,7 +164,7 @@ class ParameterResults(Results[Size]):
         return {f"{name}.{self.size.dataset}": estimate for name, estimate in found.items()}
 
     def _share_of_the_commonest_answer(self, at: int) -> Estimate:
-        """The share of all noisy copies that get the class which most of them get."""
+        """The fraction of all noisy copies that are predicted as the most frequent class."""
         shares = []
         for _, _, over_sigma in self.runs:
             counts = over_sigma.arrays["counts"][at, 0]  # (points, classes)
@@ -177,13 +177,13 @@ load = ParameterResults.load
 
 
 def quantities(results: Mapping[str, ParameterResults]) -> Estimates:
-    """The quantities of every data set, and those that compare the first with the others; what has no records yet says so."""
+    """The quantities of every data set, and those that compare the others with the first."""
     found = Estimates.of(part.quantities() for part in results.values())
     first, *others = results.values()
     for other in others:
         if first.runs and other.runs:
             shared = [sigma for sigma in first.size.sigmas if sigma in other.size.sigmas]
-            # Each has draws of its own: with one seed for both, they would be resampled in step.
+            # Different seeds, so that the two data sets are resampled independently.
             (value, draws), (of_first, draws_of_first) = (_largest_step(part, shared, k) for k, part in enumerate((other, first)))
             estimate = percentile_estimate(value - of_first, draws - draws_of_first, min(len(first.runs), len(other.runs)))
             found[f"largest_step.{other.size.dataset}.less.{first.size.dataset}"] = estimate
@@ -191,7 +191,7 @@ def quantities(results: Mapping[str, ParameterResults]) -> Estimates:
 
 
 def _largest_step(half: ParameterResults, sigmas: list[float], seed: int) -> tuple[Floats, Floats]:
-    """The largest step of mean W between neighbouring sigmas, as a share of its range: value and draws."""
+    """The largest step of mean W between neighbouring sigmas, as a fraction of its range: value and draws."""
     columns = [half.size.sigmas.index(sigma) for sigma in sigmas]
     found = []
     for means in nested_bootstrap(list(half.over_sigma()[:, columns]), lambda v: v.mean(-1), seed=seed):
@@ -202,7 +202,7 @@ def _largest_step(half: ParameterResults, sigmas: list[float], seed: int) -> tup
 
 
 def _change(early: Floats, late: Floats) -> Floats:
-    """How far ``late`` is from ``early``, as a share of ``late``; not defined (NaN) where that is 0."""
+    """The change from ``early`` to ``late`` as a fraction of ``late``; NaN where ``late`` is 0."""
     return np.divide(late - early, late, out=np.full_like(late, np.nan), where=late != 0)
 
 

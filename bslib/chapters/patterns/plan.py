@@ -20,13 +20,13 @@ from bslib.specs import (
     UniversalSpec,
 )
 
-#: What a batch carries: nothing, nothing again, and each of the paper's triggers (see :func:`batch_of`).
+#: What the images of a batch carry: nothing (None), nothing again (0), or one of the paper's triggers. See :func:`batch_of`.
 CONDITIONS = (None, 0, *PAPERS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Size(TrainedSize):
-    """One data set's part of the chapter on patterns that smooth (Figs. 6 and 7).
+    """The size of the patterns chapter on one data set (Figs. 6 and 7).
 
     Parameters
     ----------
@@ -84,9 +84,9 @@ class Size(TrainedSize):
 
 
 def plan(profile: str, *, seed: int = 0) -> list[Spec]:
-    """Every spec of the chapter: all that its claims need comes before the other noise levels and bounds.
+    """All specs of the chapter. Those that its claims need come before other noise levels and bounds.
 
-    Triggers come before crafted patterns, and one network of each kind before the second of any, so that claims are judged early.
+    Triggers come before crafted patterns, and the first network of each kind before the second, so that claims are judged early.
 
     >>> len(plan("paper"))
     1553
@@ -105,12 +105,12 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
 
 
 def pictures_of(size: Size, seed: int) -> ImagesSpec:
-    """Six test images with one of the six triggers each, as the chapter on the surface has them."""
+    """Test images that carry one of the six triggers each, as in the surface chapter."""
     return ImagesSpec(dataset=size.dataset, images=len(PAPERS), seed=seed, stamped=True)
 
 
 def networks_of(size: Size, seed: int) -> list[NetworkSpec]:
-    """Clean networks, and as many with each trigger."""
+    """Clean networks, and the same number with each trigger."""
     attacks = [None, *size.triggers]
     return [
         size.network_spec(run) if trigger is None else size.attacked_network(run, size.threat_model, trigger)
@@ -120,7 +120,7 @@ def networks_of(size: Size, seed: int) -> list[NetworkSpec]:
 
 
 def detector_specs(size: Size, network: NetworkSpec) -> list[Spec]:
-    """The network, the success of its own trigger, and W of two clean batches and of one with each of the six triggers."""
+    """The network, predictions with its own trigger, and class counts of two clean batches and of one batch for each trigger."""
     specs: list[Spec] = [network]
     if network.attack is not None:
         specs.append(PredictionsSpec(network=network, trigger=network.attack.trigger, images=size.test_images))
@@ -128,9 +128,9 @@ def detector_specs(size: Size, network: NetworkSpec) -> list[Spec]:
 
 
 def batch_of(size: Size, network: NetworkSpec, trigger: int | None, sigma: float | None = None) -> CountsSpec:
-    """A batch with images of its own: None is the clean one that others are tested against, 0 a second clean one.
+    """Class counts of one batch; every batch has images of its own. Trigger None is the clean reference batch, 0 a second one.
 
-    It is measured at the first noise level, or at all the others, whichever ``sigma`` is one of.
+    The spec holds the first noise level alone, or all the others, depending on ``sigma``.
     """
     return CountsSpec(
         network=network,
@@ -144,7 +144,7 @@ def batch_of(size: Size, network: NetworkSpec, trigger: int | None, sigma: float
 
 
 def universals_of(size: Size, network: NetworkSpec) -> list[UniversalSpec]:
-    """The universal perturbations of a network, the one that the claims are held to first."""
+    """The universal perturbations of a network; the claims are judged by the first."""
     return [
         UniversalSpec(network=network, images=size.crafted_on, bound=bound, passes=size.passes, batch_size=10, seed=network.seed)
         for bound in size.bounds
@@ -152,13 +152,13 @@ def universals_of(size: Size, network: NetworkSpec) -> list[UniversalSpec]:
 
 
 def universal_specs(size: Size, network: NetworkSpec) -> list[Spec]:
-    """The first universal perturbation, and W of a batch with it."""
+    """The first universal perturbation, and class counts of a batch with it."""
     first = universals_of(size, network)[0]
     return [first, crafted_batch_of(size, first)]
 
 
 def cleanse_of(size: Size, network: NetworkSpec, samples: int | None = None) -> CleanseSpec:
-    """Neural Cleanse on a network; with another number of images a step where it is named."""
+    """Neural Cleanse on a network, optionally with another number of images per step."""
     return CleanseSpec(
         network=network,
         images=size.crafted_on,
@@ -170,13 +170,13 @@ def cleanse_of(size: Size, network: NetworkSpec, samples: int | None = None) -> 
 
 
 def cleanse_specs(size: Size, network: NetworkSpec) -> list[Spec]:
-    """A trigger candidate for each class, and W of a batch with each."""
+    """A trigger candidate for each class, and class counts of a batch with each."""
     crafted = cleanse_of(size, network)
     return [crafted, crafted_batch_of(size, crafted)]
 
 
 def crafted_batch_of(size: Size, pattern: UniversalSpec | CleanseSpec, sigma: float | None = None) -> CountsSpec:
-    """A batch that carries a crafted pattern, of images that it was not crafted on; ``sigma`` as for :func:`batch_of`."""
+    """Class counts of images with a crafted pattern that was crafted on other images; ``sigma`` as for :func:`batch_of`."""
     return CountsSpec(
         network=pattern.network,
         points=size.pattern_points,
@@ -189,26 +189,26 @@ def crafted_batch_of(size: Size, pattern: UniversalSpec | CleanseSpec, sigma: fl
 
 
 def score_of(size: Size, network: NetworkSpec, detector: str, **carried: Any) -> DetectorSpec:
-    """What a detector says of a batch that carries a trigger, a crafted pattern or nothing."""
+    """The scores of a detector for images that carry a trigger, a crafted pattern or nothing."""
     return DetectorSpec(
         detector=detector, network=network, points=size.scored, overlays=size.overlays, seed=network.seed, **carried
     )
 
 
 def carried_of(size: Size, network: NetworkSpec) -> list[dict[str, Any]]:
-    """What the batches carry that detectors are compared on."""
+    """What the images carry in the batches on which detectors are compared."""
     carried: list[dict[str, Any]] = [{"trigger": trigger} for trigger in PAPERS]
     return [*carried, {"pattern": universals_of(size, network)[0]}, {"pattern": cleanse_of(size, network)}]
 
 
 def scores_specs(size: Size, network: NetworkSpec) -> list[Spec]:
-    """What every detector says of the same batches, and of a clean one where it compares with that."""
+    """The scores of every detector on these batches, and on a clean one for detectors that compare with clean images."""
     clean: list[Spec] = [score_of(size, network, name) for name, detector in DETECTORS.items() if detector.against_clean]
     return clean + [score_of(size, network, name, **carried) for carried in carried_of(size, network) for name in DETECTORS]
 
 
 def level_specs(size: Size, network: NetworkSpec) -> list[Spec]:
-    """The detector's batches at the other noise levels."""
+    """The batches of the W detector at the other noise levels."""
     return [batch_of(size, network, trigger, further[0]) for trigger in CONDITIONS] if (further := size.sigmas[1:]) else []
 
 
@@ -224,7 +224,7 @@ def further_specs(size: Size, network: NetworkSpec) -> list[Spec]:
 
 
 def compared_specs(size: Size, seed: int) -> list[CleanseSpec]:
-    """Neural Cleanse on the first network with the first trigger, as on all networks and as the authors have it."""
+    """Neural Cleanse on the first backdoored network, with the usual and with the authors' number of images per step."""
     if not size.compared:
         return []
     network = next(network for network in networks_of(size, seed) if network.attack is not None)
@@ -232,5 +232,5 @@ def compared_specs(size: Size, seed: int) -> list[CleanseSpec]:
 
 
 def _level_of(sigmas: tuple[float, ...], sigma: float | None) -> tuple[float, ...]:
-    """The first noise level, or all the others: those that are measured together."""
+    """The noise levels that are measured together with ``sigma``: the first alone, or all the others."""
     return sigmas[:1] if sigma in (None, sigmas[0]) else sigmas[1:]

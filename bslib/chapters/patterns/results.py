@@ -67,7 +67,7 @@ class Patterns(Results[Size]):
     described: ClassVar[str] = "clean and backdoored "
 
     def planned(self) -> list[NetworkSpec]:
-        """The networks of the plan."""
+        """The planned networks."""
         return networks_of(self.size, self.seed)
 
     def needed(self, network: NetworkSpec) -> Sequence[Spec]:
@@ -461,7 +461,7 @@ load = Patterns.load
 
 
 def quantities(results: Mapping[str, Patterns]) -> Estimates:
-    """The quantities of every data set; what has no records yet says so."""
+    """The quantities of every data set."""
     return Estimates.of(part.quantities() for part in results.values())
 
 

@@ -11,7 +11,7 @@ from bslib.specs import CountsSpec, ImagesSpec, NetworkSpec, PredictionsSpec, Sp
 
 __all__ = ["CONDITIONS", "TRIGGERS", "Size", "networks_of", "pictures_of", "plan", "specs_of"]
 
-#: What the images of a batch carry; the order of the first axis of :meth:`~bslib.chapters.surface.results.Surface.w`.
+#: What the images of a batch carry, in the order of the first axis of :meth:`~bslib.chapters.surface.results.Surface.w`.
 CONDITIONS = ("clean", "active", "inactive")
 #: The triggers whose success is measured on every network.
 TRIGGERS = PAPERS
@@ -19,7 +19,7 @@ TRIGGERS = PAPERS
 
 @dataclass(frozen=True, kw_only=True)
 class Size(TrainedSize):
-    """One data set's part of the chapter on the surface effect (Fig. 4).
+    """The size of the surface chapter on one data set (Fig. 4).
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class Size(TrainedSize):
 
 
 def plan(profile: str, *, seed: int = 0) -> list[Spec]:
-    """Every spec of the chapter, in the order in which they are worth having.
+    """All specs of the chapter, the most useful first.
 
     >>> len(plan("paper"))
     112
@@ -63,17 +63,17 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
 
 
 def pictures_of(size: Size, seed: int) -> ImagesSpec:
-    """A test image for each pattern, with it."""
+    """One test image for each trigger, with that trigger."""
     return ImagesSpec(dataset=size.dataset, images=len(TRIGGERS), seed=seed, stamped=True)
 
 
 def networks_of(size: Size, seed: int) -> list[NetworkSpec]:
-    """The backdoored networks of a data set, the first with this seed."""
+    """The backdoored networks of one data set, with consecutive seeds."""
     return [size.attacked_network(run, size.threat_model, size.active) for run in range(seed, seed + size.networks)]
 
 
 def specs_of(size: Size, network: NetworkSpec) -> tuple[Spec, ...]:
-    """One backdoored network; its predictions for all test images, clean and with each trigger; W around three paired batches."""
+    """A backdoored network; its predictions for clean and triggered test images; class counts of three paired batches."""
     predictions = [PredictionsSpec(network=network, trigger=t, images=size.test_images) for t in (None, *TRIGGERS)]
     clean = CountsSpec(network=network, points=size.points, sigmas=size.sigmas, ns=(size.n,), seed=network.seed, paired=True)
     counts = [replace(clean, trigger=trigger) for trigger in (None, size.active, size.inactive)]

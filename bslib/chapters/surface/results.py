@@ -33,7 +33,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Surface(Results[Size]):
-    """One data set's part of the chapter: the records of its networks, and the numbers that follow from them.
+    """The numbers of the surface chapter on one data set.
 
     A run is a network; predictions on clean images and on those with each trigger; counts on clean, active and inactive images.
     """
@@ -42,7 +42,7 @@ class Surface(Results[Size]):
     described: ClassVar[str] = "backdoored "
 
     def planned(self) -> list[NetworkSpec]:
-        """The networks of the plan."""
+        """The planned networks."""
         return networks_of(self.size, self.seed)
 
     def needed(self, network: NetworkSpec) -> Sequence[Spec]:
@@ -51,15 +51,15 @@ class Surface(Results[Size]):
 
     @property
     def pictures(self) -> Record | None:
-        """Test images to show the triggers on, where the store has them."""
+        """Test images with the triggers, or None if the store has none."""
         return self.records.get(pictures_of(self.size, self.seed))
 
     def w(self, estimator: str = "plug-in") -> Floats:
-        """W, shape (networks, 3 kinds, sigmas, points)."""
+        """W, shape (networks, 3 conditions, sigmas, points)."""
         return np.stack([[entropy(r.arrays["counts"][:, 0], estimator=estimator) for r in run[-3:]] for run in self.runs])
 
     def plots(self, network: int = 0) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
-        """The four batches of Fig. 4, of images that are all different: clean and active, clean and inactive; (sigmas, batch)."""
+        """The four batches of Fig. 4, all of different images: clean and active, clean and inactive; each (sigmas, batch)."""
         w, b = self.w()[network], self.size.batch
         parts = [w[kind][:, k * b : (k + 1) * b] for k, kind in enumerate((0, 1, 0, 2))]
         return (parts[0], parts[1]), (parts[2], parts[3])
@@ -70,7 +70,7 @@ class Surface(Results[Size]):
         return f", {self.size.points} test images each"
 
     def by_sigma(self) -> pd.DataFrame:
-        """For each noise level: mean W of the three kinds, the differences to clean with their intervals, and rank tests.
+        """Mean W of the three conditions at each noise level, differences to clean with intervals, and rank tests.
 
         The rank test is Wilcoxon's, paired: each image with the trigger and without, under the same noise.
         With few networks it tests these networks, not all that could be trained; the intervals do the latter.
@@ -90,7 +90,7 @@ class Surface(Results[Size]):
         return pd.DataFrame(rows)
 
     def by_sigma_as_markdown(self) -> str:
-        """The table of :meth:`by_sigma` in Markdown; empty where nothing was measured."""
+        """The table of :meth:`by_sigma` in Markdown; empty without records."""
         rows = []
         for _, row in self.by_sigma().iterrows() if self.runs else ():
             changes = [
@@ -101,15 +101,15 @@ class Surface(Results[Size]):
         return markdown_table(["σ", "clean", "active minus clean", "p", "inactive minus clean", "p"], rows, empty="")
 
     def labels_kept(self) -> Floats:
-        """The share of noisy copies that keep the label of the image without noise: (networks, 3 kinds, sigmas, points)."""
+        """Fraction of noisy copies that keep the image's label without noise, shape (networks, 3 conditions, sigmas, points)."""
         return np.stack([[_called(r, r.arrays["predicted"]) for r in run[-3:]] for run in self.runs])
 
     def clean_called_target(self) -> Floats:
-        """The share of noisy copies of clean images that are called the attacker's target: (networks, sigmas, points)."""
+        """Fraction of noisy copies of clean images that are predicted as the target class, shape (networks, sigmas, points)."""
         return np.stack([_called(run[-3], np.full(self.size.points, _target(run[-3]))) for run in self.runs])
 
     def quantities(self) -> dict[str, Estimate]:
-        """Every number that the chapter's claims speak of, by name."""
+        """The quantities of the chapter's claims by name."""
         if not self.runs:
             return {}
         found = self._accuracies() | self._differences()
@@ -124,7 +124,7 @@ class Surface(Results[Size]):
         carried = {f"of_{trigger}": trigger for trigger in TRIGGERS}
         carried |= {"active": self.size.active, "inactive": self.size.inactive}
         labels, data = self.runs[0][1].arrays["labels"], self.size.dataset
-        others = int((labels != _target(self.runs[0][1])).sum())  # success leaves the target's own images out
+        others = int((labels != _target(self.runs[0][1])).sum())  # success does not count images of the target class
         return {
             f"{name}.{data}": mean_of_networks([of(run) for run in self.runs], len(labels)) for name, of in of_all.items()
         } | {
@@ -170,18 +170,18 @@ load = Surface.load
 
 
 def quantities(results: Mapping[str, Surface]) -> Estimates:
-    """The quantities of every data set; what has no records yet says so."""
+    """The quantities of every data set."""
     return Estimates.of(part.quantities() for part in results.values())
 
 
 def _share(means: Floats, kind: int, sigma: int) -> Floats:
-    """Mean W of a kind as a share of clean W, from means (..., 3 kinds, sigmas); not defined (NaN) where clean W is 0."""
+    """Mean W of a condition as a fraction of clean W, from means (..., 3 conditions, sigmas); NaN where clean W is 0."""
     clean = np.asarray(means[..., 0, sigma])
     return np.divide(means[..., kind, sigma], clean, out=np.full_like(clean, np.nan), where=clean != 0)
 
 
 def _called(record: Record, labels: NDArray[np.integer[Any]]) -> Floats:
-    """The share of the noisy copies of each point that are called its label: (sigmas, points)."""
+    """The fraction of the noisy copies of each point that are predicted as its label, shape (sigmas, points)."""
     counts = record.arrays["counts"][:, 0]
     return np.asarray(np.take_along_axis(counts, labels[None, :, None], axis=-1)[..., 0] / counts.sum(-1))
 
@@ -191,7 +191,7 @@ def _accuracy(predictions: Record) -> float:
 
 
 def _attack(record: Record) -> AttackSpec:
-    """The attack on the network behind a record."""
+    """The attack on the network of a record."""
     assert isinstance(record.spec, CountsSpec | PredictionsSpec)
     attack = record.spec.network.attack
     assert attack is not None
@@ -199,7 +199,7 @@ def _attack(record: Record) -> AttackSpec:
 
 
 def _target(record: Record) -> int:
-    """The class that this attack sends images to."""
+    """The target class of this attack."""
     target = _attack(record).target
     assert target is not None
     return target

@@ -12,7 +12,7 @@ __all__ = ["Size", "plan"]
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """Which data set the images are of; where in the plane W is measured, the noise level and the noisy copies."""
+    """The data set of the images; the points of the plane at which W is measured, the noise level and the number of copies."""
 
     dataset: str
     points: tuple[tuple[float, float], ...] = ((-0.55, -0.65), (0.45, 0.2), (0.0, 0.0), (-0.5, 0.55))
@@ -21,7 +21,7 @@ class Size:
 
 
 def plan(profile: str, *, seed: int = 0) -> list[Spec]:
-    """The toy, and a dozen test images of the profile's first data set.
+    """The toy of Fig. 1, and twelve test images.
 
     >>> [spec.kind for spec in plan("smoke")]
     ['toy', 'images']
