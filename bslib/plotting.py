@@ -1,7 +1,6 @@
-"""One style for all figures: colours, panels, box plots, points with intervals, and the line that says where numbers come from.
+"""Shared style and building blocks of the figures: colours, panels, box plots, intervals and source lines.
 
-Numbers flow one way: a figure's function is made of one that gives its table and one that draws from it (:func:`drawn_from`). The
-table is what a reader downloads.
+A figure is drawn from a table (:func:`drawn_from`), and readers download the same table.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 #: The paper's colours of Fig. 1, and matplotlib's for the estimators; all read on white and, on the light panel, in the dark.
 YELLOW, BLUE, GREY = "#e8b90c", "#2f6fb7", "#8a8f98"
 MEAN, MEDIAN = "#c23b22", "#222222"
-#: Colour and marker of each trigger, in turns where there are more.
+#: Colour and marker of each trigger; they repeat if there are more triggers.
 TRIGGER_STYLES = ((MEDIAN, "v"), ("#1b9e77", "^"), (BLUE, "o"), ("#7570b3", "D"), (YELLOW, "s"), ("#d95f02", "P"))
 SETTING_STYLE = (("#1b9e77", "^"), (MEDIAN, "o"), ("#d95f02", "v"), (BLUE, "s"))
 ESTIMATOR_STYLE = {"plug-in": (BLUE, "o"), "miller-madow": ("#d95f02", "s"), "grassberger": ("#1b9e77", "^")}
@@ -37,14 +36,14 @@ Drawing = Callable[[Any], "Figure | Markdown"]
 
 
 def drawn_from(table: Callable[[Any], pd.DataFrame]) -> Callable[[Callable[[Any, pd.DataFrame], Figure]], Drawing]:
-    """A decorator for a figure's function, which gets a chapter's results and their table.
+    """Decorator of functions that draw a figure from a chapter's results and a table.
 
-    Where the results lack records, the figure is words that say which. The table's function is kept as the attribute ``table``.
+    Without records, the decorated function returns a message instead of a figure. Its attribute ``table`` is the function below.
 
     Parameters
     ----------
     table : callable
-        Results to DataFrame; empty where the records of this figure are missing.
+        Maps results to a DataFrame, which is empty if the records of this figure are missing.
     """
 
     def decorate(draw: Callable[[Any, pd.DataFrame], Figure]) -> Drawing:
@@ -62,7 +61,7 @@ def drawn_from(table: Callable[[Any], pd.DataFrame]) -> Callable[[Callable[[Any,
 
 
 def images(record: Record | str, columns: int = 6) -> Figure | Markdown:
-    """A few test images with the names of their classes.
+    """Test images with the names of their classes.
 
     Parameters
     ----------
@@ -84,12 +83,12 @@ def images(record: Record | str, columns: int = 6) -> Figure | Markdown:
 
 
 def panels(count: int) -> tuple[Figure, list[Axes]]:
-    """A figure of so many panels side by side that share their y axis."""
+    """A figure with panels side by side that share their y axis."""
     figure, axes = plt.subplots(1, count, figsize=(7.2, 3.7), layout="constrained", sharey=True)
     return figure, list(np.atleast_1d(axes))
 
 
-#: What a box shows, by matplotlib's names for it.
+#: The statistics of a box by matplotlib's names.
 BOX = {
     "q1": "first quartile", "med": "median", "mean": "mean", "q3": "third quartile",
     "whislo": "lower whisker", "whishi": "upper whisker", "fliers": "outlier",
@@ -97,7 +96,7 @@ BOX = {
 
 
 def box_table(batches: Iterable[tuple[Mapping[str, Any], NDArray[np.float64]]]) -> pd.DataFrame:
-    """The numbers of box plots: quartiles, median, mean, outliers, and whiskers as in Eq. 4 (the last point within 1.5 ranges).
+    """The statistics of box plots. Whiskers follow Eq. 4: the last point within 1.5 interquartile ranges.
 
     Parameters
     ----------
@@ -107,7 +106,7 @@ def box_table(batches: Iterable[tuple[Mapping[str, Any], NDArray[np.float64]]]) 
     Returns
     -------
     DataFrame
-        The settings, ``quantity`` and ``value``; a row for the mean of each network where there are several.
+        The settings, ``quantity`` and ``value``. With several networks, also the mean of each network.
 
     >>> table = box_table([({"n": 10}, np.array([[1.0, 2.0, 3.0]]))])
     >>> table[table["quantity"] == "median"]["value"].item()
@@ -125,7 +124,7 @@ def box_table(batches: Iterable[tuple[Mapping[str, Any], NDArray[np.float64]]]) 
 def boxes(
     axis: Axes, table: pd.DataFrame, by: str, *, places: Iterable[float], colour: str = "#cfe0f3", width: float = 0.6
 ) -> None:
-    """Box plots from a :func:`box_table`: one for each value of a column, in the order of the table."""
+    """Draw box plots from a :func:`box_table`, one for each value of the column ``by``."""
     drawn, places = [], list(places)
     for place, (_, rows) in zip(places, table.groupby(by, sort=False), strict=True):
         values = rows.groupby("quantity")["value"].apply(list)
@@ -149,7 +148,7 @@ def boxes(
 
 
 def scatter_pairs(axis: Axes, pairs: pd.DataFrame, x: str, y: str, hollow: pd.Series[bool] | None = None) -> None:
-    """Two columns against each other, a colour and a marker for each trigger."""
+    """Scatter plot of two columns, with a colour and a marker for each trigger."""
     for trigger in sorted(set(pairs["trigger"])):
         own, (colour, marker) = pairs[pairs["trigger"] == trigger], TRIGGER_STYLES[(int(trigger) - 1) % len(TRIGGER_STYLES)]
         empty = np.zeros(len(own), dtype=bool) if hollow is None else hollow[own.index].to_numpy()
@@ -160,7 +159,7 @@ def scatter_pairs(axis: Axes, pairs: pd.DataFrame, x: str, y: str, hollow: pd.Se
 def points_with_intervals(
     axis: Axes, places: Iterable[float], estimates: Iterable[Estimate], colour: str, marker: str, label: str | None
 ) -> None:
-    """Points with their intervals, if there are any."""
+    """Draw points with their intervals."""
     estimates = list(estimates)
     if not estimates:
         return
@@ -179,17 +178,17 @@ def points_with_intervals(
 
 
 def reach(estimates: Iterable[Estimate]) -> np.ndarray[Any, Any]:
-    """How far intervals reach below and above their values, (2, estimates); an interval beside its value ends at it."""
+    """The lengths of error bars below and above the values, shape (2, estimates), never negative."""
     return np.array([[e.value - e.low, e.high - e.value] for e in estimates]).T.clip(min=0)
 
 
 def short_labels(numbers: Iterable[float]) -> list[str]:
-    """Numbers as narrow labels: .05 for 0.05."""
+    """Numbers as short labels, such as .05 for 0.05."""
     return [f"{number:g}".removeprefix("0") if 0 < number < 1 else f"{number:g}" for number in numbers]
 
 
 def finish(figure: Figure, axes: list[Axes], source: str, y: str | None = r"$W_\sigma$ (nats)") -> Figure:
-    """The figure with a label on its first y axis, light grid lines, and its source."""
+    """Add a y label, light grid lines and the source line to a figure."""
     if y:
         axes[0].set_ylabel(y)
     for axis in axes:
@@ -200,14 +199,14 @@ def finish(figure: Figure, axes: list[Axes], source: str, y: str | None = r"$W_\
 
 
 def signed(figure: Figure, source: str) -> Figure:
-    """The figure with a line under it that says where its numbers come from."""
+    """Add the source line under a figure."""
     figure.supxlabel(source, fontsize=7.5, color="#5b616b", x=0.01, ha="left", parse_math=False)
-    plt.close(figure)  # the notebook shows what is returned; pyplot shall not show it once more
+    plt.close(figure)  # otherwise the notebook shows it twice
     return figure
 
 
 def words(text: str) -> Markdown:
-    """What a notebook shows where there is no figure."""
+    """A message in place of a figure."""
     from IPython.display import Markdown
 
     return Markdown(text)

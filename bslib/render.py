@@ -1,4 +1,4 @@
-"""Verdicts, findings and provenance as Markdown for the pages of the book, and the data of figures as downloads."""
+"""Verdicts, findings and provenance as Markdown for the pages of the book, and figure data as downloads."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ __all__ = [
 
 
 def score(ledger: Iterable[Entry]) -> str:
-    """How many claims of the paper have which verdict, and how many verdicts rest on one network; what else there is, in words.
+    """A sentence with the number of claims for each verdict, and the number of verdicts that rest on one network.
 
     >>> score([])
     'no claims'
@@ -58,9 +58,9 @@ def score(ledger: Iterable[Entry]) -> str:
 
 
 def verdicts(chapter: str, quantities: Mapping[str, Estimate]) -> str:
-    """The verdicts on a chapter's claims as a Markdown table, what its marks mean beneath.
+    """The verdicts on a chapter's claims as a Markdown table with a legend.
 
-    The paper's number and the rule stand in small print under each claim, and the bounds under each number.
+    Small print under each claim gives the paper's number and the rule; under each number, the bounds.
 
     >>> print(verdicts("parameters", {}).splitlines()[2][:60])
     | The small Fashion-MNIST network reaches an accuracy of aro
@@ -74,7 +74,7 @@ def verdicts(chapter: str, quantities: Mapping[str, Estimate]) -> str:
 
 
 def findings(chapter: str, quantities: Mapping[str, Estimate]) -> str:
-    """The findings of a chapter as a Markdown list with their numbers; those that these records do not bear out say so.
+    """The findings of a chapter as a Markdown list with their numbers. Findings that the records contradict are marked.
 
     >>> findings("parameters", {})
     '(Not yet run.)'
@@ -83,9 +83,9 @@ def findings(chapter: str, quantities: Mapping[str, Estimate]) -> str:
 
 
 def headlines(numbers: Mapping[str, Estimates]) -> str:
-    """The findings of all chapters that the landing page has, as a Markdown list.
+    """The headline findings of all chapters as a Markdown list, for the landing page.
 
-    ``numbers`` is what :func:`bslib.ledger.numbers` gives. The first sentence of each, which says it without numbers, is bold.
+    ``numbers`` is what :func:`bslib.ledger.numbers` gives. The first sentence of each finding is bold.
 
     >>> headlines({"parameters": Estimates()})
     '(Not yet run.)'
@@ -95,7 +95,7 @@ def headlines(numbers: Mapping[str, Estimates]) -> str:
 
 
 def ledger_page(ledger: Iterable[Entry]) -> str:
-    """The ledger as a table in MyST Markdown, with references to the figures; ``ledger.js`` lets a reader filter and sort it."""
+    """The ledger as a MyST Markdown table with references to figures; ``ledger.js`` filters and sorts it."""
     rows = []
     for entry in ledger:
         claim = entry.claim
@@ -106,7 +106,7 @@ def ledger_page(ledger: Iterable[Entry]) -> str:
 
 
 def downloads(results: Mapping[str, Results[Any]], drawings: Iterable[Any]) -> HTML:
-    """For each data set links to CSV files with the tables that its figures are drawn from; the files are in the links.
+    """Links to the tables of the figures as CSV files, for each data set. The links contain the files.
 
     Parameters
     ----------
@@ -131,7 +131,7 @@ def _csv_link(name: str, table: pd.DataFrame) -> str:
 
 
 def further(others: Iterable[Results[Any]], drawings: Iterable[Any]) -> None:
-    """Show the figures of data sets beyond the two that a chapter's text speaks of, each under its name.
+    """Display the figures of data sets that a chapter's text does not mention.
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ def further(others: Iterable[Results[Any]], drawings: Iterable[Any]) -> None:
 
 
 def flat(table: pd.DataFrame) -> pd.DataFrame:
-    """A table whose estimates are numbers: a column of them becomes its values, and columns for the ends of the intervals.
+    """Replace columns of estimates by columns of numbers: value, low, high and networks.
 
     >>> flat(pd.DataFrame({"sigma": [0.1], "AUC": [Estimate(0.9, 0.8, 1.0, 5)]})).to_dict("records")
     [{'sigma': 0.1, 'AUC': 0.9, 'AUC low': 0.8, 'AUC high': 1.0, 'AUC networks': 5}]
@@ -163,7 +163,7 @@ def flat(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def provenance_table(*, profile: str, seed: int = 0, store: str | Path | Store | None = None) -> str:
-    """Where the records of a profile come from, as a Markdown table: data, amount of work, processors, versions and dates.
+    """The provenance of a profile's records as a Markdown table: data, computing time, processors, versions and dates.
 
     The parameters are those of :func:`bslib.ledger.numbers`.
     """
@@ -192,10 +192,9 @@ def provenance_table(*, profile: str, seed: int = 0, store: str | Path | Store |
 
 
 def bounds_text(claim: Claim, quantities: Mapping[str, Estimate]) -> dict[str, str]:
-    """For each number that a claim is judged by, as far as it exists, its bounds and how they fare.
+    """The bounds of each quantity of a claim, with a mark for the outcome.
 
-    ✓ where the whole interval is within a bound, ✗ where all of it is outside, ~ where it is neither. What is given stands in
-    parentheses.
+    ✓: the whole interval is within the bound; ✗: all of it is outside; ~: neither. Preconditions are in parentheses.
 
     >>> bounds_text(claims_of("parameters")[0], {"accuracy.fashion-mnist": Estimate(0.88, 0.87, 0.89, 5)})
     {'accuracy.fashion-mnist': '0.865 to 0.895 ✓'}
@@ -211,9 +210,9 @@ def bounds_text(claim: Claim, quantities: Mapping[str, Estimate]) -> dict[str, s
 
 
 def format_estimate(estimate: Estimate) -> str:
-    """An estimate with three decimals, or in powers of ten where all of it is below a thousandth.
+    """An estimate with three decimals, or in scientific notation if all of it is below 0.001.
 
-    Arithmetic has no interval, nor has what was set and not measured: a whole number above 1 without any width, such as epochs.
+    Numbers without networks have no interval, nor have whole numbers above 1 without width, such as epochs.
 
     >>> format_estimate(Estimate(0.5, 0.4, 0.6, 5)), format_estimate(Estimate(7e-5, 7e-5, 7e-5, 0))
     ('0.500 [0.400, 0.600]', '7.0e−05')
@@ -229,7 +228,7 @@ def format_estimate(estimate: Estimate) -> str:
 
 
 def _as_list(some: Iterable[Finding], quantities: Mapping[str, Estimate], *, bold: bool = False) -> str:
-    """One line for each finding that has records, the first sentence bold or not."""
+    """One line for each finding that has records, optionally with a bold first sentence."""
     lines = []
     for finding in some:
         if any(test.quantity not in quantities for test in finding.tests):
@@ -243,13 +242,13 @@ def _as_list(some: Iterable[Finding], quantities: Mapping[str, Estimate], *, bol
 
 
 def _with_bounds(claim: Claim, quantities: Mapping[str, Estimate]) -> str:
-    """The numbers of a claim for a cell of a table, the bounds in small print beneath each."""
+    """The numbers of a claim for a table cell, with the bounds in small print."""
     bounds = bounds_text(claim, quantities)
     lines = [f"{format_estimate(quantities[name])}<br><small>{bounds[name]}</small>" for name in bounds]
     return "<br>".join(lines) + _networks_in_words(quantities[name] for name in bounds)
 
 
 def _networks_in_words(measured: Iterable[Estimate], before: str = "<br>") -> str:
-    """How many networks the least supported of some estimates rests on, in small print; nothing where there is no estimate."""
+    """The smallest number of networks behind some estimates, in small print; empty without estimates."""
     least = min((estimate.networks for estimate in measured), default=0)
     return f"{before}<small>{least} network{'s' if least > 1 else ''}</small>" if least else ""

@@ -294,7 +294,8 @@ def variation_of_networks(values: Sequence[float]) -> Estimate:
     k = len(values)
     if k < 2:
         raise ValueError(f"variation between networks needs at least 2 networks, got {k}")
-    share = float(np.std(values, ddof=1) / np.mean(values))
+    mean = float(np.mean(values))
+    share = float(np.std(values, ddof=1)) / mean if mean else float("nan")
     low, high = ((k - 1) / stats.chi2.isf([(1 - LEVEL) / 2, (1 + LEVEL) / 2], k - 1)) ** 0.5
     return Estimate(share, share * float(low), share * float(high), k)
 

@@ -1,269 +1,202 @@
-"""The Parameters chapter: its plan, and its numbers computed once more straight from the counts."""
+"""The Parameters chapter: its plan, and its numbers on records so small that they can be worked out by hand."""
 
 from __future__ import annotations
 
 import dataclasses
-from itertools import pairwise
+from math import log, sqrt
 
 import numpy as np
 import pytest
 from scipy import stats
-from scipy.special import digamma
 
-from bslib.chapters import CHAPTERS, parameters, plan_of, wobbliness
-from bslib.chapters.parameters import ParameterResults, half_of, load, plan, quantities, specs_of
-from bslib.entropy import ESTIMATORS
-from bslib.profiles import PROFILES, ParametersSize, profile_named
-from bslib.specs import CountsSpec, NetworkSpec
-from bslib.store import Records, Store
+from bslib.chapters import CHAPTERS, plan_of
+from bslib.chapters.parameters.figures import estimator_bias, w_against_n, w_against_sigma
+from bslib.chapters.parameters.plan import Size, networks_of, plan, specs_of
+from bslib.chapters.parameters.results import ParameterResults, load, quantities
+from bslib.store import Record, Records, Store
 
-SIZE = ParametersSize(
-    dataset="fashion-mnist", network="small-fashion", networks=3, epochs=1, points=40,
-    ns=(10, 50, 250, 1000), n_sigmas=(0.1, 0.25), sigmas=(0.005, 0.01, 0.1, 0.15, 0.25, 0.5), n=250,
+BIT = log(2)
+SIZE = Size(
+    dataset="fashion-mnist", network="small-fashion", networks=3, epochs=7, points=4,
+    ns=(8, 16, 32), n_sigmas=(0.1, 0.25), sigmas=(0.005, 0.01, 0.1, 0.15, 0.25, 0.5), n=16,
 )  # fmt: skip
+#: W in bits of three networks, by noise level, n and point; and by noise level and point.
+OVER_N = [
+    [[[0, 0, 1, 1], [0, 1, 1, 2], [1, 1, 2, 2]], [[1, 1, 1, 1], [1, 1, 2, 2], [2, 2, 2, 2]]],
+    [[[0, 0, 0, 0], [0, 0, 1, 1], [0, 1, 1, 2]], [[1, 2, 1, 2], [2, 2, 2, 2], [3, 2, 3, 2]]],
+    [[[1, 1, 1, 1], [1, 1, 1, 3], [1, 2, 2, 3]], [[0, 1, 1, 2], [1, 2, 2, 3], [2, 3, 3, 2]]],
+]
+OVER_SIGMA = [
+    [[0, 0, 0, 0], [0, 0, 1, 2], [1, 1, 2, 2], [0, 3, 0, 3], [2, 2, 3, 3], [3, 3, 3, 3]],
+    [[0, 0, 0, 1], [0, 0, 0, 1], [0, 2, 2, 2], [1, 3, 1, 3], [1, 2, 3, 2], [3, 2, 3, 3]],
+    [[0, 0, 0, 0], [0, 1, 1, 3], [1, 1, 1, 2], [3, 3, 0, 3], [3, 0, 2, 1], [3, 3, 2, 3]],
+]
+
+
+def split(bits, n) -> np.ndarray:
+    """Counts (..., 10) of n copies that are spread evenly over 2 ** bits classes, the first ones: W is that many bits."""
+    classes = 2 ** np.asarray(bits)[..., None]
+    return np.where(np.arange(10) < classes, np.asarray(n)[..., None] // classes, 0).astype(np.int32)
+
+
+def results_of(size: Size, over_n, over_sigma) -> ParameterResults:
+    """Results of networks with such counts; the commonest class of each is its seed, although not of its first image."""
+    data, records = {"name": size.dataset, "source": f"made up {size.dataset}"}, {}
+    for k, network in enumerate(networks_of(size, 0)[: len(over_n)]):
+        records[network] = Record(network, {"clean_accuracy": (0.9, 0.8, 0.4)[k % 3], "test_images": 10_000}, data=data)
+        for spec, counts in zip(specs_of(size, network)[1:], (over_n[k], over_sigma[k]), strict=True):
+            rolled = [np.roll(counts[..., :1, :], k - 1, axis=-1), np.roll(counts[..., 1:, :], k, axis=-1)]
+            records[spec] = Record(spec, {}, {"counts": np.concatenate(rolled, axis=-2)}, data)
+    return ParameterResults(size, "paper", 0, Records(records))
+
+
+def in_bits(size: Size, over_n, over_sigma) -> ParameterResults:
+    """The same with W in bits: (networks, sigmas, ns, points) and (networks, sigmas, points)."""
+    return results_of(size, split(over_n, np.array(size.ns)[:, None]), split(np.asarray(over_sigma)[:, :, None], size.n))
+
+
+def grassberger(*counts: int) -> float:
+    """His estimate by the recursion for whole numbers, G(2k + 2) = G(2k) + 2 / (2k + 1), and H for the digamma function."""
+    n, g = sum(counts), [sum(2 / (2 * j + 1) for j in range(count // 2)) for count in counts]
+    above = sum(c * own for c, own in zip(counts, g, strict=True)) / n
+    return 0.0 if len(counts) == 1 else sum(1 / j for j in range(1, n)) + log(2) - above
 
 
 @pytest.fixture(scope="module")
-def half(made_up_half):
-    return made_up_half(SIZE)
+def by_hand():
+    return in_bits(SIZE, OVER_N, OVER_SIGMA)
 
 
-@pytest.fixture(scope="module")
-def found(half):
-    return half.quantities()
+@pytest.mark.parametrize(
+    ("profile", "count", "trained"), [("smoke", 9, (2, 96, 0.05, True)), ("paper", 30, (10, None, 0.1, True))]
+)
+def test_a_network_comes_before_both_sweeps_on_one_batch_of_its_own_and_no_spec_comes_twice(profile, count, trained):
+    specs = plan(profile, seed=3)
+    assert len(set(specs)) == len(specs) == count
+    assert (specs[-3].epochs, specs[-3].train_size, specs[-3].learning_rate, specs[-3].augment) == trained
+    if profile == "paper":
+        assert [len(spec.sigmas) for spec in (specs[2], specs[-1])] == [10, 7] and specs[1].sigmas == (0.1, 0.25)
+        assert specs[1].ns == (10, 25, 50, 100, 250, 500, 1000) and specs[2].ns == (250,) and specs[2].points == 250
+    for network, over_n, over_sigma in zip(specs[::3], specs[1::3], specs[2::3], strict=True):
+        assert network.attack is None and over_n.network == over_sigma.network == network
+        assert over_n.seed == over_sigma.seed == network.seed >= 3 and over_n.points == over_sigma.points
+        assert set(over_n.sigmas) <= set(over_sigma.sigmas) and set(over_sigma.ns) <= set(over_n.ns)
 
 
-def w_of(counts: np.ndarray) -> np.ndarray:
-    return stats.entropy(counts, axis=-1)
-
-
-def w_over_n(half: ParameterResults) -> np.ndarray:
-    """(networks, sigmas, ns, points)"""
-    return np.stack([w_of(run[1].arrays["counts"]) for run in half.runs])
-
-
-def w_over_sigma(half: ParameterResults) -> np.ndarray:
-    """(networks, sigmas, points)"""
-    return np.stack([w_of(run[2].arrays["counts"][:, 0]) for run in half.runs])
-
-
-# --- plan --------------------------------------------------------------------------------------------------------
-
-
-def test_the_paper_plan_has_the_papers_sizes():
-    specs = plan("paper")
-    assert len(set(specs)) == len(specs) == 30
-    fashion, cifar = specs[:15], specs[15:]
-    for part, dataset, network in ((fashion, "fashion-mnist", "small-fashion"), (cifar, "cifar10", "resnet18")):
-        networks = [spec for spec in part if isinstance(spec, NetworkSpec)]
-        assert {(spec.dataset, spec.network, spec.train_size) for spec in networks} == {(dataset, network, None)}
-        assert [spec.seed for spec in networks] == [0, 1, 2, 3, 4]
-        for spec in part:
-            if isinstance(spec, CountsSpec):
-                assert spec.points == 250 and spec.network in networks
-    for one, sigmas in ((fashion, (0.005, 0.01, 0.05, 0.1, 0.15, 0.2, 0.25, 0.5, 0.75, 1.0)), (cifar, None)):
-        over_n, over_sigma = one[1:3]
-        assert (over_n.sigmas, over_n.ns) == ((0.1, 0.25), (10, 25, 50, 100, 250, 500, 1000))
-        assert over_sigma.ns == (250,) and over_sigma.sigmas == (sigmas or (0.005, 0.01, 0.05, 0.1, 0.15, 0.2, 0.25))
-
-
-@pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("chapter", CHAPTERS)
-def test_a_plan_is_a_function_of_the_seed(chapter, profile):
-    assert plan_of(chapter, profile) == plan_of(chapter, profile, seed=0)
-    assert not set(plan_of(chapter, profile)) & set(plan_of(chapter, profile, seed=1000))
-    if chapter == "parameters":  # seeds follow each other: what two books share is computed once
-        again = set(plan(profile)) & set(plan(profile, seed=1))
-        assert len(again) == 3 * sum(size.networks - 1 for size in profile_named(profile).parameters)
+def test_seeds_far_apart_share_no_spec_and_unknown_names_and_seeds_are_refused(chapter):
+    assert not set(plan_of(chapter, "paper")) & set(plan_of(chapter, "paper", seed=1000))
+    for wrong in (("outliers", "paper", 0), (chapter, "large", 0), (chapter, "paper", -1)):
+        with pytest.raises(ValueError, match=r"must be .*, got ('outliers'|'large'|-1)"):
+            plan_of(*wrong[:2], seed=wrong[2])
 
 
-def test_a_network_comes_before_what_is_measured_on_it():
-    for profile in PROFILES:
-        seen = set()
-        for spec in plan(profile):
-            assert not isinstance(spec, CountsSpec) or spec.network in seen
-            seen.add(spec)
+def test_every_quantity_has_the_value_worked_out_by_hand(by_hand):
+    assert np.allclose(by_hand.over_n(), BIT * np.array(OVER_N)) and np.allclose(by_hand.over_sigma(), BIT * np.array(OVER_SIGMA))
+    a, b = sqrt(1 / 3), sqrt(2 / 3)  # the deviations of (1, 1, 2, 2) and (0, 1, 1, 2)
+    wanted = {
+        "accuracy": 0.7, "epochs": 7, "share_of_steps_that_shrink": 2 / 5, "commonest_answer_at_0.25": (6 + 9 + 15) / 32 / 3,
+        "mean_growth.0.1": (18 - 6) / 12 * BIT, "mean_growth.0.25": (28 - 14) / 12 * BIT,  # sums over twelve points
+        "spread_growth.0.1": 2 * b / 3 * BIT, "spread_growth.0.25": (a - b) / 3 * BIT,
+        "mean_change_after_16.0.1": (18 - 12) / 18, "spread_change_after_16.0.1": (b - 1) / (a + 2 * b),
+        "mean_change_after_16.0.25": (28 - 22) / 28, "spread_change_after_16.0.25": (a - b) / (2 * a),
+        "variation_between_networks.0.1": 0.5 / 1, "variation_between_networks.0.25": sqrt(1 / 12) / (22 / 12),
+        "range_of_means_0.005_to_0.15": (23 - 1) / 12 * BIT, "mean_growth_from_0.15_to_0.25": (24 - 23) / 12 * BIT,
+        "spread_at_0.01": (sqrt(2.75 / 3) + 0.5 + sqrt(4.75 / 3)) * BIT / 3,
+        "upper_quartile_at_0.01": (1.25 + 0.25 + 1.5) * BIT / 3
+    }  # fmt: skip
+    first = {0.1: 6 * grassberger(4, 4), 0.25: 8 * grassberger(4, 4) + 3 * grassberger(2, 2, 2, 2)}
+    two, four, eight = (grassberger(*[32 // classes] * classes) for classes in (2, 4, 8))
+    for sigma, last in ((0.1, 5 * two + 5 * four + eight), (0.25, 8 * four + 4 * eight)):
+        wanted[f"mean_growth_corrected.{sigma}"] = corrected = (last - first[sigma]) / 12
+        wanted[f"mean_growth_from_bias.{sigma}"] = wanted[f"mean_growth.{sigma}"] - corrected
+    found = {name.replace(".fashion-mnist", ""): estimate for name, estimate in by_hand.quantities().items()}
+    assert set(found) == set(wanted)
+    for name, own in found.items():
+        slack = own.high - own.low  # the bootstrap of a ratio or an extreme may be shifted
+        assert own.value == pytest.approx(wanted[name], abs=1e-12) and own.networks == 3, name
+        assert own.low - slack <= own.value <= own.high + slack, name
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-def test_sizes_fit_the_analysis(profile):
-    """The n of the sigma sweep is among the ns, and the sweeps share a cell."""
-    for size in profile_named(profile).parameters:
-        assert size.n in size.ns and list(size.ns) == sorted(set(size.ns)) and list(size.sigmas) == sorted(set(size.sigmas))
-        assert set(size.n_sigmas) <= set(size.sigmas)
+def test_the_tables_of_the_box_plots_have_these_numbers(by_hand):
+    table = w_against_n.table(by_hand)
+    box = table[(table["sigma"] == 0.25) & (table["n"] == 32)].groupby("quantity")["value"].apply(list)
+    assert box["mean"] == pytest.approx([28 / 12 * BIT]) and box["median"] == pytest.approx([2 * BIT])
+    assert box["mean of a network"] == pytest.approx([2 * BIT, 2.5 * BIT, 2.5 * BIT])
+    means = w_against_sigma.table(by_hand).query("quantity == 'mean'")
+    assert means["sigma"].tolist() == list(SIZE.sigmas) and set(means["n"]) == {16}
+    assert means["value"].to_numpy() == pytest.approx(np.array([1, 9, 17, 23, 24, 34]) / 12 * BIT)
 
 
-@pytest.mark.parametrize("call", [plan, wobbliness.plan, profile_named])
-def test_unknown_profile_is_refused(call):
-    with pytest.raises(ValueError, match="profile must be one of smoke, paper, got 'large'"):
-        call("large")
+def test_the_error_of_each_estimator_is_taken_against_grassbergers_last_for_points_with_and_without_a_rare_class():
+    size, counts = dataclasses.replace(SIZE, networks=1, ns=(4, 200), n=4), np.zeros((1, 2, 2, 4, 10), dtype=np.int32)
+    last = [[100, 100], [198, 2], [199, 1], [200, 0]]  # the third has a rare class: under 1 %, and seen
+    counts[0, 1, :, :, :2] = [[[2, 2], [4, 0], [3, 1], [4, 0]], last]
+    counts[0, 0, :, :, 0] = [[4] * 4, [200] * 4]
+    results = results_of(size, counts, np.ones((1, 6, 1, 4, 10), dtype=np.int32))
+    best = np.array([grassberger(*(c for c in point if c)) for point in last])
+    plain = np.array([log(2), stats.entropy([3, 1])])
+    early = {"plug-in": plain, "miller-madow": plain + 1 / 8, "grassberger": (grassberger(2, 2), grassberger(3, 1))}
+    table, again = estimator_bias.table(results), results.over_n("grassberger")[0, 1, 1]
+    assert again == pytest.approx(best) and results.over_sigma("miller-madow")[0, 0, 0] == pytest.approx(log(10) + 9 / 20)
+    for name, (even, rare) in early.items():
+        error = table.query("estimator == @name and sigma == 0.25").set_index(["points", "n"])["error of W"]
+        assert error["no rare class", 4] == pytest.approx((even - best[[0, 1, 3]].sum()) / 3), name
+        assert error["with a rare class", 4] == pytest.approx(rare - best[2]), name
+    assert error["no rare class", 200] == error["with a rare class", 200] == pytest.approx(0)
+    assert table.query("sigma == 0.1 and points == 'with a rare class'")["error of W"].isna().all(), "there is none"
 
 
-def test_unknown_chapter_is_refused():
-    with pytest.raises(ValueError, match="got 'outliers'"):
-        plan_of("outliers", "smoke")
+def test_the_largest_step_is_compared_with_the_first_data_set_on_the_noise_levels_that_both_have(by_hand):
+    size = dataclasses.replace(SIZE, dataset="cifar10", networks=2, sigmas=(0.01, 0.25, 0.5))
+    steep = in_bits(size, OVER_N[:2], [[[0] * 4, [3] * 4, [3] * 4]] * 2)
+    third = in_bits(dataclasses.replace(size, dataset="digits"), OVER_N[:1], [[[0] * 4, [2] * 4, [3] * 4]])
+    found = quantities({"a": by_hand, "b": steep, "c": third})
+    # At 0.01, 0.25 and 0.5 the first has the means 9, 24 and 34 twelfths: a step of 15 in a range of 25.
+    compared = found["largest_step.cifar10.less.fashion-mnist"]
+    assert compared.value == pytest.approx(1 - 15 / 25) and compared.networks == 2
+    assert found["largest_step.digits.less.fashion-mnist"].value == pytest.approx(2 / 3 - 15 / 25)
+    empty = dataclasses.replace(steep, records=Records({}))
+    assert not [name for name in quantities({"a": by_hand, "b": empty}) if "largest" in name or "cifar10" in name]
+    twin = in_bits(dataclasses.replace(SIZE, dataset="cifar10"), OVER_N, OVER_SIGMA)
+    equal = quantities({"a": by_hand, "b": twin})["largest_step.cifar10.less.fashion-mnist"]
+    assert equal.value == 0 and equal.low < -0.01 and equal.high > 0.01, "not resampled in step"
 
 
-# --- numbers from made-up counts ---------------------------------------------------------------------------------
+def test_where_every_image_grows_alike_the_growth_is_certain():
+    first, middle = np.array([[0, 1, 2, 0], [1, 0, 0, 2]]), np.array([[0, 1, 0, 1], [1, 1, 1, 0]])
+    over_n = np.stack([np.stack([first, first, first + 1], axis=1), np.stack([middle, middle, 2 * middle], axis=1)], axis=1)
+    found = in_bits(SIZE, over_n, OVER_SIGMA[:2]).quantities()
+    for name, value in (("mean_growth.*.0.1", BIT), ("spread_growth.*.0.1", 0), ("mean_change_after_16.*.0.25", 0.5)):
+        own = found[name.replace("*", "fashion-mnist")]
+        assert (own.low, own.value, own.high) == pytest.approx((value, value, value)), name
 
 
-def test_w_is_the_entropy_of_the_counts(half):
-    assert half.over_n().shape == (3, 2, 4, 40) and half.over_sigma().shape == (3, 6, 40)
-    assert np.allclose(half.over_n(), w_over_n(half)) and np.allclose(half.over_sigma(), w_over_sigma(half))
-    corrected = half.over_n("miller-madow") - half.over_n()
-    seen = np.stack([(run[1].arrays["counts"] > 0).sum(-1) for run in half.runs])
-    assert np.allclose(corrected, (seen - 1) / (2 * np.array(SIZE.ns)[:, None]))
+def test_the_interval_of_networks_that_differ_is_students():
+    growth = np.array([0, 1, 1, 2, 3])[:, None, None, None]  # the points of a network agree
+    over_n = growth * np.array([0, 0, 1])[:, None] + np.array([0, 1, 0])[:, None] + np.zeros((5, 2, 3, 4), dtype=int)
+    results = in_bits(dataclasses.replace(SIZE, networks=5), over_n, [OVER_SIGMA[0]] * 5)
+    found, student = results.quantities()["mean_growth.fashion-mnist.0.1"], stats.ttest_1samp(BIT * growth.ravel(), 0)
+    low, high = student.confidence_interval(0.95)
+    assert found.value == pytest.approx(1.4 * BIT) and found.high - found.low == pytest.approx(high - low, rel=0.15)
 
 
-def grassberger_over_n(half):
-    """Grassberger's estimate by digamma functions, 0 where one class was seen, shape (networks, sigmas, ns, points)."""
-    counts = np.stack([run[1].arrays["counts"] for run in half.runs]).astype(float)
-    k = np.maximum(counts, 1)
-    g = digamma(k) + (-1) ** k / 2 * (digamma((k + 1) / 2) - digamma(k / 2))
-    total = counts.sum(-1)
-    return np.where((counts > 0).sum(-1) == 1, 0, digamma(total) - (counts * g).sum(-1) / total)
+def test_a_quantity_is_named_only_where_it_can_be_computed():
+    size = dataclasses.replace(SIZE, networks=1, sigmas=(0.1, 0.5))
+    found = in_bits(size, np.zeros((1, 2, 3, 4), dtype=int), np.zeros((1, 2, 4), dtype=int)).quantities()
+    growth = {"mean_growth", "mean_growth_corrected", "mean_growth_from_bias", "spread_growth"}  # but no share of W = 0
+    assert {name.split(".fashion")[0] for name in found} == {"accuracy", "epochs", "share_of_steps_that_shrink", *growth}
+    own, ends = found["accuracy.fashion-mnist"], stats.binomtest(9000, 10_000).proportion_ci(0.95, method="wilson")
+    assert (own.low, own.high, own.networks) == pytest.approx((ends.low, ends.high, 1))
 
 
-def test_every_quantity_is_recomputed(half, found):
-    """All of them, from the counts with SciPy and numpy: none is left over."""
-    n, s = w_over_n(half), w_over_sigma(half)
-    mean, spread = n.mean(-1).mean(0), n.std(-1, ddof=1).mean(0)  # (sigmas, ns)
-    expected = {"accuracy": np.mean([run[0].result["clean_accuracy"] for run in half.runs]), "epochs": half.size.epochs}
-    for k, sigma in enumerate(("0.1", "0.25")):
-        for name, values in (("mean", mean[k]), ("spread", spread[k])):
-            expected[f"{name}_growth.{sigma}"] = values[3] - values[0]
-            expected[f"{name}_change_after_250.{sigma}"] = (values[3] - values[2]) / values[3]
-        corrected = grassberger_over_n(half).mean((0, 3))[k]
-        expected[f"mean_growth_corrected.{sigma}"] = corrected[3] - corrected[0]
-        expected[f"mean_growth_from_bias.{sigma}"] = mean[k][3] - mean[k][0] - (corrected[3] - corrected[0])
-        means = n[:, k, 2].mean(-1)
-        expected[f"variation_between_networks.{sigma}"] = np.std(means, ddof=1) / np.mean(means)
-    spread_over_sigma = s.std(-1, ddof=1).mean(0)
-    expected["share_of_steps_that_shrink"] = np.mean(spread_over_sigma[1:] > spread_over_sigma[:-1])
-    four = s.mean(-1).mean(0)[[0, 1, 2, 3]]
-    expected["range_of_means_0.005_to_0.15"] = four.max() - four.min()
-    expected["spread_at_0.01"] = spread_over_sigma[1]
-    expected["upper_quartile_at_0.01"] = np.mean([np.percentile(w, 75) for w in s[:, 1]])
-    before, after = SIZE.sigmas.index(0.15), SIZE.sigmas.index(0.25)
-    expected["mean_growth_from_0.15_to_0.25"] = s.mean(-1).mean(0)[after] - s.mean(-1).mean(0)[before]
-    answers = [run[2].arrays["counts"][after, 0].sum(0) for run in half.runs]
-    expected["commonest_answer_at_0.25"] = np.mean([a.max() / a.sum() for a in answers])
-
-    def without_dataset(name: str) -> str:
-        return name.replace(".fashion-mnist", "")
-
-    assert {without_dataset(name) for name in found} == set(expected) and all(".fashion-mnist" in name for name in found)
-    for name, estimate in found.items():
-        assert estimate.value == pytest.approx(expected[without_dataset(name)], abs=1e-12), name
-        assert estimate.low <= estimate.high and estimate.networks == 3, name
-        slack = estimate.high - estimate.low  # the bootstrap of a ratio or an extreme may be shifted
-        assert estimate.low - slack <= estimate.value <= estimate.high + slack, name
-
-
-def test_one_network_has_all_quantities_but_the_variation(made_up_half, found):
-    alone = made_up_half(SIZE, networks=1).quantities()
-    assert set(found) - set(alone) == {f"variation_between_networks.fashion-mnist.{sigma}" for sigma in (0.1, 0.25)}
-    assert all(estimate.networks == 1 for estimate in alone.values())
-
-
-def test_largest_step_compares_the_halves(made_up_half, half):
-    other = dataclasses.replace(SIZE, dataset="cifar10", sigmas=(0.005, 0.01, 0.1, 0.25))
-    second = made_up_half(other, seed=8, networks=2)
-    found = quantities(half, second)
-    shares = []
-    for one in (second, half):
-        columns = [one.size.sigmas.index(sigma) for sigma in (0.005, 0.01, 0.1, 0.25)]
-        means = w_over_sigma(one).mean(-1).mean(0)[columns]
-        shares.append(max(abs(b - a) for a, b in pairwise(means)) / (means.max() - means.min()))
-    name = "largest_step.cifar10.less.fashion-mnist"
-    assert found[name].value == pytest.approx(shares[0] - shares[1]) and found[name].networks == 2
-    assert name not in quantities(half, ParameterResults(other, "paper", ()))
-
-
-def test_bias_is_taken_against_the_best_value(half):
-    found = half.bias()
-    counts = np.stack([run[1].arrays["counts"] for run in half.runs])
-    rare = ((counts[:, :, -1] > 0) & (counts[:, :, -1] < 10)).any(-1)  # fewer than 1 % of 1,000
-    assert 0 < rare.mean() < 1
-    best = half.over_n("grassberger")[:, :, -1]
-    for name in ESTIMATORS:
-        error = half.over_n(name) - best[:, :, None]
-        for column, where in enumerate((~rare, rare)):
-            for s in range(2):
-                for k in range(4):
-                    expected = error[:, s, k][where[:, s]].mean()
-                    assert found[name][column][s, k] == pytest.approx(expected)
-    assert np.allclose(found["grassberger"][0][:, -1], 0)
-    assert (found["plug-in"][1][:, 0] < -0.05).all()  # at n = 10 the plug-in is far too low
-
-
-def test_the_source_says_where_numbers_come_from(half):
-    text = half.source("n")
-    assert text != half.source("sigma"), "each sweep has records of its own"
-    assert "made up fashion-mnist" in text and "3 of 3 networks" in text and "40 test images" in text and "paper" in text
-    assert all(run[1].spec.key[:6] in text for run in half.runs)
-    part = ParameterResults(SIZE, "paper", half.runs[:2])
-    assert "2 of 3 networks" in part.source("n") and part.missing is None
-
-
-# --- what is there -----------------------------------------------------------------------------------------------
-
-
-def test_a_network_counts_when_it_is_complete(half):
-    records = {record.spec: record for run in half.runs for record in run}
-    assert len(half_of(SIZE, "paper", 0, Records(records)).runs) == 3
-    for spec in specs_of(SIZE, 1):
-        part = half_of(SIZE, "paper", 0, Records({s: r for s, r in records.items() if s != spec}))
-        assert [run[0].spec.seed for run in part.runs] == [0, 2]
-    assert [run[0].spec.seed for run in half_of(SIZE, "paper", 2, Records(records)).runs] == [2]
-
-
-def test_what_is_missing_says_what_to_run(tmp_path):
-    found = load(profile="paper", store=Store(tmp_path, writable=False))
-    for half, size in zip(found, PROFILES["paper"].parameters, strict=True):
-        assert half.runs == () and half.quantities() == {}
-        assert "Not yet run" in half.missing and "`bslib run parameters --profile paper --store book/records`" in half.missing
-        assert size.dataset in half.missing and size.network in half.missing and str(size.networks) in half.missing
-
-
-# --- a plan really computed --------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def computed(completed, tiny_plan, tiny_profile):
-    return half_of(tiny_profile.parameters[0], "smoke", 0, Records({spec: completed.get(spec) for spec in tiny_plan}))
-
-
-def test_the_sweeps_agree_where_they_meet(computed):
-    """Sigma 0.1 and 0.25 at n = 25 are in both: the same images, the same noise, the same counts."""
-    for network, over_n, over_sigma in computed.runs:
-        assert np.array_equal(over_n.arrays["counts"][:, 1], over_sigma.arrays["counts"][1:, 0])
-        for name in ("images", "labels", "predicted"):
-            assert np.array_equal(over_n.arrays[name], over_sigma.arrays[name])
-        assert network.result["weights"] == over_n.result["weights"] == over_sigma.result["weights"]
-
-
-def test_counts_nest_and_sum_to_n(computed):
-    for _, over_n, over_sigma in computed.runs:
-        counts = over_n.arrays["counts"]
-        assert (np.diff(counts, axis=1) >= 0).all()
-        assert (counts.sum(-1) == np.array([10, 25, 50])[:, None]).all() and (over_sigma.arrays["counts"].sum(-1) == 25).all()
-
-
-def test_networks_see_batches_and_weights_of_their_own(computed):
-    first, second = computed.runs
-    assert first[0].result["weights"] != second[0].result["weights"]
-    assert not np.array_equal(first[1].arrays["images"], second[1].arrays["images"])
-
-
-def test_without_noise_counts_are_the_prediction(computed):
-    for _, _, over_sigma in computed.runs:
-        steady = over_sigma.arrays["counts"][0, 0]  # sigma 0.01
-        assert (steady.argmax(-1) == over_sigma.arrays["predicted"]).mean() >= 5 / 6
-
-
-def test_the_chapter_reads_a_completed_store(completed, tiny_profile, monkeypatch):
-    monkeypatch.setitem(PROFILES, "smoke", tiny_profile)
-    first, second = parameters.load(profile="smoke", store=Store(completed.folder, writable=False))
-    assert len(first.runs) == 2 and second.runs == () and "larger-fashion" in second.missing
-    assert first.accuracy.networks == 2
+def test_both_sweeps_count_the_same_images_under_the_same_noise_and_networks_have_their_own(completed, tiny_profile):
+    first, second = load(profile=tiny_profile, store=Store(completed.folder, writable=False)).values()
+    assert len(first.runs) == 2 and second.runs == []
+    for _, over_n, over_sigma in first.runs:
+        counts, other = over_n.arrays["counts"], over_sigma.arrays["counts"]
+        assert np.array_equal(counts[:, 1], other[1:, 0]), "0.1 and 0.25 at n = 25"
+        assert (np.diff(counts, axis=1) >= 0).all() and (counts.sum(-1) == np.array([10, 25, 50])[:, None]).all()
+        assert all(np.array_equal(over_n.arrays[name], over_sigma.arrays[name]) for name in ("images", "labels", "predicted"))
+        assert (other[0, 0].argmax(-1) == over_sigma.arrays["predicted"]).mean() >= 5 / 6, "at 0.01 there is hardly any noise"
+    assert not np.array_equal(*(over_n.arrays["images"] for _, over_n, _ in first.runs))

@@ -1,1059 +1,406 @@
-"""The chapter on what else smooths: its plan, and its numbers computed once more straight from made-up counts and patterns."""
+"""The chapter on what else smooths: its plan, and its numbers on made-up records that are small enough to compute by hand."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import re
+import math
 
 import matplotlib
 import numpy as np
-import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
-from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 from scipy import stats
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import roc_auc_score
 
-from bslib import figures
-from bslib.chapters.patterns import (
-    Patterns,
-    batch_of,
-    cleanse_of,
-    cleanse_specs,
-    crafted_batch_of,
-    detector_specs,
-    further_specs,
-    load,
-    networks_of,
-    pictures_of,
-    plan,
-    quantities,
-    scores_specs,
-    universal_specs,
-    universals_of,
-)
-from bslib.jobs.base import split_test_set
+from bslib.chapters import plan_of, sizes_of
+from bslib.chapters.patterns import figures, plan
+from bslib.chapters.patterns.results import Patterns, load, quantities
 from bslib.ledger import claims_of, judge
 from bslib.profiles import PROFILES
-from bslib.specs import (
-    AttackSpec,
-    CleanseSpec,
-    CountsSpec,
-    MeasuredSpec,
-    NetworkSpec,
-    PredictionsSpec,
-    ScoresSpec,
-    UniversalSpec,
-)
-from bslib.statistics import auc
+from bslib.specs import CleanseSpec, CountsSpec, DetectorSpec, ImagesSpec, NetworkSpec, PredictionsSpec, UniversalSpec
 from bslib.store import Record, Records, Store
 
 matplotlib.use("agg")
 
-FASHION, CIFAR = (
-    dataclasses.replace(
-        size, networks=2, detector_only=0, triggers=(1, 4), points=60, sigmas=(0.1, 0.25), n=50, bounds=(10, 4),
-        pattern_points=20, pattern_sigmas=(0.1, 0.25), scored=5,
-    )
-    for size in PROFILES["paper"].patterns
-)  # fmt: skip
-CIFAR = dataclasses.replace(CIFAR, pattern_sigmas=(0.1,))
-TRUE_LABELS = np.arange(400) % 10
+SMALL = {
+    "networks": 1, "detector_only": 0, "triggers": (1, 4), "points": 8, "sigmas": (0.1, 0.25, 0.05), "n": 12, "bounds": (10, 4),
+    "pattern_points": 4, "pattern_sigmas": (0.1, 0.25), "scored": 2,
+}  # fmt: skip
+FASHION, CIFAR = (dataclasses.replace(size, **SMALL) for size in sizes_of("patterns", "paper"))
+THREES = dataclasses.replace(FASHION, networks=3)
+SEED = 3  # the target class of the first networks
+CLEAN, ONE, FOUR = plan.networks_of(FASHION, SEED)
+CLEANSE, (UNIVERSAL, OTHER_BOUND) = plan.cleanse_of(FASHION, ONE), plan.universals_of(FASHION, ONE)
+DRAW = (figures.roc, figures.roc_by_setting, figures.universal, figures.reversed_triggers, figures.reversed_norms)
+LOG2 = math.log(2)
+#: How many classes noise leads to at each point. Against points that vary by one amount, as they do where nothing else is said,
+#: the score of EVEN is 700, and of MORE -700. Half of HALF varies; as a whole its zeros are outliers, and the rest does not.
+EVEN, MORE, HALF = [2] * 8, [1, 4] * 4, [1, 2, 1, 2, 2, 2, 2, 2]
+NORMS = [9, 9, 9, 4, 9, 9, 2, 9, 9, 9]
 
 
-def made_up(size, *, seed: int = 0, success=None) -> dict:
-    """Records of a size by spec: around own triggers W varies less; every second network's trigger does not work.
-
-    ``success`` gives the success of a network's own trigger instead.
-    """
-    rng, records = np.random.default_rng(seed), {}
-    data = {"name": size.dataset, "fingerprint": "f" * 64, "source": f"made up {size.dataset}"}
-    channels = 3 if size.dataset.startswith("cifar") else 1
-
-    def counts(spec, *mixed):
-        p = [rng.dirichlet(np.full(10, 0.3 * s + sigma / 10), spec.points) for sigma in spec.sigmas for s in mixed]
-        drawn = rng.multinomial(spec.ns[0], np.array(p).reshape(len(spec.sigmas), 1, len(mixed) * spec.points, 10))
-        return {"counts": drawn.astype(np.int32)}
-
-    def put(spec, arrays, result=None):
-        records[spec] = Record(spec, {"weights": "w", **(result or {})}, arrays, data)
-
-    pictures = rng.integers(0, 200, (6, channels, 6, 6)).astype(np.uint8)
-    stamped = pictures.copy()
-    for k in range(6):
-        stamped[k, :, k:, 5] = 255
-    put(pictures_of(size, 0), {"images": pictures, "labels": np.arange(6), "stamped": stamped})
-    for number, network in enumerate(networks_of(size, 0)):
-        own = network.attack and network.attack.trigger
-        put(network, {}, {"clean_accuracy": 0.5})
-        if own:
-            rate = (0.97, 0.5)[number % 2] if success is None else success(number)
-            wanted = network.attack.target
-            predicted = np.where(wanted == TRUE_LABELS, wanted, (wanted + 5) % 10)
-            others = np.flatnonzero(wanted != TRUE_LABELS)
-            predicted[others[: round(rate * len(others))]] = wanted
-            arrays = {"predicted": predicted.astype(np.int16), "labels": TRUE_LABELS.astype(np.int16)}
-            put(PredictionsSpec(network=network, trigger=own, images=size.test_images), arrays)
-        for trigger, sigma in itertools.product((None, *range(7)), size.sigmas):
-            spec = batch_of(size, network, trigger, sigma)
-            put(spec, counts(spec, rng.uniform(1.2, 4) if trigger and trigger == own else rng.uniform(0.8, 1.2)))
-        for crafted in universals_of(size, network):
-            without = rng.integers(0, 10, 80)
-            fooled = rng.random(80) < crafted.bound / 12
-            given = np.where(fooled, (without + rng.choice([1, 2, 5], 80)) % 10, without)
-            arrays = {"perturbation": np.zeros((channels, 6, 6)), "fooling_rates": rng.uniform(0.1, 0.9, 3)}
-            put(crafted, {**arrays, "without": without.astype(np.int16), "with": given.astype(np.int16)})
-            for sigma in size.pattern_sigmas:
-                spec = crafted_batch_of(size, crafted, sigma)
-                put(spec, counts(spec, rng.uniform(0.9, 1.6)))
-        crafted_again = [cleanse_of(size, network, size.compared)] if size.compared else []
-        crafted = cleanse_of(size, network)
-        masks, colours = rng.random((10, 1, 6, 6)).astype(np.float32), rng.random((10, channels, 6, 6)).astype(np.float32)
-        masks *= rng.uniform(0.2, 1, (10, 1, 1, 1)).astype(np.float32)
-        shares = {f"success{part}": rng.uniform(low, 1, 10) for part, low in (("", 0.99), ("_test", 0.8), ("_train", 0.9))}
-        put(crafted, {"masks": masks, "patterns": colours, **shares}, {"anomaly_index": rng.uniform(0, 4)})
-        for again in crafted_again:
-            put(again, {"masks": masks**1.1, "patterns": colours, **shares}, {"anomaly_index": 1.5})
-        for sigma in size.pattern_sigmas:
-            spec = crafted_batch_of(size, crafted, sigma)
-            put(spec, counts(spec, *[3, 0.2] * 5))
-        for spec in scores_specs(size, network):
-            groups = 10 if isinstance(spec.pattern, CleanseSpec) else 1
-            arrays = {"strip": rng.gamma(2, 0.4, (groups, spec.points))}
-            if spec.trigger or spec.pattern:
-                arrays["logit_variance"] = rng.gamma(2, 1, groups)
-            put(spec, arrays)
-    return records
+def counted(spec, classes) -> dict:
+    """Noisy copies that fall evenly into so many classes, for each point or for each level and point: W is the logarithm."""
+    many = np.broadcast_to(np.atleast_2d(classes)[:, None], (len(spec.sigmas), 1, spec.batches * spec.points))[..., None]
+    return {"counts": (np.arange(10) < many) * (spec.ns[0] // many)}
 
 
-def part_of(size, profile: str = "paper", **more) -> Patterns:
-    return Patterns(size, profile, 0, Records(made_up(size, **more)))
+def sized(norms) -> dict:
+    return {"masks": np.ones((10, 1, 2, 2)) * np.reshape(list(norms), (10, 1, 1, 1)) / 4}
 
 
-def without(part: Patterns, gone) -> Patterns:
-    """The same without some of the records."""
-    return dataclasses.replace(part, records=Records({spec: record for spec, record in part.records.items() if not gone(spec)}))
+def succeeds(network, hits: int) -> dict:
+    """Predictions of a hundred images: so many of the ninety of other classes are sent to the target, the others called right."""
+    labels = np.arange(100) % 10
+    predicted = labels.copy()
+    predicted[np.flatnonzero(labels != network.attack.target)[:hits]] = network.attack.target
+    return {plan.detector_specs(FASHION, network)[1]: {"predicted": predicted, "labels": labels}}
 
 
-@pytest.fixture(scope="module")
-def fashion():
-    return part_of(FASHION, seed=2)
+def arrays_of(spec) -> dict:
+    """What a record holds where nothing else is said: W varies as much everywhere, and every trigger works."""
+    channels = 1 if getattr(spec, "dataset", "").startswith(("fashion", "digits")) else 3
+    if isinstance(spec, CountsSpec):
+        return counted(spec, 1 + np.arange(spec.batches * spec.points) % 2)
+    if isinstance(spec, PredictionsSpec):
+        return next(iter(succeeds(spec.network, 90).values()))
+    if isinstance(spec, UniversalSpec):
+        return {"fooling_rates": np.array([0.2, 0.6, 0.4]), "without": np.arange(10), "with": np.full(10, 7)}
+    if isinstance(spec, CleanseSpec):
+        shares = {f"success{part}": np.ones(10) for part in ("", "_test", "_train")}
+        return {"patterns": np.ones((10, channels, 2, 2))} | sized(range(1, 11)) | shares
+    if isinstance(spec, DetectorSpec):
+        return {"scores": np.ones((spec.batches, spec.points) if spec.detector == "strip" else spec.batches)}
+    plain = np.zeros((6, channels, 2, 2), np.uint8)
+    return {"images": plain, "stamped": plain + np.eye(2, dtype=np.uint8)} if isinstance(spec, ImagesSpec) else {}
 
 
-@pytest.fixture(scope="module")
-def cifar():
-    return part_of(CIFAR, seed=3)
+def part_of(changes=None, size=FASHION, *, profile="paper", gone=lambda spec: False) -> Patterns:
+    """The results of a size from made-up records, with some of their arrays changed and some of them gone."""
+    steps = "detector_specs", "universal_specs", "cleanse_specs", "scores_specs", "level_specs", "further_specs"
+    specs = [plan.pictures_of(size, SEED), *plan.compared_specs(size, SEED)]
+    specs += [spec for net in plan.networks_of(size, SEED) for step in steps for spec in getattr(plan, step)(size, net)]
+    data, result = {"source": f"made up {size.dataset}"}, {"anomaly_index": 1.5}
+    made = {s: Record(s, result, arrays_of(s) | (changes or {}).get(s, {}), data) for s in specs if not gone(s)}
+    return Patterns(size, profile, SEED, Records(made))
 
 
-@pytest.fixture(scope="module")
-def three():
-    """A clean network, one whose trigger does not work, and one whose trigger does."""
-    return part_of(dataclasses.replace(FASHION, networks=1))
+def batch(network, carried, classes, sigma=None, size=FASHION) -> dict:
+    """A batch with a trigger, 0 or None, or with a crafted pattern, in which W is given."""
+    crafted = isinstance(carried, UniversalSpec | CleanseSpec)
+    spec = plan.crafted_batch_of(size, carried, sigma) if crafted else plan.batch_of(size, network, carried, sigma)
+    return {spec: counted(spec, classes)}
 
 
-@pytest.fixture(scope="module")
-def whole():
-    """Both data sets with so many networks of each kind that every number of the claims is judged."""
-    sizes = [dataclasses.replace(size, networks=3, triggers=(1, 3, 4)) for size in (FASHION, CIFAR)]
-    return [part_of(size, seed=seed) for seed, size in enumerate(sizes, 2)]
+def candidates_even(network, *classes, sigma=None) -> dict:
+    """W of these candidates does not vary."""
+    each = np.where(np.isin(np.arange(10), classes)[:, None], 2, [1, 2, 1, 2])
+    return batch(network, plan.cleanse_of(FASHION, network), each.ravel(), sigma)
 
 
-@pytest.fixture(scope="module")
-def found(whole):
-    return quantities(*whole)
+def is_crafted(spec) -> bool:
+    return isinstance(spec, UniversalSpec | CleanseSpec) or getattr(spec, "pattern", None) is not None
 
 
-# --- once more, by hand ------------------------------------------------------------------------------------------
-
-
-def w_of(part: Patterns, spec: CountsSpec, sigma: float) -> np.ndarray:
-    return stats.entropy(part.records[spec].arrays["counts"][spec.sigmas.index(sigma), 0], axis=-1)
-
-
-def clean_of(part: Patterns, network: NetworkSpec, sigma: float = 0.1) -> np.ndarray:
-    """The clean batch, as long as one with a crafted pattern."""
-    return w_of(part, batch_of(part.size, network, None, sigma), sigma)[: part.size.pattern_points]
-
-
-def once(compute):
-    """What is computed by hand from the same records is computed once; they are kept, so that no others take their place."""
-    kept = {}
-
-    def found(part: Patterns, *arguments, **more):
-        key = (id(part.records), repr((arguments, more)))
-        if key not in kept:
-            kept[key] = part.records, compute(part, *arguments, **more)
-        return kept[key][1]
-
-    return found
-
-
-def levene_by_hand(clean: np.ndarray, tested: np.ndarray, center: str = "mean") -> tuple[float, float]:
-    """Score and p-value."""
-    ends = np.percentile([clean, tested], [25, 75], axis=1)
-    middles, lengths = ends.mean(0), np.ptp(ends, 0)
-    kept = [w[abs(w - m) <= 2 * length] for w, m, length in zip((clean, tested), middles, lengths, strict=True)]
-    p = stats.levene(*kept, center=center).pvalue
-    middle = np.mean if center == "mean" else np.median
-    first, second = (np.abs(w - middle(w)).mean() for w in kept)
-    return -np.log(p) * np.sign(first - second), p
-
-
-def success_by_hand(part: Patterns, network: NetworkSpec) -> float:
-    if network.attack is None:
-        return np.nan
-    spec = PredictionsSpec(network=network, trigger=network.attack.trigger, images=part.size.test_images)
-    arrays = part.records[spec].arrays
-    return (arrays["predicted"] == network.attack.target)[arrays["labels"] != network.attack.target].mean()
-
-
-@once
-def all_by_hand(part: Patterns, sigma=0.1, *, batch=None, center="mean", points=None) -> pd.DataFrame:
-    rows = []
-    for number, network in enumerate(part.networks):
-        clean = w_of(part, batch_of(part.size, network, None, sigma), sigma)[:points]
-        size = batch or len(clean)
-        for trigger in range(7):
-            tested = w_of(part, batch_of(part.size, network, trigger, sigma), sigma)[:points]
-            carried = "own" if network.attack and network.attack.trigger == trigger else "unseen" if trigger else "nothing"
-            for k in range(len(clean) // size):
-                here = slice(k * size, (k + 1) * size)
-                score, p = levene_by_hand(clean[here], tested[here], center)
-                rows.append((number, carried, trigger, success_by_hand(part, network), score, p))
-    return pd.DataFrame(rows, columns=["network", "carried", "trigger", "success", "score", "p"])
-
-
-def area_by_hand(tests: pd.DataFrame, *, signed=True, effective=False):
-    """The estimate, its value by scikit-learn."""
-    if effective:
-        tests = tests[~((tests["carried"] == "own") & (tests["success"] < 0.9))]
-    scores, own = tests["score"] if signed else -np.log(tests["p"]), tests["carried"] == "own"
-    return auc(scores, own, tests["network"]), roc_auc_score(own, scores)
-
-
-def carrying(part: Patterns, pattern, sigma: float) -> CountsSpec:
-    """The batch with a crafted pattern that is measured at a noise level."""
-    return next(s for s in part.records if isinstance(s, CountsSpec) and s.pattern == pattern and sigma in s.sigmas)
-
-
-@once
-def universal_by_hand(part: Patterns) -> pd.DataFrame:
-    rows = []
-    for number, network in enumerate(part.networks):
-        for bound in part.size.bounds:
-            crafted = next(s for s in part.records if isinstance(s, UniversalSpec) and (s.network, s.bound) == (network, bound))
-            arrays = part.records[crafted].arrays
-            fooled = arrays["with"] != arrays["without"]
-            shares = np.unique(arrays["with"][fooled], return_counts=True)[1] / fooled.sum()
-            rate = max(arrays["fooling_rates"])
-            for sigma in part.size.pattern_sigmas:
-                w = w_of(part, carrying(part, crafted, sigma), sigma)
-                classes = np.prod(shares**-shares)
-                found = levene_by_hand(clean_of(part, network, sigma), w)
-                rows.append((number, bound, rate, fooled.mean(), classes, sigma, *found, w.mean()))
-    names = ["network", "bound", "fooled", "fooled held out", "classes", "sigma", "score", "p", "W"]
-    return pd.DataFrame(rows, columns=names)
-
-
-@once
-def candidates_by_hand(part: Patterns) -> pd.DataFrame:
-    rows = []
-    for number, network in enumerate(part.networks):
-        crafted = next(s for s in part.records if isinstance(s, CleanseSpec) and s.network == network)
-        record = part.records[crafted]
-        for sigma in part.size.pattern_sigmas:
-            w = w_of(part, carrying(part, crafted, sigma), sigma)
-            for k in range(10):
-                own = w[20 * k : 20 * (k + 1)]
-                score, p = levene_by_hand(clean_of(part, network, sigma), own)
-                rows.append(
-                    {
-                        "network": number, "backdoored": network.attack is not None, "class": k,
-                        "own": network.attack is not None and k == network.attack.target,
-                        "norm": np.abs(record.arrays["masks"][k]).sum(), "index": record.result["anomaly_index"],
-                        **{name: record.arrays[name][k] for name in ("success", "success_test", "success_train")},
-                        "sigma": sigma, "score": score, "p": p, "W": own.mean(),
-                    }
-                )  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-@once
-def others_by_hand(part: Patterns) -> pd.DataFrame:
-    rows = []
-    for number, network in enumerate(part.networks):
-        scores = {s: r.arrays for s, r in part.records.items() if isinstance(s, ScoresSpec) and s.network == network}
-        clean = next(arrays["strip"] for s, arrays in scores.items() if s.trigger is None and s.pattern is None)
-        for spec, arrays in scores.items():
-            at = 0
-            if spec.trigger is not None:
-                own = network.attack and network.attack.trigger == spec.trigger
-                carried = "own" if own else "unseen"
-                w = w_of(part, batch_of(part.size, network, spec.trigger), 0.1)[:20]
-            elif spec.pattern is None:
-                continue
-            else:
-                w = w_of(part, carrying(part, spec.pattern, 0.1), 0.1)
-                if isinstance(spec.pattern, CleanseSpec):
-                    carried, at = (
-                        f"reversed, {'backdoored' if network.attack else 'clean'}",
-                        int(np.argmin([m.sum() for m in part.records[spec.pattern].arrays["masks"]])),
-                    )
-                    w = w[20 * at : 20 * at + 20]
-                else:
-                    carried = "universal"
-            score = levene_by_hand(clean_of(part, network), w)[0]
-            rows.append((number, carried, score, clean.mean() - arrays["strip"][at].mean(), -arrays["logit_variance"][at]))
-    return pd.DataFrame(rows, columns=["network", "carried", "W", "STRIP", "logit variance"])
-
-
-def mean_by_hand(table: pd.DataFrame, values) -> float:
-    """Of each network first, then of the networks."""
-    return np.mean([np.mean(values[table["network"] == k]) for k in sorted(set(table["network"]))])
-
-
-def assert_same(table: pd.DataFrame, expected: pd.DataFrame) -> None:
-    pd.testing.assert_frame_equal(table, expected, check_dtype=False, rtol=1e-6)
-
-
-# --- plan --------------------------------------------------------------------------------------------------------
-
-
-def test_the_paper_plan_has_the_papers_sizes():
-    specs = plan("paper")
-    assert len(set(specs)) == len(specs)
-    for dataset, kind, threat in (("fashion-mnist", "larger-fashion", "T3"), ("cifar10", "resnet18", "T1")):
-        networks = [spec for spec in specs if isinstance(spec, NetworkSpec) and spec.dataset == dataset]
-        more = [spec for spec in networks if spec.seed > 2]  # for the detector alone
-        assert [spec.seed for spec in more] == (np.repeat([3, 4, 5, 6], 4).tolist() if dataset == "fashion-mnist" else [])
-        for network in more:
-            own = [s for s in specs if isinstance(s, MeasuredSpec) and s.network == network]
-            assert not [s for s in own if isinstance(s, (UniversalSpec, CleanseSpec, ScoresSpec))]
-            assert [s.sigmas for s in own if isinstance(s, CountsSpec)] == [(0.1,)] * 8 + [(0.05, 0.25, 0.5, 0.01)] * 8
-        networks = networks[:12]
-        assert [spec.network for spec in networks] == [kind] * 12
-        assert [spec.seed for spec in networks] == [0] * 4 + [1] * 4 + [2] * 4
-        attacks = [t and AttackSpec(threat_model=threat, trigger=t, target=seed) for seed in range(3) for t in (None, 1, 3, 4)]
-        assert [spec.attack for spec in networks] == attacks
-        for network in networks:
-            own = [s for s in specs if isinstance(s, MeasuredSpec) and s.network == network]
-            assert [s.trigger for s in own if isinstance(s, PredictionsSpec)] == (
-                [network.attack.trigger] if network.attack else []
-            )
-            assert {s.bound for s in own if isinstance(s, UniversalSpec)} == {4, 8, 10, 16, 26}
-            compared = [s for s in own if isinstance(s, CleanseSpec) and s.samples == 1000]
-            wanted = kind == "larger-fashion" and network.attack == attacks[1]
-            assert len(compared) == wanted, "the authors' number of images a step, on one network"
-            own = [s for s in own if s not in compared]
-            assert [s.images for s in own if isinstance(s, (UniversalSpec, CleanseSpec))] == [500] * 6
-            batches = [s for s in own if isinstance(s, CountsSpec)]
-            assert [s.trigger for s in batches if s.pattern is None] == [None, None, 1, 2, 3, 4, 5, 6] * 2
-            assert [s.sigmas for s in batches if s.pattern is None] == [(0.1,)] * 8 + [(0.05, 0.25, 0.5, 0.01)] * 8
-            assert {(s.points, s.ns, s.held_out) for s in batches if s.pattern is None} == {(250, (250,), True)}
-            assert {(s.points, s.ns, s.held_out) for s in batches if s.pattern} == {(100, (250,), True)}
-            assert len({s.seed for s in batches if s.pattern is None}) == 8, "each batch has images of its own"
-            patterns = [s for s in own if isinstance(s, (UniversalSpec, CleanseSpec))]
-            for sigmas in ((0.1,), (0.05, 0.25)):
-                assert {s.pattern for s in batches if s.pattern and s.sigmas == sigmas} == set(patterns)
-            scored = [s for s in own if isinstance(s, ScoresSpec)]
-            carried = [(None, None), *((t, None) for t in range(1, 7)), (None, patterns[0]), (None, patterns[1])]
-            assert patterns[0].bound == 10 and isinstance(patterns[1], CleanseSpec)
-            assert [(s.trigger, s.pattern) for s in scored] == carried and {s.points for s in scored} == {100}
+def test_the_paper_plan_has_the_papers_networks_and_no_spec_twice():
+    specs = plan_of("patterns", "paper")
+    assert len(specs) == len(set(specs)) == 1553
+    for dataset, threat, seeds in (("fashion-mnist", "T3", 7), ("cifar10", "T1", 3)):
+        networks = [s for s in specs if isinstance(s, NetworkSpec) and s.dataset == dataset]
+        attacks = [n.attack and (n.attack.threat_model, n.attack.trigger, n.attack.target) for n in networks]
+        assert [n.seed for n in networks] == [seed for seed in range(seeds) for _ in range(4)], "one of each kind, then the next"
+        assert attacks == [t and (threat, t, seed) for seed in range(seeds) for t in (None, 1, 3, 4)], "target classes take turns"
+        assert {s.network.seed for s in specs if is_crafted(s) and s.dataset == dataset} == {0, 1, 2}
+    compared = [(s.dataset, s.network.seed, s.network.attack.trigger) for s in specs if getattr(s, "samples", 0) == 1000]
+    assert compared == [("fashion-mnist", 0, 1)]
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_what_is_needed_comes_first(profile):
-    """A network before what is measured on it, a pattern before what carries it, and all triggers before any pattern."""
-    specs = plan(profile)
-    place = {spec: k for k, spec in enumerate(specs)}
-    for spec in specs:
-        if isinstance(spec, MeasuredSpec):
-            assert place[spec.network] < place[spec]
-        if getattr(spec, "pattern", None) is not None:
-            assert place[spec.pattern] < place[spec] and spec.pattern.network == spec.network
-    for size in PROFILES[profile].patterns:
-        networks = networks_of(size, 0)
-        ordered = sorted(networks, key=lambda network: network.seed)  # with one of each kind, claims can be judged
-        detector = [place[spec] for network in ordered for spec in detector_specs(size, network)]
-        assert detector == list(range(detector[0], detector[-1] + 1)), "as the figures need them"
-        networks = [network for network in networks if network.seed < size.networks]
-        assert all(place[cleanse_of(size, network)] > max(detector) for network in networks)
-        claimed = [needed(size, network) for needed in (universal_specs, cleanse_specs, scores_specs) for network in networks]
-        further = [place[spec] for network in networks for spec in further_specs(size, network)]
-        assert max(place[spec] for specs in claimed for spec in specs) < min(further, default=len(specs))
+def test_needed_specs_come_first_then_triggers_then_crafted_patterns_then_other_levels_and_bounds(profile):
+    place = {spec: k for k, spec in enumerate(plan_of("patterns", profile))}
+    assert all(place[needed] < at for spec, at in place.items() for needed in spec.needs.values())
+    for size in sizes_of("patterns", profile):
+        ranks = []
+        for spec in (spec for spec in place if spec.on_network and spec.dataset == size.dataset):
+            other = getattr(getattr(spec, "pattern", None) or spec, "bound", size.bounds[0]) != size.bounds[0]
+            other |= 0.1 not in getattr(spec, "sigmas", [0.1]) or getattr(spec, "samples", 0) == (size.compared or -1)
+            ranks.append(2 if other else int(is_crafted(spec) or isinstance(spec, DetectorSpec)))
+        assert ranks == sorted(ranks) and {0, 1} <= set(ranks) and size.pattern_sigmas[0] == size.sigmas[0] == 0.1
+        half = 250 if size.dataset.startswith("digits") else 5000  # of the test set
+        assert max(size.crafted_on, size.overlays, size.points, size.scored) <= half and size.pattern_points <= size.points
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-def test_sizes_fit_the_claims_and_the_data(profile):
-    for size in PROFILES[profile].patterns:
-        assert set(size.pattern_sigmas) <= set(size.sigmas) and size.pattern_sigmas[0] == size.sigmas[0]
-        assert size.pattern_points <= size.points and size.sigmas[0] == 0.1
-        images = {"fashion-mnist": 10_000, "cifar10": 10_000}.get(size.dataset, 500)
-        crafting, measuring = map(len, split_test_set(images))
-        assert max(size.crafted_on, size.overlays) <= crafting and max(size.points, size.scored) <= measuring
-        assert profile != "paper" or size.bounds[0] == 10
+def test_every_batch_has_images_of_its_own_from_the_half_that_nothing_is_crafted_on():
+    for net in (CLEAN, FOUR):
+        batches = [spec for spec in plan.detector_specs(FASHION, net) if isinstance(spec, CountsSpec)]
+        assert [spec.trigger for spec in batches] == [None, None, 1, 2, 3, 4, 5, 6]
+        batches.append(plan.crafted_batch_of(FASHION, plan.cleanse_of(FASHION, net)))
+        assert len({spec.seed for spec in batches}) == 9 and all(spec.held_out for spec in batches)
+        assert {spec.sigmas for spec in plan.level_specs(FASHION, net)} == {(0.25, 0.05)}
 
 
-# --- numbers -----------------------------------------------------------------------------------------------------
+def test_a_score_is_high_where_a_batch_varies_less_than_the_first_clean_one():
+    tests = part_of(batch(ONE, 1, EVEN) | batch(CLEAN, 0, EVEN) | batch(FOUR, None, EVEN)).tests()
+    scores = tests.pivot(index="network", columns="trigger", values="score").to_numpy().tolist()
+    assert scores == [[700] + [0] * 6, [0, 700] + [0] * 5, [-700] * 7]
+    own = tests[["network", "trigger"]][tests["carried"] == "own"].to_numpy().tolist()
+    assert own == [[1, 1], [2, 4]] and tests["trigger"][tests["carried"] == "nothing"].tolist() == [0, 0, 0]
 
 
-@pytest.mark.parametrize("more", [{}, {"batch": 25}, {"center": "median"}, {"points": 20}, {"points": 50, "batch": 20}], ids=str)
-def test_tests_are_recomputed(fashion, cifar, more):
-    for part, sigma in ((fashion, 0.1), (cifar, 0.25)):
-        assert_same(part.tests(None if sigma == 0.1 else sigma, **more), all_by_hand(part, sigma, **more))
+@pytest.mark.parametrize("center", ["mean", "median"])
+def test_a_score_is_the_logarithm_of_scipys_p_value(center):
+    clean, tested = [1, 10, 2, 9, 1, 10, 5, 3], [4, 5, 4, 6, 5, 4, 7, 5]
+    p = stats.levene(np.log(clean), np.log(tested), center=center).pvalue
+    row = part_of(batch(ONE, None, clean) | batch(ONE, 1, tested)).tests(center=center).query("carried == 'own' and network == 1")
+    assert row["p"].item() == pytest.approx(p) and row["score"].item() == pytest.approx(-math.log(p)) and 0.0001 < p < 0.05
 
 
-def test_there_is_something_to_tell(fashion, cifar):
-    """The made-up records are neither hopeless nor too clear, else tests of areas would test little."""
-    for part in (fashion, cifar):
-        tests = all_by_hand(part)
-        assert tests["carried"].value_counts().to_dict() == {"unseen": 32, "nothing": 6, "own": 4}
-        assert (tests["score"] > 0).any() and (tests["score"] < 0).any()
-        assert 0.5 < area_by_hand(tests)[1] < 1 and area_by_hand(tests)[1] != area_by_hand(tests, signed=False)[1]
+def test_each_noise_level_has_its_own_counts_and_is_there_where_every_network_has_it():
+    part = part_of(batch(ONE, 1, [MORE, EVEN], 0.05))  # at 0.25 and 0.05
+    scores = [part.tests(sigma).query("carried == 'own'")["score"].tolist() for sigma in (None, 0.25, 0.05)]
+    assert scores == [[0, 0], [-700, 0], [700, 0]] and part.sigmas == [0.05, 0.1, 0.25]
+    assert [part.area(sigma).value for sigma in (None, 0.25, 0.05)] == [0.5, 0.25, 0.75]
+    some = part_of(gone=lambda spec: spec == plan.batch_of(FASHION, FOUR, 3, 0.25))
+    assert some.sigmas == [0.1] and some.networks == [CLEAN, ONE, FOUR] and set(some.sensitivity(2)["sigma"]) == {0.1}
 
 
-@pytest.mark.parametrize("signed", [True, False])
-@pytest.mark.parametrize("effective", [True, False])
-def test_areas_are_sklearns(fashion, cifar, signed, effective):
-    for part, sigma, batch, center in ((fashion, 0.1, None, "mean"), (cifar, 0.25, 20, "median")):
-        tests = all_by_hand(part, sigma, batch=batch, center=center)
-        got = part.area(sigma, batch=batch, center=center, signed=signed, effective=effective)
-        estimate, value = area_by_hand(tests, signed=signed, effective=effective)
-        fewer = tests[(tests["carried"] == "own") & (~np.bool_(effective) | (tests["success"] >= 0.9))]["network"].nunique()
-        assert got.value == pytest.approx(value) and got.networks == fewer < 6
-        assert (got.low, got.high) == pytest.approx((estimate.low, estimate.high))
+def test_smaller_batches_are_cut_from_the_points_and_what_is_left_over_is_not_used():
+    part, own = part_of(batch(ONE, 1, [1, 2, 1, 2, 2, 2, 2, 1])), "carried == 'own' and network == 1"
+    assert part.tests(batch=4).query(own)["score"].tolist() == [0, 700], "of the second four, a single zero is an outlier"
+    assert len(part.tests(batch=3).query(own)) == 2 and len(part.tests(batch=9)) == 0
+    assert not part_of(batch(ONE, None, HALF) | batch(ONE, 1, HALF)).tests(points=4)["score"].any(), "the first four of both"
 
 
-def test_a_changed_table_of_tests_does_not_change_the_next(fashion):
-    tests = fashion.tests()
-    tests["score"] = 0.0
-    assert fashion.tests()["score"].any()
+def test_the_area_counts_ties_half_and_an_unsigned_score_any_difference():
+    part = part_of(batch(ONE, 1, EVEN) | batch(CLEAN, 0, EVEN) | batch(CLEAN, 5, MORE))
+    assert part.tests()["score"].value_counts().to_dict() == {0: 18, 700: 2, -700: 1}  # own ones: 700 and 0
+    assert part.area().value == pytest.approx((18.5 + 9.5) / 38)
+    assert part.area(signed=False).value == pytest.approx((18 + 8.5) / 38)
+    assert part.area(own=1).value == pytest.approx(18.5 / 19) and part.area(own=4).value == pytest.approx(9.5 / 19)
+    assert part.area().networks == 2 and part.area(own=4).networks == 1
+    part.tests()["score"].array[:] = 0
+    assert part.tests()["score"].any(), "a changed table does not change the next"
 
 
-def test_sensitivity_has_every_setting(three):
-    table = three.sensitivity(resamples=3)
-    expected = {
-        (sigma, batch, center, signed, effective)
-        for sigma in (0.1, 0.25) for batch in (25, 50, 60) for center in ("mean", "median")
-        for signed in (True, False) for effective in (True, False)
-    }  # fmt: skip
-    names = ["sigma", "batch", "center", "signed", "effective"]
-    assert len(table) == len(expected) and set(table[names].itertuples(index=False, name=None)) == expected
-    for (sigma, batch, center), rows in table.groupby(names[:3]):
-        tests = all_by_hand(three, sigma, batch=batch, center=center)
-        for _, row in rows.iterrows():
-            value = area_by_hand(tests, signed=row["signed"], effective=row["effective"])[1]
-            own = tests[(tests["carried"] == "own") & (~np.bool_(row["effective"]) | (tests["success"] >= 0.9))]
-            assert row["area"].value == pytest.approx(value) and row["area"].networks == own["network"].nunique() < 3
+def test_own_triggers_below_90_percent_can_be_left_out_and_success_is_of_images_of_other_classes():
+    for hits, area, curve in ((80, 1, [0, 1, 1]), (81, 0.75, [0, 0.5, 1])):  # of ninety
+        part = part_of(batch(ONE, 1, EVEN) | succeeds(FOUR, hits))
+        assert part.area(effective=True).value == area and part.area().value == 0.75
+        every, working = (own for _, own in figures.roc.table(part).groupby("positives", sort=False))
+        assert (every["positive"] == 2).all() and (working["positive"] == 1 + (hits > 80)).all()
+        assert working["true positive rate"].tolist() == curve and (working["negative"] == 19).all()
+        assert part.success(FOUR) == hits / 90 and part.success(ONE) == 1 and math.isnan(part.success(CLEAN))
+    none = part_of(succeeds(ONE, 0) | succeeds(FOUR, 0))
+    assert set(figures.roc.table(none)["positives"]) == {"all own triggers"} and isinstance(figures.roc(none), Figure)
 
 
-@pytest.mark.parametrize("points", [25, 50, 100])
-def test_no_setting_is_there_twice(points):
-    size = dataclasses.replace(FASHION, points=points, networks=1, sigmas=(0.1,), pattern_sigmas=(0.1,))
-    table = part_of(size).sensitivity(resamples=2)
-    assert not table.duplicated(["sigma", "batch", "center", "signed", "effective"]).any() and max(table["batch"]) == points
+@pytest.mark.parametrize(("points", "sizes"), [(25, [25]), (60, [25, 50, 60])])
+def test_sensitivity_has_every_setting_once(points, sizes):
+    size = dataclasses.replace(FASHION, points=points)
+    table = part_of(batch(ONE, 1, [2] * points, size=size) | succeeds(FOUR, 45), size).sensitivity(resamples=2)
+    settings = table[["sigma", "batch", "center", "signed", "effective"]]
+    assert len(settings) == len(settings.drop_duplicates()) == 3 * len(sizes) * 8 and sorted(set(table["batch"])) == sizes
+    for (sigma, effective), own in table.groupby(["sigma", "effective"]):
+        assert {a.value for a in own["area"]} == {0.5 if sigma != 0.1 else 1 if effective else 0.75}
 
 
-def test_universal_is_recomputed(fashion, cifar):
-    for part in (fashion, cifar):
-        expected = universal_by_hand(part)
-        assert_same(part.universal(), expected)
-        assert len(expected) == 6 * 2 * len(part.size.pattern_sigmas) and expected["classes"].between(1, 10).all()
+def test_a_universal_perturbation_is_described_by_what_it_changes_and_where_to():
+    said = {UNIVERSAL: {"with": np.array([7, 7, 7, 8, 4, 5, 6, 7, 8, 9])}, OTHER_BOUND: {"with": np.arange(10)}}
+    counts = batch(ONE, UNIVERSAL, EVEN[:4]) | batch(ONE, UNIVERSAL, [4, 4, 4, 2], 0.25) | batch(ONE, None, HALF)
+    table = part_of(said | counts).universal().query("network == 1").set_index(["bound", "sigma"])
+    assert len(table) == 4 and (table["fooled"] == 0.6).all(), "the best pass counts"
+    row, nobody = table.loc[10, 0.1], table.loc[4, 0.1]
+    assert (row["fooled held out"], row["classes"]) == pytest.approx((0.4, 4 / 3**0.75)), "to two classes, three to one"
+    assert (row["score"], row["p"], row["W"]) == (700, 0, pytest.approx(LOG2)), "against as many clean points"
+    assert table.loc[(10, 0.25), "W"] == pytest.approx(7 / 4 * LOG2)
+    assert nobody["fooled held out"] == 0 and math.isnan(nobody["classes"])
 
 
-def test_universal_areas_are_recomputed(fashion, cifar):
-    for part in (fashion, cifar):
-        table, every = part.universal_areas(), universal_by_hand(part)
-        assert list(zip(table["bound"], table["sigma"], strict=True)) == [
-            (b, s) for b in (4, 10) for s in part.size.pattern_sigmas
-        ]
-        for _, row in table.iterrows():
-            own = every[(every["bound"] == row["bound"]) & (every["sigma"] == row["sigma"])]
-            nothing = all_by_hand(part, row["sigma"], points=20).query("carried == 'nothing'")
-            scores, carrying = [*own["score"], *nothing["score"]], [True] * len(own) + [False] * len(nothing)
-            assert row["auc"].value == pytest.approx(roc_auc_score(carrying, scores)) and row["auc"].networks == 6
-            hand = auc(scores, carrying, [*own["network"], *nothing["network"]])
-            assert (row["auc"].low, row["auc"].high) == pytest.approx((hand.low, hand.high))
-            for name, column in (("fooled", "fooled held out"), ("classes", "classes")):
-                assert row[name].value == pytest.approx(own[column].mean()) and row[name].networks == 6
-                assert own[column].min() <= row[name].low < row[name].value < row[name].high <= own[column].max()
+def test_perturbations_are_told_from_second_clean_batches_of_the_same_networks():
+    changes = batch(ONE, 0, EVEN) | batch(CLEAN, 0, HALF)  # the first would be told apart, the second as a whole
+    for net in (CLEAN, FOUR):
+        changes |= batch(net, plan.universals_of(FASHION, net)[0], EVEN[:4])
+    changes[plan.universals_of(FASHION, FOUR)[0]] = {"with": np.arange(10)}
+    table = figures.universal.table(part_of(changes, gone=lambda spec: spec == UNIVERSAL)).set_index(["bound", "sigma"])
+    assert sorted(table.index) == [(4, 0.1), (4, 0.25), (10, 0.1), (10, 0.25)]
+    found = table.loc[10, 0.1]
+    assert (found["auc"].value, found["auc"].networks, found["fooled"].value) == pytest.approx((1, 2, 0.45))
+    assert (found["classes"].value, found["classes"].networks) == pytest.approx((1, 1)), "of the network that is fooled"
+    assert table.loc[(4, 0.1), "auc"].value == pytest.approx(1 / 3), "of three second clean batches one is even"
 
 
-def test_where_all_go_to_one_class_there_is_one(fashion):
-    records = dict(fashion.records)
-    for spec, record in records.items():
-        if isinstance(spec, UniversalSpec):
-            was = record.arrays["without"]
-            given = {4: np.where(was % 2, 7, was), 10: (was + 1) % 10}[spec.bound]
-            records[spec] = dataclasses.replace(record, arrays={**record.arrays, "with": given})
-    table = dataclasses.replace(fashion, records=Records(records)).universal()
-    assert table.query("bound == 4")["classes"].to_numpy() == pytest.approx(1)
-    assert table.query("bound == 10")["classes"].min() > 8
+def test_each_candidate_has_its_own_mask_and_points_and_the_backdoors_class_is_marked():
+    shares = {"success": np.arange(10) / 10, "success_test": np.arange(10) / 20, "success_train": np.arange(10) / 40}
+    changes = candidates_even(ONE, 3, 8) | candidates_even(ONE, 5, sigma=0.25) | batch(ONE, None, HALF) | {CLEANSE: shares}
+    part = part_of(changes)
+    table, drawn = part.candidates(), figures.reversed_norms.table(part)
+    assert len(table) == 3 * 2 * 10 and table["own"].sum() == 2 * 2 and (table["index"] == 1.5).all()
+    own = table[(table["network"] == 1) & (table["sigma"] == 0.1)].set_index("class")
+    assert own.index[own["own"]].tolist() == [3] and own["norm"].tolist() == [*range(1, 11)]
+    assert own.index[own["score"] == 700].tolist() == [3, 8] and (own["score"] == 0).sum() == 8
+    assert own["W"].tolist() == pytest.approx([LOG2 if k in (3, 8) else LOG2 / 2 for k in range(10)])
+    assert own.loc[4, ["success", "success_test", "success_train"]].tolist() == [0.4, 0.2, 0.1]
+    assert table.query("network == 1 and sigma == 0.25 and W > 0.5")["class"].tolist() == [5]
+    assert table.groupby("network")["backdoored"].all().tolist() == [False, True, True]
+    assert drawn["trigger"].tolist() == [0] * 10 + [1] * 10 + [4] * 10
+    assert drawn["log10_p"].tolist() == pytest.approx([-700 / math.log(10) if k in (13, 18) else 0 for k in range(30)])
+    bold = [axis.get_title() for axis in figures.reversed_triggers(part).axes if axis.title.get_weight() == "bold"]
+    assert bold == ["3: 4"] * 2, "on two of three networks"
 
 
-def test_candidates_are_recomputed(fashion, cifar):
-    for part in (fashion, cifar):
-        expected = candidates_by_hand(part)
-        assert_same(part.candidates(), expected)
-        assert len(expected) == 6 * 10 * len(part.size.pattern_sigmas) == 15 * expected["own"].sum()
+def test_other_detectors_are_asked_about_the_smallest_mask_and_less_what_they_say_of_clean_images():
+    changes = {CLEANSE: sized(NORMS)} | candidates_even(ONE, 6) | batch(ONE, UNIVERSAL, EVEN[:4])
+    changes |= batch(ONE, None, HALF) | batch(ONE, 1, EVEN)
+    for scores, detector, carried in (
+        ([[0.5, 1.1]], "strip", {}), ([[0.1, 0.4]], "strip", {"trigger": 1}), ([25.0], "logit_shift", {"pattern": UNIVERSAL}),
+        ([[0.2 if k == 6 else 1] * 2 for k in range(10)], "strip", {"pattern": CLEANSE}),
+        (range(10), "logit_shift", {"pattern": CLEANSE}),
+    ):  # fmt: skip
+        changes[plan.score_of(FASHION, ONE, detector, **carried)] = {"scores": np.array(scores)}
+    table = part_of(changes).others().set_index("carried")
+    own = table[table["network"] == 1].drop(columns="network")
+    assert own.loc[["own", "universal"]].to_numpy() == pytest.approx(np.array([[700, 0.55, -1], [700, -0.2, -25]]))
+    assert own.loc["reversed, backdoored"].tolist() == pytest.approx([700, 0.6, -6])
+    assert own.loc["unseen"].to_numpy() == pytest.approx(np.tile([0, -0.2, -1], (5, 1)))
+    counts = {"unseen": 16, "universal": 3, "own": 2, "reversed, backdoored": 2, "reversed, clean": 1}
+    assert table.index.value_counts().to_dict() == counts
 
 
-def test_others_are_recomputed(fashion, cifar):
-    for part in (fashion, cifar):
-        expected = others_by_hand(part)
-        assert_same(part.others(), expected)
-        counts = {
-            "unseen": 32,
-            "universal": 6,
-            "reversed, clean": 2,
-            "reversed, backdoored": 4,
-            "own": 4,
-        }
-        assert expected["carried"].value_counts().to_dict() == counts
+def test_what_detectors_must_not_find_are_unseen_triggers():
+    changes = batch(ONE, 1, EVEN) | batch(CLEAN, 2, EVEN) | batch(CLEAN, 0, EVEN)
+    for net in (CLEAN, ONE, FOUR):
+        changes |= batch(net, plan.universals_of(FASHION, net)[0], EVEN[:4])
+    part = part_of(changes | {plan.score_of(FASHION, FOUR, "logit_shift", trigger=4): {"scores": np.array([0.5])}})
+    table = part.detectors()
+    assert list(table.columns) == ["own", "universal", "reversed, clean", "reversed, backdoored"]
+    assert table.loc["W", "own"].value == pytest.approx((15.5 + 7.5) / 32) and "| W | 0.72 [" in part.detectors_table()
+    assert table.loc["W", "universal"].value == pytest.approx(15.5 / 16) and table.loc["W", "universal"].networks == 3
+    assert table.loc["logit variance", "own"].value == 0.75 and table.loc["STRIP", "own"].value == 0.5
+    assert part.quantities()["detector_auc.fashion-mnist.W.universal"] == table.loc["W", "universal"]
 
 
-def test_detectors_are_recomputed(cifar):
-    """What must be found against what must not, which are unseen triggers."""
-    table, every = cifar.detectors(), others_by_hand(cifar)
-    assert list(table.columns) == ["own", "universal", "reversed, clean", "reversed, backdoored"] and list(table.index) == [
-        "W",
-        "STRIP",
-        "logit variance",
-    ]
-    for carried in table:
-        positive = every[every["carried"] == carried]
-        negative = every[every["carried"] == "unseen"]
-        truth = [True] * len(positive) + [False] * len(negative)
-        for name in table.index:
-            scores = [*positive[name], *negative[name]]
-            assert table.loc[name, carried].value == pytest.approx(roc_auc_score(truth, scores))
-            assert table.loc[name, carried] == auc(scores, truth, [*positive["network"], *negative["network"]])
-
-
-def test_every_quantity_is_recomputed(whole, found):
-    """All of them: none is left over."""
-    expected = {}
-    for part, data in zip(whole, ("fashion-mnist", "cifar10"), strict=True):
-        expected[f"auc.{data}"] = area_by_hand(all_by_hand(part))[1]
-        tests = all_by_hand(part)
-        expected[f"own_success.{data}"] = tests[tests["carried"] == "own"]["success"].mean()
-        for name, carried in (("clean_told_apart", "nothing"), ("unseen_vary_more", "unseen")):
-            some = tests[tests["carried"] == carried]
-            told = (some["p"] < 0.05) & ((some["score"] < 0) | (carried == "nothing"))
-            expected[f"{name}.{data}"] = mean_by_hand(some, told)
-        own = universal_by_hand(part).query("bound == 10 and sigma == 0.1")
-        nothing = all_by_hand(part, points=20).query("carried == 'nothing'")
-        truth = [True] * len(own) + [False] * len(nothing)
-        expected[f"auc_universal.{data}"] = roc_auc_score(truth, [*own["score"], *nothing["score"]])
-        expected[f"fooled_universal.{data}"] = own["fooled held out"].mean()
-        expected[f"classes_universal.{data}"] = own["classes"].mean()
-        table = candidates_by_hand(part).query("sigma == 0.1").reset_index(drop=True)
-        log_p = np.log10(table["p"])
-        off = [np.abs(log_p[here] - np.median(log_p[here])).mean() for here in table.groupby("network").groups.values()]
-        clean = table[table["network"] < 3]
-        less = [clean["W"][clean["network"] == k].mean() - clean_of(part, networks_of(part.size, 0)[k]).mean() for k in range(3)]
-        expected[f"candidates_found.{data}"] = np.mean((table["p"] < 0.05) & (table["score"] > 0))
-        expected[f"candidates_p_varies.{data}"] = np.mean(off)
-        expected[f"candidates_low_p.{data}"] = np.mean((table["p"] < 0.001) & (table["score"] > 0))
-        expected[f"candidates_always_train.{data}"] = mean_by_hand(table, table["success_train"] >= 0.99)
-        expected[f"candidates_success_on_clean.{data}"] = mean_by_hand(clean, clean["success_test"])
-        expected[f"candidates_less_clean_on_clean.{data}"] = np.mean(less)
-        assert 0 < expected[f"candidates_found.{data}"] < np.mean(table["p"] < 0.05) < 1, "it can be told"
-    names = {f"{name}.{data}" for name in {key.rpartition(".")[0] for key in expected} for data in ("fashion-mnist", "cifar10")}
-    assert {name for name in found if name.endswith(("fashion-mnist", "cifar10"))} == set(expected) == names
-    networks = {"candidates_success_on_clean": 3, "candidates_less_clean_on_clean": 3, "auc": 9, "own_success": 9}
+def check(found, expected) -> None:
     for name, value in expected.items():
-        estimate = found[name]
-        assert estimate.value == pytest.approx(value, rel=1e-6), name
-        assert estimate.low <= estimate.value <= estimate.high and estimate.networks == networks.get(name.split(".")[0], 12), name
+        estimate = found[name.format("fashion-mnist")]
+        assert estimate.value == pytest.approx(value, abs=1e-12) and estimate.low <= estimate.value <= estimate.high, name
 
 
-def test_the_areas_at_another_noise_level_and_of_single_triggers_are_recomputed(whole, found):
-    areas = set()
-    for sigma, at in ((0.1, ""), (0.25, "_at")):
-        tests = all_by_hand(whole[0], sigma)
-        for trigger in (1, 3, 4):
-            name = f"auc_own{at}.fashion-mnist.{f'{sigma}.' if at else ''}{trigger}"
-            some = tests[(tests["carried"] != "own") | (tests["trigger"] == trigger)]
-            assert found[name].value == pytest.approx(area_by_hand(some)[1])
-            areas.add(found[name].value)
-    assert found["auc_at.fashion-mnist.0.25"].value == pytest.approx(area_by_hand(tests)[1])
-    assert len(areas) > 3, "they differ"
+def test_quantities_of_the_detector_by_hand():
+    nets = plan.networks_of(THREES, SEED)  # three clean ones, three with trigger 1, three with trigger 4
+    changes = batch(nets[0], 0, EVEN) | batch(nets[5], 0, MORE) | batch(nets[2], 2, EVEN) | batch(nets[3], 1, EVEN)
+    changes |= batch(nets[1], 2, MORE) | batch(nets[1], 3, MORE) | batch(nets[1], 6, MORE)
+    found = part_of(changes | batch(nets[6], 4, EVEN, 0.25) | succeeds(nets[8], 45), THREES).quantities()
+
+    def area(*own: float) -> float:
+        return roc_auc_score([0] * 57 + [1] * len(own), [700] * 2 + [-700] * 4 + [0] * 51 + list(own))
+
+    check(found, {
+        "clean_told_apart.{}": 2 / 9, "unseen_vary_more.{}": 3 / 6 / 9, "own_success.{}": 5.5 / 6, "own_success.{}.4": 2.5 / 3,
+        "own_success.{}.1": 1, "own_less_clean.{}.1": LOG2 / 2 / 3, "own_less_clean.{}.4": 0, "auc.{}": area(700, 0, 0, 0, 0, 0),
+        "auc_own.{}.1": area(700, 0, 0), "auc_own.{}.4": area(0, 0, 0), "auc_at.{}.0.25": 0.5 + 0.5 / 6,
+        "auc_own_at.{}.0.25.1": 0.5, "auc_own_at.{}.0.25.4": 0.5 + 0.5 / 3,
+    })  # fmt: skip
+    assert found["auc.fashion-mnist"].networks == 6 and found["own_success.fashion-mnist.4"].networks == 3
 
 
-def test_the_area_of_a_trigger_needs_three_networks(three):
-    assert not [name for name in three.quantities() if name.startswith("auc_own")]
+def test_quantities_of_crafted_patterns_by_hand():
+    size, changes = dataclasses.replace(THREES, pattern_points=8), {}
+    clean, even, somewhat, more = [1, 10, 2, 9, 1, 10, 5, 3], [5] * 8, [3, 6, 3, 7, 4, 8, 3, 5], [1, 10] * 4
+    p = [stats.levene(np.log(clean), np.log(tested), center="mean").pvalue for tested in (even, somewhat, more)]
+    assert p[0] < 0.001 < p[1] < 0.05 and p[2] < 0.05
+    for k, net in enumerate(plan.networks_of(size, SEED)):
+        cleanse, universal = plan.cleanse_of(size, net), plan.universals_of(size, net)[0]
+        each = [even, even, somewhat, more, *[clean] * 6] if k == 0 else [clean] * 10
+        changes |= batch(net, None, clean, size=size) | batch(net, cleanse, np.ravel(each), size=size)
+        changes[cleanse] = {"success_train": np.full(10, 1.0 if k % 3 else 0.98), "success_test": np.full(10, 0.8 if k else 0.5)}
+        changes[universal] = {"with": np.arange(10) if k == 1 else np.where(np.arange(10) < 5, 7, np.arange(10))}
+        changes |= batch(net, universal, even if k else clean, size=size)
+    found = part_of(changes, size).quantities()
+    less = [np.log(tested).mean() - np.log(clean).mean() for tested in (even, even, somewhat, more)]
+    check(found, {
+        "candidates_found.{}": 0.3 / 9, "candidates_found_at.{}.0.1": 0.3 / 9, "candidates_found_at.{}.0.25": 0,
+        "candidates_low_p.{}": 0.2 / 9, "candidates_always_train.{}": 6 / 9, "candidates_success_on_clean.{}": 2.1 / 3,
+        "candidates_less_clean_on_clean.{}": sum(less) / 30, "candidates_p_varies.{}": -np.log10([p[0], *p]).sum() / 90,
+        "fooled_universal.{}": 4 / 9, "classes_universal.{}": 1, "auc_universal.{}": 8 / 9, "auc_universal_at.{}.4": 0.5,
+        "fooled_universal_at.{}.4": 0.9, "fooled_universal_at.{}.10": 4 / 9,
+    })  # fmt: skip
+    always = found["candidates_always_train.fashion-mnist"]
+    assert always.low < 0.4 and always.high > 0.85, "ninety candidates are of nine networks"
+    assert found["candidates_success_on_clean.fashion-mnist"].networks == 3
 
 
-def test_the_success_of_each_trigger_is_recomputed(whole, found):
-    for trigger in (1, 3, 4):
-        own = all_by_hand(whole[0]).query("carried == 'own' and trigger == @trigger")
-        estimate = found[f"own_success.fashion-mnist.{trigger}"]
-        assert estimate.value == pytest.approx(own["success"].mean()) and estimate.networks == len(own) == 3
+def test_quantities_come_from_three_networks_at_least():
+    found, two = part_of().quantities(), part_of(gone=lambda spec: spec == UNIVERSAL)
+    assert "clean_told_apart.fashion-mnist" in found and "auc_universal.fashion-mnist" in found
+    assert not [name for name in found if name.startswith(("auc.", "auc_own", "own_"))], "two networks have a trigger"
+    assert not [name for name in found if "on_clean" in name or name.endswith("reversed, clean")], "of which there is one"
+    assert len(two.universal()) and "auc_universal.fashion-mnist" not in two.quantities()
 
 
-def test_candidates_and_universal_perturbations_at_other_settings_are_recomputed(whole, found):
-    """Besides those that claims speak of: each noise level of the candidates, each bound of the perturbations."""
-    fashion, _ = whole
-    candidates = candidates_by_hand(fashion)
-    for sigma, table in candidates.groupby("sigma"):
-        expected = np.mean((table["p"] < 0.05) & (table["score"] > 0))
-        assert found[f"candidates_found_at.fashion-mnist.{sigma:g}"].value == pytest.approx(expected)
-    assert candidates["sigma"].nunique() > 1
-    every = fashion.universal()
-    bounds = set(every["bound"])
-    for bound in bounds:
-        own = every[(every["bound"] == bound) & (every["sigma"] == 0.1)]
-        fooled = found[f"fooled_universal_at.fashion-mnist.{bound:g}"]
-        assert fooled.value == pytest.approx(own["fooled held out"].mean()) and fooled.networks == own["network"].nunique()
-        area = fashion.universal_areas().query("bound == @bound and sigma == 0.1")["auc"].item()
-        assert found[f"auc_universal_at.fashion-mnist.{bound:g}"] == area
-    assert len(bounds) > 1
+def test_every_claim_has_its_quantity_of_its_own_data_set():
+    parts = {size.dataset: part_of(None, dataclasses.replace(size, networks=3, triggers=(1, 3, 4))) for size in (FASHION, CIFAR)}
+    found, half = quantities(parts), quantities({"fashion-mnist": parts["fashion-mnist"]})
+    assert half == {name: estimate for name, estimate in found.items() if "cifar10" not in name}
+    assert [claim.id for claim in claims_of("patterns") if judge(claim, found) == "not yet run"] == []
 
 
-def test_every_claim_has_its_quantity(found):
-    """For the paper's data sets, so that no claim stays open for a name."""
-    for claim in claims_of("patterns"):
-        for test in claim.tests:
-            assert np.isfinite([found[test.quantity].low, found[test.quantity].high]).all(), claim.id
-        assert judge(claim, found) != "not yet run", claim.id
-    assert {size.dataset for size in PROFILES["paper"].patterns} == {FASHION.dataset, CIFAR.dataset}
+def test_tables_say_the_lowest_to_the_highest_success_and_the_smallest_mask():
+    rows = part_of(succeeds(plan.networks_of(THREES, SEED)[4], 45), THREES).success_table().splitlines()[2:]
+    assert rows == ["| 1 | 3 | 50.0% to 100.0% |", "| 4 | 3 | 100.0% |"]
+    many, falling = plan.compared_specs(FASHION, SEED)[1], range(20, 10, -1)
+    changes = {many: sized(falling) | {"success_test": np.linspace(0.7, 1, 10)}}
+    part = part_of(changes | {CLEANSE: sized(NORMS) | {"success_train": np.linspace(0.9, 1, 10)}})
+    clean, one, _ = part.cleanse_table().splitlines()[2:]
+    assert clean == "| clean | 1.5 | 1.0, class 0 |  | 5.5 | at least 100.0% |"
+    assert one == "| trigger 1, class 3 | 1.5 | 2.0, class 6 | 4.0 | 9.0 | at least 90.0% |"
+    first, second, _, words = part.comparison_table().splitlines()[2:]
+    assert first == "| 64 | 4.0 | 2.0 to 9.0 | 1.5 | at least 100.0% | at least 90.0% |"
+    assert second == "| 1000 | 17.0 | 11.0 to 20.0 | 1.5 | at least 70.0% | at least 100.0% |"
+    assert f"is {stats.spearmanr(NORMS, falling).statistic:.2f}." in words
+    none = part_of(gone=lambda spec: spec == many), part_of(size=CIFAR)
+    assert [part.comparison_table() for part in none] == ["(Not yet run.)"] * 2
 
 
-def test_intervals_are_of_networks(fashion):
-    """Half of the networks have W of one kind around candidates, half of another: no number of points makes a mean sure."""
-    records = dict(fashion.records)
-    for number, network in enumerate(networks_of(FASHION, 0)):
-        spec = cleanse_of(FASHION, network)
-        share = np.full(10, 1.0 if number % 2 else 0.0)
-        records[spec] = dataclasses.replace(records[spec], arrays={**records[spec].arrays, "success_train": share})
-    got = dataclasses.replace(fashion, records=Records(records)).quantities()["candidates_always_train.fashion-mnist"]
-    assert got.value == 0.5 and got.low < 0.2 and got.high > 0.8
+def test_a_network_counts_when_all_its_first_batches_are_there_and_every_kind_has_to_be_there():
+    for spec in plan.detector_specs(FASHION, ONE):
+        part = part_of(size=THREES, gone=lambda one, spec=spec: one == spec)
+        assert len(part.networks) == 8 and part.missing is None and "8 of 9 networks" in part.source
+        part = part_of(gone=lambda one, spec=spec: one == spec)
+        assert "the store holds 2 of them" in part.missing and "auc.fashion-mnist" not in part.quantities()
+    other_seed = dataclasses.replace(part_of(size=THREES), size=FASHION, seed=SEED + 1)
+    assert [network.seed for network in other_seed.networks] == [SEED + 1] * 3
 
 
-def test_a_level_of_no_difference_is_not_found():
-    """Candidates that leave W as it is: the test of W with itself finds nothing, and W is less by nothing."""
-    size = dataclasses.replace(FASHION, networks=3)
-    records = made_up(size)
-    for network in networks_of(size, 0):
-        clean, spec = batch_of(size, network, None), crafted_batch_of(size, cleanse_of(size, network))
-        same = np.tile(records[clean].arrays["counts"][:, :, :20], (1, 1, 10, 1))
-        records[spec] = dataclasses.replace(records[spec], arrays={"counts": same})
-    got = Patterns(size, "paper", 0, Records(records)).quantities()
-    for name in ("found", "p_varies", "less_clean_on_clean"):
-        assert got[f"candidates_{name}.fashion-mnist"].value == pytest.approx(0, abs=1e-12)
-
-
-# --- tables ------------------------------------------------------------------------------------------------------
-
-
-def cells(table: str) -> list[list[str]]:
-    return [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()]
-
-
-def test_the_table_of_success(fashion):
-    head, rule, *rows = cells(fashion.success_table())
-    assert len(head) == len(rule) == 3
-    expected = []
-    for trigger in (1, 4):
-        own = [success_by_hand(fashion, n) for n in networks_of(FASHION, 0) if n.attack and n.attack.trigger == trigger]
-        expected.append([str(trigger), "2", f"{100 * min(own):.1f}% to {100 * max(own):.1f}%"])
-    assert rows == expected
-    one = without(fashion, lambda spec: isinstance(spec, NetworkSpec) and spec.attack and spec.attack.trigger == 4)
-    assert cells(one.success_table())[2:] == [expected[0], ["4", "0", "(not yet run)"]]
-
-
-def test_one_network_has_one_success(three):
-    first, second = (f"{three.success(network):.1%}" for network in three.networks[1:])
-    assert cells(three.success_table())[2:] == [["1", "1", first], ["4", "1", second]]
-
-
-def test_the_table_of_neural_cleanse(fashion):
-    head, _, *rows = cells(fashion.cleanse_table())
-    assert len(rows) == 6 and all(len(row) == len(head) for row in rows)
-    for row, network in zip(rows, networks_of(FASHION, 0), strict=True):
-        record = fashion.records[cleanse_of(FASHION, network)]
-        norms = record.arrays["masks"].sum((1, 2, 3))
-        attack = network.attack
-        assert row == [
-            f"trigger {attack.trigger}, class {attack.target}" if attack else "clean",
-            f"{record.result['anomaly_index']:.1f}",
-            f"{norms.min():.1f}, class {norms.argmin()}",
-            f"{norms[attack.target]:.1f}" if attack else "",
-            f"{np.median(norms):.1f}",
-            f"at least {100 * record.arrays['success_train'].min():.1f}%",
-        ]
-
-
-def test_the_table_that_compares_neural_cleanse(fashion):
-    head, _, few, many = cells(fashion.comparison_table().split("\n\n")[0])
-    network = networks_of(FASHION, 0)[FASHION.networks]
-    assert len(few) == len(many) == len(head) and [few[0], many[0]] == [str(FASHION.samples), str(FASHION.compared)]
-    of_masks = []
-    for row, samples in ((few, None), (many, FASHION.compared)):
-        norms = fashion.records[cleanse_of(FASHION, network, samples)].arrays["masks"].sum((1, 2, 3))
-        others = [norm for k, norm in enumerate(norms) if k != network.attack.target]
-        assert row[1:3] == [f"{norms[network.attack.target]:.1f}", f"{min(others):.1f} to {max(others):.1f}"]
-        of_masks.append(stats.rankdata(norms))
-    assert f"is {np.corrcoef(*of_masks)[0, 1]:.2f}." in fashion.comparison_table()
-    part = without(fashion, lambda s: isinstance(s, CleanseSpec) and s.samples == FASHION.compared)
-    assert part.comparison_table() == "(Not yet run.)"
-
-
-def test_the_areas_of_detectors_are_quantities(cifar):
-    found, table = cifar.quantities(), cifar.detectors()
-    for carried in table.columns:
-        for name in table.index:
-            enough = table.loc[name, carried].networks >= 3
-            assert enough == (carried != "reversed, clean"), "of which there are two"
-            area = found.get(f"detector_auc.{cifar.size.dataset}.{name}.{carried}")
-            assert area == (table.loc[name, carried] if enough else None)
-
-
-def test_the_table_of_detectors(cifar):
-    head, _, *rows = cells(cifar.detectors_table())
-    table = cifar.detectors()
-    assert head[1:] == list(table.columns) and [row[0] for row in rows] == list(table.index)
-    for row, (_, areas) in zip(rows, table.iterrows(), strict=True):
-        assert [re.findall(r"[\d.]+", cell) for cell in row[1:]] == [
-            [f"{number:.2f}" for number in (area.value, area.low, area.high)] for area in areas
-        ]
-
-
-# --- what is there -----------------------------------------------------------------------------------------------
-
-
-def test_a_network_counts_when_all_its_batches_are_there(fashion):
-    networks = networks_of(FASHION, 0)
-    assert fashion.networks == networks and fashion.missing is None
-    for spec in detector_specs(FASHION, networks[3]):
-        part = without(fashion, lambda one, spec=spec: one == spec)
-        assert part.networks == networks[:3] + networks[4:] and "5 of 6 networks" in part.source
-        assert set(part.tests()["network"]) == set(range(5))
-
-
-def test_networks_without_patterns_are_left_out_of_them(fashion):
-    """Of the numbers alone: the detector still has all six."""
-    networks = networks_of(FASHION, 0)
-    late = {networks[1], networks[5]}
-    for kind in (UniversalSpec, CleanseSpec):
-        for gone in (
-            lambda s, kind=kind: isinstance(s, kind) and s.network in late,
-            lambda s, kind=kind: isinstance(s, CountsSpec) and isinstance(s.pattern, kind) and s.network in late,
-        ):
-            part = without(fashion, gone)
-            table = part.universal() if kind is UniversalSpec else part.candidates()
-            whole = universal_by_hand(fashion) if kind is UniversalSpec else candidates_by_hand(fashion)
-            assert part.networks == networks and set(table["network"]) == {0, 2, 3, 4}
-            assert_same(table, whole[whole["network"].isin([0, 2, 3, 4])].reset_index(drop=True))
-    part = without(fashion, lambda s: isinstance(s, UniversalSpec) and s.network in late)
-    own = universal_by_hand(fashion).query("bound == 10 and sigma == 0.1 and network in [0, 2, 3, 4]")
-    nothing = all_by_hand(fashion, points=20).query("carried == 'nothing' and network in [0, 2, 3, 4]")
-    got = part.quantities()["auc_universal.fashion-mnist"]
-    assert got.networks == 4
-    assert got.value == pytest.approx(roc_auc_score([True] * 4 + [False] * 4, [*own["score"], *nothing["score"]]))
-
-
-def test_other_detectors_need_all_their_scores(fashion):
-    networks = networks_of(FASHION, 0)
-    for spec in (*scores_specs(FASHION, networks[2]), cleanse_of(FASHION, networks[2])):
-        part = without(fashion, lambda one, spec=spec: one == spec)
-        assert set(part.others()["network"]) == {0, 1, 3, 4, 5}
-
-
-def test_other_detectors_need_the_batches_of_w(fashion):
-    network = networks_of(FASHION, 0)[2]
-    for pattern in (universals_of(FASHION, network)[0], cleanse_of(FASHION, network)):
-        counted = crafted_batch_of(FASHION, pattern)
-        part = without(fashion, lambda one, gone=counted: one == gone)
-        assert set(part.others()["network"]) == {0, 1, 3, 4, 5}
-
-
-def test_a_noise_level_counts_when_every_network_has_it(fashion):
-    assert fashion.sigmas == [0.1, 0.25] and set(fashion.sensitivity(resamples=2)["sigma"]) == {0.1, 0.25}
-    part = without(fashion, lambda one: one == batch_of(FASHION, fashion.networks[4], 3, 0.25))
-    assert part.sigmas == [0.1] and part.networks == fashion.networks
-    assert set(part.sensitivity(resamples=2)["sigma"]) == {0.1}
-
-
-def test_candidates_of_backdoored_networks_alone_say_nothing_of_clean_ones(fashion):
-    got = without(fashion, lambda s: isinstance(s, CleanseSpec) and s.network.attack is None).quantities()
-    assert "candidates_found.fashion-mnist" in got and not [name for name in got if "on_clean" in name]
-
-
-def test_one_perturbation_that_fools_nobody_leaves_the_classes_of_the_others(fashion):
-    """Such a network has no classes to count; the mean of the others has an interval and a value."""
-    records = dict(fashion.records)
-    spec = next(s for s in records if isinstance(s, UniversalSpec) and s.bound == 10)
-    arrays = records[spec].arrays
-    records[spec] = dataclasses.replace(records[spec], arrays={**arrays, "with": arrays["without"]})
-    got = dataclasses.replace(fashion, records=Records(records)).quantities()
-    expected = universal_by_hand(fashion).query("bound == 10 and sigma == 0.1 and network > 0")["classes"].mean()
-    assert got["classes_universal.fashion-mnist"].value == pytest.approx(expected)
-
-
-def test_a_seed_has_networks_of_its_own():
-    size = dataclasses.replace(FASHION, networks=1)
-    found = Patterns(size, "paper", 1, Records(made_up(FASHION))).networks
-    assert found == networks_of(size, 1) and {network.seed for network in found} == {1} and len(found) == 3
-
-
-def test_the_source_says_where_numbers_come_from(fashion):
-    networks = networks_of(FASHION, 0)
-    for said in ("made up fashion-mnist", "T3", "6 of 6 networks", "paper", networks[0].key[:6], networks[-1].key[:6]):
-        assert said in fashion.source
+def test_networks_without_all_records_of_a_pattern_are_left_out_of_its_numbers_and_figures():
+    needed = {p: (p, plan.crafted_batch_of(FASHION, p)) for p in (CLEANSE, UNIVERSAL)}
+    for spec in (*needed[CLEANSE], *needed[UNIVERSAL]):
+        part = part_of(gone=lambda one, spec=spec: one == spec)
+        assert set(part.others()["network"]) == {0, 2} and part.networks == [CLEAN, ONE, FOUR]
+        for table, pattern in ((part.candidates(), CLEANSE), (part.universal().query("bound == 10"), UNIVERSAL)):
+            assert set(table.query("sigma == 0.1")["network"]) == ({0, 2} if spec in needed[pattern] else {0, 1, 2})
+    for spec in plan.scores_specs(FASHION, ONE):  # the other detector and W keep their scores
+        others = part_of(gone=lambda one, spec=spec: one == spec).others().set_index("network")
+        lacking, there = ("STRIP", "logit variance") if spec.detector == "strip" else ("logit variance", "STRIP")
+        assert others.loc[1, lacking].isna().all() and others.loc[[0, 2], lacking].notna().all() and others[there].notna().all()
+    part, some = part_of(gone=is_crafted), part_of(gone=lambda spec: is_crafted(spec) and spec.network == ONE)
+    assert isinstance(figures.roc(part), Figure) and all(draw(part).data.startswith("**Not yet run.**") for draw in DRAW[2:])
+    assert all(draw(some).get_supxlabel().endswith("; crafted for 2 of them") for draw in (DRAW[2], DRAW[4]))
 
 
 def test_what_is_missing_says_what_to_run(tmp_path):
-    found = load(profile="paper", store=Store(tmp_path, writable=False))
-    assert len(found) == 2 and not {name for name in quantities(*found) if name.endswith(("fashion-mnist", "cifar10"))}
-    for part, size in zip(found, PROFILES["paper"].patterns, strict=True):
-        assert part.networks == [] and part.pictures is None and part.quantities() == {}
-        assert part.tests().empty and part.universal().empty and part.candidates().empty and part.others().empty
-        assert part.universal_areas().empty and part.detectors().empty
+    results = load(profile="paper", store=Store(tmp_path, writable=False))
+    assert list(results) == ["fashion-mnist", "cifar10"] and not quantities(results)
+    for (dataset, part), held in zip(results.items(), (28, 12), strict=True):
+        tables = part.tests, part.universal, part.universal_areas, part.candidates, part.others, part.detectors
+        assert all(table().empty for table in tables) and part.success_table().count("not yet run") == 3
         assert part.cleanse_table() == part.detectors_table() == "(Not yet run.)"
-        assert part.success_table().count("(not yet run)") == 3
-        assert "Not yet run" in part.missing
-        assert "`bslib run patterns --profile paper --store book/records` computes them in a clone." in part.missing
-        for said in (size.dataset, size.network, "28 ×" if size.detector_only else "12 ×", "none"):
-            assert said in part.missing
+        assert f"{held} clean and backdoored networks ({part.size.network}) on {dataset}, and the store" in part.missing
+        assert all("`bslib run patterns --profile paper --store book/records` computes them" in draw(part).data for draw in DRAW)
 
 
-@pytest.mark.parametrize("clean", [True, False])
-def test_one_kind_of_network_alone_is_not_enough(fashion, clean):
-    part = without(fashion, lambda s: isinstance(s, CleanseSpec) or (isinstance(s, NetworkSpec) and (s.attack is None) != clean))
-    assert f"holds {2 if clean else 4} of them" in part.missing and "auc.fashion-mnist" not in part.quantities()
-
-
-def test_two_networks_are_too_few_to_be_judged(three):
-    """Drawn again and again, they give an area of 1 for sure, or a share without an interval."""
-    for late in three.networks:
-        part = without(three, lambda s, late=late: isinstance(s, UniversalSpec) and s.network == late)
-        assert part.universal()["network"].nunique() == 2
-        got = part.quantities()
-        assert "clean_told_apart.fashion-mnist" in got and not [name for name in got if "universal" in name.split(".")[0]]
-    assert "auc_universal.fashion-mnist" in three.quantities()
-
-
-def test_half_the_records_judge_half_the_claims(found):
-    half = {name: estimate for name, estimate in found.items() if "cifar10" not in name}
-    for claim in claims_of("patterns"):
-        assert (judge(claim, half) == "not yet run") == any("cifar10" in test.quantity for test in claim.tests), claim.id
-
-
-@pytest.mark.parametrize("which", [0, 1])
-def test_smoke_yields_no_verdict(which):
-    size = PROFILES["smoke"].patterns[which]
-    found = part_of(size, "smoke").quantities()
-    assert (f"clean_told_apart.{size.dataset}" in found) == (which == 0), (
-        "three networks of the first data set, two of the second"
-    )
-    assert f"auc.{size.dataset}" not in found, "of which two have a trigger, or one"
-    assert {judge(claim, found) for claim in claims_of("patterns") if "arithmetic" not in claim.reading} == {"not yet run"}
-
-
-# --- figures -----------------------------------------------------------------------------------------------------
-
-DRAW = (figures.roc, figures.roc_by_setting, figures.universal, figures.reversed_triggers, figures.reversed_norms)
-
-
-@pytest.fixture(autouse=True)
-def nothing_stays_open():
-    yield
-    left = plt.get_fignums()
-    plt.close("all")
-    assert left == [], "a figure that pyplot holds is shown twice in a notebook"
-
-
-def check_estimates(bar, places, estimates) -> None:
-    """An error bar has its points and both ends of each interval where they should be."""
-    estimates = list(estimates)
-    assert np.allclose(bar[0].get_xdata(), places, atol=0.35) and len(bar[0].get_xdata()) == len(estimates)
-    assert np.allclose(bar[0].get_ydata(), [e.value for e in estimates])
-    ends = [[(x, e.low), (x, e.high)] for x, e in zip(bar[0].get_xdata(), estimates, strict=True)]
-    assert np.allclose(bar[2][0].get_segments(), ends)
-
-
-def test_roc_draws_the_curve_of_the_tests(cifar):
-    figure, tests = figures.roc(cifar), all_by_hand(cifar)
-    for axis, effective in zip(figure.axes, (False, True), strict=True):
-        kept = tests[(tests["carried"] != "own") | (tests["success"] >= 0.9)] if effective else tests
-        own = kept["carried"] == "own"
-        false, true, _ = roc_curve(own, kept["score"])
-        diagonal, curve = axis.lines
-        assert np.allclose(diagonal.get_xydata(), [[0, 0], [1, 1]])
-        assert np.allclose(curve.get_xydata(), np.column_stack([false, true])) and curve.get_drawstyle() == "steps-post"
-        area = f"AUC {area_by_hand(kept)[1]:.2f} ["
-        (text,) = (text.get_text() for text in axis.texts)
-        assert text.startswith(area) and text.endswith(f"{2 if effective else 4} positive, 38 negative")
-        assert ("90 %" in axis.get_title()) == effective and axis.get_xlabel() == "false positive rate"
-    assert figure.axes[0].get_ylabel() == "true positive rate"
-    said = figure.get_supxlabel()
-    assert said.startswith(cifar.source) and "0.1" in said and "n = 50" in said and "60 points" in said
-
-
-def test_roc_without_a_trigger_that_works_draws_the_diagonal_alone():
-    figure = figures.roc(part_of(dataclasses.replace(FASHION, networks=1), success=lambda _: 0.89))
-    assert [len(axis.lines) for axis in figure.axes] == [2, 1] and not figure.axes[1].texts
-
-
-def test_roc_by_setting_draws_the_table(three, monkeypatch):
-    table = three.sensitivity(resamples=5)
-    monkeypatch.setattr(Patterns, "sensitivity", lambda _: table)
-    figure = figures.roc_by_setting(three)
-    usual = "center == 'mean' and signed and not effective"
-    choices = [
-        {f"{size} points": f"{usual} and batch == {size}" for size in (25, 50, 60)},
-        {
-            "mean, signed": f"{usual} and batch == 60",
-            "median": "center == 'median' and signed and not effective and batch == 60",
-            "no sign": "center == 'mean' and not signed and not effective and batch == 60",
-            "90 % success": "center == 'mean' and signed and effective and batch == 60",
-        },
-    ]
-    for axis, lines in zip(figure.axes, choices, strict=True):
-        assert [bar.get_label() for bar in axis.containers] == list(lines)
-        assert [text.get_text() for text in axis.get_legend().get_texts()] == list(lines)
-        for bar, where in zip(axis.containers, lines.values(), strict=True):
-            own = table.query(where)
-            assert list(own["sigma"]) == [0.1, 0.25]
-            check_estimates(bar, [0, 1], own["area"])
-        points = [bar[0] for bar in axis.containers]
-        assert len({x for dots in points for x in dots.get_xdata()}) == 2 * len(lines), "no setting is drawn over another"
-        assert len({dots.get_color() for dots in points}) == len({dots.get_marker() for dots in points}) == len(lines)
-        assert [label.get_text() for label in axis.get_xticklabels()] == [".1", ".25"]
-        guess = [line for line in axis.lines if line.get_linestyle() == ":"]
-        assert [list(line.get_ydata()) for line in guess] == [[0.5, 0.5]]
-    assert "60 points" in figure.axes[1].get_title() and figure.get_supxlabel() == three.source
-
-
-def test_universal_draws_the_table(fashion):
-    figure, table = figures.universal(fashion), fashion.universal_areas()
-    fooled, classes, area = figure.axes
-    first = table[table["sigma"] == 0.1]
-    for axis, name in ((fooled, "fooled"), (classes, "classes")):
-        (bar,) = axis.containers
-        check_estimates(bar, [0, 1], first[name])
-        assert axis.get_ylim()[0] == 0
-    levels = fashion.size.pattern_sigmas
-    assert [bar.get_label() for bar in area.containers] == [rf"$\sigma$ = {sigma:g}" for sigma in levels]
-    for bar, sigma in zip(area.containers, levels, strict=True):
-        check_estimates(bar, [0, 1], table[table["sigma"] == sigma]["auc"])
-    assert len({x for bar in area.containers for x in bar[0].get_xdata()}) == 2 * len(levels)
-    for axis in figure.axes:
-        assert [label.get_text() for label in axis.get_xticklabels()] == ["4", "10"] and "255" in axis.get_xlabel()
-    assert "changed" in fooled.get_title() and "classes" in classes.get_title() and "AUC" in area.get_title()
-    assert figure.get_supxlabel() == fashion.source
-
-
-def test_reversed_triggers_draws_every_candidate(fashion, cifar):
-    """A row for the first clean network and for the first of each trigger; the candidate of the backdoor's class stands out."""
-    for part in (fashion, cifar):
-        figure = figures.reversed_triggers(part)
-        rows = np.array(figure.axes).reshape(3, 11)
-        pictures = part.records[pictures_of(part.size, 0)].arrays
-        assert [row[0].get_ylabel() for row in rows] == ["clean", "trigger 1", "trigger 4"]
-        assert rows[0, 0].get_title() == "true" and not rows[0, 0].images
-        for row, trigger, number in zip(rows, (None, 1, 4), (0, 2, 4), strict=True):
-            network = networks_of(part.size, 0)[number]
-            arrays = part.records[cleanse_of(part.size, network)].arrays
-            if trigger:
-                plain, stamped = pictures["images"][trigger - 1], pictures["stamped"][trigger - 1]
-                drawn = np.asarray(row[0].images[0].get_array()).reshape(6, 6, -1)
-                shown = np.moveaxis(np.where(plain == stamped, 0, stamped), 0, -1)
-                assert np.array_equal(drawn, shown) and row[0].images[0].get_clim() == (0, 255) and 0 < (shown > 0).mean() < 0.5
-            for k, axis in enumerate(row[1:]):
-                drawn = np.asarray(axis.images[0].get_array()).reshape(6, 6, -1)
-                assert np.allclose(drawn, np.moveaxis(arrays["masks"][k] * arrays["patterns"][k], 0, -1))
-                assert axis.images[0].get_clim() == (0, 1)
-                assert axis.get_title() == f"{k}: {arrays['masks'][k].sum():.0f}"
-            bold = [axis.title.get_weight() == "bold" for axis in row[1:]]
-            colours = [axis.title.get_color() for axis in row[1:]]
-            own = network.attack.target if network.attack else None
-            assert bold == [k == own for k in range(10)]
-            assert own is None or colours.count(colours[own]) == 1
-        assert figure.get_supxlabel() == part.source
-
-
-def test_reversed_triggers_shows_the_first_network_that_has_candidates(fashion):
-    networks = networks_of(FASHION, 0)
-    part = without(fashion, lambda s: s == cleanse_of(FASHION, networks[2]) or s == pictures_of(FASHION, 0))
-    row = np.array(figures.reversed_triggers(part).axes).reshape(3, 11)[1]
-    masks = fashion.records[cleanse_of(FASHION, networks[3])].arrays["masks"]
-    assert [axis.get_title() for axis in row[1:]] == [f"{k}: {mask.sum():.0f}" for k, mask in enumerate(masks)]
-    assert not row[0].images, "no picture, no trigger"
-
-
-def test_reversed_norms_draws_every_candidate(cifar):
-    figure, table = figures.reversed_norms(cifar), candidates_by_hand(cifar).query("sigma == 0.1")
-    values = (table["norm"], np.log10(table["p"]))
-    for axis, ys in zip(figure.axes, values, strict=True):
-        others, own = axis.collections
-        assert [others.get_label(), own.get_label()] == ["other classes", "the backdoor's class"]
-        for dots, where in ((others, ~table["own"]), (own, table["own"])):
-            assert np.allclose(dots.get_offsets(), np.column_stack([table["network"], ys])[where], rtol=1e-6)
-        assert to_hex(others.get_facecolor()[0]) != to_hex(own.get_facecolor()[0]) and len(own.get_offsets()) == 4
-        assert [label.get_text() for label in axis.get_xticklabels()] == ["–", "–", "1", "1", "4", "4"]
-    assert figure.axes[0].get_ylim()[0] == 0 and "L1" in figure.axes[0].get_title()
-    assert [list(line.get_ydata()) for line in figure.axes[1].lines] == [[np.log10(0.05)] * 2]
-    assert figure.get_supxlabel() == cifar.source
-
-
-def test_figures_of_patterns_leave_out_networks_that_have_none(fashion):
-    """Whose places on the axis would be empty; and they say how many there are."""
-    late = networks_of(FASHION, 0)[1]
-    part = without(fashion, lambda s: isinstance(s, (UniversalSpec, CleanseSpec)) and s.network == late)
-    norms, universal = figures.reversed_norms(part), figures.universal(part)
-    assert norms.get_supxlabel() == universal.get_supxlabel() == f"{part.source}; crafted for 5 of them"
-    for axis in norms.axes:
-        assert [label.get_text() for label in axis.get_xticklabels()] == ["–", "1", "1", "4", "4"]
-        drawn = np.concatenate([np.asarray(dots.get_offsets())[:, 0] for dots in axis.collections])
-        assert sorted(set(drawn)) == [0, 1, 2, 3, 4] and len(drawn) == 50
-
-
-@pytest.mark.parametrize("draw", DRAW)
-def test_what_is_missing_is_said_in_words(draw):
-    found = draw(Patterns(CIFAR, "paper", 0, Records({})))
-    assert type(found).__name__ == "Markdown" and "cifar10" in found.data
-    assert "Not yet run" in found.data and "`bslib run patterns --profile paper --store book/records`" in found.data
-
-
-@pytest.mark.parametrize("draw", DRAW[2:])
-def test_missing_patterns_are_said_in_words(fashion, draw):
-    """The detector is there, no pattern has been crafted yet."""
-    found = draw(without(fashion, lambda s: isinstance(s, (UniversalSpec, CleanseSpec))))
-    assert type(found).__name__ == "Markdown" and "crafted patterns" in found.data
-    assert (
-        "fashion-mnist" in found.data
-        and "Not yet run" in found.data
-        and "`bslib run patterns --profile paper --store book/records`" in found.data
-    )
-
-
-@pytest.mark.parametrize("which", [0, 1])
-@pytest.mark.parametrize("draw", DRAW)
-def test_figures_draw_the_smoke_profile(draw, which):
-    """A network of each kind, batches of three points."""
-    part = part_of(PROFILES["smoke"].patterns[which], "smoke")
-    figure = draw(part)
-    figure.draw_without_rendering()
-    assert "smoke" in figure.get_supxlabel()
-
-
-@pytest.mark.parametrize("draw", DRAW[:3])
-def test_figures_of_a_detector_that_never_hesitates(draw):
-    """All W zero, no trigger works, nobody is fooled: nothing is known, and nothing fails."""
-    size = dataclasses.replace(FASHION, networks=2)
-    records = made_up(size, success=lambda _: 0.0)
-    for spec, record in records.items():
-        arrays = dict(record.arrays)
-        if isinstance(spec, CountsSpec):
-            arrays["counts"] = np.zeros_like(arrays["counts"])
-            arrays["counts"][..., 3] = 50
-        if isinstance(spec, UniversalSpec):
-            arrays["with"] = arrays["without"]
-        records[spec] = dataclasses.replace(record, arrays=arrays)
-    part = Patterns(size, "paper", 0, Records(records))
-    draw(part).draw_without_rendering()
-    assert part.quantities()["auc.fashion-mnist"].value == 0.5 and "classes_universal.fashion-mnist" not in part.quantities()
+@pytest.mark.parametrize("profile", PROFILES)
+def test_figures_are_drawn_of_both_profiles(profile):
+    for size in (FASHION, CIFAR) if profile == "paper" else sizes_of("patterns", profile):
+        part = part_of(None, size, profile=profile)
+        assert all(isinstance(draw(part), Figure) for draw in DRAW) and not plt.get_fignums(), "else they are shown twice"

@@ -1,6 +1,6 @@
-"""What the explorer of the correlation chapter shows: success against mean W by noise level and rule of exclusion.
+"""The content of the correlation explorer: success against mean W by noise level and exclusion rule.
 
-A pair is a mean over hundreds of images: the means are sent, not the counts behind them.
+A pair is a mean over hundreds of images, so only means are sent to the page.
 """
 
 from __future__ import annotations

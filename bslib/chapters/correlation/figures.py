@@ -36,7 +36,7 @@ def _pairs(correlation: Correlation) -> pd.DataFrame:
 
 @drawn_from(_pairs)
 def success_against_w(correlation: Correlation, table: pd.DataFrame) -> Figure:
-    """Fig. 5: a point for each pair, its success against the mean of W around triggered images; hollow where it is left out."""
+    """Fig. 5: success against mean W of triggered images, one point per pair; pairs that are left out are hollow."""
     found, sigma = correlation.correlation(), correlation.size.sigmas[0]
     figure, axes = panels(1)
     scatter_pairs(axes[0], table, "W", "success", hollow=~table["kept"])
@@ -44,7 +44,7 @@ def success_against_w(correlation: Correlation, table: pd.DataFrame) -> Figure:
     axes[0].annotate("random\nguess", (1.01, RANDOM_GUESS), xycoords=("axes fraction", "data"), va="center", fontsize=8)
     axes[0].set(xlabel=rf"mean of W with the trigger (nats), $\sigma$ = {sigma:g}", ylim=(-0.03, 1.03))
     left, right = axes[0].get_xlim()
-    axes[0].set_xlim(max(left, -0.03), max(right, 0.2))  # W is not negative; a single pair would stand on a scale of its own
+    axes[0].set_xlim(max(left, -0.03), max(right, 0.2))  # W is not negative, and a single pair needs a scale
     measures = (
         f"{name} = {found[key].value:.2f} (p = {found[f'{key} p']:.1g})" for name, key in ((r"$\tau$", "tau"), ("r", "r"))
     )
@@ -75,7 +75,7 @@ def correlation_by_setting(correlation: Correlation, table: pd.DataFrame) -> Fig
 
 
 def _left_over(correlation: Correlation) -> pd.DataFrame:
-    """The pairs that are kept, and what trigger, class and W without the trigger do not explain of them."""
+    """The pairs that are kept, with their residuals after trigger, class and W without the trigger."""
     pairs = _pairs(correlation)
     pairs = pairs[pairs["kept"]]
     return pairs if pairs.empty else pairs.join(residuals(pairs).add_suffix(", what is left"))
@@ -83,7 +83,7 @@ def _left_over(correlation: Correlation) -> pd.DataFrame:
 
 @drawn_from(_left_over)
 def success_within(correlation: Correlation, table: pd.DataFrame) -> Figure:
-    """Left: mean W with the trigger against mean W without. Right: what trigger, class and W without do not explain of either."""
+    """Left: mean W with the trigger against mean W without. Right: their residuals after trigger, class and clean W."""
     figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.7), layout="constrained")
     scatter_pairs(axes[0], table, "clean W", "W")
     axes[0].set(xlabel="mean of W without the trigger", title="smooth when clean, smooth when triggered?")

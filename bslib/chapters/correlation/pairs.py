@@ -1,4 +1,4 @@
-"""Statistics of pairs of success and mean W: correlations, what is left when trigger and class are taken out, a bootstrap."""
+"""Statistics of pairs of success and mean W: correlations, residuals after trigger and class, and a bootstrap."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from bslib.statistics import Estimate, percentile_estimate
 __all__ = ["EXCLUDE_BELOW", "FEWEST_PAIRS", "RANDOM_GUESS", "p_values", "partial_correlation", "residuals"]
 
 Floats = NDArray[np.float64]
-#: Pairs as arrays by the names of :meth:`Correlation.pairs`: a bootstrap makes them too often for tables.
+#: The columns of :meth:`Correlation.pairs` as arrays, since DataFrames are too slow for the bootstrap.
 Columns = Mapping[str, NDArray[Any]]
 Statistic = Callable[[Columns], float]
 RANDOM_GUESS = 0.1
-#: Pairs with a success below this are left out: none, the paper's rule, and a stricter one.
+#: Thresholds of success below which pairs are left out: none, the paper's, and a stricter one.
 EXCLUDE_BELOW = (0.0, RANDOM_GUESS, 0.3)
-#: A correlation needs as many: in perfect order lie 4 pairs by chance 1 time in 12, up or down, 5 pairs 1 time in 60.
+#: The smallest number of pairs for a correlation. By chance, 4 pairs are in perfect order 1 time in 12, 5 pairs 1 time in 60.
 FEWEST_PAIRS = 5
 
 
 def partial_correlation(pairs: pd.DataFrame | Columns, given: Sequence[str] = ("clean W",)) -> float:
-    """Pearson's r of success and W after what trigger and class together, and ``given`` (linearly), explain is taken out.
+    """Partial correlation of success and W: Pearson's r of the :func:`residuals`.
 
-    The mean of each class under each trigger goes, so that what is left are differences between networks.
+    The mean of each class under each trigger is removed, so only differences between networks remain.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def partial_correlation(pairs: pd.DataFrame | Columns, given: Sequence[str] = ("
 
 
 def residuals(pairs: pd.DataFrame, given: Sequence[str] = ("clean W",)) -> pd.DataFrame:
-    """What trigger and class together, and ``given`` (linearly), do not explain of success and W; NaN where few pairs are left.
+    """Residuals of success and W after a linear fit on trigger x class and ``given``; NaN with too few pairs.
 
     Parameters
     ----------
@@ -58,9 +58,9 @@ def residuals(pairs: pd.DataFrame, given: Sequence[str] = ("clean W",)) -> pd.Da
 def _left_over(pairs: pd.DataFrame | Columns, given: Sequence[str]) -> Floats:
     """The :func:`residuals` as an array, shape (pairs, 2)."""
     values = np.column_stack([pairs["success"], pairs["W"]]).astype(float)
-    groups = np.asarray(10 * pairs["trigger"] + pairs["class"])  # a class is a digit, or -1 for all pairs
-    dummies = np.unique(groups)[:, None] == groups
-    design = np.vstack([np.ones(len(values)), dummies, *(pairs[name] for name in given)]).T
+    kinds = np.column_stack([pairs["trigger"], pairs["class"]])
+    dummies = [(kinds == kind).all(1) for kind in np.unique(kinds, axis=0)]
+    design = np.vstack([np.ones(len(values)), *dummies, *(pairs[name] for name in given)]).T
     explained, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
     return values - design @ explained if len(values) > rank + 2 else np.full_like(values, np.nan)
 
@@ -68,7 +68,7 @@ def _left_over(pairs: pd.DataFrame | Columns, given: Sequence[str]) -> Floats:
 def p_values(*, tau: float, r: float, pairs: int) -> tuple[float, float]:
     """Two-sided p-values of Kendall's tau (its normal approximation) and Pearson's r, from the coefficients and the sample size.
 
-    They tell which sample sizes fit the numbers that a paper reports.
+    They show which sample sizes are consistent with the numbers that a paper reports.
 
     >>> [f"{p:.1g}" for p in p_values(tau=-0.49, r=-0.58, pairs=79)]
     ['2e-10', '2e-08']
@@ -79,9 +79,9 @@ def p_values(*, tau: float, r: float, pairs: int) -> tuple[float, float]:
 
 
 def bootstrap(tables: Sequence[pd.DataFrame], statistic: Callable[[Columns], Any], resamples: int, seed: int = 0) -> Floats:
-    """Draws of a statistic of pairs: networks are resampled first, then the images behind W and success of each pair.
+    """Bootstrap draws of a statistic of pairs. Networks are resampled first, then the images behind each pair.
 
-    The tables hold the same pairs at different settings and are drawn in step; the result has shape (resamples, tables, ...).
+    The tables hold the same pairs at different settings and are resampled together. Returns shape (resamples, tables, ...).
     """
     rng, pairs = np.random.default_rng(seed), tables[0]
     of_network = list(pairs.groupby("network").indices.values())
@@ -99,17 +99,17 @@ def bootstrap(tables: Sequence[pd.DataFrame], statistic: Callable[[Columns], Any
 
 
 def estimate_around(value: float, draws: Floats, networks: int, *, correlation: bool = True) -> Estimate:
-    """An estimate whose draws are moved so that their median is the value; correlations on Fisher's scale, which has no ends.
+    """An estimate with draws centred on the value; correlations are centred on Fisher's z scale, which is unbounded.
 
-    Drawing images anew adds the noise of few images once more to what has it already, which takes every correlation in the draws
-    nearer to 0 than it is. Their spread is what the interval needs.
+    Resampling images adds their noise a second time, which moves every drawn correlation towards 0. The interval only needs the
+    spread of the draws.
     """
     defined = draws[np.isfinite(draws)]
     if not defined.size:
         return percentile_estimate(value, defined, networks)
     if not correlation:
         return percentile_estimate(value, defined + (value - np.median(defined)), networks)
-    if abs(value) == 1:  # at an end of Fisher's scale, to which nothing can be moved
+    if abs(value) == 1:  # z is infinite there
         return percentile_estimate(value, defined, networks, within=(-1, 1))
     z, of_value = (np.arctanh(np.clip(r, -1 + 1e-9, 1 - 1e-9)) for r in (defined, value))
     on_the_scale = percentile_estimate(of_value, z + (of_value - np.median(z)), networks)
@@ -117,7 +117,7 @@ def estimate_around(value: float, draws: Floats, networks: int, *, correlation: 
 
 
 def correlations(tables: Sequence[pd.DataFrame], rules: Sequence[float], resamples: int) -> list[list[dict[str, Any]]]:
-    """What :meth:`Correlation.correlation` gives for each table of the same pairs by each exclusion rule, from the same draws."""
+    """The results of :meth:`Correlation.correlation` for several tables and exclusion rules, from the same draws."""
     if not tables:
         return []
     draws = bootstrap(
@@ -141,7 +141,7 @@ def _correlation(pairs: pd.DataFrame, below: float, draws: Floats) -> dict[str, 
 
 
 def values_of(of: Mapping[str, Statistic], pairs: Columns) -> list[float]:
-    """Every statistic of the same pairs."""
+    """The values of several statistics of the same pairs."""
     return [f(pairs) for f in of.values()]
 
 
@@ -158,7 +158,7 @@ def kept_pairs(pairs: Columns, below: float = RANDOM_GUESS) -> Columns:
 
 
 def kendall_tau(pairs: Columns) -> float:
-    """Kendall's tau (b); NaN where it is not defined. SciPy's takes five times as long, and gives the same to the last digit."""
+    """Kendall's tau (b); NaN where it is undefined. Five times as fast as SciPy's, with the same result."""
     success, w = pairs["success"], pairs["W"]
     if len(w) < FEWEST_PAIRS or not (np.ptp(success) > 0 and np.ptp(w) > 0):
         return float("nan")
@@ -186,7 +186,7 @@ def median(values: Floats) -> float:
 
 
 def spread_difference(values: Floats, where: NDArray[np.bool_]) -> float:
-    """The standard deviation of the values ``where``, less that of the others; NaN where either are two or fewer."""
+    """The standard deviation of the values ``where`` minus that of the others; NaN with fewer than three of either."""
     if min(where.sum(), (~where).sum()) < 3:
         return float("nan")
     return float(values[where].std(ddof=1) - values[~where].std(ddof=1))

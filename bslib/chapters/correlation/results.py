@@ -48,13 +48,13 @@ from bslib.store import Record
 __all__ = ["EXCLUDE_BELOW", "RANDOM_GUESS", "Correlation", "load", "quantities"]
 
 Floats = NDArray[np.float64]
-#: A small and a larger noise level at which Kendall's tau is a quantity too.
+#: Further noise levels at which Kendall's tau is a quantity.
 COMPARED_SIGMAS = (0.01, 0.25)
 
 
 @dataclass(frozen=True)
 class Correlation(Results[Size]):
-    """One data set's part of the chapter, as far as there are records: networks that are measured at the first noise level."""
+    """The numbers of the correlation chapter on one data set. A network counts once it is measured at the first noise level."""
 
     chapter: ClassVar[str] = "correlation"
     described: ClassVar[str] = "backdoored "
@@ -79,14 +79,15 @@ class Correlation(Results[Size]):
 
     @property
     def details(self) -> str:
-        """The threat model, and the images behind a pair."""
+        """The threat model, and the number of images of a pair."""
         return f" under {self.size.threat_model}, {self.size.points} images a pair"
 
     def pairs(self, sigma: float | None = None, *, n: int | None = None) -> pd.DataFrame:
-        """A row for each pair: network, trigger, class, success, mean W, clean mean W, and what is behind them.
+        """The pairs of success and mean W, one row each.
 
-        ``wanted`` and ``true`` are the shares of the noisy copies that are called what the attacker wants and what they are;
-        ``images``, ``values`` and ``clean values`` are the images behind the success, and W of those behind the means.
+        Columns: network, trigger, class (-1 for all), success, images (the number behind the success), W and clean W (means),
+        values and clean values (W of each image), wanted and true (fractions of noisy copies that are predicted as the
+        attacker's label and as their true class).
 
         Parameters
         ----------
@@ -115,7 +116,7 @@ class Correlation(Results[Size]):
                         "trigger": network.attack.trigger,
                         "class": -1 if label is None else label,
                         "success": success_rate(hits[0], hits[1], attack.target_labels(hits[1], classes)),
-                        "images": int((hits[1] != network.attack.target).sum()),  # those that success is a share of
+                        "images": int((hits[1] != network.attack.target).sum()),  # the denominator of success
                         "W": float(w.mean()),
                         "clean W": float(without.mean()),
                         "wanted": wanted,
@@ -131,24 +132,24 @@ class Correlation(Results[Size]):
     ) -> dict[str, Any]:
         """Kendall's tau and Pearson's r of success and mean W, with SciPy's p-values and bootstrap intervals.
 
-        The intervals resample networks, then the images behind each pair. The p-values are SciPy's and take pairs as independent,
-        as the paper does, although those of one network are not.
+        The intervals resample networks, then the images behind each pair. The p-values are SciPy's. Like the paper's, they
+        treat pairs as independent, although pairs of one network are not.
 
         Returns
         -------
         dict
-            ``tau`` and ``r`` (Estimate), ``tau p`` and ``r p``, ``pairs`` (how many were kept), ``left out``.
+            ``tau`` and ``r`` (Estimate), ``tau p`` and ``r p``, ``pairs`` (the number kept) and ``left out``.
         """
         return correlations([self.pairs(sigma, n=n)], [exclude_below], resamples)[0][0]
 
     def sensitivity(self, resamples: int = 200) -> pd.DataFrame:
-        """The correlation at every noise level measured, for each number of noisy copies and several exclusion rules.
+        """The correlation at every measured noise level, for several numbers of noisy copies and exclusion rules.
 
         Returns
         -------
         DataFrame
-            Columns sigma, n and exclude below, and those of :meth:`correlation`. The paper's n goes with every rule, the others
-            with the paper's rule alone.
+            Columns sigma, n and exclude below, and those of :meth:`correlation`. The paper's n is combined with
+            every rule, the other n with the paper's rule alone.
         """
         usual = self.size.ns[-1]
         rows: list[dict[str, Any]] = []
@@ -160,7 +161,7 @@ class Correlation(Results[Size]):
         return pd.DataFrame(rows)
 
     def breakdown(self, resamples: int = 500) -> dict[str, Estimate]:
-        """Pearson's r of success and mean W within parts of the pairs, and of mean W with and without the trigger, by name."""
+        """Pearson's r of success and mean W within subsets of the pairs, and of mean W with and without the trigger."""
         if not self.networks:
             return {}
         of: dict[str, Statistic] = {"all pairs": pearson_r}
@@ -180,7 +181,7 @@ class Correlation(Results[Size]):
         }
 
     def by_trigger(self, resamples: int = 500) -> pd.DataFrame:
-        """What noise does to each trigger, in pairs that are kept and in those left out.
+        """The effect of noise on each trigger, for pairs that are kept and for pairs that are left out.
 
         Returns
         -------
@@ -214,7 +215,7 @@ class Correlation(Results[Size]):
     def quantities(self) -> dict[str, Estimate]:
         """The quantities of the chapter's claims by name."""
         if {network.attack and network.attack.trigger for network in self.networks} != set(self.size.triggers):
-            return {}  # half of the triggers would give another correlation, not an early one
+            return {}  # with a part of the triggers the correlation would mean something else
         pairs, data = self.pairs(), self.size.dataset
         networks = int(pairs["network"].nunique())
         of: dict[str, Statistic] = {
@@ -253,7 +254,7 @@ load = Correlation.load
 
 
 def quantities(results: Mapping[str, Correlation]) -> Estimates:
-    """The quantities of every data set, and the p-values that fit the paper's own; what has no records yet says so."""
+    """The quantities of every data set, and the p-values of the correlations that the paper reports."""
     reported = {(17, -0.50, -0.77), (20, -0.50, -0.77), (79, -0.49, -0.58)}
     exact = {f"reported_p_of_r.{pairs}": p_values(tau=tau, r=r, pairs=pairs)[1] for pairs, tau, r in reported}
     found = Estimates.of(part.quantities() for part in results.values())
@@ -266,7 +267,7 @@ def _w_of_class(record: Record, at: int, label: int | None) -> Floats:
 
 
 def _noisy_copies(record: Record, at: int, label: int | None, attack: AttackSpec) -> tuple[float, float]:
-    """The fractions of the noisy copies that are predicted as what the attacker wants, and as their true class."""
+    """The fractions of noisy copies that are predicted as the attacker's label, and as their true class."""
     counts, labels = record.arrays["counts"][0, at], record.arrays["labels"]
     if label is not None:
         counts, labels = counts[labels == label], labels[labels == label]

@@ -1,4 +1,4 @@
-"""What the explorer of the Parameters chapter shows: W over the images of a batch by noise level, number of copies, estimator."""
+"""The content of the Parameters explorer: W by noise level, number of copies and estimator."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["content"]
 
 
 def content(there: Sequence[ParameterResults]) -> Content:
-    """What to know of each data set, and the batches of both sweeps."""
+    """The settings of each data set, and the batches of both sweeps."""
     parts = [{"sigma": part.size.n_sigmas[0], "n": part.size.n} for part in there]
     return parts, [batch for k, part in enumerate(there) for batch in _batches(k, part)]
 
@@ -23,5 +23,5 @@ def _batches(k: int, part: ParameterResults) -> Iterator[Batch]:
             for at, n in enumerate(part.size.ns):
                 yield about | {"sigma": sigma, "n": n}, over_n.arrays["counts"][s, at]
         for s, sigma in enumerate(part.size.sigmas):
-            if sigma not in part.size.n_sigmas:  # else it is one of those above: the same images, the same noise
+            if sigma not in part.size.n_sigmas:  # the sweep over n has these
                 yield about | {"sigma": sigma, "n": part.size.n}, over_sigma.arrays["counts"][s, 0]

@@ -62,7 +62,7 @@ def _bias(results: ParameterResults) -> pd.DataFrame:
 
 @drawn_from(_bias)
 def estimator_bias(results: ParameterResults, table: pd.DataFrame) -> Figure:
-    """How far three estimators of W are off at each n, for points without rare classes and for points with.
+    """The mean error of three estimators of W at each n, for points without and with rare classes.
 
     The error is taken against Grassberger's estimate at the largest n, averaged over points and networks.
     """

@@ -31,6 +31,10 @@ class Size(TrainedSize):
     sigmas: tuple[float, ...] = SIGMAS
     n: int = 250
 
+    def __post_init__(self) -> None:
+        if self.n not in self.ns:
+            raise ValueError(f"n of a Parameters size must be one of its ns {self.ns}, got {self.n}")
+
 
 def plan(profile: str, *, seed: int = 0) -> list[Spec]:
     """All specs of the chapter, the most useful first.

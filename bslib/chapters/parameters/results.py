@@ -179,9 +179,9 @@ load = ParameterResults.load
 def quantities(results: Mapping[str, ParameterResults]) -> Estimates:
     """The quantities of every data set, and those that compare the others with the first."""
     found = Estimates.of(part.quantities() for part in results.values())
-    first, *others = results.values()
+    first, others = next(iter(results.values()), None), list(results.values())[1:]
     for other in others:
-        if first.runs and other.runs:
+        if first and first.runs and other.runs:
             shared = [sigma for sigma in first.size.sigmas if sigma in other.size.sigmas]
             # Different seeds, so that the two data sets are resampled independently.
             (value, draws), (of_first, draws_of_first) = (_largest_step(part, shared, k) for k, part in enumerate((other, first)))

@@ -1,4 +1,4 @@
-"""What the explorer of the patterns chapter shows: the ROC curve of Levene's score by what is to be found and the batch."""
+"""The content of the patterns explorer: the ROC curve of Levene's score by positives and batch size."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from bslib.specs import CleanseSpec, CountsSpec, NetworkSpec, UniversalSpec
 
 __all__ = ["content"]
 
-#: Points in a batch of the detector that a reader may choose, next to all there are.
+#: The batch sizes that a reader can choose, beside the full one.
 BATCH_SIZES = (5, 10, 25, 50, 100)
 
 
 def content(there: Sequence[Patterns]) -> Content:
-    """What to know of each data set, and every batch that the detector is asked about."""
+    """The settings of each data set, and the batches of the W detector."""
     batches = [({"part": k} | settings, counts) for k, part in enumerate(there) for settings, counts in _detector_batches(part)]
     parts = [
         {
@@ -36,7 +36,7 @@ def content(there: Sequence[Patterns]) -> Content:
 
 
 def _detector_batches(part: Patterns) -> Iterator[Batch]:
-    """Every batch that the detector is asked about at the noise levels of the detector, and the clean ones."""
+    """The batches of the W detector, clean ones included."""
     for number, network in enumerate(part.networks):
         own = network.attack.trigger if network.attack else None
         success = part.success(network) if own else None
@@ -49,7 +49,7 @@ def _detector_batches(part: Patterns) -> Iterator[Batch]:
 
 
 def _crafted_batches(part: Patterns, network: NetworkSpec, sigma: float) -> Iterator[Batch]:
-    """The batches with crafted patterns of a network that are there; Neural Cleanse has one for each class."""
+    """The batches with crafted patterns of a network; Neural Cleanse has one for each class."""
     if sigma not in part.size.pattern_sigmas:
         return
     every: list[UniversalSpec | CleanseSpec] = [*universals_of(part.size, network), cleanse_of(part.size, network)]

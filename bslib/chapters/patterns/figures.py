@@ -52,7 +52,7 @@ def _roc(patterns: Patterns) -> pd.DataFrame:
 
 @drawn_from(_roc)
 def roc(patterns: Patterns, table: pd.DataFrame) -> Figure:
-    """Fig. 6: the ROC curve of the detector; left with every own trigger to be found, right with those that work."""
+    """Fig. 6: the ROC curve of the W detector. Positives on the left are all own triggers, on the right effective ones."""
     figure, axes = panels(2)
     for axis, (effective, positives) in zip(axes, EFFECTIVE_ONES.items(), strict=True):
         own = table[table["positives"] == positives]
@@ -68,7 +68,7 @@ def roc(patterns: Patterns, table: pd.DataFrame) -> Figure:
 
 @drawn_from(Patterns.sensitivity)
 def roc_by_setting(patterns: Patterns, table: pd.DataFrame) -> Figure:
-    """The area under the ROC curve against sigma: by the size of the batch, and by what the score takes into account."""
+    """The area under the ROC curve against sigma, by batch size (left) and by the form of the score (right)."""
     full = patterns.size.points
     usual = (table["center"] == "mean") & table["signed"] & ~table["effective"]
     choices: list[list[tuple[str, pd.Series[bool]]]] = [
@@ -98,7 +98,7 @@ def roc_by_setting(patterns: Patterns, table: pd.DataFrame) -> Figure:
 
 @drawn_from(Patterns.universal_areas)
 def universal(patterns: Patterns, table: pd.DataFrame) -> Figure:
-    """Fig. 7 and what is behind it, against the bound: how many are fooled, to how many classes, and the detector's area."""
+    """Fig. 7, against the bound: the fraction of fooled images, their classes, and the area under the ROC curve."""
     figure, axes = plt.subplots(1, 3, figsize=(7.2, 3.4), layout="constrained")
     bounds, sigma = sorted(set(table["bound"])), patterns.size.pattern_sigmas[0]
     first = table[table["sigma"] == sigma]
@@ -118,7 +118,7 @@ def universal(patterns: Patterns, table: pd.DataFrame) -> Figure:
 
 
 def reversed_triggers(patterns: Patterns) -> Figure | Markdown:
-    """Neural Cleanse's candidates of one clean network and one with each trigger, beside the trigger that was trained in."""
+    """Neural Cleanse's candidates for a clean network and a network with each trigger, beside the true trigger."""
     crafted = [network for network in reversed(patterns.networks) if cleanse_of(patterns.size, network) in patterns.records]
     shown = {network.attack.trigger if network.attack else 0: network for network in crafted}
     if not shown:
@@ -149,7 +149,7 @@ def reversed_triggers(patterns: Patterns) -> Figure | Markdown:
 
 
 def _candidates(patterns: Patterns) -> pd.DataFrame:
-    """The candidates at the first noise level, with the trigger that was trained in and the p-value's logarithm."""
+    """The candidates at the first noise level, with the network's trigger and the logarithm of the p-value."""
     table = patterns.candidates()
     table = table[table["sigma"] == patterns.size.pattern_sigmas[0]]
     triggers = [network.attack.trigger if network.attack else 0 for network in patterns.networks]
@@ -158,9 +158,9 @@ def _candidates(patterns: Patterns) -> pd.DataFrame:
 
 @drawn_from(_candidates)
 def reversed_norms(patterns: Patterns, table: pd.DataFrame) -> Figure:
-    """Left: the norm of every candidate's mask, the backdoor's class marked. Right: the p-value of its W against clean."""
+    """Left: the norm of every candidate's mask; the target class is marked. Right: the p-value of W against clean images."""
     searched = table.drop_duplicates("network")
-    places = table["network"].map(searched["network"].to_list().index)  # the detector may have been tried on more
+    places = table["network"].map(searched["network"].to_list().index)  # the W detector is measured on more networks
     figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.6), layout="constrained", sharex=True)
     for axis, values in zip(axes, (table["norm"], table["log10_p"]), strict=True):
         for own, colour, marker, label in ((False, BLUE, "o", "other classes"), (True, MEAN, "D", "the backdoor's class")):
@@ -176,7 +176,7 @@ def reversed_norms(patterns: Patterns, table: pd.DataFrame) -> Figure:
 
 
 def _source_of_crafted(patterns: Patterns, crafted: int) -> str:
-    """The source, and how many networks have crafted patterns where not all have."""
+    """The source line, with the number of networks that have crafted patterns."""
     return patterns.source if crafted == len(patterns.networks) else f"{patterns.source}; crafted for {crafted} of them"
 
 

@@ -51,17 +51,17 @@ from bslib.store import Record
 __all__ = ["EFFECTIVE", "Patterns", "load", "quantities", "scored"]
 
 Floats = NDArray[np.float64]
-#: A trigger that works: own triggers below are left out where only these are asked for.
+#: The success from which a trigger counts as effective.
 EFFECTIVE = 0.9
-#: A number is judged where it comes from so many networks: drawn again and again, one or two hardly vary.
+#: The smallest number of networks behind a quantity: with one or two, a bootstrap hardly varies.
 FEWEST_NETWORKS = 3
-#: A small and a larger noise level at which the areas are quantities too.
+#: Further noise levels at which the areas are quantities.
 COMPARED_SIGMAS = (0.01, 0.25)
 
 
 @dataclass(frozen=True)
 class Patterns(Results[Size]):
-    """One data set's part of the chapter, as far as there are records: networks on which the detector is measured on all triggers."""  # noqa: E501
+    """The numbers of the patterns chapter on one data set. A network counts once the W detector is measured with all triggers."""
 
     chapter: ClassVar[str] = "patterns"
     described: ClassVar[str] = "clean and backdoored "
@@ -86,7 +86,7 @@ class Patterns(Results[Size]):
 
     @property
     def pictures(self) -> Record | None:
-        """Images with and without each trigger, where the store has them."""
+        """Images with and without each trigger, or None if the store has none."""
         return self.records.get(pictures_of(self.size, self.seed))
 
     @property
@@ -96,12 +96,12 @@ class Patterns(Results[Size]):
 
     @property
     def missing(self) -> str | None:
-        """As for any chapter; every kind of network has to be there."""
+        """The message about missing records, unless networks of every kind are complete."""
         kinds = [{network.attack and network.attack.trigger for network in some} for some in (self.networks, self.planned())]
         return None if kinds[0] == kinds[1] else self.not_yet_run()
 
     def success(self, network: NetworkSpec) -> float:
-        """How often a network's own trigger succeeds; NaN for a clean network."""
+        """The attack success rate of a network's own trigger; NaN for a clean network."""
         if network.attack is None:
             return float("nan")
         arrays = self.records[detector_specs(self.size, network)[1]].arrays
@@ -111,7 +111,7 @@ class Patterns(Results[Size]):
     def tests(
         self, sigma: float | None = None, *, batch: int | None = None, center: str = "mean", points: int | None = None
     ) -> pd.DataFrame:
-        """Levene's test of every batch that carries a trigger, or nothing, against a clean one of the same network.
+        """Levene's test of every batch against a clean batch of the same network.
 
         Parameters
         ----------
@@ -133,7 +133,7 @@ class Patterns(Results[Size]):
 
     @cached_property
     def _tests_once(self) -> Callable[..., pd.DataFrame]:
-        return functools.cache(self._tests)  # the same tests serve many areas
+        return functools.cache(self._tests)  # many areas use the same tests
 
     def _tests(self, sigma: float, batch: int | None, center: str, points: int | None) -> pd.DataFrame:
         rows = []
@@ -159,16 +159,16 @@ class Patterns(Results[Size]):
         own: int | None = None,
         resamples: int = 1000,
     ) -> Estimate:
-        """The area under the ROC curve of the detector: own triggers are to be found, all else is not.
+        """The area under the ROC curve of the W detector. Positives are batches with the network's own trigger.
 
         Parameters
         ----------
         sigma, batch, center
             As for :meth:`tests`.
         signed : bool
-            Whether only a smaller variation counts, or any difference, as in the paper.
+            Whether only a smaller variation counts as suspicious, or any difference, as in the paper.
         effective : bool
-            Leave out own triggers that succeed on fewer than 90 % of the images.
+            Leave out own triggers with a success below 90 %.
         own : int, optional
             Leave out all own triggers but this one.
         """
@@ -178,7 +178,7 @@ class Patterns(Results[Size]):
         return auc(tests["score"], tests["carried"] == "own", tests["network"], resamples=resamples)
 
     def sensitivity(self, resamples: int = 200) -> pd.DataFrame:
-        """The area under the ROC curve at every noise level and batch size, with either centre, sign and choice of positives."""
+        """The area under the ROC curve for every noise level, batch size, centre, sign and choice of positives."""
         sizes = sorted({batch for batch in (25, 50, 100) if batch < self.size.points} | {self.size.points})
         rows = []
         for sigma, batch, center in itertools.product(self.sigmas, sizes, ("mean", "median")):
@@ -192,13 +192,13 @@ class Patterns(Results[Size]):
         return pd.DataFrame(rows, columns=["sigma", "batch", "center", "signed", "effective", "area"])
 
     def universal(self) -> pd.DataFrame:
-        """Every universal perturbation that is there: how many predictions it changes, where to, and how W tells it from clean.
+        """All universal perturbations: the predictions they change, and Levene's test against clean images.
 
         Returns
         -------
         DataFrame
-            Columns network, bound (255ths), fooled (of the images it was crafted on), fooled held out, classes (that the fooled
-            images are sent to: the exponential of the entropy of their shares, so 1 where all go to one), sigma, score, p and W.
+            Columns network, bound (255ths), fooled (of the crafting images), fooled held out, classes (the effective number of
+            classes that fooled images are predicted as: the exponential of the entropy of their fractions), sigma, score, p, W.
         """
         rows = []
         for number, network in enumerate(self.networks):
@@ -213,7 +213,7 @@ class Patterns(Results[Size]):
         return pd.DataFrame(rows, columns=names)
 
     def _fooled(self, crafted: UniversalSpec) -> tuple[float, float, float]:
-        """The shares of crafting and of other images whose prediction a perturbation changes, and to how many classes they go."""
+        """The fractions of crafting images and of other images that are fooled, and the effective number of classes."""
         arrays = self.records[crafted].arrays
         fooled = arrays["with"] != arrays["without"]
         sent = np.bincount(arrays["with"][fooled], minlength=self.size.classes)
@@ -221,7 +221,7 @@ class Patterns(Results[Size]):
         return float(arrays["fooling_rates"].max()), float(fooled.mean()), classes
 
     def universal_areas(self) -> pd.DataFrame:
-        """For each bound and noise level the area under the ROC curve, universal perturbations against second clean batches.
+        """The area under the ROC curve of universal perturbations against clean batches, for each bound and noise level.
 
         Returns
         -------
@@ -235,13 +235,13 @@ class Patterns(Results[Size]):
             nothing = nothing[(nothing["carried"] == "nothing") & nothing["network"].isin(own["network"])]
             both = pd.concat([own.assign(carried="universal"), nothing])
             area = auc(both["score"], both["carried"] == "universal", both["network"])
-            somewhere = own.dropna(subset="classes")  # where nobody is fooled, there is nowhere they go
+            somewhere = own.dropna(subset="classes")  # undefined where no image is fooled
             classes = _over_networks(somewhere, somewhere["classes"])
             rows.append((bound, sigma, area, _over_networks(own, own["fooled held out"], share=True), classes))
         return pd.DataFrame(rows, columns=["bound", "sigma", "auc", "fooled", "classes"])
 
     def candidates(self) -> pd.DataFrame:
-        """Every candidate of Neural Cleanse that is there: its norm, its success, and how W tells it from clean.
+        """All candidates of Neural Cleanse: norm, success, and Levene's test against clean images.
 
         Returns
         -------
@@ -267,7 +267,7 @@ class Patterns(Results[Size]):
         return pd.DataFrame(rows, columns=[*names, "sigma", "score", "p", "W"])
 
     def comparison_table(self) -> str:
-        """Neural Cleanse on one network with few images a step and with the authors' number, as a Markdown table."""
+        """Neural Cleanse on one network with few and with the authors' number of images per step, as a Markdown table."""
         specs = compared_specs(self.size, self.seed)
         if not specs or any(spec not in self.records for spec in specs):
             return "(Not yet run.)"
@@ -289,7 +289,7 @@ class Patterns(Results[Size]):
         return f"{markdown_table(head, rows)}\n\nSpearman's correlation of the sizes of the ten masks is {rank:.2f}."
 
     def others(self) -> pd.DataFrame:
-        """What W and other detectors say of the same patterns on the same networks: scores that are high where one is suspected.
+        """The scores of W and of other detectors for the same patterns on the same networks; high scores are suspicious.
 
         Returns
         -------
@@ -324,9 +324,9 @@ class Patterns(Results[Size]):
         return float(self.records[score_of(self.size, network, detector)].arrays["scores"].mean()) - score
 
     def detectors(self) -> pd.DataFrame:
-        """For each detector the area under the ROC curve of own triggers, universal perturbations and smallest candidates.
+        """The area under the ROC curve of each detector for own triggers, universal perturbations and candidates.
 
-        What must not be found are triggers that a network has never seen.
+        Negatives are batches with triggers that the network was not trained on.
 
         Returns
         -------
@@ -343,7 +343,7 @@ class Patterns(Results[Size]):
         return pd.DataFrame(table)
 
     def success_table(self) -> str:
-        """How well the own triggers of the networks work, as a Markdown table."""
+        """The success of the networks' own triggers as a Markdown table."""
         rows = []
         for trigger in self.size.triggers:
             own = [self.success(n) for n in self.networks if n.attack is not None and n.attack.trigger == trigger]
@@ -352,7 +352,7 @@ class Patterns(Results[Size]):
         return markdown_table(["own trigger", "networks", "success, lowest to highest"], rows)
 
     def cleanse_table(self) -> str:
-        """What Neural Cleanse says of each network, as a Markdown table."""
+        """The results of Neural Cleanse on each network as a Markdown table."""
         rows, table = [], self.candidates()
         for number, own in table[table["sigma"] == self.size.pattern_sigmas[0]].groupby("network"):
             attack = self.networks[cast(int, number)].attack
@@ -371,7 +371,7 @@ class Patterns(Results[Size]):
         return markdown_table(["area under the ROC curve", *table.columns], rows)
 
     def quantities(self) -> dict[str, Estimate]:
-        """Every number that the chapter's claims speak of, by name, where enough networks are there."""
+        """The quantities of the chapter's claims by name, where there are enough networks."""
         data, sigma, found = self.size.dataset, self.size.sigmas[0], {}
         if self.missing is None:
             found[f"auc.{data}"] = self.area()
@@ -404,7 +404,7 @@ class Patterns(Results[Size]):
         return {name: estimate for name, estimate in enough.items() if np.isfinite(estimate.value)}
 
     def _detector_quantities(self) -> dict[str, Estimate]:
-        """What the detector does with triggers that work, with unseen ones and with nothing; what own triggers do to mean W."""
+        """Quantities of the W detector, and of the effect of own triggers on mean W."""
         data, tests = self.size.dataset, self.tests()
         nothing, unseen = (tests[tests["carried"] == carried] for carried in ("nothing", "unseen"))
         found = {
@@ -432,7 +432,7 @@ class Patterns(Results[Size]):
         return found
 
     def _score_of(self, spec: DetectorSpec, at: int) -> float:
-        """Levene's score of the batch of W that carries what ``spec`` says, as many points as a crafted pattern has."""
+        """Levene's score of the batch that carries what ``spec`` carries, with ``pattern_points`` points."""
         sigma = self.size.sigmas[0]
         if spec.pattern is None:
             tested = self._w(batch_of(self.size, spec.network, spec.trigger), sigma)[: self.size.pattern_points]
@@ -450,7 +450,7 @@ class Patterns(Results[Size]):
         return entropy(self.records[spec].arrays["counts"][spec.sigmas.index(sigma), 0])
 
     def _clean(self, network: NetworkSpec, sigma: float) -> Floats:
-        """W of as many clean points as a batch with a crafted pattern has."""
+        """W of ``pattern_points`` clean points."""
         return self._w(batch_of(self.size, network, None, sigma), sigma)[: self.size.pattern_points]
 
 
@@ -466,13 +466,13 @@ def quantities(results: Mapping[str, Patterns]) -> Estimates:
 
 
 def scored(tests: pd.DataFrame, *, signed: bool = True, effective: bool = False) -> pd.DataFrame:
-    """The tests that an ROC curve is drawn from, with the score that it is drawn by; see :meth:`Patterns.area`."""
+    """The tests and scores behind an ROC curve; see :meth:`Patterns.area`."""
     kept = tests[(tests["carried"] != "own") | (tests["success"] >= EFFECTIVE)] if effective else tests
     return kept if signed else kept.assign(score=kept["score"].abs())
 
 
 def _batches(clean: Floats, tested: Floats, size: int | None) -> Iterator[tuple[Floats, Floats]]:
-    """Two batches cut into pairs of batches of one size; what is left over at the end is not used."""
+    """Split two batches into pairs of smaller batches of one size. A remainder is not used."""
     size = size or len(clean)
     for start in range(0, len(clean) - size + 1, size):
         yield clean[start : start + size], tested[start : start + size]
@@ -487,9 +487,9 @@ def _carried(spec: DetectorSpec, network: NetworkSpec) -> str:
 
 
 def _over_networks(table: pd.DataFrame, values: pd.Series[Any], *, share: bool = False) -> Estimate:
-    """The mean over networks of the mean of some values of each, with its interval; NaN where there are none.
+    """The mean over networks of each network's mean value, with its interval; NaN without values.
 
-    ``share`` says that the values are shares, which an interval does not leave; of truths the share that is true is taken.
+    ``share`` says that the values are fractions, so the interval stays in [0, 1]. For booleans, the fraction that is true.
     """
     if table.empty:
         return Estimate(float("nan"), float("nan"), float("nan"), 0)

@@ -1,4 +1,4 @@
-"""What the explorer of the surface chapter shows: W with and without a trigger, image by image."""
+"""The content of the surface explorer: W with and without a trigger, image by image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["content"]
 
 
 def content(there: Sequence[Surface]) -> Content:
-    """What to know of each data set, and the batches: clean, active and inactive."""
+    """The settings of each data set, and the clean, active and inactive batches."""
     batches = [
         ({"part": k, "network": network, "kind": kind, "sigma": sigma, "n": part.size.n}, record.arrays["counts"][s, 0])
         for k, part in enumerate(there)
@@ -25,5 +25,5 @@ def content(there: Sequence[Surface]) -> Content:
 
 
 def nearest(sigmas: Sequence[float]) -> float:
-    """The noise level to begin with: the one nearest to 0.1."""
+    """The initial noise level: the one nearest to 0.1."""
     return min(sigmas, key=lambda sigma: abs(sigma - 0.1))
