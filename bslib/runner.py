@@ -123,7 +123,7 @@ def run_group(group: Group, store: Store, device: str, *, wait: bool = True, pro
 
     The network is retrained if its weights file is missing or does not match its record. Records measured on other weights are
     then recomputed, so that all records of a network refer to the same weights. If another run is processing the same network,
-    nothing is done, unless ``wait`` is true.
+    wait for it if ``wait`` is true; otherwise do nothing.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(THREADS)
@@ -285,7 +285,7 @@ def _work_alone(
     with _ONE_AT_A_TIME:
         if sign.is_file():
             for _ in run_group(group, store, device, wait=wait, progress=progress):
-                if not sign.is_file():  # the run has ended; a cluster's worker outlives it
+                if not sign.is_file():  # the run has ended, but this cluster worker is still alive
                     break
             return []
         with tempfile.TemporaryDirectory() as folder:
