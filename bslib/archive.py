@@ -1,4 +1,4 @@
-"""A store as one file, so that records made on one machine can go to another; each is checked on arrival."""
+"""Export records to a single file and import them on another machine; every record is verified on import."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from bslib.store import DAMAGE, Store
 
 __all__ = ["ImportResult", "export_records", "import_records"]
 
-#: What a member of an archive may be called: nothing else is unpacked, so nothing leaves its folder.
+#: Allowed names of archive members. No other name is unpacked, so no file is written outside the folder.
 _MEMBER = re.compile(r"[a-z]+/[0-9a-f]{20}\.(json|npz)")
 
 
-#: An archive that unpacks to more is refused.
+#: The largest accepted size of an unpacked archive, in bytes.
 MOST_BYTES = 2**31
 
 
 class ImportResult(NamedTuple):
-    """What :func:`import_records` did: which records are new, were there, or were there with another result."""
+    """Result of :func:`import_records`: specs whose records are new, already known, or known with a different result."""
 
     new: list[Spec]
     known: list[Spec]
@@ -32,24 +32,24 @@ class ImportResult(NamedTuple):
 
 
 def export_records(store: Store, file: Path, specs: list[Spec] | None = None) -> int:
-    """Write records of a store into one zip file, atomically; weights are left out.
+    """Write records of a store, without weights, atomically into one zip file.
 
     Parameters
     ----------
     store : Store
     file : Path
     specs : list of Spec, optional
-        Which records, as far as the store has them; all when not given.
+        The records to export; those missing from the store are skipped. All records if None.
 
     Returns
     -------
     int
-        How many records the file holds.
+        Number of records in the file.
 
     Raises
     ------
     ValueError
-        When a record is damaged, or there is none to write.
+        If a record is corrupt, or there is none to write.
     """
     records = list(store.iter_records()) if specs is None else [store.get(spec) for spec in dict.fromkeys(specs) if spec in store]
     if not records:
@@ -58,26 +58,26 @@ def export_records(store: Store, file: Path, specs: list[Spec] | None = None) ->
         copy = Store(Path(folder))
         for record in records:
             copy.put(record)
-        with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:  # arrays are compressed already
+        with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:  # arrays are already compressed
             for path in sorted(Path(folder).glob("*/*")):
                 archive.write(path, path.relative_to(folder).as_posix())
     return len({record.spec for record in records})
 
 
 def import_records(file: Path, store: Store, *, progress: bool = True) -> ImportResult:
-    """Put the records of a file that :func:`export_records` wrote into a store; one that the store has stays as it is.
+    """Import the records of a file written by :func:`export_records` into a store; existing records are not overwritten.
 
     Parameters
     ----------
     file : Path
     store : Store
     progress : bool
-        Show a bar when it takes longer than two seconds.
+        Show a progress bar if the import takes longer than two seconds.
 
     Raises
     ------
     ValueError
-        When the file is no such archive, or a record in it is damaged; nothing is put then.
+        If the file is not such an archive or contains a corrupt record; nothing is imported in that case.
     """
     try:
         with zipfile.ZipFile(file) as archive, tempfile.TemporaryDirectory() as folder:

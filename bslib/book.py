@@ -1,7 +1,7 @@
-"""The book: browser assets fetched, notebooks executed through papermill, pages rendered by Jupyter Book.
+"""Build the book: fetch browser assets, execute notebooks with papermill, and render pages with Jupyter Book.
 
-What a build makes lies in git-ignored folders: ``book/_static/vendor``, ``book/executed`` and ``_build``. There is no
-half a book: where a notebook fails, it is named with its cell, and nothing is rendered.
+A build writes to git-ignored folders: ``book/_static/vendor``, ``book/executed`` and ``_build``. If a notebook fails, the error
+names the notebook and the cell, and no page is rendered.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ __all__ = ["BookError", "build", "execute", "fetch_assets", "find_root", "render
 
 
 def find_root(start: str | os.PathLike[str] | None = None) -> Path:
-    """The repository: the nearest folder that holds ``_toc.yml``, from ``start`` (the current folder) upwards.
+    """Return the repository: the nearest folder with ``_toc.yml``, from ``start`` (default: the current folder) upwards.
 
     Raises
     ------
     BookError
-        If no folder on the way up holds one.
+        If neither ``start`` nor any of its parents contains ``_toc.yml``.
     """
     here = Path(start or ".").resolve()
     for folder in (here, *here.parents):
@@ -55,22 +55,22 @@ def execute(
     *,
     cwd: str | os.PathLike[str] | None = None,
 ) -> list[Path]:
-    """Execute notebooks through papermill, several at once.
+    """Execute notebooks with papermill, several in parallel.
 
-    A copy takes its name in ``out`` only after its last cell has run; copies of an earlier run are removed first.
+    Copies of an earlier run are removed first. An executed copy appears in ``out`` only after its last cell has run.
 
     Parameters
     ----------
     notebooks
-        The sources; they are not changed.
+        The source notebooks; they are not modified.
     out
-        The folder for the executed copies, which keep the names of their sources.
+        The folder for the executed copies, which have the same names as the sources.
     parameters
         Values for the cell tagged ``parameters``.
     jobs
-        How many to execute at the same time; the number of cores unless given.
+        Number of notebooks executed in parallel. Default: the number of cores.
     cwd
-        The folder the notebooks run in; the current one unless given.
+        The folder in which the notebooks run. Default: the current folder.
 
     Returns
     -------
@@ -80,7 +80,7 @@ def execute(
     Raises
     ------
     BookError
-        If a notebook fails: each that did, with its cell and the traceback. The others are executed all the same.
+        If a notebook fails. The message lists every failed notebook with its cell and traceback; the others are still executed.
     """
     _need("papermill", "ipykernel")
     sources = [Path(notebook).resolve() for notebook in notebooks]
@@ -94,7 +94,7 @@ def execute(
         return []
     workers = max(1, min(jobs or os.cpu_count() or 1, len(sources)))
     failures = {}
-    # Processes, not threads: papermill changes the current folder. Spawned, since a fork would carry over our threads.
+    # Processes, not threads: papermill changes the current folder. Spawned, because a fork would inherit our threads.
     context = multiprocessing.get_context("spawn")
     with (
         concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool,
@@ -106,7 +106,7 @@ def execute(
         }
         for task in concurrent.futures.as_completed(tasks):
             source = tasks[task]
-            if error := task.exception():  # a process that was killed does not say BookError
+            if error := task.exception():  # the error of a killed process is not a BookError
                 failures[source] = str(error) if isinstance(error, BookError) else f"{source.name}: {error}"
             bar.set_postfix_str(source.name)
             bar.update()
@@ -116,7 +116,7 @@ def execute(
 
 
 def _execute_one(source: Path, target: Path, parameters: dict[str, Any], cwd: Path) -> None:
-    """Execute one notebook, in a process of its own; a BookError says in which cell it failed."""
+    """Execute one notebook, in a worker process; raises a BookError that names the failed cell."""
     import nbformat
     import papermill
 
@@ -127,36 +127,36 @@ def _execute_one(source: Path, target: Path, parameters: dict[str, Any], cwd: Pa
                 str(part),
                 parameters,
                 cwd=str(cwd),
-                kernel_name="python3",  # whatever the one who saved it called theirs
+                kernel_name="python3",  # ignore the kernel name saved in the notebook
                 language="python",
                 progress_bar=False,
                 start_timeout=180,
-                extra_arguments=["--log-level=CRITICAL"],  # of the kernel: its remarks on encryption
+                extra_arguments=["--log-level=CRITICAL"],  # silences the kernel's warnings about encryption
             )
         except papermill.PapermillExecutionError as error:
             cell = _cell_name(error.exec_count, error.source)
             traceback = _plain("\n".join(error.traceback))
             message = f"{source.name}, cell {cell}: {error.ename}: {error.evalue}\n{traceback}"
-            raise BookError(message.rstrip()) from None  # papermill's own error does not survive the way back
-        except Exception as error:  # the kernel died, or never came up: papermill does not say in which cell
+            raise BookError(message.rstrip()) from None  # papermill's own error cannot be pickled
+        except Exception as error:  # the kernel died or did not start: papermill does not report the cell
             raise BookError(f"{source.name}{_last_cell_begun(part)}: {type(error).__name__}: {error}") from None
-        # What the parameters were is on the status page; the reader of a chapter need not pass them first.
+        # Hide the parameter cells; the status page lists the parameters.
         for cell in notebook.cells:
             if {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", [])):
                 cell.metadata.tags.append("remove-cell")
-        # Paths as a reader can use them, not those of this machine.
+        # Relative paths, so that the notebook does not contain paths of this machine.
         notebook.metadata.papermill["input_path"] = Path(os.path.relpath(source, cwd)).as_posix()
         notebook.metadata.papermill["output_path"] = Path(os.path.relpath(target, cwd)).as_posix()
         nbformat.write(notebook, part)
 
 
 def _plain(text: str) -> str:
-    """Text without a terminal's colours."""
+    """Remove terminal colour codes from text."""
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
 def _last_cell_begun(notebook: Path) -> str:
-    """Name the code cell that papermill began last, from what it has saved; empty where it began none."""
+    """Name the code cell that papermill started last, from the saved notebook; empty if it started none."""
     try:
         cells = [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == "code"]
     except ValueError:  # nothing was saved
@@ -166,18 +166,18 @@ def _last_cell_begun(notebook: Path) -> str:
 
 
 def _cell_name(number: int | None, source: str) -> str:
-    """``In [3]`` and the first line of code in it: numbers shift by one where parameters were injected."""
+    """Return ``In [3]`` and the cell's first line of code, since injected parameters shift the numbers by one."""
     lines = [line for line in source.splitlines() if line.strip()]
     return f"In [{number}] `{lines[0].strip() if lines else ''}`"
 
 
 def write_status(executed: str | os.PathLike[str]) -> Path:
-    """Write ``status.md``, the page that says when and with what each executed notebook was made.
+    """Write ``status.md``, a page that lists when and with which parameters each notebook was executed.
 
     Parameters
     ----------
     executed
-        The folder with the executed copies; the page is written into it.
+        The folder with the executed notebooks; the page is written to it.
 
     Returns
     -------
@@ -231,15 +231,15 @@ def _version(package: str) -> str:
 
 
 def render(out: str | os.PathLike[str] | None = None, *, strict: bool = True) -> Path:
-    """Render the book with Jupyter Book: the repository's ``_config.yml`` and ``_toc.yml``.
+    """Render the book with Jupyter Book, from the repository's ``_config.yml`` and ``_toc.yml``.
 
     Parameters
     ----------
     out
-        The folder that gets the pages, in ``html``; ``_build`` of the repository unless given. A book that is there is
-        replaced only by a whole one.
+        The folder for the pages, which are written to its subfolder ``html``. Default: ``_build`` in the repository. An existing
+        book is replaced only if rendering succeeds.
     strict
-        Take every warning, an unresolved reference included, as an error.
+        Treat every warning as an error, including unresolved references.
 
     Returns
     -------
@@ -249,13 +249,13 @@ def render(out: str | os.PathLike[str] | None = None, *, strict: bool = True) ->
     Raises
     ------
     BookError
-        If Jupyter Book fails, with what it printed.
+        If Jupyter Book fails; the message contains its output.
     """
     _need("jupyter_book")
     root = find_root()
     folder = Path(out).resolve() if out is not None else root / "_build"
-    work = folder / ".work" / "_build"  # Jupyter Book adds the second name
-    shutil.rmtree(work / "html", ignore_errors=True)  # a page that was renamed leaves no ghost
+    work = folder / ".work" / "_build"  # Jupyter Book appends "_build" itself
+    shutil.rmtree(work / "html", ignore_errors=True)  # otherwise renamed pages would remain under the old name
     main = "from jupyter_book.cli.main import main; main()"
     command = [sys.executable, "-c", main, "build", ".", "-n", f"--path-output={work.parent}"]
     printed = []
@@ -276,7 +276,7 @@ def render(out: str | os.PathLike[str] | None = None, *, strict: bool = True) ->
             printed.append(line)
             bar.set_postfix_str(line.strip()[:60])
     if process.returncode:
-        # Sphinx does not warn again about a page that it has read before: read all of them next time.
+        # Sphinx repeats no warnings for cached pages, so delete the cache to read all pages next time.
         shutil.rmtree(work / ".doctrees", ignore_errors=True)
         raise BookError(f"jupyter-book ended with status {process.returncode}:\n{''.join(printed).rstrip()}")
     shutil.rmtree(folder / "html", ignore_errors=True)
@@ -298,12 +298,12 @@ def build(
     Parameters
     ----------
     profile, store, seed
-        What the notebooks' parameters are set to; the store as :func:`bslib.store.open_store` takes it. A folder inside
-        the repository is named by its path from the root, where the notebooks run.
+        Parameters of the notebooks; ``store`` as for :func:`bslib.store.open_store`. A folder inside the repository is passed as
+        a path relative to the root, where the notebooks run.
     out
-        The folder that gets the pages, in ``html``; ``_build`` of the repository unless given.
+        The folder for the pages, which are written to its subfolder ``html``. Default: ``_build`` in the repository.
     jobs
-        How many notebooks to execute at the same time; the number of cores unless given.
+        Number of notebooks executed in parallel. Default: the number of cores.
 
     Returns
     -------
@@ -313,13 +313,13 @@ def build(
     Raises
     ------
     BookError
-        If an asset cannot be fetched, a notebook fails, or a page is not rendered cleanly.
+        If an asset cannot be fetched, a notebook fails, or rendering fails or gives warnings.
     """
     root = find_root()
     notebooks = sorted((root / "notebooks").glob("[!.]*.ipynb"))
     if not notebooks:
         raise BookError(f"no notebooks in {root / 'notebooks'}")
-    Path(out or root / "_build").mkdir(parents=True, exist_ok=True)  # found out before the work if it cannot be
+    Path(out or root / "_build").mkdir(parents=True, exist_ok=True)  # fails early if the folder cannot be created
     fetch_assets(root)
     if store is not None and store != PUBLISHED:
         folder = Path(store).expanduser().resolve()
@@ -334,6 +334,6 @@ def build(
 
 
 def _need(*modules: str) -> None:
-    """Say how to install what is missing, before anything is begun."""
+    """Raise a BookError with installation instructions if a module is missing."""
     if missing := [module for module in modules if importlib.util.find_spec(module) is None]:
         raise BookError(f"building the book needs {', '.join(missing)}: pip install '.[book]' in a clone of it")

@@ -1,6 +1,6 @@
-"""Runs on a cluster: the workers of Dask's distributed scheduler behind the interface of ``concurrent.futures``.
+"""Runs on a cluster: the workers of a Dask scheduler, exposed as ``concurrent.futures`` executors.
 
-A scheduler is trusted: whoever can reach it can have its workers run code of theirs, as with every Dask cluster.
+The scheduler is trusted. As with every Dask cluster, anyone who can reach it can run arbitrary code on its workers.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ __all__ = ["GPU", "pools_at"]
 #: The resource that a worker with a GPU offers: ``dask worker ADDRESS --nthreads 1 --resources GPU=1``.
 GPU = "GPU"
 
-#: So many seconds a scheduler has to answer, and its first worker to join.
+#: Timeout for the scheduler to answer, and for its first worker to join, in seconds.
 PATIENCE = 30.0
 
 
 @contextmanager
 def pools_at(address: str, device: str) -> Iterator[dict[str, Executor]]:
-    """The workers of a scheduler as executors, by the device that a job on them computes on: "cpu", "cuda" or both.
+    """Connect to a scheduler and yield executors by the device on which their jobs compute: "cpu", "cuda" or both.
 
     Parameters
     ----------
     address : str
-        Of the scheduler, such as ``tcp://host:8786``.
+        Address of the scheduler, such as ``tcp://host:8786``.
     device : {"auto", "cpu", "cuda"}
-        What jobs need; "auto" takes all workers, and those that offer a GPU are then asked for apart.
+        The device that jobs need. "auto" uses all workers and yields a separate executor for those that offer a GPU.
 
     Raises
     ------
     ValueError
-        For an address or a device that is none, workers that would run several jobs in one process, and "cuda" where no worker
+        If the address or the device is invalid, a worker runs several jobs in one process, or ``device`` is "cuda" and no worker
         offers a GPU.
     ConnectionError
-        When no scheduler answers, or it is gone later on; when it has no workers.
+        If no scheduler answers, the connection is lost later, or the scheduler has no workers.
     RuntimeError
-        When Dask is not installed; when a job took several workers down.
+        If Dask is not installed, or several workers died while running a job.
     """
     if "://" not in address:
         raise ValueError(f"scheduler must be an address such as tcp://host:8786, got {address!r}")
@@ -49,7 +49,7 @@ def pools_at(address: str, device: str) -> Iterator[dict[str, Executor]]:
         from distributed import Client, KilledWorker
     except ImportError:
         raise RuntimeError("a run on a scheduler needs Dask: pip install '.[cluster]' in a clone of the book") from None
-    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # what it has to say is raised below, in one line
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # its errors are raised below, in one line
     try:
         client = Client(address, timeout=PATIENCE, set_as_default=False)
     except (OSError, ValueError) as problem:
@@ -78,7 +78,7 @@ def pools_at(address: str, device: str) -> Iterator[dict[str, Executor]]:
 
 
 def _gpu_workers(client: Any, address: str) -> int:
-    """How many workers offer a GPU; an error where there is no worker, or one that is of no use."""
+    """Return the number of workers that offer a GPU; raise an error if there is no worker or one has several threads."""
     try:
         client.wait_for_workers(1, timeout=PATIENCE)
     except TimeoutError:

@@ -1,8 +1,8 @@
-"""What a plan costs, judged by records that were measured: core-hours, bytes and messages to and from a scheduler.
+"""The cost of a plan, estimated from existing records: core-hours, bytes and messages to and from a scheduler.
 
-The model: what is done once more takes the same seconds a unit of work as it took on average, work being the images that a
-network is trained on, or the noisy copies that it classifies. A network on a cluster is one job of a fixed number of messages;
-workers send heartbeats besides.
+The model assumes that a computation takes the average time per unit of work of the existing records. Work is the number of images
+that a network is trained on, or the number of noisy copies that it classifies. On a cluster, each network is one job with a fixed
+number of messages. Workers also send heartbeats, which are not counted.
 """
 
 from __future__ import annotations
@@ -19,26 +19,27 @@ from bslib.store import Store, open_store
 
 __all__ = ["Cost", "Rates", "as_markdown", "kind_of_work"]
 
-#: Messages that Dask's scheduler gets and sends for a job, at most: the job comes in and goes out to a worker, is reported done
-#: and announced, its result is asked for and fetched, let go of and dropped. Counted in tests/test_cluster.py.
+#: Maximum number of messages that Dask's scheduler receives and sends per job: the job arrives and is sent to a worker; it is
+#: reported as finished and announced; its result is requested and fetched; it is released and deleted. Counted in
+#: tests/test_cluster.py.
 MESSAGES_PER_JOB = 8
 
-#: So many workers the table of the book reckons with, each of one core.
+#: Number of workers, with one core each, that the table in the book assumes.
 WORKERS = 100
 
 Work = tuple[str, str, str]
 
 
 class Cost(NamedTuple):
-    """What some networks cost, each with all that is measured on it.
+    """The cost of a number of networks, including everything that is measured on them.
 
     Parameters
     ----------
     core_hours : float
     record_bytes, weight_bytes : float
-        What the store keeps of them.
+        Size of their records and weights in the store.
     messages : float
-        To and from the scheduler, heartbeats left out.
+        Number of messages to and from the scheduler, without heartbeats.
     """
 
     core_hours: float
@@ -48,7 +49,7 @@ class Cost(NamedTuple):
 
 
 class Rates:
-    """Seconds a unit of work and bytes a record, by kind of work, averaged over the records of a store.
+    """Average seconds per unit of work and bytes per record in a store, by kind of work.
 
     Parameters
     ----------
@@ -67,14 +68,17 @@ class Rates:
                 self._parameters[record.spec.network] = record.result["parameters"]
 
     def seconds(self, specs: Iterable[Spec]) -> float | None:
-        """How long specs would take on one core, one after the other; None where there is no record to judge one by."""
+        """Return the estimated seconds for specs on one core; None if there is no record of some kind of work."""
         specs = list(specs)
         if any(kind_of_work(spec) not in self._seconds for spec in specs):
             return None
         return sum(fmean(self._seconds[kind_of_work(spec)]) * spec.work for spec in specs)
 
     def of(self, specs: Iterable[Spec], networks: int) -> Cost | None:
-        """The cost of so many networks, each with what ``specs`` measure on each of theirs on average; None as above."""
+        """Return the cost of ``networks`` networks, with the average measurements per network in ``specs``.
+
+        Returns None if a kind of work has no record, or ``specs`` contains no network.
+        """
         specs = list(dict.fromkeys(specs))
         own = {spec for spec in specs if isinstance(spec, NetworkSpec)}
         seconds = self.seconds(specs)
@@ -86,14 +90,14 @@ class Rates:
         return Cost(each * seconds / 3600, each * kept, each * weights, float(networks * MESSAGES_PER_JOB))
 
     def spread(self) -> tuple[float, float]:
-        """Between which multiples of what the model says eight of ten records took."""
+        """Return the 10 % and 90 % quantiles of the ratio of measured to modelled time over the records."""
         ratios = [seconds / fmean(own) for own in self._seconds.values() for seconds in own]
         low, high = np.quantile(ratios, [0.1, 0.9])
         return float(low), float(high)
 
 
 def kind_of_work(spec: Spec) -> Work:
-    """What is done, on which data set, with which network.
+    """Return the kind, data set and network of a spec; the last two are empty if it needs no network.
 
     >>> kind_of_work(NetworkSpec(dataset="digits", network="small-fashion", seed=0, epochs=1))
     ('network', 'digits', 'small-fashion')
@@ -103,7 +107,7 @@ def kind_of_work(spec: Spec) -> Work:
 
 
 def as_markdown(profile: str = "paper", store: str = "published", networks: tuple[int, ...] = (10, 1_000, 100_000)) -> str:
-    """The table of the book: what so many networks of each chapter of a profile cost, by the records of a store.
+    """Return the book's cost table in Markdown: the cost of networks of each chapter of a profile, estimated from a store.
 
     >>> as_markdown().splitlines()[0]
     '| Networks of | How many | Core-hours | Days on 100 cores | Records | Weights | Messages for jobs |'
@@ -132,14 +136,14 @@ def _row(name: str, networks: int, cost: Cost) -> str:
 
 
 def _size(count: float) -> str:
-    """A number of bytes in words."""
+    """Format a number of bytes with a unit."""
     units = ((12, "TB"), (9, "GB"), (6, "MB"), (3, "kB"), (0, "bytes"))
     power, unit = next((u for u in units if count >= 10 ** u[0]), units[-1])
     return f"{count / 10**power:,.1f} {unit}"
 
 
 def _by_network(profile: str) -> dict[str, list[Spec]]:
-    """A profile's specs that need a network, by chapter, data set and network."""
+    """Group the specs of a profile that need a network by chapter, data set and network."""
     groups: dict[str, list[Spec]] = {}
     for chapter in CHAPTERS:
         for spec in plan_of(chapter, profile):

@@ -1,4 +1,4 @@
-"""Where a result comes from: the code, the device, and which weights exactly."""
+"""Provenance of a result: code version, device and digest of the weights."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ __all__ = ["code_version", "device_name", "weights_digest"]
 
 
 def weights_digest(path: Path) -> str:
-    """SHA-256 of a weights file, in hexadecimal: which network exactly a record speaks of."""
+    """Return the SHA-256 of a weights file, in hexadecimal; records use it to identify the network."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def device_name(device: torch.device) -> str:
-    """The device in words: the GPU's name, or the processor's."""
+    """Return the name of the GPU or of the CPU."""
     if device.type == "cuda":
         return plain_text(torch.cuda.get_device_name(device))
     return plain_text(str(torch.cpu.get_capabilities().get("cpu_name") or platform.machine()))
 
 
 def code_version() -> str:
-    """The package's version and, in a checkout, its commit; a ``+`` says that the package was changed since."""
+    """Return the package version and, in a checkout, the commit, with a ``+`` if there are uncommitted changes."""
     try:
         number = version("bslib")
     except PackageNotFoundError:

@@ -1,8 +1,8 @@
-"""The runner: carries out what a store lacks of a plan, several networks at a time, on this machine or on a cluster.
+"""The runner: computes the records of a plan that are missing from a store, on this machine or on a cluster.
 
-A network and everything measured on it stay together: it is trained once (or its weights are found beside the store), measured,
-and each record is written as soon as it exists. Interrupted at any point, the same call goes on where it was. Several calls may
-work on one store at a time: a lock keeps two of them from one network.
+Several networks are processed in parallel. Each network is trained once, unless its weights are kept beside the records, and is
+then measured in the same job. Each record is written as soon as it is computed, so an interrupted run resumes when it is called
+again. Several runs may use one store at the same time; a lock per network prevents them from computing the same one.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from bslib.store import Record, Store, missing_specs
 
 __all__ = ["chosen_device", "run"]
 
-#: Threads of a job on the CPU. Training with another number of threads rounds differently and gives another network; every
-#: machine has one thread, and two jobs of one thread are faster than one job of two.
+#: Number of CPU threads of a job. Training with another number of threads rounds differently and gives another network. One
+#: thread is available on every machine, and two jobs with one thread each are faster than one job with two threads.
 THREADS = 1
 
 Group = list[Spec]
@@ -53,30 +53,30 @@ def run(
     scheduler: str | None = None,
     progress: bool = True,
 ) -> None:
-    """Compute every record of ``plan`` that ``store`` lacks.
+    """Compute the records of ``plan`` that are missing from ``store``.
 
     Parameters
     ----------
     plan : iterable of Spec
-        Carried out in this order, except that what follows on a network without another between goes with it.
+        The specs to compute, in order. Consecutive specs of one network are computed together.
     store : Store
     device : str
-        "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:1". On a cluster "auto" sends the ResNets to the workers that
-        offer a GPU, where there are any, and "cuda" everything.
+        "auto" (a GPU if available), "cpu", "cuda" or "cuda:1". On a cluster, "auto" sends ResNets to workers that offer a GPU, if
+        there are any, and "cuda" sends all jobs to them.
     jobs : int, optional
-        Networks at a time, each in a process of its own; when not given, one for each core, or one on a GPU.
+        Number of networks processed in parallel, each in its own process. Default: one per core on the CPU, one on a GPU.
     scheduler : str, optional
-        The address of a Dask scheduler, whose workers do the work instead of this machine. Those that see the store's folder
-        keep weights and checkpoints there; the records of the others travel back, and their weights are left behind.
+        Address of a Dask scheduler whose workers compute instead of this machine. Workers that share the store's folder keep
+        weights and checkpoints there. Other workers send only their records back; their weights are discarded.
     progress : bool
-        Show a bar over the records of the plan.
+        Show a progress bar over the records of the plan.
 
     Raises
     ------
     ValueError
-        For a device that this machine or the cluster does not have, or fewer than one job.
+        If this machine or the cluster does not have the device, or ``jobs`` is less than 1.
     OSError
-        For a store that cannot be written to or locked, and a scheduler that is not there, or no longer.
+        If the store cannot be written to or locked, or the scheduler cannot be reached or is lost.
     """
     if jobs is not None and (not isinstance(jobs, int) or jobs < 1):
         raise ValueError(f"jobs must be 1 or more, got {jobs}")
@@ -89,9 +89,9 @@ def run(
     plan = list(dict.fromkeys(plan))
     if not missing_specs(plan, store):
         return
-    store = Store(store.folder.absolute(), writable=store.writable, base=store.base)  # workers run in folders of their own
+    store = Store(store.folder.absolute(), writable=store.writable, base=store.base)  # workers have other current folders
     with ExitStack() as stack:
-        sign = stack.enter_context(_run_marker(store))  # a place that cannot be written to is found out before the work
+        sign = stack.enter_context(_run_marker(store))  # fails early if the folder cannot be written to
         if scheduler is not None:
             stages, pools = [_groups(plan)], stack.enter_context(pools_at(scheduler, device))
         else:
@@ -101,8 +101,8 @@ def run(
         there = len(plan) - len(missing_specs(plan, store))
         bar = stack.enter_context(tqdm(total=len(plan), initial=there, desc="plan", unit="record", disable=not progress))
         patient = False
-        # A network that is trained anew makes what was measured on the old one stale, perhaps in a stage that is over: again.
-        # And what another run is at is left to it, until there is nothing else to do.
+        # Repeat: retraining a network makes its old records stale, possibly in a stage that is already finished. Networks that
+        # another run is computing are skipped at first; later passes wait for them.
         while missing_specs(plan, store):
             for groups in stages:
                 todo = [group for group in groups if missing_specs(group, store)]
@@ -115,15 +115,15 @@ def run(
                         for _ in run_group(group, store, device, wait=patient, progress=progress):
                             bar.update()
             patient = True
-        bar.update(len(plan) - bar.n)  # with what another run has done
+        bar.update(len(plan) - bar.n)  # count the records written by other runs
 
 
 def run_group(group: Group, store: Store, device: str, *, wait: bool = True, progress: bool = True) -> Iterator[Spec]:
-    """Carry out what a store lacks of the specs that need one network; yields each spec whose record was written.
+    """Compute the missing records of specs that share one network; yields each spec when its record is written.
 
-    Where the network's weights are gone from beside the store, or are not the ones that its record speaks of, it is trained
-    again, and what was measured on other weights is measured again too: all records of a network speak of one network.
-    Nothing is done where another run is at the same network, unless ``wait`` says to wait for it.
+    The network is retrained if its weights file is missing or does not match its record. Records measured on other weights are
+    then recomputed, so that all records of a network refer to the same weights. If another run is processing the same network,
+    wait for it if ``wait`` is true; otherwise do nothing.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(THREADS)
@@ -142,7 +142,7 @@ def run_group(group: Group, store: Store, device: str, *, wait: bool = True, pro
 
 
 def chosen_device(device: str) -> str:
-    """The device that a name stands for on this machine.
+    """Resolve a device name on this machine; "auto" becomes "cuda" if available, otherwise "cpu".
 
     >>> chosen_device("cpu")
     'cpu'
@@ -161,10 +161,11 @@ def chosen_device(device: str) -> str:
 
 
 def _stages(plan: Iterable[Spec]) -> list[list[Group]]:
-    """The plan in stages that come one after the other, each made of groups that can run side by side.
+    """Split the plan into sequential stages; each stage consists of groups that can run in parallel.
 
-    A group is what needs one network, or one spec that needs none. A plan that comes back to a network after others begins a new
-    stage there, so that what a plan names first is finished first and no network is trained twice.
+    A group consists of the specs that share one network, or of a single spec that needs no network. If the plan returns to a
+    network after other networks, a new stage begins there. The first specs of a plan are therefore finished first, and no network
+    is trained twice.
     """
     stages: list[list[Spec]] = [[]]
     seen: set[Spec] = set()
@@ -181,7 +182,7 @@ def _stages(plan: Iterable[Spec]) -> list[list[Group]]:
 
 
 def _groups(plan: Iterable[Spec]) -> list[Group]:
-    """The plan by what it needs: one network, or for a spec that needs none only itself."""
+    """Group the plan by network; a spec that needs no network forms its own group."""
     groups: dict[Spec, Group] = {}
     for spec in plan:
         groups.setdefault(spec.on_network or spec, []).append(spec)
@@ -200,7 +201,7 @@ def _alone(group: Group, store: Store, *, wait: bool = True) -> AbstractContextM
 
 @contextmanager
 def _run_marker(store: Store) -> Iterator[Path]:
-    """A file in a store's folder for as long as a run lasts: who sees it shares the folder. Those of killed runs are removed."""
+    """Keep a file in the store's folder during a run; a worker that sees it shares the folder. Removes files of killed runs."""
     for left in store.folder.glob(".run-*.lock"):
         with locked(left, wait=False):
             pass
@@ -209,15 +210,15 @@ def _run_marker(store: Store) -> Iterator[Path]:
         yield sign
 
 
-# In the process that was asked
+# In the calling process
 
 
 def _run_groups(
     groups: list[Group], pools: dict[str, Executor], store: Store, sign: Path, *, wait: bool, progress: bool
 ) -> Iterator[int]:
-    """Have workers carry groups out; yields, at least once a second, how many records more there are."""
+    """Run groups on workers; yields the number of new records at least once a second."""
     placed = [(group, _device_of(group, pools)) for group in groups]
-    placed.sort(key=lambda pair: pair[1] != "cuda")  # first, or the CPU's jobs would take the GPUs' workers too
+    placed.sort(key=lambda pair: pair[1] != "cuda")  # GPU jobs first, otherwise CPU jobs would occupy the GPU workers
     finished: Queue[Future[list[Record]]] = Queue()
     running: dict[Future[list[Record]], Group] = {}
     there: dict[Future[list[Record]], int] = {}
@@ -241,7 +242,7 @@ def _run_groups(
 
 
 def _device_of(group: Group, pools: dict[str, Executor]) -> str:
-    """The only device there is, or, on a cluster that has both, the GPU for a ResNet."""
+    """Return the only available device; on a cluster with both, "cuda" for a ResNet and "cpu" for other networks."""
     if len(pools) == 1:
         return next(iter(pools))
     network = group[0].on_network
@@ -249,13 +250,13 @@ def _device_of(group: Group, pools: dict[str, Executor]) -> str:
 
 
 def _known(group: Group, store: Store) -> list[Record]:
-    """The records of a group, its network's and the patterns' in it, for a worker that may not see the store's folder."""
+    """Return the existing records of a group, its network and its patterns, for a worker without access to the store's folder."""
     needed = dict.fromkeys([*(needed for spec in group for needed in spec.needs.values()), *group])
     return [store.get(spec) for spec in needed if spec in store]
 
 
 def _keep(records: list[Record], group: Group, store: Store) -> None:
-    """Put what a worker that does not see the store's folder sent: all or nothing, since it speaks of one network."""
+    """Store the records from a worker without access to the store's folder: all or none, since they refer to one network."""
     if records:
         with _alone(group, store):
             for record in records if missing_specs(group, store) else ():
@@ -264,17 +265,17 @@ def _keep(records: list[Record], group: Group, store: Store) -> None:
 
 # In a worker
 
-#: torch's number of threads and its generator belong to the whole process.
+#: The number of threads and the random generator of torch are global to the process.
 _ONE_AT_A_TIME = threading.Lock()
 
 
 def _work(
     group: Group, store: Store, known: list[Record], sign: Path, device: str, *, wait: bool, progress: bool
 ) -> list[Record]:
-    """Carry a group out in the store, or, where its folder is not to be seen, beside the known records; these come back."""
+    """Compute a group in the store; without access to its folder, use a temporary store and return the new records."""
     try:
         return _work_alone(group, store, known, sign, device, wait=wait, progress=progress)
-    except SystemExit:  # told to stop, and everything is left as it should be; a pool would go on with the next group
+    except SystemExit:  # asked to stop and cleaned up; without an exit, the pool would start the next group
         os._exit(_TOLD_TO_STOP)
 
 
@@ -284,7 +285,7 @@ def _work_alone(
     with _ONE_AT_A_TIME:
         if sign.is_file():
             for _ in run_group(group, store, device, wait=wait, progress=progress):
-                if not sign.is_file():  # the run was stopped, and this worker is not its own
+                if not sign.is_file():  # the run has ended, but this cluster worker is still alive
                     break
             return []
         with tempfile.TemporaryDirectory() as folder:
@@ -296,8 +297,8 @@ def _work_alone(
 
 @contextmanager
 def _pool(jobs: int) -> Iterator[Executor]:
-    """So many processes; they are stopped on a failure or an interrupt."""
-    # Fresh interpreters: a forked one would inherit the state of torch's thread pools.
+    """Yield a pool of ``jobs`` processes, which are terminated on a failure or an interrupt."""
+    # Spawn: a forked process would inherit the state of torch's thread pools.
     context = multiprocessing.get_context("spawn")
     lock = context.RLock()
     tqdm.set_lock(lock)
@@ -321,15 +322,15 @@ def _pool(jobs: int) -> Iterator[Executor]:
             raise
 
 
-#: The exit code of a worker that was told to stop, as shells have it for SIGTERM.
+#: Exit code of a worker that was asked to stop: 128 + SIGTERM, as in shells.
 _TOLD_TO_STOP = 143
 
 
 def _start_worker(lock: Any) -> None:
-    """Let this worker's bars and the others' take turns, and have it end when the process that started it is killed.
+    """Initialize a worker: share the lock of the progress bars, handle signals, and exit if the parent process is killed.
 
-    Ctrl-C reaches workers too, and is left to that process, which tells them to stop. Then a worker ends as Python does, not at
-    once, so that no half-written file is left; a second signal would get between.
+    Workers ignore Ctrl-C; the parent process handles it and sends SIGTERM. On SIGTERM a worker exits through Python's normal
+    shutdown, so that no partially written file remains. Further signals are ignored because they would interrupt the cleanup.
     """
 
     def stop(*_: Any) -> None:

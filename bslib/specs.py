@@ -1,7 +1,7 @@
-"""Specs: what is to be computed, as frozen data, each with a key under which its record is kept.
+"""Specs: frozen data classes that describe computations; each has a key that identifies its record.
 
-A spec holds no paths, devices or objects, so the same spec means the same on every machine. Its key is a hash of its fields;
-a field that is None takes no part in it, so that a field added later (with None for "as before") leaves the old keys valid.
+A spec holds no paths, devices or objects, so the same spec means the same on every machine. Its key is a hash of its fields.
+Fields that are None are left out of the hash. A field added later, with default None, therefore leaves the old keys valid.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """What every spec has: a kind, a key, and a form that JSON can hold."""
+    """Base class of all specs: a kind, a key and a JSON representation."""
 
     kind: ClassVar[str]
     #: Fields whose numbers may be negative.
@@ -60,25 +60,25 @@ class Spec:
 
     @property
     def on_network(self) -> NetworkSpec | None:
-        """The network that this is, or is measured on; None where it needs none."""
+        """The network that this spec describes or measures; None if it needs no network."""
         return None
 
     @property
     def needs(self) -> dict[str, Spec]:
-        """The specs whose results this one is computed from, each by the field of its record that says which result it was."""
+        """The specs whose results this spec depends on, by the field of the record that identifies the result used."""
         return {}
 
     @property
     def work(self) -> float:
-        """How much is computed, in units that are comparable between records of one kind, data set and network."""
+        """The amount of work, in units that are comparable between records of one kind, data set and network."""
         return 1
 
     def summary(self, result: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float64] | None:
-        """The numbers by which a record is compared with those of other networks; None where there are none."""
+        """The numbers that are compared with those of other networks' records; None if there are none."""
         return None
 
     def without_seeds(self) -> Self:
-        """The spec with every seed set to 0: equal for specs that differ in their seeds alone."""
+        """Return the spec with every seed set to 0; specs that differ only in their seeds become equal."""
         changes: dict[str, Any] = {f.name: 0 for f in dataclasses.fields(self) if f.name == "seed"}
         nested = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         changes |= {name: value.without_seeds() for name, value in nested.items() if isinstance(value, Spec)}
@@ -86,12 +86,12 @@ class Spec:
 
     @property
     def triggers(self) -> tuple[int, ...]:
-        """The triggers that a record is made with: with another drawing of one it is another record."""
+        """The triggers used to compute the record; if the drawing of one changes, the record changes."""
         return ()
 
     @cached_property
     def key(self) -> str:
-        """Twenty hexadecimal digits, a function of the kind and of the fields that are not None.
+        """The key: 20 hexadecimal digits, computed from the kind and the fields that are not None.
 
         >>> len(ImagesSpec(dataset="digits", images=12, seed=0).key)
         20
@@ -100,7 +100,7 @@ class Spec:
         return hashlib.sha256(text.encode()).hexdigest()[:20]
 
     def as_dict(self) -> dict[str, Any]:
-        """The kind and the fields that are not None, nested specs as such dictionaries; :func:`spec_from` reads it back."""
+        """Return the kind and the fields that are not None, with nested specs as dictionaries; inverse of :func:`spec_from`."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         plain = {name: v.as_dict() if isinstance(v, Spec) else v for name, v in fields.items() if v is not None}
         return {"kind": self.kind, **plain}
@@ -108,7 +108,7 @@ class Spec:
 
 @dataclass(frozen=True, kw_only=True)
 class AttackSpec(Spec):
-    """What is done to a training set before a network is trained on it; a part of a :class:`NetworkSpec`.
+    """A backdoor attack that poisons the training set; part of a :class:`NetworkSpec`.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ class AttackSpec(Spec):
     trigger : int
         A pattern of :mod:`bslib.triggers`.
     target : int, optional
-        The target class, where the threat model has one.
+        The target class, if the threat model has one.
     """
 
     kind: ClassVar[str] = "attack"
@@ -125,7 +125,7 @@ class AttackSpec(Spec):
     target: int | None = None
 
     def target_labels(self, labels: NDArray[Any], classes: int) -> NDArray[Any]:
-        """The label that the attacker wants for each triggered image.
+        """Return the label that the attacker wants for each triggered image.
 
         >>> import numpy as np
         >>> AttackSpec(threat_model="T1", trigger=1, target=3).target_labels(np.array([0, 9]), 10).tolist()
@@ -134,27 +134,29 @@ class AttackSpec(Spec):
         return threat_model_named(self.threat_model).target_labels(labels, target=self.target, classes=classes)
 
     def without_seeds(self) -> Self:
-        """The attack with target class 0, where it has one: the target follows from the network's seed."""
+        """Return the attack with any target class set to 0, because the target follows from the network's seed."""
         return self if self.target is None else dataclasses.replace(self, target=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSpec(Spec):
-    """A trained network. Its record: accuracies and the digest of the weights; the weights lie beside the store.
+    """A trained network.
+
+    Its record holds the accuracies and the digest of the weights. The weights are kept beside the records, in the store's folder.
 
     Parameters
     ----------
     dataset, network : str
-        A name of :mod:`bslib.datasets` and one of :mod:`bslib.networks`.
+        Names in :mod:`bslib.datasets` and :mod:`bslib.networks`.
     seed : int
         Seed of the initial weights, the order of the images and the augmentation.
     epochs : int
     train_size : int, optional
-        Train on so many training images, drawn with ``seed``; on all when not given.
+        Number of training images, drawn with ``seed``; all if None.
     learning_rate, batch_size, weight_decay, augment
         As for :func:`bslib.training.train`.
     attack : AttackSpec, optional
-        Poisons the training set, with ``seed``; none where the network is clean.
+        The attack that poisons the training set, with ``seed``; None for a clean network.
     """
 
     kind: ClassVar[str] = "network"
@@ -181,7 +183,7 @@ class NetworkSpec(Spec):
 
     @property
     def work(self) -> float:
-        """Training images seen; a full training set counts as 50,000."""
+        """Number of training images times epochs; a full training set counts as 50,000 images."""
         return self.epochs * (self.train_size or 50_000)
 
     def summary(self, result: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
@@ -191,7 +193,7 @@ class NetworkSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredSpec(Spec):
-    """What is measured on, or crafted for, one network; its record says on which weights.
+    """Base class of specs that are measured on, or crafted for, one network; the record names the weights used.
 
     Parameters
     ----------
@@ -202,7 +204,7 @@ class MeasuredSpec(Spec):
 
     @property
     def triggers(self) -> tuple[int, ...]:
-        """The network's."""
+        """The triggers of the network."""
         return self.network.triggers
 
     @property
@@ -217,44 +219,46 @@ class MeasuredSpec(Spec):
 
     @property
     def needs(self) -> dict[str, Spec]:
-        """The network, by the digest of its weights."""
+        """The network, identified by the digest of its weights."""
         return {"weights": self.network}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TriggeredSpec(MeasuredSpec):
-    """What is measured on images that may carry a trigger.
+    """Base class of specs that are measured on images that may carry a trigger.
 
     Parameters
     ----------
     trigger : int, optional
-        The pattern that the images carry; none where they are clean.
+        The trigger that the images carry; None for clean images.
     """
 
     trigger: int | None = None
 
     @property
     def triggers(self) -> tuple[int, ...]:
-        """The network's, and the one that the images carry."""
+        """The triggers of the network and of the images."""
         return self.network.triggers if self.trigger is None else (*self.network.triggers, self.trigger)
 
 
 @dataclass(frozen=True, kw_only=True)
 class UniversalSpec(MeasuredSpec):
-    """A universal perturbation (:mod:`bslib.patterns.universal`). Its record: the perturbation (C, H, W), the fooling rates, and
-    what images that it was not crafted on are called without it and with it, each (N,).
+    """A universal perturbation (:mod:`bslib.patterns.universal`).
+
+    Its record holds the perturbation (C, H, W), the fooling rates, and the predictions for images that were not used to craft it,
+    without and with the perturbation, each (N,).
 
     Parameters
     ----------
     images : int
-        Test images it is crafted on, from the half of the test set that W is not measured on.
+        Number of test images used to craft it, from the half of the test set that W is not measured on.
     bound : int
-        Its sup norm, in 255ths.
+        Its sup norm, in units of 1/255.
     passes, batch_size
         As for :func:`~bslib.patterns.universal.universal_perturbation`.
     seed : int
         Seed of the choice of images and of their order.
-    """  # noqa: D205
+    """
 
     kind: ClassVar[str] = "universal"
     images: int
@@ -266,20 +270,22 @@ class UniversalSpec(MeasuredSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class CleanseSpec(MeasuredSpec):
-    """Neural Cleanse's trigger candidates, one a class (:mod:`bslib.patterns.neural_cleanse`). Its record: masks (K, 1, H, W),
-    patterns (K, C, H, W), their success on the images that made them, on other test images and on training images, each (K,).
+    """Trigger candidates from Neural Cleanse, one for each class (:mod:`bslib.patterns.neural_cleanse`).
+
+    Its record holds masks (K, 1, H, W), patterns (K, C, H, W), and their success rates on the images used to craft them, on other
+    test images and on training images, each (K,).
 
     Parameters
     ----------
     images : int
-        Test images they are crafted on, from the half of the test set that W is not measured on.
+        Number of test images used to craft them, from the half of the test set that W is not measured on.
     samples, steps
         As for :func:`~bslib.patterns.neural_cleanse.reverse_triggers`.
     checked : int
-        So many other test images, and training images, that their success is measured on; all where there are fewer.
+        Number of other test images, and of training images, on which success is measured; all if there are fewer.
     seed : int
-        Seed of the choice of images, of the start and of the order.
-    """  # noqa: D205
+        Seed of the choice of images, the initial candidates and the order of the images.
+    """
 
     kind: ClassVar[str] = "cleanse"
     images: int
@@ -291,13 +297,12 @@ class CleanseSpec(MeasuredSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class CarryingSpec(TriggeredSpec):
-    """What is measured on images that may carry a trigger or a crafted pattern.
+    """Base class of specs that are measured on images that may carry a trigger or a crafted pattern.
 
     Parameters
     ----------
     pattern : UniversalSpec or CleanseSpec, optional
-        The crafted pattern that the images carry. Of Neural Cleanse's candidates each is put on the whole batch, one after the
-        other.
+        The crafted pattern that the images carry. Each Neural Cleanse candidate is applied to the whole batch in turn.
     """
 
     pattern: UniversalSpec | CleanseSpec | None = None
@@ -312,38 +317,40 @@ class CarryingSpec(TriggeredSpec):
 
     @property
     def needs(self) -> dict[str, Spec]:
-        """The network, and the pattern by the checksum of its record."""
+        """The network, and the pattern, which is identified by the checksum of its record."""
         return {"weights": self.network} | ({} if self.pattern is None else {"pattern": self.pattern})
 
     @property
     def batches(self) -> int:
-        """How often the batch is measured: once, or once for each of Neural Cleanse's candidates."""
+        """How many times the batch is measured: once, or once for each Neural Cleanse candidate."""
         return class_count(self.dataset) if isinstance(self.pattern, CleanseSpec) else 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class CountsSpec(CarryingSpec):
-    """Class counts of a network on a batch of test images. Its record: counts (S, N, B, C), labels (B,), which images (B,).
+    """Class counts of a network on a batch of test images.
+
+    Its record holds counts (S, N, B, C), labels (B,) and the indices of the images (B,).
 
     Parameters
     ----------
     points : int
-        Test images in the batch, drawn without replacement with ``seed``.
+        Number of test images in the batch, drawn without replacement with ``seed``.
     sigmas : tuple of S floats
         Noise levels.
     ns : tuple of N ints
-        Noisy copies of each image: the prefixes at which counts are kept.
+        Numbers of noisy copies of each image; counts are kept for each of these prefixes of the noise.
     seed : int
         Seed of the batch and of the noise.
     trigger, pattern
-        As in :class:`CarryingSpec`: with Neural Cleanse's candidates, B is the number of classes times ``points``.
+        As in :class:`CarryingSpec`. For Neural Cleanse candidates, B is the number of classes times ``points``.
     by_class : bool, optional
-        True for so many points of each class, class after class, instead of so many in all.
+        If True, draw ``points`` images of each class, class after class, instead of ``points`` in total.
     paired : bool, optional
-        True for noise that is keyed on which image it is instead of on its pixels: with a trigger or without, an image then gets
-        the same noise.
+        If True, key the noise on the image's index instead of its pixels, so that an image gets the same noise with and without
+        a trigger.
     held_out : bool, optional
-        True to draw from the half of the test set that no pattern is crafted on.
+        If True, draw from the half of the test set that no pattern is crafted on.
     """
 
     kind: ClassVar[str] = "counts"
@@ -356,7 +363,7 @@ class CountsSpec(CarryingSpec):
     held_out: bool | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sigmas", tuple(map(float, self.sigmas)))  # 1 and 1.0 are one sigma and have one key
+        object.__setattr__(self, "sigmas", tuple(map(float, self.sigmas)))  # 1 and 1.0 must give the same key
         super().__post_init__()
         if self.by_class and self.held_out:
             raise ValueError("by_class draws from the whole test set, and held_out from half of it: choose one")
@@ -365,49 +372,53 @@ class CountsSpec(CarryingSpec):
 
     @property
     def work(self) -> float:
-        """Noisy copies that are classified."""
+        """Number of noisy copies that are classified."""
         batches = class_count(self.dataset) if self.by_class else self.batches
         return self.points * batches * max(self.ns) * len(self.sigmas)
 
     def summary(self, result: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
-        """Mean W at every noise level and number of copies."""
+        """The mean W at each noise level and number of copies."""
         return entropy(arrays["counts"]).mean(-1).ravel()
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionsSpec(TriggeredSpec):
-    """What a network calls the test images, with a trigger or without. Its record: predicted and true labels, each (N,).
+    """Predictions of a network for test images, with or without a trigger.
+
+    Its record holds the predicted and the true labels, each (N,).
 
     Parameters
     ----------
     trigger
         As in :class:`TriggeredSpec`.
     images : int, optional
-        So many test images, drawn with the network's seed; all when not given.
+        Number of test images, drawn with the network's seed; all if None.
     """
 
     kind: ClassVar[str] = "predictions"
     images: int | None = None
 
     def summary(self, result: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
-        """The fraction of images that get their true label."""
+        """The fraction of images whose predicted label is the true label."""
         return np.array([(arrays["predicted"] == arrays["labels"]).mean()])
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorSpec(CarryingSpec):
-    """What a detector says of a batch of test images. Its record: scores (G, ...), one row for each of G candidates, or one.
+    """Scores of a detector for a batch of test images.
+
+    Its record holds scores (G, ...): one row for each of G Neural Cleanse candidates, otherwise a single row.
 
     Parameters
     ----------
     detector : str
         A module of :mod:`bslib.detectors`.
     points : int
-        Images in the batch, from the half of the test set that no pattern is crafted on.
+        Number of images in the batch, from the half of the test set that no pattern is crafted on.
     overlays : int
-        Clean images from the other half, for detectors that need some.
+        Number of clean images from the other half, for detectors that need them.
     seed : int
-        Seed of both choices.
+        Seed of the choice of both sets of images.
     trigger, pattern
         As in :class:`CarryingSpec`.
     """
@@ -420,12 +431,12 @@ class DetectorSpec(CarryingSpec):
 
     @property
     def work(self) -> float:
-        """Images that are scored."""
+        """Number of images that are scored."""
         return self.points * self.batches
 
     @property
     def combined(self) -> tuple[ScoresSpec, str] | None:
-        """The spec of the earlier kind that holds these scores too, and the name of the array; None where there is none."""
+        """The older :class:`ScoresSpec` whose record also holds these scores, and the array's name; None if there is none."""
         if self.detector not in ScoresSpec.arrays:
             return None
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "detector"}
@@ -434,40 +445,44 @@ class DetectorSpec(CarryingSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoresSpec(CarryingSpec):
-    """The scores of two detectors in one record, as earlier versions kept them; the store reads it as two of :class:`DetectorSpec`.
+    """Scores of two detectors in one record, as stored by earlier versions.
+
+    The store reads such a record as two records with a :class:`DetectorSpec` each.
 
     Parameters
     ----------
     points, overlays, seed, trigger, pattern
         As in :class:`DetectorSpec`.
-    """  # noqa: E501
+    """
 
     kind: ClassVar[str] = "scores"
-    #: The detectors, and the array that holds the scores of each.
+    #: The name of the array that holds the scores of each detector.
     arrays: ClassVar[dict[str, str]] = {"strip": "strip", "logit_shift": "logit_variance"}
     points: int
     overlays: int
     seed: int
 
     def alone(self, detector: str) -> DetectorSpec:
-        """The spec of one detector's scores."""
+        """Return the spec of one detector's scores."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return DetectorSpec(detector=detector, **fields)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImagesSpec(Spec):
-    """A few test images, so that pictures need no data set. Its record: images (N, C, H, W), labels (N,) and what is stamped.
+    """A few test images, so that figures can be drawn without the data set.
+
+    Its record holds images (N, C, H, W), labels (N,) and, if ``stamped``, the images with triggers.
 
     Parameters
     ----------
     dataset : str
     images : int
-        How many; the classes take turns.
+        Number of images; the classes alternate.
     seed : int
-        Seed of the choice.
+        Seed of the choice of images.
     stamped : bool, optional
-        True to keep the first images with one of the paper's triggers each, (triggers, C, H, W).
+        If True, also keep the first images with one of the paper's triggers each, (triggers, C, H, W).
     """
 
     kind: ClassVar[str] = "images"
@@ -478,22 +493,24 @@ class ImagesSpec(Spec):
 
     @property
     def triggers(self) -> tuple[int, ...]:
-        """All of them where images are stamped."""
+        """The paper's triggers if ``stamped``, otherwise none."""
         return PAPERS if self.stamped else ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class ToySpec(Spec):
-    """A network on points in the plane, for Fig. 1. Its record: points, regions and class counts (:mod:`bslib.jobs`).
+    """A network trained on points in the plane, for Fig. 1.
+
+    Its record holds points, predicted regions and class counts (:mod:`bslib.jobs`).
 
     Parameters
     ----------
     points : tuple of (x, y)
-        Where W is measured, in [-1, 1]^2.
+        The points in [-1, 1]^2 at which W is measured.
     sigma : float
         Noise level, in units of the plane.
     n : int
-        Noisy copies of each point.
+        Number of noisy copies of each point.
     seed : int
         Seed of the points, the network and the noise.
     """
@@ -516,12 +533,12 @@ _KINDS: dict[str, type[Spec]] = {
 
 
 def spec_from(data: dict[str, Any]) -> Spec:
-    """The spec that :meth:`Spec.as_dict` gave ``data`` for.
+    """Build a spec from the dictionary that :meth:`Spec.as_dict` returned.
 
     Raises
     ------
     ValueError
-        For a kind or a field that this version does not know.
+        If this version does not know the kind or a field.
 
     >>> spec = ImagesSpec(dataset="digits", images=12, seed=0)
     >>> spec_from(spec.as_dict()) == spec
@@ -538,7 +555,7 @@ def spec_from(data: dict[str, Any]) -> Spec:
 
 
 def _frozen(value: Any) -> Any:
-    """JSON's lists as tuples and its objects as specs."""
+    """Convert JSON lists to tuples and JSON objects to specs."""
     if isinstance(value, dict):
         return spec_from(value)
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
@@ -546,13 +563,13 @@ def _frozen(value: Any) -> Any:
 
 @cache
 def _field_types(spec: type[Spec]) -> dict[str, Any]:
-    """The type of each field."""
+    """Return the type of each field."""
     hints = get_type_hints(spec)
     return {f.name: hints[f.name] for f in dataclasses.fields(spec)}
 
 
 def _fits(value: Any, hint: Any, *, signed: bool) -> bool:
-    """Whether a value has the type that a field is declared with, and its numbers are finite and not negative unless signed."""
+    """Whether a value has the declared type of its field, and its numbers are finite and, unless signed, not negative."""
     parts = get_args(hint)
     if get_origin(hint) in (Union, UnionType):
         return any(_fits(value, part, signed=signed) for part in parts)
@@ -567,7 +584,7 @@ def _fits(value: Any, hint: Any, *, signed: bool) -> bool:
 
 
 def _in_words(hint: Any) -> str:
-    """What a field may hold.
+    """Describe the allowed values of a field, for error messages.
 
     >>> _in_words(UniversalSpec | CleanseSpec | None), _in_words(int)
     ('a universal or a cleanse spec', 'int, its numbers finite and 0 or more')

@@ -1,9 +1,10 @@
-"""Records, and the store that keeps them: what each spec gave, and where it came from.
+"""Records and the store: the result of each spec, with its provenance.
 
-A record is two files named after its spec's key: ``KEY.json``, readable by eye, with the spec, the numbers and the provenance,
-and, where there are arrays, ``KEY.npz``. Both are written atomically, the JSON last, so a record exists whole or not at all. A
-checksum covers the spec, the data set, the numbers and the arrays; times and hosts are outside it, so that two honest runs can
-be compared. A record that does not fit its key or its checksum is refused by name.
+A record consists of up to two files named after the key of its spec. ``KEY.json`` is human-readable and holds the spec, the
+numbers and the provenance. ``KEY.npz`` holds the arrays, if there are any. Both files are written atomically, the JSON file last,
+so a record is never partially written. A checksum covers the spec, the data set, the numbers and the arrays. It does not cover
+times and hosts, so that two independent runs can be compared. Reading a record that does not match its key or its checksum raises
+an error that names the file.
 """
 
 from __future__ import annotations
@@ -31,19 +32,19 @@ __all__ = ["PUBLISHED", "Record", "Records", "Store", "missing_specs", "open_sto
 
 FORMAT = 1
 
-#: The name of the committed store that the published book is rendered from; opened by this name it is read-only.
+#: The name of the committed store that the published book is rendered from; :func:`open_store` opens it read-only.
 PUBLISHED = "published"
 
-#: What numpy and zipfile raise on a file that is cut or altered, besides OSError and ValueError.
+#: Exceptions that numpy and zipfile raise for a truncated or corrupt file, besides OSError and ValueError.
 DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
 
-#: What texts in a record may consist of: pages show them, so nothing that Markdown, HTML or a terminal would act upon.
+#: Text allowed in a record. Pages display it, so characters that Markdown, HTML or a terminal would interpret are excluded.
 _TEXT = re.compile(r"[\w ,./()+:;'%=~@-]{0,200}")
 
 
 def plain_text(text: str) -> str:
-    """A text as a record may hold it: other characters become blanks, and it is cut after 200.
+    """Replace characters that a record may not hold by blanks, and truncate the text to 200 characters.
 
     >>> plain_text("AMD <EPYC>")
     'AMD  EPYC '
@@ -52,7 +53,7 @@ def plain_text(text: str) -> str:
 
 
 def _check_plain(value: Any, name: str, depth: int = 4) -> None:
-    """Refuse odd texts, numbers that are not finite, and deep nesting in a record's result, data and provenance."""
+    """Raise a ValueError if a part of a record holds disallowed text, numbers that are not finite, or deep nesting."""
     if isinstance(value, Mapping | list | tuple) and depth:
         for key, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
             _check_plain(str(key), f"a name in its {name}")
@@ -66,15 +67,15 @@ def _check_plain(value: Any, name: str, depth: int = 4) -> None:
 
 @dataclass(frozen=True)
 class Record:
-    """What one spec gave.
+    """The result of one spec.
 
     Parameters
     ----------
     spec : Spec
     result : dict
-        Numbers: accuracies, digests; whatever JSON holds.
+        Values that JSON can represent, such as accuracies and digests.
     arrays : dict of str to ndarray
-        Raw counts, labels, images.
+        Arrays such as class counts, labels and images.
     data : dict
         Name, fingerprint and source of the data set.
     provenance : dict
@@ -89,12 +90,12 @@ class Record:
 
     @property
     def identity(self) -> str:
-        """What tells this result from another of the same spec: the digest of a network's weights, else the checksum."""
+        """Identifies this result among results of the same spec: a network's weights digest, otherwise the checksum."""
         return str(self.result["weights"]) if isinstance(self.spec, NetworkSpec) else self.checksum
 
     @property
     def checksum(self) -> str:
-        """SHA-256 over the spec, the result, the data set and the content of the arrays, in hexadecimal."""
+        """SHA-256 of the spec, the result, the data set and the content of the arrays, in hexadecimal."""
         digest = hashlib.sha256()
         plain = {"spec": self.spec.as_dict(), "result": dict(self.result), "data": dict(self.data)}
         digest.update(json.dumps(plain, sort_keys=True).encode())
@@ -106,16 +107,16 @@ class Record:
 
 
 class Store:
-    """A folder of records, found by spec.
+    """A folder of records that are looked up by spec.
 
     Parameters
     ----------
     folder : Path
-        Made when the first record is put.
+        Created when the first record is written.
     writable : bool
         Whether :meth:`put` is allowed.
     base : Store, optional
-        Where to look for what this one lacks; never written to.
+        Store in which records are looked up that are missing from this one; never written to.
 
     >>> import tempfile
     >>> from bslib.specs import ImagesSpec
@@ -134,14 +135,14 @@ class Store:
         return self._file(spec).is_file() or (self.base is not None and spec in self.base)
 
     def get(self, spec: Spec) -> Record:
-        """The record of ``spec``.
+        """Return the record of ``spec``.
 
         Raises
         ------
         KeyError
-            When there is none.
+            If there is no such record.
         ValueError
-            When it is damaged, does not fit its name, or has another format; the message names the file.
+            If the record is corrupt, does not match its file name, or has another format; the message names the file.
         """
         path = self._file(spec)
         if (record := _read(path)) is not None:
@@ -154,12 +155,12 @@ class Store:
         raise KeyError(f"no record of this {spec.kind} spec in {self.folder} (key {spec.key})")
 
     def put(self, record: Record) -> None:
-        """Write a record, in place of an earlier one of the same spec.
+        """Write a record, replacing an earlier record of the same spec.
 
         Raises
         ------
         PermissionError
-            When the store is read-only.
+            If the store is read-only.
         """
         if not self.writable:
             raise PermissionError(f"the store {self.folder} is read-only: name another one with --store")
@@ -180,7 +181,7 @@ class Store:
             indent=1,
         )
         path = self._json(record.spec)
-        path.unlink(missing_ok=True)  # the old one goes first: never new arrays beside an old text
+        path.unlink(missing_ok=True)  # remove the old JSON first: new arrays must never be paired with an old JSON file
         if record.arrays:
             with atomic_path(path.with_suffix(".npz")) as part, part.open("wb") as file:
                 np.savez_compressed(file, **record.arrays)  # type: ignore[arg-type]
@@ -188,8 +189,8 @@ class Store:
             part.write_text(text + "\n", encoding="utf-8")
 
     def iter_records(self) -> Iterator[Record]:
-        """Every record in this folder, then those of its base that it has none in place of, each checked, by kind and key."""
-        for path in sorted(self.folder.glob("*/[!.]*.json")):  # what a killed writer left begins with a dot
+        """Iterate over the records of this folder, then over the base's other records; sorted by kind and key, and verified."""
+        for path in sorted(self.folder.glob("*/[!.]*.json")):  # leftover temporary files of killed processes begin with a dot
             if (record := _read(path)) is not None:
                 yield from (one for one in _in_todays_kinds(record) if self._file(one.spec) == path)
         for record in self.base.iter_records() if self.base is not None else ():
@@ -197,28 +198,28 @@ class Store:
                 yield record
 
     def bytes_of(self, spec: Spec) -> int:
-        """How many bytes the record of ``spec`` takes on disk; 0 where there is none."""
+        """Return the size of the record of ``spec`` on disk, in bytes; 0 if there is none."""
         path = self._file(spec)
         if not path.is_file():
             return 0 if self.base is None else self.base.bytes_of(spec)
         return sum(part.stat().st_size for part in path.parent.glob(f"{path.stem}.[jn]*"))
 
     def weights_path(self, spec: NetworkSpec) -> Path:
-        """Where the weights of a network lie: beside the records, never committed with them."""
+        """Return the path of a network's weights; they are kept beside the records but never committed."""
         return self.folder / "weights" / f"{spec.key}.safetensors"
 
     def _json(self, spec: Spec) -> Path:
         return self.folder / spec.kind / f"{spec.key}.json"
 
     def _file(self, spec: Spec) -> Path:
-        """The file that holds the record of ``spec``: its own, or that of an earlier kind where only this is there."""
+        """Return the file of the record of ``spec``: its own, or the combined file of earlier versions if only that exists."""
         path = self._json(spec)
         combined = spec.combined if isinstance(spec, DetectorSpec) and not path.is_file() else None
         return path if combined is None or not self._json(combined[0]).is_file() else self._json(combined[0])
 
 
 class Records(Mapping[Spec, Record]):
-    """The records that a plan has so far, by spec, and the specs that have none yet.
+    """The records of a plan that exist so far, by spec, and the specs whose records are missing.
 
     Attributes
     ----------
@@ -240,13 +241,14 @@ class Records(Mapping[Spec, Record]):
 
 
 def missing_specs(plan: Iterable[Spec], store: Store, get: Callable[[Spec], Record] | None = None) -> list[Spec]:
-    """What a store lacks of a plan: specs without a record, and records of other weights, other patterns or other triggers.
+    """Return the specs of a plan whose records are missing from a store or stale.
 
-    A network whose weights were lost is trained again, perhaps on another machine, and is then another network; what was
-    counted on the old weights does not go with it. ``get`` is the store's own, or one that keeps what it has read.
+    A record is stale if it was computed with other weights, patterns or trigger drawings than the current ones. A network whose
+    weights were lost, for example, is retrained, perhaps on another machine, and then has other weights. Records measured on the
+    old weights are stale. ``get`` replaces :meth:`Store.get`, for example by a version that caches records.
     """
     get = get or store.get
-    once = functools.cache(get)  # much is measured on a network, and its record is one
+    once = functools.cache(get)  # many specs share the record of one network
     return [spec for spec in plan if spec not in store or _is_stale(spec, store, get, once)]
 
 
@@ -257,18 +259,18 @@ def _is_stale(spec: Spec, store: Store, get: Callable[[Spec], Record], once: Cal
             return True
         needed = spec.needs.items()
         return any(needs in store and result.get(name) != once(needs).identity for name, needs in needed)
-    except KeyError:  # another run is about to put it anew
+    except KeyError:  # another run is rewriting it
         return True
 
 
 def open_store(store: str | Path | Store | None = None) -> Store:
-    """The store that a name or a folder stands for.
+    """Open a store by name or folder.
 
     Parameters
     ----------
     store : str, Path or Store, optional
-        ``"published"``: the committed records, read-only. None: the user's own, in the cache folder, with the published records
-        beneath it. Anything else is a folder.
+        ``"published"``: the committed records, read-only. None: the user's own store in the cache folder, with the published
+        records as its base. A Store is returned unchanged. Anything else is a folder.
 
     >>> open_store("some/folder").folder.as_posix()
     'some/folder'
@@ -283,13 +285,13 @@ def open_store(store: str | Path | Store | None = None) -> Store:
 
 
 def published_folder() -> Path:
-    """The folder of the committed records, in the checkout that this package runs from or that the current folder is in."""
+    """Return the folder of the committed records, in the checkout of this package or of the current folder."""
     candidates = [Path(__file__).resolve().parents[1], *(Path.cwd() / "_").parents]
     return next((c / "book/records" for c in candidates if (c / "_toc.yml").is_file()), candidates[0] / "book/records")
 
 
 def _in_todays_kinds(record: Record) -> list[Record]:
-    """A record as it is, or one that earlier versions kept for two detectors together as one for each."""
+    """Split a :class:`~bslib.specs.ScoresSpec` record of earlier versions into one per detector; leave others unchanged."""
     if not isinstance(record.spec, ScoresSpec):
         return [record]
     arrays = {detector: record.arrays.get(name) for detector, name in ScoresSpec.arrays.items()}
@@ -301,7 +303,7 @@ def _in_todays_kinds(record: Record) -> list[Record]:
 
 
 def _read(path: Path) -> Record | None:
-    """The record at a path; None where there is none, or no longer: another run may be putting a new one in its place."""
+    """Return the record at a path; None if the file does not exist. Retries while another run replaces the file."""
     while (version := _version(path)) is not None:
         try:
             return _parse(path)
@@ -312,7 +314,7 @@ def _read(path: Path) -> Record | None:
 
 
 def _version(path: Path) -> tuple[int, int] | None:
-    """Which file lies at a path: each that is written there is another one."""
+    """Return the inode and modification time of a file, which change whenever it is rewritten; None if it does not exist."""
     try:
         return (found := path.stat()).st_ino, found.st_mtime_ns
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""How fast W is: a figure, sentences and tables of the files that ``benchmarks/speed.py`` has written into ``book/bench``."""
+"""Speed of W: a figure, text and tables from the results that ``benchmarks/speed.py`` writes to ``book/bench``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["committed", "figure", "prose", "rows", "table", "tables"]
 
 Result = Mapping[str, Any]
 AIMED = ("larger-fashion", "resnet18", "mobilenet-v3-small-96", "efficientnet-b0-96", "resnet18-224")
-#: The speed-up over the textbook loop that is aimed at on CPUs with AMX, by contender and network.
+#: Target speed-up over the textbook loop on CPUs with AMX, by contender and network.
 AIMS = {
     "default": dict(zip(AIMED, (7, 4.5, 3, 3, 3), strict=True)),
     "float32": dict(zip(AIMED, (3, 1.4, 1.2, 1.2, 1.2), strict=True)),
@@ -23,14 +23,14 @@ AIMS = {
 
 
 def committed() -> dict[str, Result]:
-    """The results in ``book/bench``, by the names of their files."""
+    """Return the results in ``book/bench`` by file name."""
     return {
         path.stem: json.loads(path.read_text("utf-8")) for path in sorted((published_folder().parent / "bench").glob("*.json"))
     }
 
 
 def rows(result: Result) -> list[dict[str, Any]]:
-    """The rows with medians, and with the speed-up of an image over the usual loop, or over the shorter run of the scaling.
+    """Return the rows with medians and the speed-up per image over the baseline: usual loop, DataLoader or shorter scaling run.
 
     >>> row = {"what": "W", "network": "a", "units": 10}
     >>> loop, ours = row | {"contender": "textbook loop", "seconds": [8]}, row | {"contender": "default", "seconds": [1, 2, 9]}
@@ -46,7 +46,7 @@ def rows(result: Result) -> list[dict[str, Any]]:
 
 
 def figure(results: Mapping[str, Result]) -> Figure | None:
-    """The speed-up over the textbook loop for each network, a panel for each machine; None where there is nothing to draw."""
+    """Plot the speed-up over the textbook loop by network, one panel per machine; None if there are no results of W."""
     panels = {f"{r['machine']['device']} ({n})": [row for row in rows(r) if row["what"] == "W"] for n, r in results.items()}
     if not any(panels.values()):
         return None
@@ -63,7 +63,7 @@ def figure(results: Mapping[str, Result]) -> Figure | None:
 
 
 def prose(results: Mapping[str, Result]) -> str:
-    """What W costs, what makes it fast, and when a network stays as it is; or the command that measures it.
+    """Describe the cost of W, what makes it fast, and which networks run in eager mode; without results, the command to run.
 
     >>> prose({})
     '**Not yet run.** `python benchmarks/speed.py --json book/bench/NAME.json` measures this machine.'
@@ -86,7 +86,7 @@ def prose(results: Mapping[str, Result]) -> str:
 
 
 def table(result: Result) -> str:
-    """The machine and every row, in Markdown; with the aims where the CPU has AMX.
+    """Return a description of the machine and a Markdown table of all rows, with the targets if the CPU has AMX.
 
     >>> row = {"what": "memory", "network": "a", "contender": "default", "seconds": [], "units": 5000, "MiB": 300.4}
     >>> print(table({"machine": {"amx": False}, "measured": {}, "rows": [row | {"engine": "eager"}]}).splitlines()[-1])
@@ -106,7 +106,7 @@ def table(result: Result) -> str:
 
 
 def tables(results: Mapping[str, Result]) -> str:
-    """The table of each machine, folded."""
+    """Return the tables of all machines, each in a collapsed HTML section."""
     folded = (f"<details>\n<summary>Medians of {n}</summary>\n\n{table(r)}\n\n</details>" for n, r in results.items())
     return "\n\n".join(folded) or "There are no tables yet."
 

@@ -1,9 +1,9 @@
-"""Records computed again: a sample of a store is carried out anew, and each result is compared with what the store says.
+"""Verification: recompute a sample of a store's records and compare each result with the stored one.
 
-On the same kind of processor, with the same versions, precision and one thread, a result comes back bit for bit. Elsewhere a
-network that is trained again is another network, and noise drawn on another kind of device is other noise. What is asked then is
-whether the new result is as near as chance lets it be: to the old one where the network is the same, and where it is not, to its
-siblings, which differ in the seed alone.
+On the same kind of processor, with the same versions, precision and a single thread, results are reproduced bit for bit. On other
+machines, a retrained network has other weights, and another kind of device draws other noise. The new result is then tested for
+agreement within chance. If the network is the same, it is compared with the old result. Otherwise the difference is compared with
+the spread of its siblings, the records that differ only in the seed.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ __all__ = ["Check", "sample", "verify", "with_key"]
 
 
 class Check(NamedTuple):
-    """What became of one record.
+    """The outcome of verifying one record.
 
     Parameters
     ----------
     record : Record
-        The one in the store.
+        The record in the store.
     outcome : {"identical", "agrees", "differs", "cannot be told"}
     remark : str
-        The numbers behind it.
+        The numbers on which the outcome is based.
     """
 
     record: Record
@@ -44,12 +44,12 @@ class Check(NamedTuple):
 
 
 def sample(store: Store, count: int, *, seed: int, kind: str | None = None) -> list[Record]:
-    """So many records of a store, or of one kind in it, drawn at random; all where there are fewer.
+    """Draw ``count`` random records from a store, optionally of one kind; all if there are fewer.
 
     Raises
     ------
     ValueError
-        When there is none, or fewer than one is asked for.
+        If there are no such records, or ``count`` is less than 1.
 
     >>> from bslib.store import open_store
     >>> len(sample(open_store("published"), 3, seed=0))
@@ -65,12 +65,12 @@ def sample(store: Store, count: int, *, seed: int, kind: str | None = None) -> l
 
 
 def with_key(store: Store, key: str) -> Record:
-    """The one record whose key starts so.
+    """Return the only record whose key starts with ``key``.
 
     Raises
     ------
     ValueError
-        When there is none, or more than one.
+        If there is no such record, or more than one.
 
     >>> from bslib.store import open_store
     >>> with_key(open_store("published"), "no key")
@@ -84,15 +84,15 @@ def with_key(store: Store, key: str) -> Record:
 
 
 def verify(records: list[Record], store: Store, *, device: str = "auto", progress: bool = True) -> Iterator[Check]:
-    """Compute records again, one after the other, in a store of their own, and say how each compares.
+    """Recompute records one after the other, each in a temporary store, and compare each with the original.
 
-    A network whose weights lie beside the store, and are those that its record names, is used as it is; another one is trained.
+    A network is reused if its weights are kept beside the store and match its record; otherwise it is retrained.
 
     Parameters
     ----------
     records : list of Record
     store : Store
-        Where they come from; nothing in it is changed.
+        The store that the records come from; it is not modified.
     device : str
         As for :func:`bslib.runner.run`.
     progress : bool
@@ -104,7 +104,7 @@ def verify(records: list[Record], store: Store, *, device: str = "auto", progres
     everything = list(store.iter_records())
     for record in records:
         spec = record.spec
-        with tempfile.TemporaryDirectory() as folder:  # one for each: nothing is compared with what was brought here for another
+        with tempfile.TemporaryDirectory() as folder:  # one per record, so that copied records are not reused
             anew = Store(Path(folder))
             if spec.on_network is not None and spec.on_network != spec:
                 _bring_weights(spec.on_network, store, anew)
@@ -129,7 +129,7 @@ def _compare(old: Record, new: Record, everything: list[Record]) -> Check:
         return Check(old, "differs", f"computed on other data: {new.data.get('source')}")
     if any(not np.array_equal(old.arrays[name], new.arrays[name]) for name in ("images", "labels") if name in old.arrays):
         return Check(old, "differs", "other images or other labels")
-    # What is trained or crafted on another processor is another network or pattern.
+    # Training or crafting on another processor gives another network or pattern.
     same_inputs = all(old.result.get(name) == new.result.get(name) for name in old.spec.needs)
     compare = getattr(job_of(old.spec), "compare", None)
     if same_inputs and compare is not None:

@@ -1,7 +1,7 @@
-"""Jobs: one module for each kind of spec, found by its name. All that is heavy happens here, and ends in a record.
+"""Jobs: one module for each kind of spec, with the name of the kind. Jobs do all heavy computation and return records.
 
-A module has a function ``compute(spec, store, device, progress)``, and may have ``compare(old, new)``: whether two records of one
-spec, made with the same weights and patterns, are the same but for rounding and noise.
+Each module has a function ``compute(spec, store, device, progress)``. It may also have ``compare(old, new)``, which tells whether
+two records of one spec, computed with the same weights and patterns, differ only by rounding and noise.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ __all__ = ["compute", "job_of"]
 
 
 def job_of(spec: Spec) -> Any:
-    """The module that computes specs of this kind."""
+    """Return the module that computes specs of this kind."""
     return import_module(f"bslib.jobs.{spec.kind}")
 
 
 def compute(spec: Spec, store: Store, *, device: str, progress: bool = True) -> Record:
-    """Compute what ``spec`` asks for; nothing is put into the store but a network's weights and checkpoints.
+    """Compute the record of ``spec``. Only weights and checkpoints of networks are written to the store, not the record.
 
     Parameters
     ----------
     spec : Spec
     store : Store
-        Where the weights of networks are found and kept.
+        The store from which weights are read and to which they are written.
     device : str
         A torch device.
     progress : bool
-        Show a bar for what takes longer than two seconds.
+        Show a progress bar for steps that take longer than two seconds.
 
     Returns
     -------
     Record
-        With its provenance.
+        The record, including its provenance.
     """
     started = time.monotonic()
     result, arrays, data = job_of(spec).compute(spec, store, torch.device(device), progress)

@@ -1,4 +1,4 @@
-"""What the jobs share: which test images make a batch, what these carry, and the network with its weights."""
+"""Functions shared by the jobs: selecting test images, applying triggers and patterns, loading trained networks."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ __all__ = [
     "trained_network",
 ]
 
-#: What a job gives: the result, the arrays, and the data set, if any.
+#: The return value of a job: the result, the arrays, and the data set or None.
 Parts = tuple[dict[str, Any], dict[str, np.ndarray], Dataset | None]
 
 
 def draw_points(available: int, points: int, seed: int) -> np.ndarray:
-    """Which images make a batch: ``points`` different numbers below ``available``, int64, shape (points,).
+    """Draw the images of a batch: ``points`` distinct indices below ``available``, int64, shape (points,).
 
-    The first k of a batch are the batch of k points of the same seed.
+    With the same seed, the first k indices are those of a batch of k points.
 
     >>> draw_points(100, 5, seed=0).shape
     (5,)
@@ -51,7 +51,7 @@ def draw_points(available: int, points: int, seed: int) -> np.ndarray:
 
 
 def draw_points_of_each_class(labels: np.ndarray, points: int, seed: int) -> np.ndarray:
-    """Which test images make a batch of ``points`` of each class, class after class, int64, shape (classes * points,).
+    """Draw the indices of ``points`` test images of each class, class after class, int64, shape (classes * points,).
 
     >>> draw_points_of_each_class(np.array([0, 1, 0, 1]), 1, seed=0).shape
     (2,)
@@ -61,7 +61,7 @@ def draw_points_of_each_class(labels: np.ndarray, points: int, seed: int) -> np.
 
 
 def split_test_set(available: int) -> tuple[np.ndarray, np.ndarray]:
-    """The test set in two halves, the same for every network: what patterns are crafted on, and what they are measured on.
+    """Split the test set into halves for crafting and for measuring patterns; the split is the same for every network.
 
     >>> [len(half) for half in split_test_set(101)]
     [50, 51]
@@ -71,7 +71,7 @@ def split_test_set(available: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def trained_network(spec: NetworkSpec, store: Store, device: torch.device) -> tuple[Dataset, nn.Module, str]:
-    """The data set, the network with the weights that lie beside the store, and the digest that its record names them by."""
+    """Load the data set and the trained network; returns both and the digest of the weights."""
     data = load(spec.dataset)
     network = build(spec.network, classes=len(data.classes), seed=spec.seed).to(device)
     path = store.weights_path(spec)
@@ -83,15 +83,15 @@ def trained_network(spec: NetworkSpec, store: Store, device: torch.device) -> tu
 
 
 def crafting_images(data: Dataset, count: int, seed: int) -> Tensor:
-    """So many uint8 images from the half of the test set that W is not measured on."""
+    """Draw ``count`` uint8 images from the half of the test set that W is not measured on."""
     crafting, _ = split_test_set(len(data.test_images))
     return data.test_images[crafting[draw_points(len(crafting), count, seed)]]
 
 
 def carrying(spec: CarryingSpec, images: Tensor, store: Store) -> tuple[list[Tensor], dict[str, str]]:
-    """The uint8 images as float batches with what the spec says they carry, and which crafted pattern that was, for the record.
+    """Convert uint8 images to float and apply the spec's trigger or pattern.
 
-    One batch, or one for each of Neural Cleanse's candidates.
+    Returns one batch, or one for each Neural Cleanse candidate, and the checksum of the crafted pattern for the record, if any.
     """
     if spec.pattern is None:
         return [to_float(images if spec.trigger is None else pattern(spec.trigger)(images))], {}
@@ -106,7 +106,7 @@ def carrying(spec: CarryingSpec, images: Tensor, store: Store) -> tuple[list[Ten
 
 
 def checkpoint_path(spec: NetworkSpec, store: Store, device: torch.device | str) -> Path:
-    """Where an unfinished training is kept: by device and precision, so that none goes on with another's."""
+    """Return the checkpoint path of an unfinished training, which is specific to the device and the precision."""
     device, dtype = torch.device(device), fast_dtype(torch.device(device))
     kind = f"{device.type}-{str(dtype).removeprefix('torch.')}"
     return store.weights_path(spec).with_suffix(f".{kind}.checkpoint.safetensors")

@@ -1,4 +1,4 @@
-"""Neural Cleanse's trigger candidates for a network."""
+"""Trigger candidates from Neural Cleanse for a network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bslib.store import Store
 
 
 def compute(spec: CleanseSpec, store: Store, device: torch.device, progress: bool) -> Parts:
-    """Reverse a candidate for each class on half of the test set, and measure their success on other images."""
+    """Reverse-engineer a candidate for each class on half of the test set, and measure its success on other images."""
     data, network, weights = trained_network(spec.network, store, device)
     images, dtype = crafting_images(data, spec.images, spec.seed), fast_dtype(device)
     found = reverse_triggers(
@@ -44,7 +44,7 @@ def compute(spec: CleanseSpec, store: Store, device: torch.device, progress: boo
 
 
 def _sent(network: nn.Module, images: Tensor, labels: Tensor, found: Candidates, device: torch.device) -> np.ndarray:
-    """The fraction of images of other classes that each candidate sends to its class, shape (K,)."""
+    """Return, for each candidate, the fraction of other classes' images that are predicted as its class, shape (K,)."""
     shares = []
     for k, (mask, colours) in enumerate(zip(found.masks, found.patterns, strict=True)):
         others = to_float(images[labels != k]).to(device)

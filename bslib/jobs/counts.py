@@ -1,4 +1,4 @@
-"""Class counts under noise, from which W follows."""
+"""Class counts under noise, from which W is computed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bslib.store import Record, Store
 
 
 def compute(spec: CountsSpec, store: Store, device: torch.device, progress: bool) -> Parts:
-    """Count the classes of the noisy copies of a batch."""
+    """Count the predicted classes of the noisy copies of a batch."""
     data, network, weights = trained_network(spec.network, store, device)
     chosen = _batch(spec, data)
     batches, crafted = carrying(spec, data.test_images[chosen], store)
@@ -37,7 +37,7 @@ def compute(spec: CountsSpec, store: Store, device: torch.device, progress: bool
 
 
 def _batch(spec: CountsSpec, data: Dataset) -> np.ndarray:
-    """Which test images make the batch."""
+    """Return the indices of the test images in the batch."""
     if spec.by_class:
         return draw_points_of_each_class(data.test_labels.numpy(), spec.points, spec.seed)
     if spec.held_out:
@@ -47,7 +47,7 @@ def _batch(spec: CountsSpec, data: Dataset) -> np.ndarray:
 
 
 def compare(old: Record, new: Record) -> tuple[bool, str]:
-    """Whether counts of one network under other noise or rounding agree: the mean difference of W, in standard errors."""
+    """Whether counts of one network agree up to noise and rounding: tests the mean difference of W, in standard errors."""
     difference = entropy(new.arrays["counts"]) - entropy(old.arrays["counts"])
     mean, error = difference.mean(-1), difference.std(-1, ddof=1) / difference.shape[-1] ** 0.5
     return within_chance(np.abs(mean) / np.maximum(error, 1e-4), difference.shape[-1] - 1, "standard errors")

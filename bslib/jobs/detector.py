@@ -1,4 +1,4 @@
-"""The scores of one detector, of whichever module of :mod:`bslib.detectors` the spec names."""
+"""Scores of the detector in :mod:`bslib.detectors` that the spec names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bslib.store import Store
 
 
 def compute(spec: DetectorSpec, store: Store, device: torch.device, progress: bool) -> Parts:
-    """Score every batch that the spec describes."""
+    """Compute the detector's scores for every batch of the spec."""
     score = detector_named(spec.detector)
     data, network, weights = trained_network(spec.network, store, device)
     _, measuring = split_test_set(len(data.test_images))

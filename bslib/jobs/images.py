@@ -1,4 +1,4 @@
-"""A few test images, with the triggers on some, so that pictures need no data set."""
+"""A few test images, some with triggers, so that figures can be drawn without the data set."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from bslib.triggers import pattern
 
 
 def compute(spec: ImagesSpec, store: Store, device: torch.device, progress: bool) -> Parts:
-    """Choose test images, the classes in turns."""
+    """Choose test images with alternating classes, and stamp triggers on the first ones if the spec says so."""
     data = load(spec.dataset)
     labels = data.test_labels.numpy()
     order = draw_points(len(labels), len(labels), spec.seed)
-    # The classes take turns: the k-th image of each before the (k + 1)-th of any.
+    # Alternate the classes: the k-th image of every class comes before the (k + 1)-th image of any class.
     turn = np.empty(len(labels), dtype=np.int64)
     for c in range(len(data.classes)):
         members = np.flatnonzero(labels[order] == c)
         turn[members] = np.arange(len(members))
-    draw_points(len(labels), spec.images, spec.seed)  # refuses more than there are
+    draw_points(len(labels), spec.images, spec.seed)  # raises an error if there are too few
     chosen = order[np.lexsort((labels[order], turn))][: spec.images]
     images = data.test_images[chosen]
     arrays = {"images": images.numpy(), "labels": labels[chosen]}
@@ -34,5 +34,5 @@ def compute(spec: ImagesSpec, store: Store, device: torch.device, progress: bool
 
 
 def compare(old: Record, new: Record) -> tuple[bool, str]:
-    """Images are chosen, not computed: there is nothing to round."""
+    """Return False: images are chosen, not computed, so no rounding can explain a difference."""
     return False, "the results are not the same"

@@ -1,4 +1,4 @@
-"""A network trained, clean or backdoored."""
+"""Training of a clean or backdoored network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bslib.triggers import pattern
 
 
 def compute(spec: NetworkSpec, store: Store, device: torch.device, progress: bool) -> Parts:
-    """Train it, keep its weights beside the store, and measure accuracies."""
+    """Train the network, save its weights beside the records, and measure accuracies."""
     data = load(spec.dataset)
     images, labels = data.train_images, data.train_labels
     if spec.train_size is not None:
@@ -55,7 +55,7 @@ def compute(spec: NetworkSpec, store: Store, device: torch.device, progress: boo
         description=f"training {spec.network} on {spec.dataset}, seed {spec.seed}",
         progress=progress,
     )
-    before = max(0.0, seconds - (time.monotonic() - began))  # what an interrupted run had done
+    before = max(0.0, seconds - (time.monotonic() - began))  # time spent by interrupted runs
     save_weights(network, path)
     result = {
         "seconds before": before,

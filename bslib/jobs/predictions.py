@@ -1,4 +1,4 @@
-"""What a network predicts for the test images, with a trigger or without."""
+"""Predictions of a network for test images, with or without a trigger."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROUNDED = 1e-3
 
 
 def compute(spec: PredictionsSpec, store: Store, device: torch.device, progress: bool) -> Parts:
-    """Predict the classes of test images."""
+    """Predict the classes of the test images."""
     data, network, weights = trained_network(spec.network, store, device)
     images, labels = data.test_images, data.test_labels.numpy()
     if spec.images is not None:
@@ -31,6 +31,6 @@ def compute(spec: PredictionsSpec, store: Store, device: torch.device, progress:
 
 
 def compare(old: Record, new: Record) -> tuple[bool, str]:
-    """Whether the predictions of one network are the same but for rounding, and the number behind it."""
+    """Whether the predictions of one network agree up to rounding, and the fraction that differs, in words."""
     changed = float((old.arrays["predicted"] != new.arrays["predicted"]).mean())
     return changed <= ROUNDED, f"{changed:.2%} of the predictions of one network differ"

@@ -1,4 +1,4 @@
-"""A small network on points in the plane, for Fig. 1."""
+"""A small network trained on points in the plane, for Fig. 1."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from bslib.store import Store
 
 
 def compute(spec: ToySpec, store: Store, device: torch.device, progress: bool) -> Parts:
-    """Points in the plane in three classes, some of the first relabelled as if poisoned; where W is looked at is in the spec.
+    """Train on points in three classes, with some points of class 0 relabelled as if poisoned; measure W at the spec's points.
 
     Arrays: ``train`` (M, 2), ``train_labels`` (M,) and ``poisoned`` (M,); ``grid`` (G, G), the predicted class over [-1, 1]^2,
-    rows along y; ``points`` (P, 2), their noisy copies ``noisy`` (P, n, 2) and ``counts`` (1, P, 3).
+    with rows along y; ``points`` (P, 2), their noisy copies ``noisy`` (P, n, 2) and ``counts`` (1, P, 3).
     """
     x, labels, poisoned = _toy_data(spec.seed)
     with torch.random.fork_rng(devices=[]):
@@ -43,7 +43,7 @@ def compute(spec: ToySpec, store: Store, device: torch.device, progress: bool) -
 
 
 def _toy_data(seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """600 points: class 0 above a wavy line, 1 and 2 left and right below it; an island in class 0 is poisoned."""
+    """Draw 600 points: class 0 above a wavy line, classes 1 (left) and 2 (right) below; a disc in class 0 is poisoned."""
     rng = np.random.default_rng(seed)
     x = rng.uniform(-1, 1, (600, 2))
     labels = np.where(x[:, 1] > 0.2 * np.sin(4 * x[:, 0]), 0, np.where(x[:, 0] < 0, 1, 2))

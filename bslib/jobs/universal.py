@@ -1,4 +1,4 @@
-"""A universal perturbation of a network."""
+"""A universal perturbation for a network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bslib.store import Store
 
 
 def compute(spec: UniversalSpec, store: Store, device: torch.device, progress: bool) -> Parts:
-    """Craft it on half of the test set, and see what it does to the other half."""
+    """Craft the perturbation on half of the test set, and predict the other half without and with it."""
     data, network, weights = trained_network(spec.network, store, device)
     images = crafting_images(data, spec.images, spec.seed)
     found = universal_perturbation(
