@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from bslib.files import atomic_path
 from bslib.progress import bar
-from bslib.specs import Spec
-from bslib.store import DAMAGE, Store
+from bslib.specs import NetworkSpec, Spec
+from bslib.store import DAMAGE, Record, Store
 
 __all__ = ["ImportResult", "export_records", "import_records"]
 
@@ -24,11 +24,22 @@ MOST_BYTES = 2**31
 
 
 class ImportResult(NamedTuple):
-    """Result of :func:`import_records`: specs whose records are new, already known, or known with a different result."""
+    """Result of :func:`import_records`.
+
+    Parameters
+    ----------
+    new, known : list of Spec
+        Records that were imported, and records that the store already had.
+    different : list of Spec
+        Records that were left out, because the store has another result or a network with other weights.
+    replaced : list of NetworkSpec
+        Networks whose records were removed from the store, because the file has other weights.
+    """
 
     new: list[Spec]
     known: list[Spec]
     different: list[Spec]
+    replaced: list[NetworkSpec]
 
 
 def export_records(store: Store, file: Path, specs: list[Spec] | None = None) -> int:
@@ -64,13 +75,16 @@ def export_records(store: Store, file: Path, specs: list[Spec] | None = None) ->
     return len({record.spec for record in records})
 
 
-def import_records(file: Path, store: Store, *, progress: bool = True) -> ImportResult:
+def import_records(file: Path, store: Store, *, replace: bool = False, progress: bool = True) -> ImportResult:
     """Import the records of a file written by :func:`export_records` into a store; existing records are not overwritten.
 
     Parameters
     ----------
     file : Path
     store : Store
+    replace : bool
+        Whether a network of the file replaces the store's network with other weights. All records of the store's network are
+        removed then, so that no network has records of two sets of weights. Otherwise the file's records of it are left out.
     progress : bool
         Show a progress bar if the import takes longer than two seconds.
 
@@ -87,15 +101,23 @@ def import_records(file: Path, store: Store, *, progress: bool = True) -> Import
                 raise ValueError(f"it unpacks to {size:,} bytes, more than {MOST_BYTES:,}")
             archive.extractall(folder)
             records = list(Store(Path(folder)).iter_records())
-            found = {f"{record.spec.kind}/{record.spec.key}" for record in records}
-            if not records or {name.rsplit(".", 1)[0] for name in archive.namelist()} != found:
+            texts, arrays = ({Path(n).stem for n in archive.namelist() if n.endswith(end)} for end in (".json", ".npz"))
+            if not records or not arrays <= texts:
                 raise ValueError("it holds no records, or something besides")
     except (*DAMAGE, OSError, ValueError) as problem:
         raise ValueError(f"{file} cannot be imported: {problem}") from None
-    arrived = ImportResult([], [], [])
+    arrived = ImportResult([], [], [], [])
+    others = _networks_with_other_weights(records, store)
+    if replace and others:
+        arrived.replaced.extend(others)
+        for old in [record.spec for record in store.iter_records() if record.spec.on_network in others]:
+            store.remove(old)
+        others = set()
     with bar(total=len(records), desc="importing", unit="record", show=progress) as shown:
         for record in records:
-            if record.spec not in store:
+            if record.spec.on_network in others:
+                arrived.different.append(record.spec)
+            elif record.spec not in store:
                 store.put(record)
                 arrived.new.append(record.spec)
             else:
@@ -103,3 +125,13 @@ def import_records(file: Path, store: Store, *, progress: bool = True) -> Import
                 (arrived.known if same else arrived.different).append(record.spec)
             shown.update()
     return arrived
+
+
+def _networks_with_other_weights(records: list[Record], store: Store) -> set[NetworkSpec]:
+    """The networks of some records that the store has with other weights."""
+    pairs = {(record.spec.on_network, record.result.get("weights")) for record in records}
+    return {
+        network
+        for network, weights in pairs
+        if network is not None and network in store and store.get(network).result["weights"] != weights
+    }

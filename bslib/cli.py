@@ -255,17 +255,24 @@ def export_(
 def import_(
     file: Annotated[Path, typer.Argument(help="A file that `bslib records export` wrote.", show_default=False)],
     store: StoreOption = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Networks of the file replace those that the store has with other weights.")
+    ] = False,
 ) -> None:
-    """Put the records of a file into a store, each checked; what the store has stays as it is."""
+    """Put the records of a file into a store, each checked; what the store has stays, unless networks are replaced."""
     with _report_user_errors():
         from bslib.archive import import_records
 
         target = open_store(store)
-        arrived = import_records(file, target)
+        arrived = import_records(file, target, replace=replace)
+        for network in arrived.replaced:
+            attack = f", trigger {network.attack.trigger}" if network.attack else ""
+            console.print(f"replaced {network.network} on {network.dataset}, seed {network.seed}{attack} (key {network.key})")
         console.print(f"{len(arrived.new)} records are new in {target.folder}, {len(arrived.known)} were there")
         if arrived.different:
             keys = ", ".join(f"{spec.kind}/{spec.key}" for spec in arrived.different)
-            raise ValueError(f"{len(arrived.different)} have another result here and were left alone: {keys}")
+            remedy = "; --replace takes whole networks from the file"
+            raise ValueError(f"{len(arrived.different)} have another result here and were left alone{remedy}: {keys}")
 
 
 def _plan(chapters: list[Chapter] | None, profile: str, seed: int) -> list[Spec]:

@@ -188,6 +188,22 @@ class Store:
         with atomic_path(path) as part:
             part.write_text(text + "\n", encoding="utf-8")
 
+    def remove(self, spec: Spec) -> None:
+        """Remove the record of ``spec`` from this folder, if it is there; a network's weights go with it.
+
+        Raises
+        ------
+        PermissionError
+            When the store is read-only.
+        """
+        if not self.writable:
+            raise PermissionError(f"the store {self.folder} is read-only: name another one with --store")
+        path = self._file(spec)
+        path.unlink(missing_ok=True)  # first: never arrays that are gone beside a text
+        path.with_suffix(".npz").unlink(missing_ok=True)
+        if isinstance(spec, NetworkSpec):
+            self.weights_path(spec).unlink(missing_ok=True)
+
     def iter_records(self) -> Iterator[Record]:
         """Iterate over the records of this folder, then over the base's other records; sorted by kind and key, and verified."""
         for path in sorted(self.folder.glob("*/[!.]*.json")):  # leftover temporary files of killed processes begin with a dot

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from bslib.archive import export_records, import_records
 from bslib.cli import app
-from bslib.specs import ImagesSpec
-from bslib.store import Record, Store
+from bslib.specs import CountsSpec, ImagesSpec, NetworkSpec
+from bslib.store import Record, Store, missing_specs
 
 
 def record(seed: int, value: int = 0) -> Record:
@@ -54,6 +54,36 @@ def test_records_of_the_store_beneath_are_sent_too(store, tmp_path):
     above = Store(tmp_path / "above", base=store)
     above.put(record(3))
     assert export_records(above, tmp_path / "all.zip") == 4
+
+
+def measured(network: NetworkSpec, weights: str, value: int, points: int = 2) -> list[Record]:
+    """A network with these weights, and counts of it."""
+    counts = CountsSpec(network=network, points=points, sigmas=(0.1,), ns=(5,), seed=0)
+    return [
+        Record(network, {"weights": weights}),
+        Record(counts, {"weights": weights}, {"counts": np.full((1, 1, points, 10), value)}),
+    ]
+
+
+@pytest.mark.parametrize("replace", [True, False])
+def test_networks_are_replaced_whole_or_left_alone(tmp_path, replace):
+    """Network 0 has other weights in the file, and other counts: its old records go, or none of the new ones comes."""
+    networks = [NetworkSpec(dataset="digits", network="small-fashion", seed=seed, epochs=1) for seed in range(3)]
+    ours, theirs = Store(tmp_path / "ours"), Store(tmp_path / "theirs")
+    for record_ in [*measured(networks[0], "a", 1), *measured(networks[1], "b", 1), *measured(networks[2], "c", 1)]:
+        ours.put(record_)
+    for record_ in [*measured(networks[0], "other", 2, points=3), *measured(networks[1], "b", 2, points=3)]:
+        theirs.put(record_)
+    ours.weights_path(networks[0]).parent.mkdir()
+    ours.weights_path(networks[0]).write_bytes(b"a")
+    export_records(theirs, tmp_path / "theirs.zip")
+    arrived = import_records(tmp_path / "theirs.zip", ours, replace=replace)
+    of = {k: [r for r in ours.iter_records() if r.spec.on_network == network] for k, network in enumerate(networks)}
+    assert [{r.result["weights"] for r in of[k]} for k in of] == [{"other" if replace else "a"}, {"b"}, {"c"}]
+    assert [len(of[k]) for k in of] == [2, 3, 2], "what the file lacks stays, but for the network that is replaced"
+    assert arrived.replaced == (networks[:1] if replace else []) and len(arrived.different) == (0 if replace else 2)
+    assert ours.weights_path(networks[0]).exists() != replace
+    assert not missing_specs([r.spec for r in ours.iter_records()], ours), "nothing is stale"
 
 
 def test_a_record_that_is_there_stays(store, file):
