@@ -11,7 +11,7 @@ downloaded, unless ``BSLIB_OFFLINE=1``. A folder may contain:
 =================  ====================================================================================================
 
 To add a data set, add a module with a function ``load(name)`` and an entry in :data:`DATASETS`. Importing this package does not
-import torch, so that plans can look up class names quickly.
+import torch, so that plans can look up class names without it.
 """
 
 from __future__ import annotations

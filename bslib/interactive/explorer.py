@@ -1,7 +1,7 @@
 """Explorers: interactive views of a chapter's records, in Jupyter and, without a kernel, in the static page.
 
-An explorer holds class counts. Its script, in ``js``, computes W, statistics and figures from them in the browser, so a page needs
-only the widget state that papermill saves.
+An explorer holds class counts. Its script, in ``js``, computes W, statistics and figures from them in the browser, so a page
+needs only the widget state that papermill saves.
 """
 
 from __future__ import annotations
@@ -93,9 +93,9 @@ def explorer(chapter: str, results: Mapping[str, Results[Any]]) -> Explorer | Ma
 def packed(batches: Sequence[NDArray[np.integer[Any]]]) -> bytes:
     r"""Compress class counts, using that W does not depend on the order of classes and the number of noisy copies is known.
 
-    For each point, the largest count and all zeros are dropped, and the others are sorted in descending order. The data consist of
-    the number of remaining counts for each point of all batches, one byte each, followed by the counts, two bytes each,
-    little-endian. Everything is compressed with zlib.
+    For each point, the largest count and all zeros are dropped, and the others are sorted in descending order. The data start with
+    the number of remaining counts for each point of all batches, one byte each. The counts follow, two bytes each, little-endian.
+    Everything is compressed with zlib.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """The two networks of the live lab: export to compact ONNX files for the browser, and import as torch modules.
 
-Weights are rounded to 8 bits with one scale per output channel. The ONNX graph multiplies weights and scales, so the browser loads
-a quarter of the size and computes in float32. The export measures how well the rounded networks agree with the trained ones. The
-result is stored in ``lab.json`` beside the networks, with the specs, records and digests they come from.
+Weights are rounded to 8 bits with one scale per output channel. The ONNX graph multiplies weights and scales, so the browser
+loads a quarter of the size and computes in float32. The export measures how well the rounded networks agree with the trained
+ones. The result is stored in ``lab.json`` beside the networks, with the specs, records and digests they come from.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Agreement(NamedTuple):
 
 
 def networks() -> dict[str, NetworkSpec]:
-    """Return the specs of the live lab: the surface chapter's first network in the "paper" profile, and its clean counterpart.
+    """Return the live lab's networks: the first network of the surface chapter, paper profile, and the same without attack.
 
     >>> {name: spec.attack is not None for name, spec in networks().items()}
     {'clean': False, 'backdoored': True}
