@@ -86,7 +86,7 @@ class Spec:
 
     @property
     def triggers(self) -> tuple[int, ...]:
-        """The triggers used to compute the record; if the drawing of one changes, the record changes."""
+        """The triggers used to compute the record; if the drawing of one changes, the record becomes stale."""
         return ()
 
     @cached_property

@@ -58,7 +58,7 @@ def _read_idx(path: Path) -> torch.Tensor:
         raise ValueError(f"{path} is truncated or altered ({error}): {remedy}") from error
     if hashlib.sha256(content).hexdigest() != _IDX_SHA256[name]:
         raise ValueError(f"{path} is not Fashion-MNIST's {name} (its SHA-256 differs): {remedy}")
-    # The header (16 bytes for images, 8 for labels) holds only sizes, which the checksum has already verified.
+    # The header (16 bytes for images, 8 for labels) holds the sizes, which the checksum has already verified.
     if "images" in name:
         return torch.frombuffer(content, dtype=torch.uint8, offset=16).view(-1, 1, 28, 28)
     return torch.frombuffer(content, dtype=torch.uint8, offset=8).to(torch.int64)

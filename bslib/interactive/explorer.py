@@ -93,9 +93,9 @@ def explorer(chapter: str, results: Mapping[str, Results[Any]]) -> Explorer | Ma
 def packed(batches: Sequence[NDArray[np.integer[Any]]]) -> bytes:
     r"""Compress class counts, using that W does not depend on the order of classes and the number of noisy copies is known.
 
-    For each point, the largest count and all zeros are dropped, and the others are sorted in descending order. The data start with
-    the number of remaining counts for each point of all batches, one byte each. The counts follow, two bytes each, little-endian.
-    Everything is compressed with zlib.
+    For each point, the largest count and all zeros are dropped, and the others are sorted in descending order. The data begin
+    with the number of remaining counts of each point of all batches, one byte each. The counts follow, two bytes each,
+    little-endian. Everything is compressed with zlib.
 
     Parameters
     ----------
