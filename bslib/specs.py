@@ -436,7 +436,7 @@ class DetectorSpec(CarryingSpec):
 
     @property
     def combined(self) -> tuple[ScoresSpec, str] | None:
-        """The older :class:`ScoresSpec` whose record also holds these scores, and the array's name; None if there is none."""
+        """The older ``ScoresSpec`` whose record also holds these scores, and the array's name; None if there is none."""
         if self.detector not in ScoresSpec.arrays:
             return None
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "detector"}
