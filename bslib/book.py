@@ -137,7 +137,7 @@ def _execute_one(source: Path, target: Path, parameters: dict[str, Any], cwd: Pa
             cell = _cell_name(error.exec_count, error.source)
             traceback = _plain("\n".join(error.traceback))
             message = f"{source.name}, cell {cell}: {error.ename}: {error.evalue}\n{traceback}"
-            raise BookError(message.rstrip()) from None  # papermill's own error cannot be pickled
+            raise BookError(message.rstrip()) from None  # papermill's own error does not survive pickling between processes
         except Exception as error:  # the kernel died or did not start: papermill does not report the cell
             raise BookError(f"{source.name}{_last_cell_begun(part)}: {type(error).__name__}: {error}") from None
         # Hide the parameter cells; the status page lists the parameters.

@@ -39,7 +39,7 @@ def pools_at(address: str, device: str) -> Iterator[dict[str, Executor]]:
     ConnectionError
         If no scheduler answers, the connection is lost later, or the scheduler has no workers.
     RuntimeError
-        If Dask is not installed, or several workers died while running a job.
+        If Dask is not installed, or several workers died while running the same job.
     """
     if "://" not in address:
         raise ValueError(f"scheduler must be an address such as tcp://host:8786, got {address!r}")

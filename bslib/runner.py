@@ -2,7 +2,7 @@
 
 Several networks are processed in parallel. Each network is trained once, unless its weights are kept beside the records, and is
 then measured in the same job. Each record is written as soon as it is computed, so an interrupted run resumes when it is called
-again. Several runs may use one store at the same time; a lock per network prevents them from computing the same one.
+again. Several runs may use one store at the same time; a lock per network prevents them from computing the same network.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ class Spec:
 
     @property
     def triggers(self) -> tuple[int, ...]:
-        """The triggers used to compute the record; if the drawing of one changes, the record changes."""
+        """The triggers used to compute the record; if the drawing of one changes, the record becomes stale."""
         return ()
 
     @cached_property
@@ -436,7 +436,7 @@ class DetectorSpec(CarryingSpec):
 
     @property
     def combined(self) -> tuple[ScoresSpec, str] | None:
-        """The older :class:`ScoresSpec` whose record also holds these scores, and the array's name; None if there is none."""
+        """The older ``ScoresSpec`` whose record also holds these scores, and the array's name; None if there is none."""
         if self.detector not in ScoresSpec.arrays:
             return None
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "detector"}

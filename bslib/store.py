@@ -32,7 +32,7 @@ __all__ = ["PUBLISHED", "Record", "Records", "Store", "missing_specs", "open_sto
 
 FORMAT = 1
 
-#: The name of the committed store that the published book is rendered from; :func:`open_store` opens it read-only.
+#: The name of the committed store that the published book is rendered from; ``open_store`` opens it read-only.
 PUBLISHED = "published"
 
 #: Exceptions that numpy and zipfile raise for a truncated or corrupt file, besides OSError and ValueError.
@@ -261,7 +261,7 @@ def missing_specs(plan: Iterable[Spec], store: Store, get: Callable[[Spec], Reco
 
     A record is stale if it was computed with other weights, patterns or trigger drawings than the current ones. A network whose
     weights were lost, for example, is retrained, perhaps on another machine, and then has other weights. Records measured on the
-    old weights are stale. ``get`` replaces :meth:`Store.get`, for example by a version that caches records.
+    old weights are stale. ``get`` replaces ``Store.get``, for example by a version that caches records.
     """
     get = get or store.get
     once = functools.cache(get)  # many specs share the record of one network
@@ -307,7 +307,7 @@ def published_folder() -> Path:
 
 
 def _in_todays_kinds(record: Record) -> list[Record]:
-    """Split a :class:`~bslib.specs.ScoresSpec` record of earlier versions into one per detector; leave others unchanged."""
+    """Split a ``ScoresSpec`` record of earlier versions into one per detector; leave others unchanged."""
     if not isinstance(record.spec, ScoresSpec):
         return [record]
     arrays = {detector: record.arrays.get(name) for detector, name in ScoresSpec.arrays.items()}

@@ -1,8 +1,8 @@
-"""Data sets as whole tensors, verified, each with a fingerprint that goes into the records.
+"""Data sets as tensors in memory; each is verified and has a fingerprint that is stored in the records.
 
-The digits ship inside scikit-learn. The full data sets are looked for in ``$BSLIB_DATA`` (one folder, or several as in
-``$PATH``), in the ``data`` folder of the cache, in Debian's folder (Fashion-MNIST), and are downloaded last of all;
-``BSLIB_OFFLINE=1`` forbids the download. What a folder may hold:
+The digits are part of scikit-learn. The full data sets are searched for in ``$BSLIB_DATA`` (one folder, or several as in
+``$PATH``), in the ``data`` folder of the cache, and in Debian's folder (Fashion-MNIST). If they are not found, they are
+downloaded, unless ``BSLIB_OFFLINE=1``. A folder may contain:
 
 =================  ====================================================================================================
 ``fashion-mnist``  the four idx files, gzipped or not: in the folder, in ``fashion-mnist/`` or in ``FashionMNIST/raw/``
@@ -10,8 +10,8 @@ The digits ship inside scikit-learn. The full data sets are looked for in ``$BSL
                    ``cifar10-jpeg.tar.xz``
 =================  ====================================================================================================
 
-A new data set is a module with a function ``load(name)`` and a line in :data:`DATASETS`. Importing this package does not import
-torch, so that plans can ask for class names.
+To add a data set, add a module with a function ``load(name)`` and an entry in :data:`DATASETS`. Importing this package does not
+import torch, so that plans can look up class names without it.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ __all__ = ["DATASETS", "Dataset", "Source", "class_count", "load", "to_float"]
 
 
 class Source(NamedTuple):
-    """Where a data set is read, and what its labels mean.
+    """The module that reads a data set, and the names of its classes.
 
     Parameters
     ----------
     module : str
-        The module of this package whose ``load`` reads it.
+        The module of this package whose ``load`` reads the data set.
     classes : tuple of str
         The names of the classes, in the order of the labels.
     """
@@ -51,14 +51,14 @@ DATASETS: dict[str, Source] = {
     "fashion-mnist": Source(
         "idx", ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
     ),
-    # In the order of CIFAR-10's own labels, which is alphabetical.
+    # In the order of CIFAR-10's original labels, which is alphabetical.
     "cifar10": Source("cifar10", ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")),
 }
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set in memory. Every caller of :func:`load` gets the same tensors: copy before writing into them.
+    """A data set in memory. All callers of :func:`load` share the same tensors, so copy them before modifying them.
 
     Attributes
     ----------
@@ -69,11 +69,11 @@ class Dataset:
     train_labels, test_labels : torch.Tensor
         int64, of shape (N,).
     classes : tuple of str
-        What the labels mean, in words.
+        Names of the classes, in the order of the labels.
     fingerprint : str
-        SHA-256, in hex, over the shapes, dtypes and bytes of the four tensors.
+        SHA-256 of the shapes, dtypes and bytes of the four tensors, in hexadecimal.
     source : str
-        Where the images come from, in words, to be shown beside results.
+        Description of where the images come from, displayed with results.
 
     >>> load("digits").train_images.shape
     torch.Size([1297, 1, 28, 28])
@@ -90,7 +90,7 @@ class Dataset:
 
 
 def class_count(name: str) -> int:
-    """How many classes a data set has.
+    """Return the number of classes of a data set.
 
     >>> class_count("cifar10")
     10
@@ -100,24 +100,24 @@ def class_count(name: str) -> int:
 
 @functools.cache
 def load(name: str) -> Dataset:
-    """Load a data set, verified; a second call in the same process returns the same object.
+    """Load and verify a data set; further calls in the same process return the same object.
 
     Parameters
     ----------
     name
-        One of ``DATASETS``. ``digits`` (grey, 28x28) and ``digits-rgb`` (coloured, 32x32) need no file.
+        One of ``DATASETS``. ``digits`` (grey, 28x28) and ``digits-rgb`` (coloured, 32x32) need no files.
 
     Returns
     -------
     Dataset
-        Its images have shape (N, C, H, W).
+        A data set with images of shape (N, C, H, W).
 
     Raises
     ------
     ValueError
-        When the name is unknown, or a file is truncated or altered.
+        If the name is unknown, or a file is truncated or corrupt.
     FileNotFoundError
-        When the files are nowhere and cannot be downloaded.
+        If the files are not found and cannot be downloaded.
 
     >>> digits = load("digits-rgb")
     >>> digits.test_images.shape, digits.test_images.dtype, digits.classes[3]
@@ -128,7 +128,7 @@ def load(name: str) -> Dataset:
 
 
 def to_float(images: torch.Tensor) -> torch.Tensor:
-    """Turn stored pixels into features in [0, 1], the space in which sigma is measured.
+    """Convert uint8 pixels to floats in [0, 1], the scale on which sigma is defined.
 
     Parameters
     ----------
@@ -143,19 +143,19 @@ def to_float(images: torch.Tensor) -> torch.Tensor:
     Raises
     ------
     TypeError
-        When ``images`` is not uint8, since its range is then anybody's guess.
+        If ``images`` is not uint8, because its range would then be unknown.
 
     >>> import torch
     >>> to_float(torch.tensor([0, 51, 255], dtype=torch.uint8))
     tensor([0.0000, 0.2000, 1.0000])
     """
-    if str(images.dtype) != "torch.uint8":  # without importing torch
+    if str(images.dtype) != "torch.uint8":  # a string comparison avoids importing torch
         raise TypeError(f"images must be uint8, not {str(images.dtype).removeprefix('torch.')}")
     return images.float() / 255
 
 
 def dataset_of(name: str, tensors: Iterable[torch.Tensor], source: str) -> Dataset:
-    """A :class:`Dataset` of train images, train labels, test images and test labels, in this order, with its fingerprint."""
+    """Build a :class:`Dataset`, with its fingerprint, from (train images, train labels, test images, test labels)."""
     train_images, train_labels, test_images, test_labels = (tensor.contiguous() for tensor in tensors)
     digest = hashlib.sha256()
     for tensor in (train_images, train_labels, test_images, test_labels):

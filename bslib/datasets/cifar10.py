@@ -1,4 +1,4 @@
-"""CIFAR-10: the original batches, a folder of images, or an archive of JPEG images."""
+"""CIFAR-10, from the original batches, a folder of images, or an archive of JPEG images."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _TENSORS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
 def load(name: str) -> Dataset:
-    """CIFAR-10, verified."""
+    """Load and verify CIFAR-10."""
     return found_or_downloaded(name, _read, download=_class, folder=_BATCHES, remedy=_REMEDY)
 
 
@@ -42,7 +42,7 @@ def _class() -> Any:
 
 
 def _read(folder: Path) -> Dataset | None:
-    """The data set in ``folder``, in whichever layout; None when there is none."""
+    """Read the data set from ``folder`` in any supported layout; None if it is not there."""
     if (folder / _BATCHES).is_dir():
         return _read_batches(folder)
     if all((folder / "cifar10" / split).is_dir() for split in _IMAGES_PER_CLASS):
@@ -53,7 +53,7 @@ def _read(folder: Path) -> Dataset | None:
 
 
 def _read_batches(folder: Path) -> Dataset:
-    """The original pixels. The files are pickles; torchvision opens none before the md5 sums of all are right."""
+    """Read the original batches. They are pickles; torchvision opens them only after verifying all md5 sums."""
     try:
         train, test = (_class()(folder, train=train) for train in (True, False))
     except RuntimeError as error:
@@ -68,7 +68,7 @@ def _read_batches(folder: Path) -> Dataset:
 
 
 def _read_images(root: Path) -> Dataset:
-    """A tree ``{train,test}/<class>/<image>``; nobody has checksums for it, so its source says what it is."""
+    """Read a folder ``{train,test}/<class>/<image>``. It cannot be verified by checksums, so its source describes it."""
     paths = [path for path in root.glob("*/*/*") if path.suffix.lower() in (".jpg", ".jpeg", ".png")]
     jpeg = any(path.suffix.lower() != ".png" for path in paths)
     kind = "JPEG (not the original pixels)" if jpeg else "PNG (not verified to be the original pixels)"
@@ -77,7 +77,7 @@ def _read_images(root: Path) -> Dataset:
 
 
 def _read_archive(archive: Path) -> Dataset:
-    """The archive of JPEG images: verified, decoded once, then read from the cache."""
+    """Read the archive of JPEG images. It is verified, decoded once, and then read from the cache."""
     with archive.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != _ARCHIVE_SHA256:
@@ -94,7 +94,7 @@ def _read_archive(archive: Path) -> Dataset:
 
 
 def _read_decoded(cached: Path, source: str) -> Dataset:
-    """What `_read_archive` has put into the cache, if it is still what it was."""
+    """Read the decoded images that ``_read_archive`` cached, and verify their fingerprint."""
     remedy = f"{cached} is truncated or altered: delete it, and it is made again"
     try:
         with safe_open(cached, framework="pt") as file:
@@ -108,7 +108,7 @@ def _read_decoded(cached: Path, source: str) -> Dataset:
 
 
 def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
-    """``train/<class>/<image>`` and its bytes, read as a stream: nothing is extracted, so no name can lead anywhere."""
+    """Yield ``<split>/<class>/<image>`` and its bytes. Nothing is extracted to disk, so member names cannot escape a folder."""
     with tarfile.open(archive, "r|xz") as tar:
         for member in tar:
             parts = PurePosixPath(member.name).parts
@@ -118,7 +118,7 @@ def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _decoded(files: Iterable[tuple[str, bytes]], place: Path, source: str) -> Dataset:
-    """Decode ``(split/class/image, content)`` pairs; images come sorted by class, then by file name."""
+    """Decode ``(split/class/image, content)`` pairs; images are sorted by class, then by file name."""
     wanted = {(split, label): count for split, count in _IMAGES_PER_CLASS.items() for label in _CLASSES}
     images = {}
     for name, content in tqdm(files, total=sum(wanted.values()), desc="CIFAR-10, decoding", unit="", mininterval=1):
@@ -139,11 +139,11 @@ def _decoded(files: Iterable[tuple[str, bytes]], place: Path, source: str) -> Da
 
 
 def _pixels(content: bytes, what: str) -> torch.Tensor:
-    """A JPEG or PNG file decoded: uint8, (3, 32, 32)."""
+    """Decode a JPEG or PNG file to a uint8 tensor of shape (3, 32, 32)."""
     try:
         with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
             pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-    except (OSError, SyntaxError) as error:  # Pillow raises either, depending on where a file is broken
+    except (OSError, SyntaxError) as error:  # Pillow raises either, depending on where the file is corrupt
         raise ValueError(f"{what} cannot be decoded: copy it again") from error
     if pixels.shape != (3, 32, 32):
         raise ValueError(f"{what} is {pixels.shape[2]}x{pixels.shape[1]} pixels, not 32x32: copy it again")

@@ -1,4 +1,4 @@
-"""Fashion-MNIST from its four idx files, gzipped or not."""
+"""Fashion-MNIST, from its four idx files, gzipped or not."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from bslib.datasets import Dataset, dataset_of
 from bslib.datasets.places import found_or_downloaded
 
 _DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
-# Of the uncompressed files, so that any compressor may have packed them. They are the authors' files: Debian's gzip
-# streams, given back the name and time that Debian strips from the header, have the md5 sums that torchvision lists.
+# Checksums of the uncompressed files, so that the compressor does not matter. The files are the authors' originals: if the name
+# and time that Debian strips from the gzip headers are restored, the md5 sums are those that torchvision lists.
 _IDX_SHA256 = {
     "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
     "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
@@ -26,7 +26,7 @@ _REMEDY = "apt-get install dataset-fashion-mnist, or export BSLIB_DATA=<folder w
 
 
 def load(name: str) -> Dataset:
-    """Fashion-MNIST, verified."""
+    """Load and verify Fashion-MNIST."""
     return found_or_downloaded(name, _read, download=_class, folder="FashionMNIST", remedy=_REMEDY, also=[_DEBIAN_FASHION_MNIST])
 
 
@@ -37,7 +37,7 @@ def _class() -> Any:
 
 
 def _read(folder: Path) -> Dataset | None:
-    """The four idx files, where all four are there."""
+    """Read the four idx files from ``folder``; None if one is missing."""
     for layout in (folder, folder / "fashion-mnist", folder / "FashionMNIST" / "raw"):
         candidates = [(layout / name, layout / f"{name}.gz") for name in _IDX_SHA256]
         paths = [next((path for path in pair if path.is_file()), None) for pair in candidates]
@@ -48,7 +48,7 @@ def _read(folder: Path) -> Dataset | None:
 
 
 def _read_idx(path: Path) -> torch.Tensor:
-    """Images (N, 1, 28, 28), uint8, or labels (N,), int64, out of a verified idx file."""
+    """Read and verify an idx file; returns images (N, 1, 28, 28), uint8, or labels (N,), int64."""
     name = path.name.removesuffix(".gz")
     remedy = f"delete it and try again, or: {_REMEDY}"
     try:
@@ -58,7 +58,7 @@ def _read_idx(path: Path) -> torch.Tensor:
         raise ValueError(f"{path} is truncated or altered ({error}): {remedy}") from error
     if hashlib.sha256(content).hexdigest() != _IDX_SHA256[name]:
         raise ValueError(f"{path} is not Fashion-MNIST's {name} (its SHA-256 differs): {remedy}")
-    # The header (16 bytes before images, 8 before labels) holds sizes that the checksum has just vouched for.
+    # The header (16 bytes for images, 8 for labels) holds the sizes, which the checksum has already verified.
     if "images" in name:
         return torch.frombuffer(content, dtype=torch.uint8, offset=16).view(-1, 1, 28, 28)
     return torch.frombuffer(content, dtype=torch.uint8, offset=8).to(torch.int64)

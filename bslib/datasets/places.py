@@ -1,4 +1,4 @@
-"""Where the files of a data set are looked for, and how they are downloaded when they are nowhere."""
+"""Find the files of a data set, or download them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from bslib.datasets import Dataset
 from bslib.files import cache_folder
 
-DOWNLOAD_TIMEOUT = 10.0  # seconds without an answer
+DOWNLOAD_TIMEOUT = 10.0  # socket timeout in seconds
 
 
 def found_or_downloaded(
@@ -25,28 +25,28 @@ def found_or_downloaded(
     remedy: str,
     also: Sequence[Path] = (),
 ) -> Dataset:
-    """The data set from the first place that has it, else downloaded.
+    """Read the data set from the first folder that contains it; download it if there is none.
 
     Parameters
     ----------
     name : str
     read : callable
-        Reads a folder; None where the data set is not in it.
+        Reads the data set from a folder; returns None if it is not there.
     download : callable
-        Makes the class of torchvision that downloads it.
+        Returns the torchvision class that downloads the data set.
     folder : str
-        The folder that this class makes.
+        The folder that this class creates.
     remedy : str
-        What a user can do where it is nowhere.
+        Advice for the user if the data set is not found.
     also : sequence of Path
-        Further places to look in.
+        Additional folders to search.
 
     Raises
     ------
     ValueError
-        When a file is truncated or altered.
+        If a file is truncated or corrupt.
     FileNotFoundError
-        When the files are nowhere and cannot be downloaded.
+        If the files are not found and cannot be downloaded.
     """
     named = os.environ.get("BSLIB_DATA", "").split(os.pathsep)
     places = [*(Path(place).expanduser() for place in named if place), cache_folder() / "data", *also]
@@ -56,7 +56,7 @@ def found_or_downloaded(
     try:
         downloaded = _download(download, folder)
     except (OSError, RuntimeError, http.client.HTTPException) as error:
-        reason = " ".join(str(error).split())  # torchvision's are of several lines
+        reason = " ".join(str(error).split())  # torchvision's messages span several lines
         tried = ", ".join([*map(str, places), f"download ({reason})"])
         raise FileNotFoundError(f"{name} not found; tried {tried}. To fix it: {remedy}") from error
     if (found := read(downloaded)) is None:
@@ -65,16 +65,16 @@ def found_or_downloaded(
 
 
 def _download(download: Callable[..., Any], folder: str) -> Path:
-    """Download with torchvision into the cache; returns the folder that then holds the data set.
+    """Download the data set with torchvision into the cache; returns the folder that contains it.
 
-    The files arrive in a temporary folder beside their place, so an interrupted download leaves nothing half done.
+    The files are downloaded to a temporary folder and then moved, so an interrupted download leaves no partial data set.
     """
     if os.environ.get("BSLIB_OFFLINE") == "1":
         raise RuntimeError("not tried, since BSLIB_OFFLINE=1")
     target = cache_folder() / "data"
     target.mkdir(parents=True, exist_ok=True)
     usual_timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # torchvision sets none, and would wait for minutes
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # torchvision sets no timeout and could wait for minutes
     try:
         with tempfile.TemporaryDirectory(prefix=".download-", dir=target) as part:
             download()(part, download=True)

@@ -1,8 +1,8 @@
-"""What others measure on a network that may be backdoored, for comparison with W (Sec. 4): one module for each detector.
+"""Backdoor detectors from the literature, for comparison with W (Sec. 4); one module for each detector.
 
-A module has a function ``score(model, clean, images, overlays)``: the scores of a batch of ``images`` that carry something,
-``clean`` being the same images without it and ``overlays`` other clean images, as an array; low scores are suspicious. A new
-detector is a module and a line in :data:`DETECTORS`. Importing this package does not import torch.
+Each module has a function ``score(model, clean, images, overlays)`` that returns an array of scores of a batch ``images`` that
+carry a trigger or pattern. ``clean`` is the same batch without it, and ``overlays`` are other clean images. Low scores are
+suspicious. To add a detector, add a module and an entry in :data:`DETECTORS`. Importing this package does not import torch.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ __all__ = ["DETECTORS", "Detector", "detector_named"]
 
 
 class Detector(NamedTuple):
-    """How a detector is shown and read.
+    """How the scores of a detector are labelled and evaluated.
 
     Parameters
     ----------
     label : str
         Its name in tables.
     against_clean : bool
-        Whether scores are compared with those of clean images of the same network, or stand for themselves.
+        Whether scores are compared with those of clean images for the same network, or interpreted on their own.
     """
 
     label: str
     against_clean: bool
 
 
-#: The detectors by the names of their modules.
+#: The detectors by module name.
 DETECTORS: dict[str, Detector] = {
     "strip": Detector("STRIP", against_clean=True),
     "logit_shift": Detector("logit variance", against_clean=False),
@@ -40,7 +40,7 @@ DETECTORS: dict[str, Detector] = {
 
 
 def detector_named(name: str) -> Callable[..., NDArray[Any]]:
-    """The scoring function of a detector, or a ValueError that names the choices.
+    """Return the scoring function of a detector; raise a ValueError that lists the choices if the name is unknown.
 
     >>> detector_named("strip").__module__
     'bslib.detectors.strip'

@@ -1,4 +1,4 @@
-"""How differently a pattern moves the logits of different images (after Zhu et al., 2020)."""
+"""Variance across images of the logit shift that a pattern causes (after Zhu et al., 2020)."""
 
 from __future__ import annotations
 
@@ -12,33 +12,34 @@ __all__ = ["logit_shift_variance", "score"]
 
 
 def score(model: nn.Module, clean: Tensor, images: Tensor, overlays: Tensor) -> np.ndarray:
-    """The :func:`logit_shift_variance` of the batch, shape ()."""
+    """Return the :func:`logit_shift_variance` of the batch, shape ()."""
     return np.asarray(logit_shift_variance(model, clean, images))
 
 
 def logit_shift_variance(model: nn.Module, clean: Tensor, patterned: Tensor) -> float:
-    """How differently a pattern moves the logits of different images (after Zhu et al., 2020).
+    """Return the normalized variance across images of the logit shift that a pattern causes (after Zhu et al., 2020).
 
-    The variance over the images of the shift of each logit, as a share of the mean square of the shift: 0 where a pattern moves
-    every image the same way, as a trigger with one target class would, 1 where what it does to one image says nothing about
-    another. A share, so that neither the scale of a network's logits nor the strength of a pattern counts.
+    The variance of each logit's shift over the images is averaged over the logits and divided by the mean square of the shift.
+    The result is 0 if the pattern shifts the logits of every image equally, as a trigger with one target class would. It is 1 if
+    the shift of one image says nothing about that of another. Because it is a fraction, it does not depend on the scale of the
+    logits or the strength of the pattern.
 
     Parameters
     ----------
     model : torch.nn.Module
         Maps (B, C, H, W) to logits; used in eval mode.
     clean, patterned : float32 Tensor, shape (B, C, H, W)
-        The same images without the pattern and with it, at least two.
+        The same images without and with the pattern; at least two.
 
     Returns
     -------
     float
-        Between 0 and 1; 1 where the pattern moves nothing at all.
+        Between 0 and 1; 1 if the pattern does not change any logit.
 
     Raises
     ------
     ValueError
-        When the shapes differ or there are fewer than two images.
+        If the shapes differ or there are fewer than two images.
 
     >>> x = torch.rand(5, 1, 2, 2)
     >>> logit_shift_variance(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), x, x + 1) < 1e-9

@@ -1,4 +1,4 @@
-"""STRIP (Gao et al., 2019): whether the prediction of an image stays when clean images are laid over it."""
+"""STRIP (Gao et al., 2019): entropy of the predictions for an image blended with clean images."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ __all__ = ["score", "strip_entropy"]
 
 
 def score(model: nn.Module, clean: Tensor, images: Tensor, overlays: Tensor) -> np.ndarray:
-    """The :func:`strip_entropy` of each image, shape (B,)."""
+    """Return the :func:`strip_entropy` of each image, shape (B,)."""
     return strip_entropy(model, images, overlays).cpu().numpy()
 
 
 def strip_entropy(model: nn.Module, images: Tensor, overlays: Tensor) -> Tensor:
-    """STRIP (Gao et al., 2019): how uncertain the network is about an image when clean images are laid over it.
+    """Return the mean entropy of the predictions for each image with clean images added to it (STRIP; Gao et al., 2019).
 
-    Each overlay is added to the image and the sum cut to [0, 1]; of each softmax output the entropy over the classes is taken,
-    then the mean over the overlays. A trigger keeps its say under any overlay, so a low value is suspicious.
+    Each overlay is added to the image and the sum is clipped to [0, 1]. The entropy of the softmax output is averaged over the
+    overlays. A trigger determines the prediction under any overlay, so a low value is suspicious.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def strip_entropy(model: nn.Module, images: Tensor, overlays: Tensor) -> Tensor:
     Raises
     ------
     ValueError
-        When there are no images or overlays, or they have another shape than the images.
+        If there are no images or no overlays, or the overlays and images differ in shape.
 
     >>> two_equal_logits = nn.Sequential(nn.AdaptiveAvgPool2d((2, 1)), nn.Flatten())
     >>> strip_entropy(two_equal_logits, torch.zeros(1, 1, 2, 2), torch.zeros(5, 1, 2, 2))

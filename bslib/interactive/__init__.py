@@ -1,1 +1,1 @@
-"""What readers play with: explorers of records, the panel in Jupyter, and the live lab in the browser."""
+"""Interactive parts of the book: explorers of records, the panel in Jupyter, and the live lab in the browser."""

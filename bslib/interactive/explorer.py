@@ -1,7 +1,7 @@
-"""Explorers: a chapter's records in the reader's hands, in Jupyter and, with no kernel, in the static page.
+"""Explorers: interactive views of a chapter's records, in Jupyter and, without a kernel, in the static page.
 
-An explorer holds class counts. Its script, in ``js``, computes W, statistics and pictures from them in the browser, so a page
-needs only the state that papermill saves.
+An explorer holds class counts. Its script, in ``js``, computes W, statistics and figures from them in the browser, so a page
+needs only the widget state that papermill saves.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ SCRIPTS = files("bslib.interactive") / "js"
 
 
 class Explorer(anywidget.AnyWidget):
-    """A chapter's records with controls; :func:`explorer` makes one.
+    """A widget that shows a chapter's records with controls; created by :func:`explorer`.
 
     Attributes
     ----------
     chapter : str
-        Which of the script's views this is.
+        Name of the script's view.
     data : dict
-        What the view needs beside counts: ``parts`` (one for each data set), ``notes`` and the settings of each batch of points.
+        Other data of the view: ``parts`` (one for each data set), ``notes`` and the settings of each batch of points.
     counts : bytes
-        The batches' class counts, as :func:`packed` has them.
+        Class counts of the batches, as returned by :func:`packed`.
     """
 
-    # One module: a page loads it as text, from which nothing can be imported.
+    # One module, because a page loads it as text, which cannot import other modules.
     _esm = "\n".join((SCRIPTS / name).read_text("utf-8") for name in ("numbers.js", "page.js"))
     _css = (SCRIPTS / "page.css").read_text("utf-8")
     chapter = traitlets.Unicode().tag(sync=True)
@@ -50,7 +50,7 @@ class Explorer(anywidget.AnyWidget):
     counts = traitlets.Bytes().tag(sync=True)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """The widget, and words for those who read without scripts; ``_static/widgets.js`` puts the one in place of the other."""
+        """Return the widget and a fallback text for readers without scripts, which ``_static/widgets.js`` replaces."""
         bundle = super()._repr_mimebundle_(**kwargs)
         if bundle is None:
             return None
@@ -64,14 +64,14 @@ class Explorer(anywidget.AnyWidget):
 
 
 def explorer(chapter: str, results: Mapping[str, Results[Any]]) -> Explorer | Markdown:
-    """The explorer of what is there, with a note on what is not; the note alone where nothing is.
+    """Return an explorer of the existing results, with notes on missing ones; only the notes if there are no results.
 
     Parameters
     ----------
     chapter : str
-        One that has a module ``explorer``.
+        A chapter that has a module ``explorer``.
     results : mapping of str to Results
-        As the chapter's ``load`` gives them.
+        As returned by the chapter's ``load``.
     """
     missing = [part.missing for part in results.values() if part.missing]
     there = [part for part in results.values() if not part.missing]
@@ -91,10 +91,11 @@ def explorer(chapter: str, results: Mapping[str, Results[Any]]) -> Explorer | Ma
 
 
 def packed(batches: Sequence[NDArray[np.integer[Any]]]) -> bytes:
-    r"""Class counts as few bytes: W does not ask which class is which, and the number of noisy copies is known.
+    r"""Compress class counts, using that W does not depend on the order of classes and the number of noisy copies is known.
 
-    Of each point the counts of all classes but the most frequent, those that are not 0, largest first: how many there are of
-    them, one byte a point, then the counts themselves, two bytes each, low byte first; all of it deflated.
+    For each point, the largest count and all zeros are dropped, and the others are sorted in descending order. The data begin
+    with the number of remaining counts of each point of all batches, one byte each. The counts follow, two bytes each,
+    little-endian. Everything is compressed with zlib.
 
     Parameters
     ----------

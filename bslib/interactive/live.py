@@ -1,8 +1,8 @@
-"""The live lab's two networks: exported small enough for a browser, and read back as torch modules.
+"""The two networks of the live lab: export to compact ONNX files for the browser, and import as torch modules.
 
-Weights are rounded to 8 bits with one scale for each output channel; the ONNX graph multiplies them out again, so a browser loads
-a quarter of the size and computes in float32. How far the rounded networks agree with the trained ones is measured when they are
-exported and stands, with the specs, records and digests they come from, in ``lab.json`` beside them.
+Weights are rounded to 8 bits with one scale per output channel. The ONNX graph multiplies weights and scales, so the browser
+loads a quarter of the size and computes in float32. The export measures how well the rounded networks agree with the trained
+ones. The result is stored in ``lab.json`` beside the networks, with the specs, records and digests they come from.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ from bslib.triggers import PATTERNS, Trigger, pattern
 __all__ = ["Agreement", "Examples", "agreement", "examples", "export", "networks", "store_of"]
 
 FORMAT = 1
-#: Below this share of equal labels an export is refused: the reader would see another network than the book speaks of.
+#: Minimum fraction of equal labels for an export; below it, the lab would show another network than the one in the book.
 LEAST_AGREEMENT = 0.99
 
 
 class Examples(NamedTuple):
-    """What the live lab shows, for Python.
+    """The contents of the live lab as Python objects.
 
     Parameters
     ----------
     clean, backdoored : torch.nn.Module
-        The same architecture, trained without and with the attack; weights rounded to 8 bits.
+        The same architecture trained without and with the attack, with weights rounded to 8 bits.
     images : float32 Tensor, shape (12, 1, 28, 28)
         Test images.
     labels : int64 Tensor, shape (12,)
     classes : tuple of str
     trigger : Trigger
-        The one that the backdoored network was trained on.
+        The trigger that the backdoored network was trained on.
     """
 
     clean: nn.Module
@@ -65,16 +65,16 @@ class Examples(NamedTuple):
 
 
 class Agreement(NamedTuple):
-    """How far two networks agree under the same noise.
+    """Agreement of two networks under the same noise.
 
     Parameters
     ----------
     copies : int
-        Noisy copies that both classified.
+        Number of noisy copies that both networks classified.
     labels : float
-        The share of them that both call the same.
+        Fraction of them for which both networks predict the same class.
     w_mean, w_max : float
-        The mean and the largest absolute difference of W, over images and noise levels.
+        Mean and largest absolute difference of W over images and noise levels.
     """
 
     copies: int
@@ -84,7 +84,7 @@ class Agreement(NamedTuple):
 
 
 def networks() -> dict[str, NetworkSpec]:
-    """The networks of the live lab: the first of the surface chapter at the paper's size, and the same without the attack.
+    """Return the live lab's networks: the first network of the surface chapter, paper profile, and the same without attack.
 
     >>> {name: spec.attack is not None for name, spec in networks().items()}
     {'clean': False, 'backdoored': True}
@@ -94,20 +94,20 @@ def networks() -> dict[str, NetworkSpec]:
 
 
 def examples(folder: str | Path | None = None) -> Examples:
-    """The live lab's networks, images and trigger, without any training.
+    """Load the networks, images and trigger of the live lab, without training.
 
     Parameters
     ----------
     folder
-        Where :func:`export` put them; ``book/_static/live`` of the clone that this package or the current folder is in unless
-        given.
+        The folder to which :func:`export` wrote them. Default: ``book/_static/live`` in the clone of this package or of the
+        current folder.
 
     Raises
     ------
     FileNotFoundError
-        When they are not there.
+        If the files do not exist.
     ValueError
-        When they are damaged; the message names the file.
+        If a file is corrupt; the message names it.
     """
     folder = Path(folder) if folder is not None else published_folder().parent / "_static" / "live"
     if not (folder / "lab.json").is_file():
@@ -133,7 +133,7 @@ def examples(folder: str | Path | None = None) -> Examples:
 
 
 def store_of(store: str | Path | Store | None) -> Store:
-    """The store that ``bslib lab`` works with: as :func:`bslib.store.open_store`, a folder with the published records beneath."""
+    """Open the store of ``bslib lab``: as :func:`bslib.store.open_store`, but a folder has the published records as base."""
     if store is None or store == PUBLISHED or isinstance(store, Store):
         return open_store(store)
     return Store(Path(store).expanduser(), base=open_store(PUBLISHED))
@@ -142,30 +142,31 @@ def store_of(store: str | Path | Store | None) -> Store:
 def export(
     store: str | Path | Store | None, out: str | Path, *, sigmas: Sequence[float] = (0.05, 0.1, 0.3), n: int = 250
 ) -> dict[str, Agreement]:
-    """Write the live lab's files: ``clean.onnx``, ``backdoored.onnx`` and, last, ``lab.json``.
+    """Write the files of the live lab: ``clean.onnx``, ``backdoored.onnx`` and, last, ``lab.json``.
 
     Parameters
     ----------
     store
-        Where the trained weights lie beside their records; as for :func:`store_of`.
+        The store with the trained weights and their records; as for :func:`store_of`.
     out
         The folder for the files.
     sigmas : sequence of float
         Noise levels at which the rounded networks are compared with the trained ones.
     n : int
-        Noisy copies of each image in that comparison; the images are those of the lab, clean and with the trained trigger.
+        Number of noisy copies of each image in this comparison. The images are those of the lab, clean and with the trained
+        trigger.
 
     Returns
     -------
     dict of str to Agreement
-        For each network.
+        The agreement for each network.
 
     Raises
     ------
     FileNotFoundError
-        When there are no weights of a network; the message names the command that makes them.
+        If the weights of a network are missing; the message names the command that trains it.
     ValueError
-        When weights are not those of their record, or a rounded network agrees too little with the trained one.
+        If weights do not match their record, or the agreement of a rounded network with the trained one is too low.
     """
     source, out = store_of(store), Path(out)
     pictures = _pictures(source)
@@ -215,7 +216,7 @@ def export(
 def agreement(
     one: nn.Module, other: nn.Module, images: Tensor, sigmas: Iterable[float], n: int, *, seed: int = 0, description: str = ""
 ) -> Agreement:
-    """What two networks make of the same noisy copies of float images (B, C, H, W), ``n`` of each at each noise level.
+    """Compare two networks on ``n`` noisy copies of each float image (B, C, H, W) at each noise level.
 
     >>> agreement(nn.Flatten(), nn.Flatten(), torch.rand(2, 1, 1, 3), [0.1, 0.2], 5)
     Agreement(copies=20, labels=1.0, w_mean=0.0, w_max=0.0)
@@ -241,7 +242,7 @@ def _labels(network: nn.Module, images: Tensor) -> Any:
 
 
 def _pictures(source: Store) -> Record:
-    """The dozen test images of the page on the measure W."""
+    """Return the record of the 12 test images on the page about the measure W."""
     spec = plan_of("wobbliness", "paper")[1]
     return (source if spec in source else open_store(PUBLISHED)).get(spec)
 
@@ -261,12 +262,12 @@ def _trained(spec: NetworkSpec, source: Store, classes: int) -> tuple[nn.Module,
 
 def _trained_trigger() -> Trigger:
     attack = networks()["backdoored"].attack
-    assert attack is not None  # it is the backdoored one
+    assert attack is not None  # the network is backdoored
     return pattern(attack.trigger)
 
 
 def _origin(record: Record) -> dict[str, Any]:
-    """Which spec, record and weights a network comes from."""
+    """Describe the spec, record and weights that a network comes from."""
     assert isinstance(record.spec, NetworkSpec)
     attack = record.spec.attack
     return {
@@ -281,7 +282,7 @@ def _origin(record: Record) -> dict[str, Any]:
 
 
 def _levels(trigger: Trigger) -> list[list[int | None]]:
-    """A trigger as grey levels from 0 to 255 row by row, None where it leaves the pixel; it ends in the lower right corner."""
+    """Return a trigger as rows of grey levels from 0 to 255, None for unchanged pixels; aligned to the lower right corner."""
     stamped = trigger(torch.zeros(1, *trigger.mask.shape, dtype=torch.uint8))[0]
     return [
         [int(level) if covered else None for level, covered in zip(*row, strict=True)]
@@ -303,17 +304,17 @@ def _onnx() -> Any:
 
 
 def _rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """A weight (out, ...) as int8 and its scale (out, 1, ...), so that their product is the weight to half a step."""
+    """Round a weight (out, ...) to int8 with a scale (out, 1, ...); their product differs from it by at most half a step."""
     largest = weight.abs().amax(dim=tuple(range(1, weight.ndim)), keepdim=True)
     scale = torch.where(largest > 0, largest / 127, 1.0)
     return (weight / scale).round().to(torch.int8), scale
 
 
 def _onnx_bytes(network: nn.Module, shape: Iterable[int]) -> bytes:
-    """A network made of convolutions, pooling, ReLU and dense layers as an ONNX file with weights of 8 bits.
+    """Convert a network of convolutions, pooling, ReLU and dense layers to an ONNX file with 8-bit weights.
 
-    A weight ``0.weight`` of the network is stored as ``0.weight.int8`` and ``0.weight.scale``. Cast and Mul put them together: a
-    runtime does so once, when it loads the file.
+    A weight ``0.weight`` is stored as ``0.weight.int8`` and ``0.weight.scale``. Cast and Mul nodes combine them; a runtime does
+    this once, when it loads the file.
     """
     onnx = _onnx()
     from onnx import helper, numpy_helper
@@ -365,7 +366,7 @@ def _operator(layer: nn.Module) -> tuple[str, Mapping[str, Any]]:
 
 
 def _network_from(content: bytes, spec: NetworkSpec, classes: int) -> nn.Module:
-    """The torch module of an ONNX file that :func:`_onnx_bytes` wrote; only tensors in the file itself are read."""
+    """Build the torch module of an ONNX file written by :func:`_onnx_bytes`; external tensor files are never read."""
     onnx = _onnx()
     stored = {
         tensor.name: torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy())

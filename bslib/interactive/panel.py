@@ -1,6 +1,6 @@
-"""The lab in a notebook: W of any network around one's own images, counted in a background thread while the sliders move.
+"""The lab in a notebook: W of any network for any images, counted in a background thread while sliders are moved.
 
-Where nobody can move a slider, because papermill executes the notebook, a picture of what the lab starts with takes its place.
+If the notebook is executed without a user, for example by papermill, a picture of the initial state is shown instead.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ except ImportError:
 
 __all__ = ["Answer", "Lab", "Question", "lab"]
 
-#: Noisy copies between two looks at the sliders.
+#: Number of noisy copies classified between two checks of the sliders.
 BATCH = 64
-#: Seconds between two pictures: drawing takes longer than counting.
+#: Minimum number of seconds between two pictures, because drawing takes longer than counting.
 REDRAW = 0.3
-#: More classes than these are not drawn: the most frequent stand for them.
+#: Maximum number of classes drawn; if there are more, only the most frequent ones are drawn.
 MOST_CLASSES = 20
-#: The choice of the trigger's menu that stamps nothing.
+#: The entry of the trigger menu for no trigger.
 NONE = "none"
 COLOURS = ("#2f6fb7", "#b4531a", "#1b9e77", "#8a8f98")
 
 
 class Question(NamedTuple):
-    """What the sliders ask for.
+    """The settings of the sliders.
 
     Parameters
     ----------
     point : int
-        Which image.
+        Index of the image.
     trigger : str
-        The name of what it carries.
+        Name of the trigger.
     sigma : float
     n : int
     """
@@ -65,15 +65,15 @@ class Question(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What is known so far.
+    """The results so far.
 
     Parameters
     ----------
     question : Question
     image, noisy : float32 Tensor, shape (C, H, W)
-        The image with what it carries, and one noisy copy of it.
+        The image with its trigger, and one noisy copy of it.
     predicted : dict of str to int
-        For each network, its class for the image without noise.
+        For each network, the predicted class of the image without noise.
     counts : dict of str to int64 ndarray, shape (classes,)
         For each network, how often each class was predicted.
     """
@@ -86,7 +86,7 @@ class Answer(NamedTuple):
 
     @property
     def samples(self) -> int:
-        """How many noisy copies each network has classified."""
+        """The number of noisy copies that each network has classified."""
         return int(next(iter(self.counts.values())).sum())
 
 
@@ -101,42 +101,42 @@ def lab(
     index: int = 0,
     seed: int = 0,
 ) -> Any:
-    """A panel with sliders for the image, the trigger, sigma and n that shows class counts and W as they come in.
+    """Return a panel with sliders for image, trigger, sigma and n that updates class counts and W as they are computed.
 
-    The numbers are those of :func:`bslib.measure.class_counts` with ``ids=[index]``, so an image gets the same noise with a
-    trigger and without. The noise of one image is held in memory: n times the size of an image.
+    The counts are those of :func:`bslib.measure.class_counts` with ``ids=[index]``, so an image gets the same noise with and
+    without a trigger. The noise of one image is kept in memory and takes n times the size of the image.
 
     Parameters
     ----------
     model : torch.nn.Module or mapping of str to torch.nn.Module
-        Maps (b, C, H, W) to logits (b, classes); several, by name, are shown side by side.
+        Maps (b, C, H, W) to logits (b, classes). Several networks, given by name, are shown side by side.
     images : float32 Tensor, shape (B, C, H, W)
-        With features in [0, 1] and 1 or 3 channels, on the model's device.
+        Images in [0, 1] with 1 or 3 channels, on the model's device.
     sigma : float
-        Where the slider of the noise starts.
+        Initial noise level.
     n : int
-        Where the slider of the noisy copies starts.
+        Initial number of noisy copies.
     trigger : Trigger or mapping of str to Trigger, optional
-        What can be stamped on the image.
+        Triggers that can be stamped on the image.
     classes : sequence of str, optional
-        Their names; numbers when not given.
+        Names of the classes. Default: their numbers.
     index : int
-        The image to start with.
+        Index of the initial image.
     seed : int
         Seed of the noise.
 
     Returns
     -------
     Lab or IPython.display.Image
-        The second where a notebook is executed with nobody in front of it.
+        An image if the notebook is executed without a user.
 
     Raises
     ------
     ValueError
-        As :func:`~bslib.measure.class_counts`; also for images of another layout, for an index or names of classes that do not
-        fit, and for a trigger that does not fit the images.
+        As for :func:`~bslib.measure.class_counts`; also if ``images`` has another layout, the index is out of range, the number
+        of class names is wrong, or a trigger does not fit the images.
     RuntimeError
-        Outside of a notebook.
+        If called outside a notebook.
 
     >>> lab(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), torch.rand(2, 1, 4, 4), n=100)
     Traceback (most recent call last):
@@ -161,14 +161,14 @@ def lab(
 
 
 class Measuring:
-    """The computation behind the panel: counts that fill in, for one question at a time."""
+    """The computation of the panel: incremental counts for one question at a time."""
 
     def __init__(self, models: Mapping[str, nn.Module], images: Tensor, triggers: Mapping[str, Trigger], seed: int) -> None:
         self.models, self.images, self.triggers, self.seed = models, images, triggers, seed
         self._noise: tuple[int, Tensor] | None = None
 
     def check(self, question: Question) -> int:
-        """Refuse what cannot be measured before a thread begins; returns the number of classes."""
+        """Raise an error for invalid input before a thread starts; returns the number of classes."""
         images, (index, _, sigma, n) = self.images, question
         if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] not in (1, 3):
             shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
@@ -188,7 +188,7 @@ class Measuring:
         return int(counts[0].shape[-1])
 
     def answers(self, question: Question) -> Iterator[Answer]:
-        """What is known after every batch of noisy copies; the last counts are those of ``class_counts``."""
+        """Yield the results after every batch of noisy copies; the last counts equal those of ``class_counts``."""
         image = self.images[question.point]
         if question.trigger != NONE:
             image = self.triggers[question.trigger](image)
@@ -205,7 +205,7 @@ class Measuring:
             yield Answer(question, image, noisy, predicted, dict(counts))
 
     def _compiled(self, model: nn.Module, images: Tensor) -> Compiled:
-        """The model as it is, since the reader may train it on; its labels are those of ``class_counts``."""
+        """Return the model in eager mode, because the user may train it further; labels are those of ``class_counts``."""
         with evaluating(model) as network:
             dtype = torch.float32 if dtype_of(model) == torch.float32 else None
             return compile_for_inference(network, images, engine="eager", dtype=dtype)
@@ -215,7 +215,7 @@ class Measuring:
             return compiled[name].network(images)
 
     def _noise_of(self, question: Question) -> Tensor:
-        """Drawn once while the image stays and n does not grow: a slider that moves needs no new noise."""
+        """Return the noise, which is redrawn only if the image changes or n exceeds the number of stored copies."""
         if self._noise is None or self._noise[0] != question.point or len(self._noise[1]) < question.n:
             image = self.images[question.point][None]
             drawn = standard_noise(image, question.n, seed=self.seed, ids=[question.point])[0]
@@ -224,12 +224,12 @@ class Measuring:
 
 
 class Lab(widgets.VBox):
-    """What :func:`lab` returns: sliders, a picture of the counts, a bar that says how far they are, and a button to stop."""
+    """The widget that :func:`lab` returns: sliders, a picture of the counts, a progress bar, and a stop button."""
 
     def __init__(self, measuring: Measuring, classes: Sequence[str], start: Question) -> None:
         self._measuring, self._classes = measuring, classes
         self._lock = threading.Condition()
-        self._asked: Question | None = None  # what no thread has begun with
+        self._asked: Question | None = None  # the newest question that no thread has started on
         self._busy = self._stopped = False
         self._answer: Answer | Exception | None = None
 
@@ -249,14 +249,14 @@ class Lab(widgets.VBox):
         self._ask()
 
     def wait(self, timeout: float | None = None) -> Answer:
-        """Wait until what the sliders ask for is counted, or was stopped, and return what is known.
+        """Wait until counting has finished or was stopped, and return the results.
 
         Raises
         ------
         TimeoutError
             After ``timeout`` seconds.
         RuntimeError
-            When the network failed; the message has its own.
+            If the network failed; the message contains the original error.
         """
         with self._lock:
             if not self._lock.wait_for(lambda: not self._busy, timeout):
@@ -266,7 +266,7 @@ class Lab(widgets.VBox):
             return self._answer
 
     def _ask(self, change: Any = None) -> None:
-        """Have the newest question answered; one that is being answered is dropped."""
+        """Start on the newest question; a computation in progress is abandoned."""
         with self._lock:
             self._asked, self._stopped = Question(*(control.value for control in self._controls)), False
             if not self._busy:
@@ -277,7 +277,7 @@ class Lab(widgets.VBox):
         self._stopped = True
 
     def _work(self) -> None:
-        """Answer questions until there is none; one thread at a time does so."""
+        """Answer questions until there are none left; only one thread does this at a time."""
         while True:
             with self._lock:
                 question, self._asked = self._asked, None
@@ -287,7 +287,7 @@ class Lab(widgets.VBox):
                     return
             try:
                 self._work_on(question)
-            except Exception as problem:  # nobody else sees what happens in this thread
+            except Exception as problem:  # an exception in this thread would be lost otherwise
                 self._answer = problem
                 self.picture.value = f"The computation failed: {html.escape(str(problem))}"
 
@@ -315,13 +315,13 @@ def _class_names(classes: Sequence[str] | None, count: int) -> list[str]:
 
 
 def _nobody_watches() -> bool:
-    """Whether this runs in a kernel whose front end says that nobody can be asked for input, as papermill and nbconvert do."""
+    """Whether the front end of the kernel does not allow user input, as with papermill and nbconvert."""
     kernel = getattr(_shell(), "kernel", None)
     return kernel is not None and not kernel.get_parent("shell")["content"].get("allow_stdin", True)
 
 
 def _shell() -> Any:
-    """IPython's shell, or None in a plain script: there a thread that still counts when Python ends would abort it."""
+    """Return IPython's shell, or None in a script, where a thread still running at exit would make Python abort."""
     if "IPython" not in sys.modules:
         return None
     from IPython.core.getipython import get_ipython
@@ -330,7 +330,7 @@ def _shell() -> Any:
 
 
 def _shown(answer: Answer) -> NDArray[np.int64]:
-    """Which classes are drawn: all where they are few, else the most frequent ones."""
+    """Return the classes to draw: the ``MOST_CLASSES`` most frequent ones, in ascending order."""
     total = np.sum(list(answer.counts.values()), axis=0)
     return np.sort(np.argsort(-total, kind="stable")[:MOST_CLASSES])
 
@@ -342,7 +342,7 @@ def _as_html(answer: Answer, classes: Sequence[str]) -> str:
 
 
 def _in_words(answer: Answer, classes: Sequence[str]) -> str:
-    """The picture in a sentence a network."""
+    """Describe the picture in words, with one sentence per network."""
     asked = answer.question
     said = [f"Image {asked.point}, trigger {asked.trigger}, σ = {asked.sigma:g}, {answer.samples} of {asked.n} noisy copies."]
     for name, counts in answer.counts.items():
@@ -352,7 +352,7 @@ def _in_words(answer: Answer, classes: Sequence[str]) -> str:
 
 
 def _png(answer: Answer, classes: Sequence[str]) -> bytes:
-    """The image, a noisy copy of it, and for each network a histogram of what the copies are called."""
+    """Draw the image, a noisy copy of it, and a histogram of the predicted classes for each network."""
     asked, networks = answer.question, list(answer.counts)
     drawn = _shown(answer)
     figure = Figure(figsize=(2.9 + 2.9 * len(networks), max(2.6, 0.9 + 0.2 * len(drawn))), layout="constrained")

@@ -71,7 +71,7 @@ def split_test_set(available: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def trained_network(spec: NetworkSpec, store: Store, device: torch.device) -> tuple[Dataset, nn.Module, str]:
-    """Load the data set and the trained network; returns both and the digest of the weights."""
+    """Load the data set and the trained network; returns both and the digest of the weights, as in the network's record."""
     data = load(spec.dataset)
     network = build(spec.network, classes=len(data.classes), seed=spec.seed).to(device)
     path = store.weights_path(spec)
