@@ -2,7 +2,7 @@ r"""The wobbliness W of a classifier around a point (Eqs. 1 and 2 of the paper),
 
 A point x is copied n times. Independent isotropic Gaussian noise is added to each copy (in pixel space, never clipped), and the
 network classifies the copies (Eq. 1). The *class counts*, how often each class is predicted, approximate the smoothed classifier
-(Eq. 2). W is the entropy of these frequencies (Eq. 3, :mod:`bslib.entropy`). W is 0 where noise never changes the predicted class.
+(Eq. 2). W is the entropy of these frequencies (Eq. 3, :mod:`bslib.entropy`). W is 0 where noise never changes the prediction.
 
 The noise of a point depends only on the seed and on the point. Results therefore do not depend on the order of the points, on the
 rest of the batch, on the chunk size or on the number of sigmas. Noise is drawn in blocks of 64 samples, each from its own
@@ -158,9 +158,9 @@ def class_counts(
     Raises
     ------
     ValueError
-        If sigma is negative or not finite, n is below 1, the batch is empty, x is not float32, not finite or on a different device
-        than the model, ids do not fit, the engine is unknown, or the model's output is not (b, C), holds NaN or differs between
-        evaluations of the same image. The message names the value received.
+        If sigma is negative or not finite, n is below 1, the batch is empty, x is not float32, is not finite or is on another
+        device than the model, ids do not fit, the engine is unknown, or the model's output is not (b, C), contains NaN or differs
+        between evaluations of the same image. The message names the value received.
 
     Warns
     -----
