@@ -241,7 +241,7 @@ def check_inputs(model: nn.Module, *batches: Tensor) -> None:
 
 
 def trial_images(x: Tensor, count: int = 2) -> Tensor:
-    """Return uniform noise, from bright to dark, with the image shape, dtype and device of ``x`` (B, ...), not its values."""
+    """Return images of uniform noise, bright to dark, that depend only on the shape, dtype and device of ``x`` (B, ...)."""
     generator = torch.Generator("cpu").manual_seed(0)
     uniform = torch.rand(count, *x.shape[1:], generator=generator, device="cpu", dtype=torch.float32)
     fading = torch.linspace(1, 0.5, count, device="cpu", dtype=torch.float32).view(-1, *[1] * (x.ndim - 1))
@@ -250,6 +250,8 @@ def trial_images(x: Tensor, count: int = 2) -> Tensor:
 
 def check_model(network: Logits, trial: Tensor, *, stochastic: bool = False) -> Tensor:
     """Check that a network is a function of one image: re-evaluation and a batch of one must give the same logits.
+
+    The state of the random generators of Python, NumPy and torch is restored.
 
     Parameters
     ----------
@@ -270,10 +272,6 @@ def check_model(network: Logits, trial: Tensor, *, stochastic: bool = False) -> 
     ValueError
         If the network cannot be called with such images, returns NaN, or returns different logits for the same image. The message
         names the remedy.
-
-    Notes
-    -----
-    The state of the random generators of Python, NumPy and torch is restored.
     """
     with _generators_kept(trial.device):
         try:
