@@ -46,7 +46,7 @@ PATIENCE = 0.2
 SAVED = {torch.bfloat16: 0.5, torch.float32: 0.1}
 
 
-#: From float32 images (b, ...) to logits (b, C).
+#: Maps float32 images (b, ...) to logits (b, C).
 Forward = Callable[[Tensor], Tensor]
 
 
@@ -94,7 +94,8 @@ def compile_for_inference(
     engine : {"auto", "openvino", "compiled", "eager"}
         "auto" uses OpenVINO on a CPU and a copy with folded batch norms on a GPU. It runs the model unconverted if the saving on
         ``passes`` images, estimated by timing a few, is below the cost of the conversion, or if the conversion fails, changes the
-        logits or is no faster. The other engines raise an error instead. "compiled" is ``torch.compile``; "eager" is the model.
+        logits or is no faster. "openvino" and "compiled" (``torch.compile``) always convert, and raise an error if that fails or
+        changes the logits. "eager" never converts.
     dtype : torch.dtype, optional
         Precision of the passes. The default is bfloat16 with near ties in float32, if the hardware multiplies in bfloat16 and
         rounding errors are far below a near tie; otherwise float32. A model in float64 runs in float64. A model in half precision
