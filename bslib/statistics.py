@@ -432,7 +432,6 @@ def within_chance(distances: Floats, freedom: int, unit: str, *, chance: float =
     distances : ndarray
         In units that were estimated with ``freedom`` degrees of freedom.
     freedom : int
-        Degrees of freedom.
     unit : str
         Name of the unit.
     chance : float
