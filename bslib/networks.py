@@ -1,4 +1,4 @@
-"""The paper's three networks: two small ones for Fashion-MNIST and a ResNet-18 for 32x32 images.
+"""The three networks, exactly as in the paper: two small ones for Fashion-MNIST and a ResNet-18 for 32x32 images.
 
 All networks take float images with features in [0, 1] and return logits. None normalises its input, so a noise level sigma means
 the same for each. Max pooling precedes the ReLU. The two commute, and the ReLU then has only a quarter of the activations.

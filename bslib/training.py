@@ -285,7 +285,7 @@ def _step(
 
 
 def _write(tensors: dict[str, Tensor], path: Path, *, digest: bool = False) -> None:
-    """Write tensors to a safetensors file atomically; ``digest`` adds a digest of the content to files without a record."""
+    """Write tensors to a safetensors file atomically; ``digest`` stores a content digest, for files that have no record."""
     own = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     with atomic_path(path) as part:
         try:
