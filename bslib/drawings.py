@@ -36,7 +36,7 @@ DRAWINGS: dict[int, tuple[str, ...]] = {
         "4 ",
         "  ",
     ),
-    # A grey square. The paper uses this trigger as inactive, and bright triggers activate each other's backdoors.
+    # A square. It is grey because the paper uses it as inactive, and bright triggers activate each other's backdoors.
     4: (
         "44444 ",
         "44444 ",

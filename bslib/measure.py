@@ -180,7 +180,7 @@ def class_counts(
     if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
         raise ValueError(f"batch_size must be a whole number of 1 or more, got {batch_size!r}")
 
-    counts: Tensor | None = None  # (S, N segments, B, C), made when the first logits tell C
+    counts: Tensor | None = None  # (S, N segments, B, C), allocated when the first logits give C
     total = len(x) * order[-1] * len(sigmas)
     with evaluating(model, output) as network, bar(total=total, desc="W", unit="image", unit_scale=True, show=progress) as shown:
         if not isinstance(engine, Compiled):

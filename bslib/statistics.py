@@ -139,7 +139,7 @@ def _drawn(batches: tuple[int, ...], resamples: int, seed: int) -> tuple[NDArray
     for places in chosen:
         places[:] = rng.integers(r, size=r)
         for b, neighbours in itertools.groupby(places.tolist(), key=batches.__getitem__):
-            alike = list(neighbours)  # consecutive batches of one length share a call, which gives the same numbers as one each
+            alike = list(neighbours)  # batches of equal length share one call, which draws the same numbers as separate calls
             for k, own in zip(alike, rng.integers(b, size=(len(alike), b)), strict=True):
                 points[k].append(own)
     return chosen, [np.array(own) for own in points]

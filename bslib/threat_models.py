@@ -20,7 +20,8 @@ class ThreatModel:
     count : int, optional
         Number of poisoned images.
     one_target : bool
-        If true, poisoned images of all other classes get the target class. If false, class c becomes (c + 1) mod C.
+        If true, poisoned images come from all other classes and are labelled as the target class. If false, class c becomes
+        (c + 1) mod C.
     """
 
     name: str

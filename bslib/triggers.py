@@ -85,7 +85,7 @@ class Trigger:
         Raises
         ------
         ValueError
-            If the images have an unsupported shape or dtype, are smaller than the trigger, or have a different number of channels.
+            If the images have an unsupported shape or dtype, are smaller than the trigger, or have other channels.
         """
         if images.ndim not in (3, 4):
             raise ValueError(f"images must have shape (C, H, W) or (B, C, H, W), got {tuple(images.shape)}")

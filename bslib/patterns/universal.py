@@ -104,8 +104,8 @@ def _likely(logits: Tensor, top: int) -> Tensor:
 def _linearised(network: nn.Module, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
     """Return the logits (B, K) of ``classes`` (B, K) and their gradients (B, K, values).
 
-    Each image gets a batched forward and backward pass for each class. K sequential backward passes would take longer, since a
-    pass of one image takes about as long as reading the weights.
+    Each image is copied K times, and the copies share batched forward and backward passes. K sequential backward passes would
+    take longer, since a pass of one image takes about as long as reading the weights.
     """
     logits, slopes = [], []
     pairs = torch.arange(classes.numel(), device=x.device)
