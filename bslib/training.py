@@ -105,7 +105,7 @@ def train(
     batch_size = min(batch_size, len(images))
     per_epoch = len(images) // batch_size
     total = epochs * per_epoch
-    rate = torch.tensor(learning_rate, device=device) if device.type == "cuda" else learning_rate  # a CUDA graph reads the rate from memory
+    rate = torch.tensor(learning_rate, device=device) if device.type == "cuda" else learning_rate  # a graph reads it from memory
     optimizer = torch.optim.SGD(network.parameters(), lr=rate, momentum=0.9, nesterov=True, weight_decay=weight_decay, fused=True)
     step, before = _resume(network, optimizer, checkpoint) if checkpoint and checkpoint.exists() else (0, 0.0)
     first, began = step, time.monotonic()
