@@ -270,8 +270,7 @@ def check_model(network: Logits, trial: Tensor, *, stochastic: bool = False) -> 
     Raises
     ------
     ValueError
-        If the network cannot be called with such images, returns NaN, or returns different logits for the same image. The message
-        names the remedy.
+        If the network fails on such images, or returns NaN or different logits for one image. The message names the remedy.
     """
     with _generators_kept(trial.device):
         try:

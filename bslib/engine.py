@@ -1,8 +1,8 @@
 r"""Fast forward passes: OpenVINO on a CPU, a copy with folded batch norms or ``torch.compile`` on a GPU.
 
-Forward passes are almost the whole cost of W, so converting the network pays off for a long computation.
-:func:`compile_for_inference` decides whether to convert, compares the logits of the converted network with the model's own, and
-describes the engine in words, which are stored in the records.
+Forward passes are almost the whole cost of W, so converting the network pays off for long computations.
+:func:`compile_for_inference` decides whether to convert, compares the converted network's logits with the model's own, and
+describes the engine in words for the records.
 
 Where the hardware multiplies in bfloat16, the forward passes run in bfloat16. Images whose two largest logits are nearly tied are
 re-evaluated in float32 (:class:`NearTieFallback`). The labels are therefore those of float32.
@@ -92,10 +92,10 @@ def compile_for_inference(
     x : float32 Tensor, shape (B, ...)
         Example of the input. Only its shape and device are used, never its values.
     engine : {"auto", "openvino", "compiled", "eager"}
-        "auto" uses OpenVINO on a CPU and a copy with folded batch norms on a GPU. It runs the model unconverted if the saving on
-        ``passes`` images, estimated by timing a few, is below the cost of the conversion, or if the conversion fails, changes the
-        logits or is no faster. "openvino" and "compiled" (``torch.compile``) always convert, and raise an error if that fails or
-        changes the logits. "eager" never converts.
+        "auto" uses OpenVINO on a CPU and a copy with folded batch norms on a GPU. It runs the model unconverted if the expected
+        saving on ``passes`` images, from timing a few, is below the cost of conversion, or if the conversion fails, changes the
+        logits or is no faster. "openvino" and "compiled" (``torch.compile``) convert at any cost or raise an error; "eager" never
+        converts.
     dtype : torch.dtype, optional
         Precision of the passes. The default is bfloat16 with near ties in float32, if the hardware multiplies in bfloat16 and
         rounding errors are far below a near tie; otherwise float32. A model in float64 runs in float64. A model in half precision
@@ -112,8 +112,7 @@ def compile_for_inference(
     Raises
     ------
     ValueError
-        As for :func:`bslib.calling.check_model`; also for an unknown engine or dtype, and if a requested engine cannot run the
-        model, with the reason.
+        As for :func:`bslib.calling.check_model`; also for an unknown engine or dtype, or an engine that cannot run the model.
 
     >>> from bslib.calling import evaluating
     >>> with evaluating(nn.Sequential(nn.Flatten(), nn.Linear(4, 3))) as network:
@@ -176,8 +175,8 @@ class NearTieFallback(nn.Module):
 
     Rounding therefore decides very few labels. If most images are nearly tied, the remaining batches run in float32 only. A near
     tie is a difference below 6 units in the last place of the largest logit (0.047 of it in bfloat16), or below four times the
-    largest rounding error on trial images. The second bound matters where logits cancel. In a test with 57,800 noisy images, the
-    paper's three networks and torch's autocast, no label changed whose logits differed by more than 0.021 of the largest.
+    largest rounding error on trial images, which matters where logits cancel. On 57,800 noisy images, with the paper's three
+    networks and torch's autocast, no label changed whose logits differed by more than 0.021 of the largest.
 
     Parameters
     ----------
@@ -311,9 +310,9 @@ class _Candidate:
         return self._described(fallback if math.isfinite(known.error) else self.network, "eager", why)
 
     def _guarded(self, quick: Forward | None, exact: Forward) -> tuple[Forward, float]:
-        """Combine ``quick`` with near ties in ``exact``, and return the network with the seconds of a full pass.
+        """Return ``quick`` with near ties in ``exact``, and the seconds of a full pass.
 
-        If no precision was requested, return ``exact`` where rounding errors are large or ``quick`` saves little time.
+        If no precision was requested, return ``exact`` where rounding is large or ``quick`` saves little.
         """
         logits, seconds = _timed(exact, self.images)
         if quick is None:

@@ -134,15 +134,15 @@ def log_of(base: float | None) -> float:
 
 
 def entropy_interval(counts: ArrayLike, *, level: float = 0.95) -> tuple[Floats, Floats]:
-    r"""Compute a confidence interval for the entropy at one point from its counts, the Monte-Carlo error of W, in nats.
+    r"""Compute an interval for the entropy at one point from its counts, the Monte-Carlo error of W, in nats.
 
-    The variance around the Miller-Madow estimate comes from the second-order delta method, with K the number of classes observed:
+    It uses the second-order delta method around the Miller-Madow estimate, with K the number of classes observed:
 
     .. math:: \operatorname{var}(W) \approx \frac{\sum_k \hat p_k \log^2 \hat p_k - W^2}{n} + \frac{K - 1}{2 n^2}
 
-    If all n samples fall into one class, this variance is 0, although other classes may exist. The upper end is therefore at
-    least the largest entropy that is consistent with the exact binomial bound :math:`q = 1 - (1 - \text{level})^{1/n}` on the
-    total probability of the classes that n samples can miss.
+    If all n samples fall into one class, this is 0, although other classes may exist. The upper end is therefore at least the
+    largest entropy consistent with the exact binomial bound :math:`q = 1 - (1 - \text{level})^{1/n}` on the total probability of
+    the classes that n samples can miss.
 
     Parameters
     ----------

@@ -55,7 +55,7 @@ def wobbliness(
     """Compute W around each image of a batch (Eqs. 1 to 3); it is 0 where noise never changes the predicted class.
 
     Noise is added to the images as given. If the model needs normalised images, include the normalisation in the model, as in
-    ``nn.Sequential(torchvision.transforms.Normalize(mean, std), model)``. Otherwise sigma has a different unit in each channel.
+    ``nn.Sequential(torchvision.transforms.Normalize(mean, std), model)``. Otherwise sigma's unit differs between channels.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def wobbliness(
     Returns
     -------
     ndarray of float, shape (B,), (S, B), (N, B) or (S, N, B)
-        The first axis is sigma if it is a sequence, the next is n if it is a sequence, and the last is the images.
+        Axes: sigma (if a sequence), n (if a sequence), images.
 
     Raises
     ------
@@ -112,9 +112,9 @@ def class_counts(
 
     .. math:: \text{counts}_k(x) = \sum_{i=1}^n f_k(x + \sigma z_i), \qquad z_i \sim \mathcal N(0, I)
 
-    The noise of an image is a function of the seed and of its pixels (or id). It is the same on all CPUs, and on all GPUs of one
-    model. The counts therefore do not depend on ``batch_size``, ``engine``, the number of threads, the order of the images, the
-    other images, sigmas and n in the call, or torch's settings, except where rounding decides between two logits.
+    The noise of an image is a function of the seed and of its pixels (or id), on CPUs and on GPUs of one model. The counts
+    therefore do not depend on ``batch_size``, ``engine``, the number of threads, the order of the images, the other images,
+    sigmas and n in the call, or torch's settings, except where rounding decides between two logits.
 
     Parameters
     ----------
@@ -131,8 +131,8 @@ def class_counts(
     seed : int
         Seed of the noise.
     ids : sequence of B hashables, optional
-        Keys of the noise of each image, ints or strings. The default key is the image's float32 pixels. A clean image and its
-        triggered copy get the same noise if they have the same id.
+        Keys of each image's noise, ints or strings; by default its float32 pixels. A clean image and its triggered copy get the
+        same noise if they have the same id.
     dtype : torch.dtype, optional
         Precision of the forward passes. The default is bfloat16 with near ties in float32 where the hardware multiplies in
         bfloat16 (:class:`bslib.engine.NearTieFallback`); this gives the labels of float32. ``torch.float32`` uses float32 only.

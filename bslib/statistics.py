@@ -224,14 +224,13 @@ def percentile_estimate(
 def share_of_networks(networks: Sequence[NDArray[np.bool_]]) -> Estimate:
     """Compute the mean over networks of the fraction of each network's pairs, points or batches that count.
 
-    The values of one network are correlated, so networks are resampled. If all values agree, resampling would give an interval of
-    zero width. In that case, and if each network has one value, the interval is Wilson's. Its number of trials is the number of
-    networks, or the number of values if there is only one network.
+    The values of one network are correlated, so networks are resampled. If all values agree, which would give zero width, or each
+    network has one value, the interval is Wilson's, with one trial per network (per value if there is only one network).
 
     Parameters
     ----------
     networks : sequence of R arrays of bool, shape (M,)
-        For each network, whether each of its values counts.
+        Whether each value counts.
 
     >>> print(share_of_networks([np.zeros(10, dtype=bool)] * 5))
     0.000 [0.000, 0.434]
@@ -270,9 +269,7 @@ def success_rate(
 
 
 def mean_of_networks(shares: Sequence[float], trials: int) -> Estimate:
-    """Compute the mean of a fraction (an accuracy) over networks, with Student's t interval clipped to [0, 1].
-
-    For one network the interval is Wilson's binomial interval with ``trials`` trials.
+    """Average a fraction (an accuracy) over networks: Student's t interval within [0, 1], or Wilson's for one network.
 
     >>> print(mean_of_networks([0.88], 10_000))
     0.880 [0.873, 0.886]

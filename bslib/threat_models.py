@@ -16,12 +16,11 @@ class ThreatModel:
     ----------
     name : str
     fraction : float, optional
-        Poison fraction of the training set. Used if ``count`` is not given.
+        Poison fraction, used if ``count`` is not given.
     count : int, optional
         Number of poisoned images.
     one_target : bool
-        If true, poisoned images come from all other classes and are labelled as the target class. If false, class c becomes
-        (c + 1) mod C.
+        Images of all other classes become one target class if true; class c becomes (c + 1) mod C if false.
     """
 
     name: str
@@ -64,7 +63,7 @@ class ThreatModel:
         Raises
         ------
         ValueError
-            For a target class that is invalid, missing or not applicable, or fewer than one class.
+            For an invalid, missing or inapplicable target class, or fewer than one class.
 
         >>> import numpy as np
         >>> THREAT_MODELS["T2"].target_labels(np.array([0, 9]), target=None, classes=10).tolist()

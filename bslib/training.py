@@ -4,8 +4,8 @@ Networks run in channels-last layout, and optionally in bfloat16 under autocast.
 launching the kernels one by one takes longer than running them.
 
 The whole data set is one tensor on the device. Order and augmentation are functions of the seed and the step, and the learning
-rate is a function of the step. A checkpoint therefore needs only the weights, the momentum and the step number. A resumed run
-gives the same result as an uninterrupted one.
+rate is a function of the step. A checkpoint therefore needs only the weights, the momentum and the step number, and a resumed
+run gives the same result as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -64,8 +64,7 @@ def train(
     seed : int
         Seed of the order and of the augmentation.
     learning_rate : float
-        Peak learning rate. The rate rises linearly from a tenth of it over the first quarter of the steps, then falls linearly
-        to 0.
+        Peak rate, reached linearly from a tenth of it over the first quarter of the steps; then the rate falls linearly to 0.
     batch_size : int
         Images in a step, at most the size of the data set.
     weight_decay : float

@@ -249,8 +249,7 @@ def _bounded(theta: Tensor, *, keep: bool = False) -> Tensor:
 def anomaly_index(norms: ArrayLike, success: ArrayLike | None = None) -> float:
     """Return the distance of the smallest norm below the median, in median absolute deviations times 1.4826.
 
-    The authors classify a network as backdoored if the index is above 2. The median of an even number of norms is the mean of the
-    middle two.
+    Above 2, the authors classify the network as backdoored. The median of an even number of norms is the mean of the middle two.
 
     Parameters
     ----------
@@ -262,7 +261,7 @@ def anomaly_index(norms: ArrayLike, success: ArrayLike | None = None) -> float:
     Returns
     -------
     float
-        0 if no norm is below the median or fewer than three masks reached the threshold. Infinite if the smallest norm is below
+        0 if no norm is below the median or fewer than three masks reached the threshold; infinite if the smallest norm is below
         the median but fewer than half of the norms deviate from it.
 
     Raises

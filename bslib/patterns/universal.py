@@ -64,8 +64,8 @@ def deepfool(model: nn.Module, images: Tensor, *, steps: int = 10, overshoot: fl
     Returns
     -------
     Tensor
-        Same shape as ``images``. For a linear network, the length of the perturbation is (d + 1e-4) * (1 + overshoot), where d is
-        the distance to the nearest boundary and 1e-4 is the authors' constant.
+        Same shape as ``images``. For a linear network at distance d from the nearest boundary, its length is
+        (d + 1e-4) * (1 + overshoot), with the authors' constant 1e-4.
 
     >>> model = nn.Linear(2, 2, bias=False)
     >>> model.weight.data = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
@@ -104,8 +104,8 @@ def _likely(logits: Tensor, top: int) -> Tensor:
 def _linearised(network: nn.Module, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
     """Return the logits (B, K) of ``classes`` (B, K) and their gradients (B, K, values).
 
-    Each image is copied K times, and the copies share batched forward and backward passes. K sequential backward passes would
-    take longer, since a pass of one image takes about as long as reading the weights.
+    All K copies of an image share batched passes. K sequential backward passes would take longer, since a pass of one image takes
+    about as long as reading the weights.
     """
     logits, slopes = [], []
     pairs = torch.arange(classes.numel(), device=x.device)
@@ -168,8 +168,7 @@ def universal_perturbation(
     steps, overshoot
         As for :func:`deepfool`.
     batch_size : int
-        Number of images whose steps are computed together. The steps are then applied one by one, each only if its image is not
-        yet fooled. 1 is the original algorithm.
+        Number of images whose steps are computed together, then applied one by one to images not yet fooled. 1 is the original.
     seed : int
         Seed of the random orders.
     progress : bool
