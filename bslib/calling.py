@@ -1,7 +1,7 @@
-"""How anybody's network is called: in eval mode, on a copy of the input, for its logits, and checked before it is trusted.
+"""Calls to user-supplied networks: in eval mode, on a copy of the input, returning logits, after checks of the network.
 
-A network comes with habits: it writes into its input, returns a dictionary, keeps dropout on, or normalises over the batch. W is
-defined for a network that is a function of one image, so everything in this package that calls a network does it from here.
+A user's network may write into its input, return a dictionary, keep dropout on or normalise over the batch. W is defined only for
+a network that is a function of one image. All code in this package therefore calls networks through this module.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from torch import Tensor, nn
 
 __all__ = ["Logits", "check_inputs", "check_model", "check_points", "dtype_of", "evaluating", "trial_images"]
 
-#: How far two answers to one image may lie apart, relative to the largest logit, before they count as different.
+#: Largest difference between two outputs for one image that count as equal, relative to the largest logit.
 SAME_ANSWER = 1e-4
-#: Image-shaped input beyond these is hardly meant to have features in [0, 1].
+#: Image-shaped input outside this range triggers a warning: its features are probably not meant to lie in [0, 1].
 FEATURE_RANGE = (-0.25, 1.25)
-#: Under these seeds the first draws of Python, NumPy and torch lie on both sides of one half, and so do torch's coin tosses.
+#: With these seeds, the first draws of Python, NumPy and torch fall on both sides of 0.5, as do torch's Bernoulli draws.
 SEEDS = (0, 1, 3, 7)
 
 _KEPT: dict[int, Kept] = {}
 _KEPT_LOCK = threading.Lock()
-#: torch's switches for what float32 means: on GPUs TF32 is the default of convolutions.
+#: torch's settings of float32 precision. On GPUs, convolutions use TF32 by default.
 _PRECISIONS: tuple[Any, ...] = operator.attrgetter(
     "cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul", "mkldnn.conv", "mkldnn.rnn"
 )(torch.backends)
 
 
 class _TrueFloat32:
-    """float32 as it is written, without TF32 or bfloat16. torch's switches are global: the last one to leave sets them back."""
+    """Context with IEEE float32, without TF32 or bfloat16. The settings are global; the last user to exit restores them."""
 
     def __init__(self) -> None:
         self.lock, self.users = threading.Lock(), 0
@@ -64,7 +64,7 @@ _TRUE_FLOAT32 = _TrueFloat32()
 
 
 class Kept:
-    """What is kept for a model while it lives: a lock, so that one thread at a time uses it, and what others put here."""
+    """Per-model state: a lock that lets one thread at a time use the model, and the compiled network."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
@@ -72,7 +72,7 @@ class Kept:
 
 
 def kept_for(model: nn.Module) -> Kept:
-    """The :class:`Kept` of a model; it goes when the model goes."""
+    """Return the :class:`Kept` of a model, which is deleted together with the model."""
     with _KEPT_LOCK:
         if id(model) not in _KEPT:
             _KEPT[id(model)] = Kept()
@@ -81,7 +81,7 @@ def kept_for(model: nn.Module) -> Kept:
 
 
 class _Refused(ValueError):
-    """What a model returned is not what W can be taken from."""
+    """W cannot be computed from the output of a model."""
 
 
 class Logits(nn.Module):
@@ -90,10 +90,10 @@ class Logits(nn.Module):
     Parameters
     ----------
     model : torch.nn.Module
-        Returns logits, or an object with ``logits``, or a tuple or mapping that holds them. A single logit becomes two classes
-        with the threshold at 0.
+        Returns logits, an object with an attribute ``logits``, or a tuple or mapping that holds them. A single logit becomes two
+        classes with the threshold at 0.
     output : str or int, optional
-        Which entry of a tuple or mapping holds the logits.
+        Which entry of the tuple or mapping holds the logits.
 
     >>> Logits(nn.Identity())(torch.tensor([[2.0], [-3.0]])).tolist()
     [[0.0, 2.0], [0.0, -3.0]]
@@ -104,7 +104,7 @@ class Logits(nn.Module):
         self.model, self.output = model, output
 
     def forward(self, x: Tensor) -> Tensor:
-        """From (b, ...) to (b, C). The model gets a clone, which it may write into."""
+        """Map (b, ...) to (b, C). The model receives a clone, which it may modify."""
         out = _selected(self.model(x.clone()), self.output)
         if out.ndim != 2 or len(out) != len(x) or out.shape[1] < 1:
             hint = ": end it with unsqueeze(1) for one logit an image" if out.ndim == 1 and len(out) == len(x) else ""
@@ -113,7 +113,7 @@ class Logits(nn.Module):
 
 
 def _selected(out: Any, output: str | int | None) -> Tensor:
-    """The tensor of logits in what a model returned."""
+    """Extract the tensor of logits from a model's output."""
     found = out
     if output is not None:
         try:
@@ -135,15 +135,15 @@ def _contents(out: Any) -> str:
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module, output: str | int | None = None) -> Iterator[Logits]:
-    """The model in eval mode, without gradients and autocast, in true float32; afterwards everything is as it was.
+    """Put the model in eval mode, without gradients and autocast, in true float32; restore everything afterwards.
 
-    One thread at a time; others wait. torch's switches for lower float32 precision are global: they are off for the whole
-    process while this lasts.
+    One thread at a time can use a model; others wait. torch's settings of float32 precision are global, so TF32 and bfloat16 are
+    off for the whole process inside the context.
 
     Parameters
     ----------
     model : torch.nn.Module
-        Modules that refuse ``eval()``, as exported programs do, stay in the mode that they were made in.
+        Modules that do not support ``eval()``, such as exported programs, keep the mode they were created in.
     output : str or int, optional
         As for :class:`Logits`.
 
@@ -177,7 +177,7 @@ def _state(model: nn.Module) -> Iterator[Tensor]:
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:
-    """The dtype that a model computes in: that of its first floating point parameter or buffer, else float32.
+    """Return the dtype of the model's first floating-point parameter or buffer, or float32 if it has none.
 
     >>> dtype_of(nn.Linear(1, 1).double()), dtype_of(nn.ReLU())
     (torch.float64, torch.float32)
@@ -189,7 +189,7 @@ def dtype_of(model: nn.Module) -> torch.dtype:
 
 
 def check_points(model: nn.Module, x: Tensor) -> None:
-    """Refuse what W cannot be measured on; a ValueError names the value and the remedy.
+    """Raise a ValueError that names the value and the remedy if W cannot be measured for the model and points.
 
     >>> check_points(nn.Flatten(), torch.zeros(2, 1, 4, 4, dtype=torch.uint8))
     Traceback (most recent call last):
@@ -219,7 +219,7 @@ def check_points(model: nn.Module, x: Tensor) -> None:
 
 
 def check_inputs(model: nn.Module, *batches: Tensor) -> None:
-    """Refuse batches that are not float or not finite, or lie on another device than the model; a ValueError says which.
+    """Raise a ValueError if a batch is not floating point, not finite, or not on the model's device.
 
     >>> check_inputs(nn.Linear(2, 1), torch.tensor([[0.0, torch.nan]]))
     Traceback (most recent call last):
@@ -241,7 +241,7 @@ def check_inputs(model: nn.Module, *batches: Tensor) -> None:
 
 
 def trial_images(x: Tensor, count: int = 2) -> Tensor:
-    """Uniform noise with the shape, dtype and device of ``x`` (B, ...), from bright to dark; the same for all values of ``x``."""
+    """Return images of uniform noise, bright to dark, that depend only on the shape, dtype and device of ``x`` (B, ...)."""
     generator = torch.Generator("cpu").manual_seed(0)
     uniform = torch.rand(count, *x.shape[1:], generator=generator, device="cpu", dtype=torch.float32)
     fading = torch.linspace(1, 0.5, count, device="cpu", dtype=torch.float32).view(-1, *[1] * (x.ndim - 1))
@@ -249,7 +249,9 @@ def trial_images(x: Tensor, count: int = 2) -> Tensor:
 
 
 def check_model(network: Logits, trial: Tensor, *, stochastic: bool = False) -> Tensor:
-    """Refuse a network that is no function of one image: asked again, or alone, it has to give the same answer.
+    """Check that a network is a function of one image: re-evaluation and a batch of one must give the same logits.
+
+    The state of the random generators of Python, NumPy and torch is restored.
 
     Parameters
     ----------
@@ -258,18 +260,17 @@ def check_model(network: Logits, trial: Tensor, *, stochastic: bool = False) -> 
     trial : Tensor, shape (b, ...)
         From :func:`trial_images`, in the model's dtype.
     stochastic : bool
-        Accept a network whose answers differ.
+        Accept a network whose logits differ.
 
     Returns
     -------
     Tensor, shape (b, C)
-        Its logits.
+        The network's logits.
 
     Raises
     ------
     ValueError
-        When it cannot be called with such images, or answers differently; the message says what to do. The generators of Python,
-        NumPy and torch are left as they were.
+        If the network fails on such images, or returns NaN or different logits for one image. The message names the remedy.
     """
     with _generators_kept(trial.device):
         try:
@@ -277,7 +278,7 @@ def check_model(network: Logits, trial: Tensor, *, stochastic: bool = False) -> 
             alone = first if stochastic else torch.cat([network(image[None]) for image in trial])
         except _Refused:
             raise
-        except Exception as problem:  # whatever a module raises when it gets what it was not made for
+        except Exception as problem:  # user code may raise any exception for input that it does not support
             reason = (str(problem).splitlines() or [""])[0]
             hint = _layout_hint(trial)
             raise ValueError(
@@ -300,7 +301,7 @@ def check_model(network: Logits, trial: Tensor, *, stochastic: bool = False) -> 
 
 
 def same_logits(one: Tensor, other: Tensor, tolerance: float = SAME_ANSWER) -> bool:
-    """Whether two tensors of logits agree up to rounding, relative to the largest.
+    """Return whether two tensors of logits agree up to rounding, relative to the largest logit.
 
     >>> same_logits(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 2.00001]]))
     True

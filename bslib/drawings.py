@@ -1,7 +1,8 @@
-"""The six triggers of the paper's Fig. 3 as drawings, and digests that tell when one is drawn anew.
+"""The six triggers of the paper's Fig. 3 as drawings, and digests that detect changed drawings.
 
-The paper shows its patterns only as a picture. What its text fixes is the corner, the overwriting, that 3 is small and hard to
-learn, and that 5 is a larger smiley. 1 is the pattern of Gu et al. (2019) to the pixel; the rest is our choice.
+The paper shows its triggers only as a picture. Its text specifies the corner, that pixels are overwritten, that trigger 3 is
+small and hard to learn, and that trigger 5 is a larger smiley. Trigger 1 is exactly the pattern of Gu et al. (2019). The
+remaining pixels are our choice.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterable
 
 __all__ = ["DRAWINGS", "PAPERS", "changed_digests", "digest"]
 
-#: The patterns by their number in Fig. 3: # is white, a digit a grey (9 is white), . is black, a blank leaves the pixel as it is.
+#: The triggers by their number in Fig. 3: # is white, a digit is grey (9 is white), . is black, a blank is transparent.
 #: The last row and column are the edge of the image.
 #:
 #: :meta hide-value:
@@ -30,12 +31,12 @@ DRAWINGS: dict[int, tuple[str, ...]] = {
         "### ",
         "    ",
     ),
-    # Gu et al.'s single pixel in a grey that is hard to learn: in white it is easy.
+    # Gu et al.'s single pixel, in a grey that is hard to learn. A white pixel is easy to learn.
     3: (
         "4 ",
         "  ",
     ),
-    # A grey square: bright patterns set off each other's backdoors, and the paper uses this one as inactive.
+    # A square. It is grey because the paper uses it as inactive, and bright triggers activate each other's backdoors.
     4: (
         "44444 ",
         "44444 ",
@@ -55,7 +56,7 @@ DRAWINGS: dict[int, tuple[str, ...]] = {
         "..####.. ",
         "         ",
     ),
-    # A patch of random greys, as Chen et al.'s random key.
+    # A patch of random greys, like Chen et al.'s random key.
     6: (
         "82506 ",
         "19374 ",
@@ -66,7 +67,7 @@ DRAWINGS: dict[int, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 
-#: The digests of the drawings that records without digests were made with.
+#: Digests of the original drawings, which records without digests were made with.
 _FIRST: dict[int, str] = {
     1: "a88964d8cacd8cce",
     2: "da5b8e4c528881ce",
@@ -77,12 +78,12 @@ _FIRST: dict[int, str] = {
 }
 
 
-#: The paper's six triggers: what its chapters show and measure whatever other triggers there are.
+#: The paper's six triggers. Its chapters show and measure only these, even if there are other triggers.
 PAPERS = tuple(_FIRST)
 
 
 def digest(number: int) -> str:
-    """Sixteen hexadecimal digits, a function of a drawing: with another drawing, records of the trigger have to be made anew.
+    """Return the digest of a drawing, 16 hexadecimal digits. If it changes, records of the trigger must be recomputed.
 
     >>> digest(1) == digest(1) != digest(2)
     True
@@ -91,7 +92,7 @@ def digest(number: int) -> str:
 
 
 def changed_digests(numbers: Iterable[int]) -> dict[str, str]:
-    """The digests of those triggers that are not drawn as at first; this is what a record keeps of the triggers in it.
+    """Return the digests of triggers whose drawings differ from the originals; each record stores them for its triggers.
 
     >>> changed_digests([1, 5])
     {}

@@ -1,10 +1,11 @@
-r"""How forward passes are made fast: OpenVINO on a CPU, a folded copy or ``torch.compile`` on a GPU, else the model as it is.
+r"""Fast forward passes: OpenVINO on a CPU, a copy with folded batch norms or ``torch.compile`` on a GPU.
 
-W costs forward passes and little else, so a long computation is worth a conversion. :func:`compile_for_inference` decides that,
-tries what it made against the model's own logits, and says in words what will run; records keep these words.
+Forward passes are almost the whole cost of W, so converting the network pays off for long computations.
+:func:`compile_for_inference` decides whether to convert, compares the converted network's logits with the model's own, and
+describes the engine in words for the records.
 
-Where the hardware multiplies in bfloat16, passes run in it, and images whose two largest logits are nearly tied run again in
-float32 (:class:`NearTieFallback`). So the labels are those of float32.
+Where the hardware multiplies in bfloat16, the forward passes run in bfloat16. Images whose two largest logits are nearly tied are
+re-evaluated in float32 (:class:`NearTieFallback`). The labels are therefore those of float32.
 """
 
 from __future__ import annotations
@@ -31,38 +32,38 @@ __all__ = ["ENGINES", "Compiled", "NearTieFallback", "compile_for_inference", "f
 
 #: The choices of ``engine``.
 ENGINES = ("auto", "openvino", "compiled", "eager")
-#: Images in a pass of a converted network: on two cores the fastest of 64, 128 and 256, and on a GPU.
+#: Images in a pass of a converted network, on a CPU (the fastest of 64, 128 and 256 on two cores) and on a GPU.
 BATCH, BATCH_ON_GPU = 64, 1024
-#: How far the logits of a converted network may lie from the model's own, relative to the largest.
+#: Largest accepted difference between the logits of a converted network and of the model, relative to the largest logit.
 LOGIT_TOLERANCE = 1e-3
 #: Two logits are nearly tied if they are closer than this many units in the last place of the lower precision.
 NEAR_TIE_ULPS = 6
-#: A conversion takes about this many seconds, and so many for each module (measured with torchvision's networks).
+#: Approximate duration of a conversion: seconds, plus seconds for each module (measured with torchvision's networks).
 CONVERSION = (1.0, 0.03)
-#: A pass that takes longer than so many seconds is not timed twice.
+#: A pass that takes longer than this many seconds is timed only once.
 PATIENCE = 0.2
-#: The fraction of the eager time that a conversion saves at least, in bfloat16 and in float32.
+#: Smallest fraction of the eager time that a conversion saves, in bfloat16 and in float32.
 SAVED = {torch.bfloat16: 0.5, torch.float32: 0.1}
 
 
-#: From float32 images (b, ...) to logits (b, C).
+#: Maps float32 images (b, ...) to logits (b, C).
 Forward = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """A network ready for many forward passes, for as long as :func:`bslib.calling.evaluating` lasts.
+    """A network prepared for many forward passes, valid inside the context of :func:`bslib.calling.evaluating`.
 
     Parameters
     ----------
     network : callable
-        From float32 images (b, ...) to logits (b, C).
+        Maps float32 images (b, ...) to logits (b, C).
     dtype : torch.dtype
-        The precision of most of its passes.
+        Precision of most of the passes.
     batch_size : int
-        How many images to give it at a time.
+        Number of images to pass at a time.
     what : str
-        What runs, in words.
+        Description of the engine in words.
     """
 
     network: Forward
@@ -80,28 +81,29 @@ def compile_for_inference(
     passes: int | None = None,
     stochastic: bool = False,
 ) -> Compiled:
-    """Check a network, and make its forward passes fast if the work is long enough to be worth it.
+    """Check a network, and convert it to a faster engine if the computation is long enough to pay for the conversion.
 
-    What is made is kept for the next call with the same weights, number of threads and shape of input.
+    The result is cached for the next call with the same weights, number of threads and input shape.
 
     Parameters
     ----------
     network : Logits
         From :func:`bslib.calling.evaluating`, within its context.
     x : float32 Tensor, shape (B, ...)
-        What it will be given; only shape and device count, never the values.
+        Example of the input. Only its shape and device are used, never its values.
     engine : {"auto", "openvino", "compiled", "eager"}
-        "auto": on a CPU OpenVINO, on a GPU a copy with folded batch norms; and the model as it is where the expected time of
-        ``passes`` images, from the measured time of a few, does not make up for the conversion, where the conversion fails or
-        gives other logits, or where the result is no faster. The others insist; "compiled" is ``torch.compile``.
+        "auto" uses OpenVINO on a CPU and a copy with folded batch norms on a GPU. It runs the model unconverted if the expected
+        saving on ``passes`` images, from timing a few, is below the cost of conversion, or if the conversion fails, changes the
+        logits or is no faster. "openvino" and "compiled" (``torch.compile``) convert at any cost or raise an error; "eager" never
+        converts.
     dtype : torch.dtype, optional
-        Precision of the passes. When not given, bfloat16 with near ties in float32 where the hardware multiplies in bfloat16 and
-        rounding stays far below a near tie; else float32. A model in float64 runs in float64, and a model in half precision has
-        its near ties evaluated in float32.
+        Precision of the passes. The default is bfloat16 with near ties in float32, if the hardware multiplies in bfloat16 and
+        rounding errors are far below a near tie; otherwise float32. A model in float64 runs in float64. A model in half precision
+        has its near ties evaluated in float32.
     passes : int, optional
-        How many images will be given in all; many when not given.
+        Total number of images that will be evaluated. The default assumes many.
     stochastic : bool
-        The network's answers differ by chance: it runs as it is.
+        The network's output is random. It runs unconverted.
 
     Returns
     -------
@@ -110,8 +112,7 @@ def compile_for_inference(
     Raises
     ------
     ValueError
-        As :func:`bslib.calling.check_model`; for an unknown engine or dtype; and where an engine insisted on cannot be had, with
-        the reason.
+        As for :func:`bslib.calling.check_model`; also for an unknown engine or dtype, or an engine that cannot run the model.
 
     >>> from bslib.calling import evaluating
     >>> with evaluating(nn.Sequential(nn.Flatten(), nn.Linear(4, 3))) as network:
@@ -133,7 +134,7 @@ def compile_for_inference(
     elif known.converted is not None:
         compiled = known.converted
         if isinstance(compiled.network, NearTieFallback):
-            compiled.network.seen = compiled.network.near = 0  # other images may have fewer near ties
+            compiled.network.seen = compiled.network.near = 0  # the new images may have fewer near ties
     elif engine == "auto" and (known.unsuitable or candidate.is_short(known, passes)):
         compiled = candidate.eager(known, known.unsuitable or "the work is short", exactly=not known.unsuitable)
     else:
@@ -149,7 +150,7 @@ def compile_for_inference(
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware multiplies in it, float32 elsewhere.
+    """Return bfloat16 where the hardware multiplies in bfloat16, float32 elsewhere.
 
     >>> fast_dtype(torch.device("cpu")) in (torch.float32, torch.bfloat16)
     True
@@ -170,21 +171,21 @@ def _precision(own: torch.dtype, asked: torch.dtype | None, device: torch.device
 
 
 class NearTieFallback(nn.Module):
-    """The logits of a network in low precision, and those in float32 wherever the two largest are nearly tied.
+    """Compute logits in low precision, and re-evaluate images whose two largest logits are nearly tied in float32.
 
-    So rounding decides hardly any label; a network that is nearly tied on most images goes on in float32. A near tie is a
-    difference below 6 units in the last place of the largest logit (0.047 of it in bfloat16), or below four times the largest
-    rounding error on trial images, which counts where logits cancel. Of 57,800 noisy images of the paper's three networks under
-    torch's autocast, no label changed whose logits lay further apart than 0.021 of the largest.
+    Rounding therefore decides very few labels. If most images are nearly tied, the remaining batches run in float32 only. A near
+    tie is a difference below 6 units in the last place of the largest logit (0.047 of it in bfloat16), or below four times the
+    largest rounding error on trial images, which matters where logits cancel. On 57,800 noisy images, with the paper's three
+    networks and torch's autocast, no label changed whose logits differed by more than 0.021 of the largest.
 
     Parameters
     ----------
     quick, exact : callable
-        From images (b, ...) to logits (b, C), in low precision and in float32.
+        Map images (b, ...) to logits (b, C), in low precision and in float32.
     dtype : torch.dtype
         The low precision.
     error : float
-        The largest rounding error of a logit on trial images.
+        Largest rounding error of a logit on trial images.
 
     >>> fallback = NearTieFallback(nn.Identity(), nn.Identity(), torch.bfloat16)
     >>> fallback.near_ties(torch.tensor([[9.0, 8.9], [9.0, 1.0]])).tolist()
@@ -197,7 +198,7 @@ class NearTieFallback(nn.Module):
         self.seen = self.near = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        """From float32 images (b, ...) to float32 logits (b, C)."""
+        """Map float32 images (b, ...) to float32 logits (b, C)."""
         if self.seen > 512 and self.near > self.seen / 2:
             return self.exact(x)
         logits = self.quick(x).float()
@@ -209,7 +210,7 @@ class NearTieFallback(nn.Module):
         return logits
 
     def near_ties(self, logits: Tensor) -> Tensor:
-        """Whose label rounding could decide, bool (b,), of logits (b, C) in low precision; infinite ones and NaN are."""
+        """Return which of the low-precision logits (b, C) are nearly tied, bool (b,); infinite logits and NaN count as tied."""
         first, second = logits.topk(2).values.unbind(1)
         relative = NEAR_TIE_ULPS * torch.finfo(self.dtype).eps * logits.abs().amax(1)
         return ~(first - second > relative.clamp_min(4 * self.error))
@@ -221,26 +222,26 @@ class _Unsuitable(Exception):
 
 @dataclass
 class _Known:
-    """What is kept for a model. It refers to copies alone: with a reference to the model it would keep it alive."""
+    """Cached results for a model. It holds copies only, since a reference to the model would keep the model alive."""
 
     key: tuple[Any, ...]
     logits: Tensor
     converted: Compiled | None = None
     unsuitable: str = ""
-    #: Seconds that the model itself takes for an image: of a few, and of a full pass.
+    #: Seconds per image of the unconverted model: in a batch of a few images, and in a full pass.
     few: float | None = None
     pace: float | None = None
-    #: The rounding error of the model under autocast; infinite where that is no gain.
+    #: Rounding error of the model under autocast; infinite if autocast is not worth using.
     error: float | None = None
 
     def fits(self, key: tuple[Any, ...], logits: Tensor) -> bool:
-        """Whether this speaks of a model with such a key that gives such logits on the trial images."""
+        """Return whether the cached results have this key and these logits on the trial images."""
         return self.key == key and same_logits(self.logits, logits, 1e-5)
 
 
 @dataclass
 class _Candidate:
-    """A network that waits to be made fast: what it is given, and the precision that it may run in."""
+    """A network to be converted, with an example of its input and the allowed precision."""
 
     network: Logits
     x: Tensor
@@ -251,24 +252,24 @@ class _Candidate:
 
     @cached_property
     def images(self) -> Tensor:
-        """Enough for a full pass."""
+        """Trial images for a full pass."""
         return trial_images(self.x, _pass_of(self.x))
 
     def few(self, known: _Known) -> float:
-        """Seconds that the model itself takes for each of a few images."""
+        """Seconds per image of the unconverted model in a batch of a few images."""
         if known.few is None:
             known.few = _timed(self.network, self.trial)[1] / len(self.trial)
         return known.few
 
     def pace(self, known: _Known) -> float:
-        """Seconds that it takes for each image of a full pass; of a few images, if these take long already."""
+        """Seconds per image of the unconverted model in a full pass, or in a batch of a few images if that is already slow."""
         if known.pace is None:
             slow = self.few(known) * len(self.trial) > PATIENCE
             known.pace = self.few(known) if slow else _timed(self.network, self.images)[1] / len(self.images)
         return known.pace
 
     def is_short(self, known: _Known, passes: int | None) -> bool:
-        """Whether a conversion, with the passes to try it, would cost more than it saves."""
+        """Return whether a conversion, including its trial passes, would cost more time than it saves."""
         if passes is None:
             return False
         saved = passes * SAVED.get(self.dtype, 0.1) - 4 * len(self.images)  # in images
@@ -276,7 +277,7 @@ class _Candidate:
         return self.few(known) * saved < cost or self.pace(known) * saved < cost
 
     def converted(self, engine: str, known: _Known) -> Compiled:
-        """By an engine that records the network's graph, if that gives the logits that the network itself gave."""
+        """Convert the network with an engine that records its graph, and check that the logits are unchanged."""
         make, name = _maker(engine, self.x.device)
         if any(getattr(m, kind, None) for m in self.network.modules() for kind in ("_forward_hooks", "_forward_pre_hooks")):
             raise _Unsuitable("it has hooks, which must see every module at work")
@@ -294,7 +295,7 @@ class _Candidate:
         return self._described(network, name, floats=2**20)
 
     def eager(self, known: _Known, why: str, *, exactly: bool = False) -> Compiled:
-        """The model as it is; ``exactly``: in float32 where no precision was asked for."""
+        """Return the unconverted model; with ``exactly``, in the model's own precision unless a precision was requested."""
         if self.own in (torch.bfloat16, torch.float16) and not exactly:
             exact = Logits(copy.deepcopy(self.network.model).float(), self.network.output)
             own = NearTieFallback(lambda x: self.network(x.to(self.own)), exact, self.own)
@@ -309,9 +310,9 @@ class _Candidate:
         return self._described(fallback if math.isfinite(known.error) else self.network, "eager", why)
 
     def _guarded(self, quick: Forward | None, exact: Forward) -> tuple[Forward, float]:
-        """In low precision with near ties in float32; by default in float32 where rounding is large or little is gained.
+        """Return ``quick`` with near ties in ``exact``, and the seconds of a full pass.
 
-        Returned with the seconds of a full pass.
+        If no precision was requested, return ``exact`` where rounding is large or ``quick`` saves little.
         """
         logits, seconds = _timed(exact, self.images)
         if quick is None:
@@ -345,7 +346,7 @@ def _pass_of(x: Tensor) -> int:
 
 
 def _timed(network: Forward, images: Tensor) -> tuple[Tensor, float]:
-    """The logits, and how long they took: the shorter of two passes, or the one if that was long."""
+    """Return the logits and the seconds of a pass: the minimum of two passes, or of one pass if it is slow."""
     shortest = math.inf
     for _ in range(2):
         began = time.perf_counter()
@@ -359,7 +360,7 @@ def _timed(network: Forward, images: Tensor) -> tuple[Tensor, float]:
 
 
 def _digest(model: nn.Module) -> str:
-    """A digest of a model's parameters and buffers: what was prepared for others does not fit."""
+    """Return a digest of a model's parameters and buffers, which detects changed weights."""
     digest = hashlib.sha256()
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
@@ -368,7 +369,7 @@ def _digest(model: nn.Module) -> str:
 
 
 class _Reading(TorchDispatchMode):
-    """Notices whether a forward reads values of tensors, as a branch on them does."""
+    """Detect whether a forward pass reads values of tensors, for example to branch on them."""
 
     seen = False
 
@@ -378,7 +379,7 @@ class _Reading(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-# Engines: from a network and its input to a function that gives the network in a precision
+# Engines: each maps a network and its input to a function that returns the network in a given precision.
 
 Variants = Callable[[torch.dtype], Forward]
 
@@ -395,7 +396,7 @@ def _maker(engine: str, device: torch.device) -> tuple[Callable[[Logits, Tensor]
 
 
 def _openvino() -> Any:
-    """The module ``openvino``, imported without ``openvino_telemetry``, which would send a message at every import."""
+    """Import ``openvino`` without ``openvino_telemetry``, which would send a message at every import."""
     if "openvino" not in sys.modules:
         telemetry = sys.modules.get("openvino_telemetry")
         sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
@@ -422,7 +423,7 @@ def _on_openvino(network: Logits, x: Tensor) -> Variants:
             converted = ov.convert_model(
                 network, example_input=trial_images(x, 3)[1:], input=[BATCH, *x.shape[1:]], share_weights=False
             )
-    except Exception as problem:  # whatever its converter makes of a module that it does not know
+    except Exception as problem:  # the converter may raise any exception for an unsupported module
         raise _Unsuitable(f"OpenVINO cannot convert it ({type(problem).__name__})") from None
 
     def variant(dtype: torch.dtype) -> Forward:
@@ -432,7 +433,7 @@ def _on_openvino(network: Logits, x: Tensor) -> Variants:
             "INFERENCE_PRECISION_HINT": "bf16" if dtype == torch.bfloat16 else "f32",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "NUM_STREAMS": 1,
-            "ENABLE_CPU_PINNING": False,  # processes beside one another would all be pinned to the first core
+            "ENABLE_CPU_PINNING": False,  # with pinning, concurrent processes would all run on the first core
         }
         return _OpenVinoNetwork(ov.Core().compile_model(converted, "CPU", options), (BATCH, *x.shape[1:]))
 
@@ -440,7 +441,7 @@ def _on_openvino(network: Logits, x: Tensor) -> Variants:
 
 
 class _OpenVinoNetwork:
-    """Logits by OpenVINO, in passes of ``BATCH`` images; the last one is filled up."""
+    """Logits by OpenVINO, in passes of ``BATCH`` images; the last pass is padded."""
 
     def __init__(self, compiled: Any, shape: tuple[int, ...]) -> None:
         self.request = compiled.create_infer_request()
@@ -463,7 +464,7 @@ def _folded(network: Logits, x: Tensor) -> Variants:
 
     try:
         folded = fuse(network)
-    except Exception as problem:  # whatever torch.fx makes of a module that it cannot trace
+    except Exception as problem:  # torch.fx may raise any exception for a module that it cannot trace
         raise _Unsuitable(f"torch.fx cannot trace it ({type(problem).__name__})") from None
 
     def variant(dtype: torch.dtype) -> Forward:
@@ -489,7 +490,7 @@ def _torch_compiled(network: Logits, x: Tensor) -> Variants:
 
         try:
             run(trial_images(x))
-        except Exception as problem:  # no C++ compiler, or whatever dynamo makes of a module
+        except Exception as problem:  # no C++ compiler, or any exception that dynamo raises for an unsupported module
             raise _Unsuitable(f"torch.compile cannot compile it ({type(problem).__name__})") from None
         return run
 

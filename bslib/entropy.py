@@ -1,7 +1,7 @@
-"""From class counts to W: Eq. 3 of the paper, estimators that correct its bias, and intervals.
+"""W from class counts: Eq. 3 of the paper, estimators that correct its bias, and intervals.
 
-A batch of images is classified under noise; what is kept are *class counts*, how often each class was predicted (last axis:
-classes). Everything here is a function of such counts, in numpy, without the network.
+*Class counts* are how often each class was predicted for noisy copies of an image (last axis: classes). The functions here take
+class counts as numpy arrays and do not need the network.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def plug_in(counts: ArrayLike) -> Floats:
 
     .. math:: W = -\sum_k \hat p_k \log \hat p_k, \qquad \hat p_k = \text{counts}_k / n
 
-    It is too low by about :math:`(K - 1) / 2n`, with K classes that can occur (Miller 1955).
+    Its bias is about :math:`-(K - 1) / 2n`, where K is the number of classes that can occur (Miller 1955).
 
     Parameters
     ----------
@@ -43,10 +43,10 @@ def plug_in(counts: ArrayLike) -> Floats:
 
 
 def miller_madow(counts: ArrayLike) -> Floats:
-    r"""The plug-in entropy plus :math:`(K - 1) / 2n`, with K the classes that *were seen* (Miller 1955), in nats.
+    r"""The plug-in entropy plus :math:`(K - 1) / 2n`, with K the number of classes *observed* (Miller 1955), in nats.
 
-    Classes too rare to be seen are not in K, so where there are such classes part of the bias stays. The value is not cut off
-    at :math:`\log C`.
+    Classes too rare to be observed are not in K, so part of the bias remains if there are any. The value is not clipped at
+    :math:`\log C`.
 
     Parameters and return value as for :func:`plug_in`.
 
@@ -59,14 +59,14 @@ def miller_madow(counts: ArrayLike) -> Floats:
 
 
 def grassberger(counts: ArrayLike) -> Floats:
-    r"""Grassberger's estimator (2003) for a fixed number of samples, in nats: what bias is left comes from rare classes.
+    r"""Grassberger's estimator (2003) for a fixed number of samples, in nats; its remaining bias comes from rare classes.
 
     .. math:: \psi(n) - \frac{1}{n} \sum_k c_k\, G(c_k), \qquad
         G(c) = \psi(c) + \frac{(-1)^c}{2} \left[ \psi\left(\frac{c+1}{2}\right) - \psi\left(\frac{c}{2}\right) \right]
 
-    with the counts :math:`c_k` and the digamma function; where samples are many without end, :math:`\psi(n)` becomes the
-    :math:`\log n` of his paper (Schuermann 2004). Where a single class was seen the value is set to 0; the formula gives
-    :math:`\pm 1/2n` there.
+    with the counts :math:`c_k` and the digamma function :math:`\psi`. For an infinite number of samples, :math:`\psi(n)` becomes
+    the :math:`\log n` of his paper (Schuermann 2004). If only one class was observed, the value is set to 0; the formula would
+    give :math:`\pm 1/2n`.
 
     Parameters and return value as for :func:`plug_in`.
 
@@ -75,14 +75,14 @@ def grassberger(counts: ArrayLike) -> Floats:
     """
     counts = _checked(counts)
     n = counts.sum(-1)
-    c = np.maximum(counts, 1)  # a class not seen adds nothing; its digamma would be infinite
+    c = np.maximum(counts, 1)  # avoids the infinite digamma of an unobserved class, which contributes 0
     sign = 1 - 2 * (c % 2)
     g = special.digamma(c) + sign / 2 * (special.digamma((c + 1) / 2) - special.digamma(c / 2))
     value = special.digamma(n) - (counts * g).sum(-1) / n
     return np.where(counts.max(-1) == n, 0.0, value)
 
 
-#: Name to estimator; the first is the paper's.
+#: Estimators by name. The first is the paper's.
 ESTIMATORS: dict[str, Callable[[ArrayLike], Floats]] = {
     "plug-in": plug_in,
     "miller-madow": miller_madow,
@@ -91,16 +91,16 @@ ESTIMATORS: dict[str, Callable[[ArrayLike], Floats]] = {
 
 
 def entropy(counts: ArrayLike, *, estimator: str = "plug-in", base: float | None = None) -> Floats:
-    """The entropy of the class probabilities behind ``counts``: the wobbliness W (Eq. 3).
+    """Estimate the entropy of the class probabilities from ``counts``: the wobbliness W (Eq. 3).
 
     Parameters
     ----------
     counts : array_like of int, shape (..., C)
         How often each of C classes was predicted.
     estimator : {"plug-in", "miller-madow", "grassberger"}
-        The paper's, or one that corrects its bias.
+        The paper's estimator, or one that corrects its bias.
     base : float, optional
-        Base of the logarithm; nats when not given, bits for 2.
+        Base of the logarithm; 2 for bits. The default is nats.
 
     Returns
     -------
@@ -110,7 +110,7 @@ def entropy(counts: ArrayLike, *, estimator: str = "plug-in", base: float | None
     Raises
     ------
     ValueError
-        For an unknown estimator, a base that is none, and counts that are negative, fractional or empty.
+        For an unknown estimator, an invalid base, or counts that are negative, fractional or empty.
 
     >>> entropy([125, 125], base=2).item()
     1.0
@@ -121,7 +121,7 @@ def entropy(counts: ArrayLike, *, estimator: str = "plug-in", base: float | None
 
 
 def log_of(base: float | None) -> float:
-    """The natural logarithm of ``base`` (1 for nats), or a ValueError where ``base`` cannot be one.
+    """Return the natural logarithm of ``base`` (1 for nats); raise a ValueError for an invalid base.
 
     >>> log_of(None)
     1.0
@@ -134,15 +134,15 @@ def log_of(base: float | None) -> float:
 
 
 def entropy_interval(counts: ArrayLike, *, level: float = 0.95) -> tuple[Floats, Floats]:
-    r"""An interval for the entropy at one point, given its counts: the Monte-Carlo error of W, in nats.
+    r"""Compute an interval for the entropy at one point from its counts, the Monte-Carlo error of W, in nats.
 
-    The delta method to second order around the Miller-Madow estimate, with K the classes that were seen:
+    It uses the second-order delta method around the Miller-Madow estimate, with K the number of classes observed:
 
     .. math:: \operatorname{var}(W) \approx \frac{\sum_k \hat p_k \log^2 \hat p_k - W^2}{n} + \frac{K - 1}{2 n^2}
 
-    Where all n samples fell into one class this is 0, although other classes may exist. So the upper end is never below the
-    largest entropy that fits the exact binomial bound :math:`q = 1 - (1 - \text{level})^{1/n}` on the share of classes that n
-    samples can miss.
+    If all n samples fall into one class, this is 0, although other classes may exist. The upper end is therefore at least the
+    largest entropy consistent with the exact binomial bound :math:`q = 1 - (1 - \text{level})^{1/n}` on the total probability of
+    the classes that n samples can miss.
 
     Parameters
     ----------
@@ -174,9 +174,9 @@ def entropy_interval(counts: ArrayLike, *, level: float = 0.95) -> tuple[Floats,
 
 
 def mean_interval(values: ArrayLike, *, level: float = 0.95, seed: int = 0, resamples: int = 2000) -> tuple[float, float]:
-    """An interval for the mean of W over a batch: the bootstrap over its points (percentile).
+    """Compute a percentile bootstrap interval for the mean of W over a batch by resampling its points.
 
-    Each value carries its own Monte-Carlo error, so the spread between points, which is what is resampled, holds both.
+    Each value includes its own Monte-Carlo error, so the interval covers both this error and the variation between points.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Where files go, and how they get there: the user's cache folder, atomic writes, and locks between processes."""
+"""The user's cache folder, atomic file writes, and locks between processes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["atomic_path", "cache_folder", "locked"]
 
 
 def cache_folder() -> Path:
-    """The folder for everything that can be made again: ``$BSLIB_CACHE``, else ``bslib`` in the user's cache.
+    """Return the folder for reproducible files: ``$BSLIB_CACHE``, or ``bslib`` in the user's cache if it is not set.
 
-    The folder is named here, not made.
+    The folder is not created.
 
     >>> cache_folder().is_absolute() or "BSLIB_CACHE" in os.environ
     True
@@ -30,14 +30,14 @@ def cache_folder() -> Path:
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its name when the block ends well, and vanishes when it does not.
+    """Yield a temporary path beside ``path``; rename it to ``path`` on success, and delete it on an exception.
 
-    A reader sees the old file or the new one, never half of one: the new one is flushed to disk before it takes the name.
+    Readers see the old file or the complete new file, never a partial one. The new file is flushed to disk before it is renamed.
 
     Parameters
     ----------
     path
-        Where the finished file shall be; its folder is made when it does not exist.
+        Path of the finished file. Its folder is created if it does not exist.
 
     Yields
     ------
@@ -47,7 +47,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises
     ------
     OSError
-        When it cannot be written, a full disk included; the message names the path.
+        If the file cannot be written, for example because the disk is full. The message names the path.
 
     >>> folder = Path(tempfile.mkdtemp())
     >>> with atomic_path(folder / "answer.txt") as part:
@@ -68,7 +68,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         except OSError as problem:
             if problem.errno is None or problem.filename is not None:
                 raise
-            raise OSError(problem.errno, problem.strerror, str(path)) from None  # a write to an open file names none
+            raise OSError(problem.errno, problem.strerror, str(path)) from None  # errors of writes to an open file have no name
         part.chmod(0o644)
         part.replace(path)
     finally:
@@ -77,28 +77,28 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock that a file stands for, alone among all processes that ask for it, on every machine that shares the folder.
+    """Hold an exclusive file lock against all processes on all machines that share the folder.
 
-    The kernel gives the lock back when its holder ends, however that happens, so a killed process blocks nobody. The file is
-    removed afterwards; who waited for it notices that and makes it anew.
+    The kernel releases the lock when its holder exits for any reason, so a killed process does not block others. The file is
+    removed on release. Processes that waited for it detect the removal and create it again.
 
     Parameters
     ----------
     path : Path
-        The file; its folder is made when it does not exist.
+        The lock file. Its folder is created if it does not exist.
     wait : bool
-        Whether to wait for another holder.
+        Whether to wait until another holder releases the lock.
 
     Yields
     ------
     bool
-        Whether the lock is held: always, or only if nobody else has it where ``wait`` is false.
+        Whether the lock is held. It is always true if ``wait`` is true.
 
     Raises
     ------
     OSError
-        When the folder cannot be written to, its file system has no locks, or something else lies at the path, as a symbolic
-        link; the message names it.
+        If the folder is not writable, its file system has no locks, or the path exists and is not a regular file (for example a
+        symbolic link). The message names the path or folder.
 
     >>> file = Path(tempfile.mkdtemp()) / "one.lock"
     >>> with locked(file) as mine, locked(file, wait=False) as other:
@@ -125,12 +125,12 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
         try:
             yield True
         finally:
-            with contextlib.suppress(PermissionError):  # Windows removes no file that is open
+            with contextlib.suppress(PermissionError):  # Windows cannot remove an open file
                 path.unlink(missing_ok=True)
 
 
 def _acquired(path: Path, *, wait: bool) -> AcquireReturnProxy[FileLock]:
-    """The lock of the file that lies at a path: on one that has been removed meanwhile, it would keep nobody out."""
+    """Acquire the lock of the file now at a path; a lock on a file removed in the meantime would exclude nobody."""
     handles: list[int] = []
     lock = FileLock(path, fallback_to_soft=False, on_acquired=handles.append)  # a soft lock would outlive a killed holder
     while True:

@@ -1,13 +1,13 @@
-r"""The wobbliness W of a classifier around a point: Eqs. 1 and 2 of the paper, on any network.
+r"""The wobbliness W of a classifier around a point (Eqs. 1 and 2 of the paper), for any network.
 
-A point x is copied n times, each copy gets its own isotropic Gaussian noise (in pixel space, never clipped), and the network
-classifies them (Eq. 1). How often each class came out, its *class counts*, approximates the smoothed classifier (Eq. 2); the
-entropy of these frequencies is W (Eq. 3, :mod:`bslib.entropy`). W is 0 where noise never changes the label.
+A point x is copied n times. Independent isotropic Gaussian noise is added to each copy (in pixel space, never clipped), and the
+network classifies the copies (Eq. 1). The *class counts*, how often each class is predicted, approximate the smoothed classifier
+(Eq. 2). W is the entropy of these frequencies (Eq. 3, :mod:`bslib.entropy`). W is 0 where noise never changes the prediction.
 
-Which noise a point gets depends on the seed and on the point alone, so a result can be taken apart and put together again: in
-any order, in any company, in chunks of any size, one sigma or ten. The noise comes in blocks of 64 samples, each drawn by a
-generator of its own that is keyed on (seed, point, block); the first 250 of 1,000 samples are therefore the n = 250 result.
-One standard normal draw serves every sigma, so that curves over sigma are paired.
+The noise of a point depends only on the seed and on the point. Results therefore do not depend on the order of the points, on the
+rest of the batch, on the chunk size or on the number of sigmas. Noise is drawn in blocks of 64 samples, each from its own
+generator keyed on (seed, point, block). The first 250 of 1,000 samples therefore give the n = 250 result. All sigmas share one
+standard normal draw, so curves over sigma are paired.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from bslib.progress import bar
 
 __all__ = ["class_counts", "predict", "standard_noise", "wobbliness"]
 
-#: Samples in a block of noise. Part of what a seed means: another number gives other noise.
+#: Samples in a block of noise. Changing this number changes the noise of every seed.
 BLOCK = 64
-#: Values of noise that are made in one pass, so that they stay in the processor's cache.
+#: Noise values transformed in one pass, few enough to stay in the processor's cache.
 TOGETHER = 2**16
 
 
@@ -52,10 +52,10 @@ def wobbliness(
     stochastic: bool = False,
     progress: bool = True,
 ) -> NDArray[np.float64]:
-    """W around every image of a batch (Eqs. 1 to 3): 0 where noise never changes the predicted class.
+    """Compute W around each image of a batch (Eqs. 1 to 3); it is 0 where noise never changes the predicted class.
 
-    Noise is added to the images as they are given. Where the model wants them normalised, it has to do so itself, as in
-    ``nn.Sequential(torchvision.transforms.Normalize(mean, std), model)``; else sigma has another unit in each channel.
+    Noise is added to the images as given. If the model needs normalised images, include the normalisation in the model, as in
+    ``nn.Sequential(torchvision.transforms.Normalize(mean, std), model)``. Otherwise sigma's unit differs between channels.
 
     Parameters
     ----------
@@ -64,28 +64,28 @@ def wobbliness(
     sigma : float or sequence of S floats
         Standard deviation of the noise, in units of the features.
     n : int or sequence of N ints
-        Noisy copies of each image.
+        Number of noisy copies of each image.
     estimator : {"plug-in", "miller-madow", "grassberger"}
-        How W is taken from the counts; the first is the paper's.
+        Entropy estimator. The paper uses the first.
     base : float, optional
-        Base of the logarithm; nats when not given.
+        Base of the logarithm. The default is nats.
 
     Returns
     -------
     ndarray of float, shape (B,), (S, B), (N, B) or (S, N, B)
-        An axis for sigma where it is a sequence, then one for n where it is a sequence, then the images.
+        Axes: sigma (if a sequence), n (if a sequence), images.
 
     Raises
     ------
     ValueError
-        As :func:`class_counts`; also for an unknown estimator or base.
+        As for :func:`class_counts`; also for an unknown estimator or an invalid base.
 
     >>> model = nn.Linear(2, 2)
     >>> W = wobbliness(model, torch.rand(3, 2), sigma=[0.1, 0.2])
     >>> W.shape, bool((W >= 0).all()), bool((W <= math.log(2)).all())
     ((2, 3), True, True)
     """
-    log_of(base)  # a base that is none is refused before the computation, not after it
+    log_of(base)  # reject an invalid base before the computation
     how: dict[str, Any] = {"dtype": dtype, "batch_size": batch_size, "engine": engine, "output": output, "stochastic": stochastic}
     counts = class_counts(model, x, sigma, n, seed=seed, ids=ids, progress=progress, **how)
     if np.ndim(sigma) == 0:
@@ -108,47 +108,47 @@ def class_counts(
     stochastic: bool = False,
     progress: bool = True,
 ) -> NDArray[np.int64]:
-    r"""How often each class is predicted over n Gaussian copies of every image (Eqs. 1 and 2).
+    r"""Count how often each class is predicted over n noisy copies of each image (Eqs. 1 and 2).
 
     .. math:: \text{counts}_k(x) = \sum_{i=1}^n f_k(x + \sigma z_i), \qquad z_i \sim \mathcal N(0, I)
 
-    The noise of an image is a function of the seed and of its pixels (or id), on CPUs and on GPUs of one model. So the counts do
-    not depend on ``batch_size``, on the number of threads, on the order of the images, on which other images, sigmas and n are
-    asked for, or on what torch is set to, except where rounding decides between two logits. The same holds for ``engine``.
+    The noise of an image is a function of the seed and of its pixels (or id), on CPUs and on GPUs of one model. The counts
+    therefore do not depend on ``batch_size``, ``engine``, the number of threads, the order of the images, the other images,
+    sigmas and n in the call, or torch's settings, except where rounding decides between two logits.
 
     Parameters
     ----------
     model : torch.nn.Module
         Maps (b, ...) to logits (b, C), or to an object, tuple or mapping that holds them. A single logit counts as two classes
-        with the threshold at 0. The model is put in eval mode and gets its modes back; other threads wait while it is used.
-        It has to be a function of one image: its answer may depend neither on chance nor on the rest of the batch.
+        with the threshold at 0. The model runs in eval mode; its training modes are restored afterwards. Other threads wait while
+        it is in use. Its output for an image must be deterministic and independent of the rest of the batch.
     x : float32 Tensor, shape (B, ...)
-        Images or other points, on the model's device. Features usually lie in [0, 1]; that is what gives sigma its meaning.
+        Images or other points, on the model's device. Features usually lie in [0, 1], the range that sigma refers to.
     sigma : float or sequence of S floats
         Standard deviation of the noise, in units of the features.
     n : int or sequence of N ints
-        Noisy copies of each image; a sequence gives the counts of each prefix of one run of ``max(n)`` copies.
+        Number of noisy copies of each image. A sequence gives the counts of each prefix of one run of ``max(n)`` copies.
     seed : int
         Seed of the noise.
     ids : sequence of B hashables, optional
-        What the noise of each image is keyed on, an int or a string; its float32 pixels when not given. Give a clean image and
-        its triggered copy the same id and they get the same noise.
+        Keys of each image's noise, ints or strings; by default its float32 pixels. A clean image and its triggered copy get the
+        same noise if they have the same id.
     dtype : torch.dtype, optional
-        Precision of the passes. When not given, bfloat16 with near ties in float32 where the hardware multiplies in bfloat16
-        (:class:`bslib.engine.NearTieFallback`), which gives the labels of float32; ``torch.float32`` asks for float32 alone.
+        Precision of the forward passes. The default is bfloat16 with near ties in float32 where the hardware multiplies in
+        bfloat16 (:class:`bslib.engine.NearTieFallback`); this gives the labels of float32. ``torch.float32`` uses float32 only.
     batch_size : int, optional
-        Noisy copies in a forward pass, rounded to whole blocks of 64; when not given, 64 to 4,096 on a CPU, by the size of an
-        image. Memory depends on it and on the result, 8 bytes for each of S * N * B * C counts, and not on n.
+        Noisy copies in a forward pass, rounded to whole blocks of 64. The default on a CPU is 64 to 4,096, depending on the image
+        size. Memory grows with the batch size and the result (8 bytes for each of S * N * B * C counts), but not with n.
     engine : {"auto", "openvino", "compiled", "eager"} or Compiled
-        What runs the passes (:func:`bslib.engine.compile_for_inference`, or what that returned). "auto" converts the network to
-        OpenVINO, on a CPU and if it is installed, where the expected time makes up for the conversion; else the network runs as
-        it is.
+        Runs the forward passes (see :func:`bslib.engine.compile_for_inference`, whose result is also accepted). On a CPU, "auto"
+        converts the network to OpenVINO if it is installed and the expected saving exceeds the cost of the conversion. Otherwise
+        the network runs unconverted.
     output : str or int, optional
-        Which entry of a tuple or mapping, that the model returns, holds the logits.
+        Which entry holds the logits, if the model returns a tuple or mapping.
     stochastic : bool
-        Accept a model whose answer depends on chance or on the rest of the batch; then the counts are one draw of many.
+        Accept a model whose output is random or depends on the rest of the batch. The counts are then one random draw.
     progress : bool
-        Show a bar when the run takes longer than two seconds.
+        Show a progress bar when the run takes longer than two seconds.
 
     Returns
     -------
@@ -158,14 +158,14 @@ def class_counts(
     Raises
     ------
     ValueError
-        Naming the value received: sigma negative or not finite, n below 1, an empty batch, x not float32 or not finite or on
-        another device than the model, ids that do not fit, an unknown engine, a model whose output is not (b, C) or holds NaN, or
-        that answers the same image differently.
+        If sigma is negative or not finite, n is below 1, the batch is empty, x is not float32, is not finite or is on another
+        device than the model, ids do not fit, the engine is unknown, or the model's output is not (b, C), contains NaN or differs
+        between evaluations of the same image. The message names the value received.
 
     Warns
     -----
     UserWarning
-        For features of images far outside [0, 1]: sigma is measured against that range.
+        If features of images lie far outside [0, 1], the range that sigma refers to.
 
     >>> model = nn.Linear(2, 3)
     >>> counts = class_counts(model, torch.rand(4, 2), sigma=[0.1, 0.5], n=[10, 100], seed=0)
@@ -180,13 +180,13 @@ def class_counts(
     if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
         raise ValueError(f"batch_size must be a whole number of 1 or more, got {batch_size!r}")
 
-    counts: Tensor | None = None  # (S, N segments, B, C), made when the first logits tell C
+    counts: Tensor | None = None  # (S, N segments, B, C), allocated when the first logits give C
     total = len(x) * order[-1] * len(sigmas)
     with evaluating(model, output) as network, bar(total=total, desc="W", unit="image", unit_scale=True, show=progress) as shown:
         if not isinstance(engine, Compiled):
             engine = compile_for_inference(network, x, engine=engine, dtype=dtype, passes=total, stochastic=stochastic)
         for batch in _batches(keys, order[-1], x, batch_size or engine.batch_size):
-            segment = torch.bucketize(batch.sample, edges, right=True)  # between which two prefixes a sample lies
+            segment = torch.bucketize(batch.sample, edges, right=True)  # the first prefix that includes each sample
             images = x[batch.point]
             for s, level in enumerate(sigmas):
                 logits = engine.network(torch.add(images, batch.noise, alpha=level))
@@ -209,12 +209,12 @@ def predict(
     output: str | int | None = None,
     stochastic: bool = False,
 ) -> NDArray[np.int64]:
-    """The predicted classes of a batch without noise.
+    """Predict the classes of a batch without noise.
 
     Parameters
     ----------
     model, x, dtype, engine, output, stochastic
-        As for :func:`class_counts`; in float32 when not given.
+        As for :func:`class_counts`, but ``dtype`` defaults to float32.
 
     Returns
     -------
@@ -231,13 +231,13 @@ def predict(
 
 
 def standard_noise(x: Tensor, n: int, *, seed: int, ids: Sequence[Hashable] | None = None) -> Tensor:
-    """The standard normal noise that :func:`class_counts` multiplies with sigma and adds to each image.
+    """Return the standard normal noise that :func:`class_counts` multiplies by sigma and adds to each image.
 
     Parameters
     ----------
     x : float32 Tensor, shape (B, ...)
     n : int
-        Samples for each image.
+        Number of samples for each image.
     seed, ids
         As for :func:`class_counts`.
 
@@ -256,13 +256,13 @@ def standard_noise(x: Tensor, n: int, *, seed: int, ids: Sequence[Hashable] | No
 
 
 class _Batch(NamedTuple):
-    point: Tensor  # (b,) which image a noisy copy belongs to
-    sample: Tensor  # (b,) its number among the copies of that image
+    point: Tensor  # (b,) index of the image of each noisy copy
+    sample: Tensor  # (b,) index of the noisy copy among those of its image
     noise: Tensor  # (b, ...) standard normal
 
 
 def _batches(keys: Sequence[int], n: int, x: Tensor, batch_size: int) -> Iterator[_Batch]:
-    """All samples of all points, block after block, in forward passes of about ``batch_size``."""
+    """Yield all samples of all points, block by block, in batches of about ``batch_size``."""
     per_pass = max(1, batch_size // min(n, BLOCK))
     firsts = range(0, n, BLOCK)
     for start in range(0, len(keys) * len(firsts), per_pass):
@@ -279,21 +279,21 @@ def _batches(keys: Sequence[int], n: int, x: Tensor, batch_size: int) -> Iterato
 
 
 def _blocks(blocks: Sequence[tuple[int, int]], x: Tensor) -> Tensor:
-    """The standard normal noise of blocks, given as (key, number), shape (blocks, BLOCK, ...); a function of key and device."""
+    """Draw the standard normal noise of (key, number) blocks, shape (blocks, BLOCK, ...); a function of them and the device."""
     shape = (BLOCK, *x.shape[1:])
     size = math.prod(shape)
     if x.device.type == "cuda":
         return torch.stack([_block_on_gpu(key, block, shape, x.device) for key, block in blocks])
-    # torch's generator on the CPU would use only 32 of its seed's 64 bits, which lets streams collide; numpy's takes all 128
-    # bits of the key, and Box and Muller's transform of its raw output is as fast as torch.randn.
+    # torch's CPU generator uses only 32 of its seed's 64 bits, so streams could collide. numpy's generator uses all 128 bits of
+    # the key, and the Box-Muller transform of its raw output is as fast as torch.randn.
     raw = np.empty((len(blocks), size // 2), np.uint64)
     for row, keyed in zip(raw, blocks, strict=True):
         row[:] = np.random.SFC64(np.random.SeedSequence(keyed)).random_raw(size // 2)
     noise = torch.empty(len(blocks), size, dtype=torch.float32, device="cpu")
-    together = max(1, TOGETHER // size)  # one pass over many small blocks, or a pass for each large one
+    together = max(1, TOGETHER // size)  # many small blocks in one pass, or one pass for each large block
     for some, out in zip(torch.from_numpy(raw.view(np.int32)).split(together), noise.split(together), strict=True):
-        bits = some.view(len(some), 2, -1).to(torch.float32)  # said, since torch's default may be another
-        uniform = bits[:, 0].mul(2.0**-32).add_(0.5).clamp_(min=2.0**-26)  # in (0, 1]: its logarithm is finite
+        bits = some.view(len(some), 2, -1).to(torch.float32)  # explicit: the user may have changed torch's default dtype
+        uniform = bits[:, 0].mul(2.0**-32).add_(0.5).clamp_(min=2.0**-26)  # in (0, 1], so that the logarithm is finite
         radius, angle = uniform.log_().mul_(-2).sqrt_(), bits[:, 1].mul(2 * math.pi * 2.0**-32)
         torch.mul(radius, angle.cos(), out=out[:, : size // 2])
         torch.mul(radius, angle.sin_(), out=out[:, size // 2 :])
@@ -307,11 +307,11 @@ def _block_on_gpu(key: int, block: int, shape: tuple[int, ...], device: torch.de
 
 
 def _point_keys(x: Tensor, ids: Sequence[Hashable] | None, seed: int) -> list[int]:
-    """128 bits for each point, from the seed and from the point's id or pixels."""
+    """Hash the seed and each point's id or pixels to a 128-bit key."""
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
         raise ValueError(f"seed must be a whole number, got {seed!r}")
     if ids is None:
-        pixels = (x.detach() + 0.0).cpu().contiguous().numpy()  # + 0.0: a negative zero is the same pixel
+        pixels = (x.detach() + 0.0).cpu().contiguous().numpy()  # + 0.0 turns -0.0 into 0.0, the same pixel
         names = [b"pixels" + image.tobytes() for image in pixels]
     else:
         if len(ids) != len(x):

@@ -1,7 +1,7 @@
-"""The paper's three networks, exactly: two small ones for Fashion-MNIST and a ResNet-18 for 32x32 images.
+"""The three networks, exactly as in the paper: two small ones for Fashion-MNIST and a ResNet-18 for 32x32 images.
 
-All take float images with features in [0, 1] and return logits. None normalises its input, so a noise level sigma means the same
-for each. Pooling stands before the ReLU: the two commute, and a quarter of the activations is left to clip.
+All networks take float images with features in [0, 1] and return logits. None normalises its input, so a noise level sigma means
+the same for each. Max pooling precedes the ReLU. The two commute, and the ReLU then has only a quarter of the activations.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["NETWORKS", "build", "larger_fashion", "small_fashion"]
 
 
 def small_fashion(classes: int = 10) -> nn.Module:
-    """The network of Sec. 3.1: 32 and 12 filters, a dense layer of 50; 76,948 parameters; (B, 1, 28, 28) in."""
+    """The network of Sec. 3.1: 32 and 12 filters, a dense layer of 50; 76,948 parameters; input (B, 1, 28, 28)."""
     return nn.Sequential(
         nn.Conv2d(1, 32, 3), nn.MaxPool2d(2), nn.ReLU(),
         nn.Conv2d(32, 12, 3), nn.ReLU(), nn.Flatten(),
@@ -25,7 +25,7 @@ def small_fashion(classes: int = 10) -> nn.Module:
 
 
 def larger_fashion(classes: int = 10) -> nn.Module:
-    """The network of Sec. 3.2.1: 64 and 32 filters, two dense layers of 500; 2,211,114 parameters; (B, 1, 28, 28) in."""
+    """The network of Sec. 3.2.1: 64 and 32 filters, two dense layers of 500; 2,211,114 parameters; input (B, 1, 28, 28)."""
     return nn.Sequential(
         nn.Conv2d(1, 64, 3), nn.MaxPool2d(2), nn.ReLU(),
         nn.Conv2d(64, 32, 3), nn.ReLU(), nn.Flatten(),
@@ -37,7 +37,7 @@ def larger_fashion(classes: int = 10) -> nn.Module:
 
 def _resnet18(classes: int = 10) -> nn.Module:
     """He et al.'s ResNet-18 with the usual stem for 32x32 images (3x3, stride 1, no pooling); 11,173,962 parameters."""
-    from torchvision.models import resnet18  # takes as long to import as torch itself
+    from torchvision.models import resnet18  # imported here because the import takes as long as that of torch
 
     network = resnet18(num_classes=classes)
     network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
@@ -46,10 +46,10 @@ def _resnet18(classes: int = 10) -> nn.Module:
     return network
 
 
-#: The networks whose jobs a cluster sends to its GPUs, where it has any.
+#: The networks whose jobs run on the GPUs of a cluster, if it has any.
 FOR_A_GPU = frozenset({"resnet18"})
 
-#: Name to the function that makes the network for so many classes.
+#: Functions that build a network for a number of classes, by name.
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "small-fashion": small_fashion,
     "larger-fashion": larger_fashion,
@@ -58,7 +58,7 @@ NETWORKS: dict[str, Callable[[int], nn.Module]] = {
 
 
 def build(name: str, *, classes: int = 10, seed: int) -> nn.Module:
-    """A freshly initialised network in channels-last layout, a function of its name and seed.
+    """Build a randomly initialised network in channels-last layout; the weights are a function of the name and seed.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def build(name: str, *, classes: int = 10, seed: int) -> nn.Module:
     classes : int
         Number of outputs.
     seed : int
-        Seed of the initial weights; torch's global generator is left as it was.
+        Seed of the initial weights. The state of torch's global generator is restored.
 
     Returns
     -------
@@ -76,7 +76,7 @@ def build(name: str, *, classes: int = 10, seed: int) -> nn.Module:
     Raises
     ------
     ValueError
-        For a name that is none of the three, no class, and a seed that is none.
+        For an unknown name, fewer than one class, or an invalid seed.
 
     >>> sum(p.numel() for p in build("larger-fashion", seed=0).parameters())
     2211114

@@ -1,4 +1,4 @@
-"""Poisoning: a training set as an attacker of a threat model leaves it (Sec. 3.2.1)."""
+"""Poisoning of training sets according to a threat model (Sec. 3.2.1)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Poisoned:
     images : uint8 Tensor, shape (N, C, H, W)
     labels : int64 Tensor, shape (N,)
     rows : int64 Tensor, shape (P,)
-        Which rows were changed, ascending.
+        Indices of the changed rows, ascending.
     """
 
     images: Tensor
@@ -41,7 +41,7 @@ def poison(
     classes: int,
     seed: int,
 ) -> Poisoned:
-    """Stamp the trigger on some training images and change their labels, as a threat model says.
+    """Stamp the trigger on training images and change their labels, according to a threat model.
 
     Parameters
     ----------
@@ -49,8 +49,8 @@ def poison(
     labels : int64 Tensor, shape (N,)
     trigger : Trigger
     threat_model : {"T1", "T2", "T3"} or ThreatModel
-        T1: 15 % of the training set, from all classes but the target. T2: 15 %, from every class in proportion, class c becomes
-        (c + 1) mod C. T3: 250 images, from all classes but the target.
+        T1: 15 % of the training set, from all classes but the target. T2: 15 %, from each class in proportion to its size; class
+        c becomes (c + 1) mod C. T3: 250 images, from all classes but the target.
     target : int, optional
         The target class of T1 and T3.
     classes : int
@@ -65,7 +65,7 @@ def poison(
     Raises
     ------
     ValueError
-        For an unknown threat model, a target that is no class, missing or not wanted, and more poisons than there are images.
+        For an unknown threat model, a target class that is invalid, missing or not applicable, or more poisons than images.
 
     >>> x, y = torch.zeros(100, 1, 8, 8), torch.arange(100) % 10
     >>> poisoned = poison(x, y, Trigger.from_image(torch.ones(1, 1)), "T1", target=3, classes=10, seed=0)
@@ -94,7 +94,7 @@ def poison(
 
 
 def _from_every_class(labels: np.ndarray, count: int, classes: int, rng: np.random.Generator) -> np.ndarray:
-    """``count`` rows, from each class as its share of the training set; what rounding leaves goes to the largest remainders."""
+    """Choose ``count`` rows from all classes in proportion to their size, by the largest-remainder method."""
     sizes = np.bincount(labels, minlength=classes)
     exact = count * sizes / len(labels)
     shares = np.floor(exact).astype(int)

@@ -1,4 +1,4 @@
-"""Progress bars that appear only where something takes longer than two seconds, one line a process."""
+"""Progress bars that appear after two seconds, one line for each process."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ __all__ = ["bar"]
 
 
 def bar(*, show: bool = True, **options: Any) -> tqdm[Any]:
-    """A tqdm bar after two seconds, which leaves no trace when it is done.
+    """Create a tqdm bar that appears after two seconds and is cleared when it closes.
 
-    A worker process draws its bar on the line of its number, below the bar over the plan.
+    A worker process draws its bar on the line of its process number, below the bar of the plan.
 
     Parameters
     ----------
     show : bool
-        Whether to draw it at all.
+        Whether to draw the bar.
     options
-        tqdm's: total, desc, unit ...
+        Options of tqdm: total, desc, unit ...
 
     >>> with bar(total=3, show=False) as b:
     ...     _ = b.update()

@@ -1,8 +1,8 @@
-"""Estimates with intervals, thin over SciPy: what repeats are, and what is resampled first.
+"""Estimates with confidence intervals, on top of SciPy.
 
-Networks are the repeats of this book: an interval that resamples only points would speak of one network. So intervals resample
-networks first, and then the points of each; and since networks are few, they are made as much wider as Student's t is
-(:func:`small_sample_factor`).
+The networks are the independent repeats of this book. An interval that resamples only points would describe a single network.
+Intervals therefore resample networks first, and then the points of each network. Since there are few networks, the intervals are
+widened as Student's t is (:func:`small_sample_factor`).
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 LEVEL = 0.95
-#: The largest score of Levene's test: a little more, and its p-value is too small for a float.
+#: Largest score of Levene's test. The p-value of a slightly larger score would underflow a float.
 MAX_SCORE = 700.0
-#: What a mean leaves of equal numbers: deviations below this are none.
+#: Deviations from the mean below this value are rounding errors and count as 0.
 ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with a 95 % interval and the number of networks it rests on; a format applies to all three numbers.
+    """A value with its 95 % interval and number of networks; a format applies to the value and both ends.
 
     >>> print(Estimate(0.8812, 0.8790, 0.8834, 5), f"{Estimate(0.8812, 0.8790, 0.8834, 5):.1%}")
     0.881 [0.879, 0.883] 88.1% [87.9%, 88.3%]
@@ -66,7 +66,7 @@ class Estimate:
 
 
 class NotYetRun:
-    """Stands where an :class:`Estimate` will stand once its records exist; says so in any format.
+    """Placeholder for an :class:`Estimate` whose records do not exist yet; every format gives "(not yet run)".
 
     >>> f"{NotYetRun():+.2f}"
     '(not yet run)'
@@ -77,7 +77,7 @@ class NotYetRun:
 
 
 class Estimates(dict[str, Estimate]):
-    """Estimates by name; a name without records gives :class:`NotYetRun`, so that prose can be written before the records.
+    """Estimates by name; a name without records gives :class:`NotYetRun`, so that the text can be built before the records.
 
     >>> f"{Estimates()['growth']:.1f}"
     '(not yet run)'
@@ -88,7 +88,7 @@ class Estimates(dict[str, Estimate]):
 
     @classmethod
     def of(cls, parts: Iterable[Mapping[str, Estimate]]) -> Estimates:
-        """The estimates of several parts, whose names differ."""
+        """Merge the estimates of several parts, which must have distinct names."""
         return cls({name: estimate for part in parts for name, estimate in part.items()})
 
 
@@ -99,23 +99,23 @@ def nested_bootstrap(
     resamples: int = 1000,
     seed: int = 0,
 ) -> tuple[Floats, Floats]:
-    """A statistic of a batch, averaged over networks, and its bootstrap draws: networks are resampled first, then points.
+    """Average a statistic over networks, and bootstrap it by resampling networks first, then the points of each.
 
     Parameters
     ----------
     networks : sequence of R arrays, shape (..., B)
-        One value for each point of each network's batch (last axis) in any number of settings, which stay paired.
+        For each network, one value for each point of its batch (last axis). The leading axes are settings, which stay paired.
     statistic : function of an array (..., B) or (..., K, B)
-        Returns an array of one shape for every batch; of K batches at once, this shape and K behind it.
+        Returns an array of the same shape for every batch; for K batches at once, the axis K is appended.
     resamples : int
     seed : int
 
     Returns
     -------
     value : ndarray
-        The average over networks of the statistic.
+        The mean of the statistic over networks.
     draws : ndarray, shape (resamples, ...)
-        The same for each resample.
+        The mean for each resample.
 
     >>> value, draws = nested_bootstrap([np.array([0.0, 1.0]), np.array([1.0, 2.0])], lambda w: w.mean(-1))
     >>> value.item(), draws.shape
@@ -133,25 +133,25 @@ def nested_bootstrap(
 
 @functools.lru_cache(maxsize=2)
 def _drawn(batches: tuple[int, ...], resamples: int, seed: int) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
-    """The networks that each resample draws, (resamples, R), and the points of each network each time that it is drawn."""
+    """Draw the networks of each resample, (resamples, R), and the points of each network for each time it is drawn."""
     rng, r = np.random.default_rng(seed), len(batches)
     chosen, points = np.empty((resamples, r), dtype=np.int64), [[] for _ in batches]  # type: tuple[Any, list[list[Any]]]
     for places in chosen:
         places[:] = rng.integers(r, size=r)
         for b, neighbours in itertools.groupby(places.tolist(), key=batches.__getitem__):
-            alike = list(neighbours)  # batches of one length: a single call draws what one for each would
+            alike = list(neighbours)  # batches of equal length share one call, which draws the same numbers as separate calls
             for k, own in zip(alike, rng.integers(b, size=(len(alike), b)), strict=True):
                 points[k].append(own)
     return chosen, [np.array(own) for own in points]
 
 
 def nested_bootstrap_of_means(networks: Sequence[Floats], *, resamples: int = 1000, seed: int = 0) -> tuple[float, Floats]:
-    """The mean over networks of each one's mean, and its :func:`nested_bootstrap`, for one setting and without a loop over draws.
+    """Compute the mean over networks of each network's mean, and its :func:`nested_bootstrap`, vectorised for one setting.
 
     Parameters
     ----------
     networks : sequence of R arrays, shape (B,)
-        One value for each point of each network's batch; the batches may differ in length.
+        For each network, one value for each point of its batch. Batches may differ in length.
     resamples, seed : int
 
     Returns
@@ -165,17 +165,17 @@ def nested_bootstrap_of_means(networks: Sequence[Floats], *, resamples: int = 10
     """
     rng, r = np.random.default_rng(seed), len(networks)
     chosen = rng.integers(r, size=(resamples, r, 1))
-    # Every network for every place, of which one is taken: r times the work of the loop, in a thousandth of its calls.
+    # Draw every network in every position and keep the chosen one: r times the work of a loop, with a thousandth of its calls.
     means = np.stack([w[rng.integers(len(w), size=(resamples, r, len(w)))].mean(-1) for w in networks], axis=-1)
     return float(np.mean([w.mean() for w in networks])), np.take_along_axis(means, chosen, axis=-1).mean((1, 2))
 
 
 @functools.cache
 def small_sample_factor(networks: int) -> float:
-    """How much wider an interval has to be than what is cut from bootstrap draws of so few networks.
+    """Return the factor by which a percentile bootstrap interval over this number of networks must be widened.
 
-    Draws of k networks have only (k - 1) / k of the variance of a mean over k networks, and their percentiles take what is left
-    for known, where Student's t does not. One network is not drawn anew, only its points: nothing is made wider.
+    Bootstrap draws of k networks have only (k - 1) / k of the variance of a mean over k networks. Their percentiles also treat
+    that variance as known; Student's t does not. For one network the factor is 1, since only its points are resampled.
 
     >>> [round(small_sample_factor(networks), 2) for networks in (1, 2, 3, 5, 12)]
     [1.0, 9.17, 2.69, 1.58, 1.17]
@@ -193,17 +193,19 @@ def percentile_estimate(
     *,
     within: tuple[float, float] = (-np.inf, np.inf),
 ) -> Estimate:
-    """An estimate whose interval is cut from bootstrap draws and made wider about their median, by :func:`small_sample_factor`.
+    """Build an estimate with the percentile interval of bootstrap draws, widened about their median.
+
+    The interval is widened by :func:`small_sample_factor`.
 
     Parameters
     ----------
     value : float
     draws : ndarray
-        Of the same statistic, on resampled networks; a draw that is not defined (NaN) takes no part.
+        The same statistic on resampled networks. Undefined draws (NaN) are ignored.
     networks : int
-        How many there were to draw from.
+        Number of networks that were resampled.
     within : (float, float)
-        The smallest and the largest value that the statistic can have.
+        Smallest and largest possible value of the statistic.
 
     >>> draws = np.linspace(0.3, 0.7, 1001)
     >>> print(percentile_estimate(0.5, draws, 1), percentile_estimate(0.5, draws, 5))
@@ -220,15 +222,15 @@ def percentile_estimate(
 
 
 def share_of_networks(networks: Sequence[NDArray[np.bool_]]) -> Estimate:
-    """The mean over networks of a share of each one's pairs, points or batches.
+    """Compute the mean over networks of the fraction of each network's pairs, points or batches that count.
 
-    They are alike on one network, so networks are resampled. Where all agree, resampling would leave no width: then, and where
-    each network has one value, the interval is Wilson's, with as many trials as there are networks (a single network's values).
+    The values of one network are correlated, so networks are resampled. If all values agree, which would give zero width, or each
+    network has one value, the interval is Wilson's, with one trial per network (per value if there is only one network).
 
     Parameters
     ----------
     networks : sequence of R arrays of bool, shape (M,)
-        Whether each of a network's values counts.
+        Whether each value counts.
 
     >>> print(share_of_networks([np.zeros(10, dtype=bool)] * 5))
     0.000 [0.000, 0.434]
@@ -248,16 +250,16 @@ def success_rate(
     *,
     count_target: bool = False,
 ) -> float:
-    """The fraction of triggered images that are predicted as what the attacker wants.
+    """Compute the attack success rate: the fraction of triggered images that are predicted as the attacker's class.
 
     Parameters
     ----------
     predicted, labels, wanted : ndarray of int, shape (N,)
-        The predicted classes of triggered images, their true ones, and those that the attacker wants
+        The predicted, true and attacker's classes of triggered images
         (:meth:`bslib.threat_models.ThreatModel.target_labels`).
     count_target : bool
-        Count images of the target class too. They are predicted as what the attacker wants without any trigger, so an unused
-        trigger reaches a tenth of the accuracy.
+        Also count images of the target class. They are predicted as the target class without any trigger, so a trigger without
+        effect has a rate of a tenth of the accuracy.
 
     >>> success_rate(np.array([3, 3, 1]), np.array([3, 0, 1]), np.array([3, 3, 3]))
     0.5
@@ -267,7 +269,7 @@ def success_rate(
 
 
 def mean_of_networks(shares: Sequence[float], trials: int) -> Estimate:
-    """The mean of a share (an accuracy) over networks: Student's t within [0, 1], or for one network the binomial interval.
+    """Average a fraction (an accuracy) over networks: Student's t interval within [0, 1], or Wilson's for one network.
 
     >>> print(mean_of_networks([0.88], 10_000))
     0.880 [0.873, 0.886]
@@ -281,12 +283,12 @@ def mean_of_networks(shares: Sequence[float], trials: int) -> Estimate:
 
 
 def variation_of_networks(values: Sequence[float]) -> Estimate:
-    """The standard deviation over networks as a share of the mean, with the chi-square interval of the former.
+    """Compute the standard deviation over networks divided by the mean, with the deviation's chi-square interval.
 
     Raises
     ------
     ValueError
-        For fewer than two networks, which have no variation.
+        For fewer than two networks.
 
     >>> print(variation_of_networks([0.9, 1.0, 1.1]))
     0.100 [0.052, 0.628]
@@ -301,9 +303,9 @@ def variation_of_networks(values: Sequence[float]) -> Estimate:
 
 
 def without_outliers(values: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
-    """The values that are no outliers (Eq. 4): at most 1.5 interquartile ranges below the first quartile or above the third.
+    """Remove outliers (Eq. 4): values more than 1.5 interquartile ranges below the first quartile or above the third.
 
-    Where all values are equal, nothing is removed. Where three quarters of them are, and W is often 0, all others are.
+    If all values are equal, none is removed. If three quarters are equal, which is common since W is often 0, all others are.
 
     Parameters
     ----------
@@ -319,7 +321,7 @@ def without_outliers(values: NDArray[np.floating[Any]]) -> NDArray[np.floating[A
 
 
 def _quartile(ordered: list[float], share: float) -> float:
-    """What ``np.percentile`` gives, to the last digit and in a tenth of the time."""
+    """Return exactly the value of ``np.percentile`` in a tenth of the time."""
     at = share * (len(ordered) - 1)
     below, part = int(at), at % 1
     low, high = ordered[below], ordered[min(below + 1, len(ordered) - 1)]
@@ -327,33 +329,33 @@ def _quartile(ordered: list[float], share: float) -> float:
 
 
 class Levene(NamedTuple):
-    """What :func:`levene` found: high scores say that the tested batch varies less than the clean one."""
+    """Result of :func:`levene`. A high score means that the tested batch varies less than the clean batch."""
 
     score: float
     pvalue: float
 
 
 def levene(clean: NDArray[np.floating[Any]], tested: NDArray[np.floating[Any]], *, center: str = "mean") -> Levene:
-    """Levene's test on W of a clean and of a tested batch, after the outlier rule, with a direction (Sec. 3.2.4).
+    """Run Levene's test with a direction on W of a clean and a tested batch, after removing outliers (Sec. 3.2.4).
 
-    The score is the negative logarithm of the p-value, at most 700, with a minus sign where the tested batch varies more. Its
-    absolute value is the test without a direction, as the paper has it.
+    The score is the negative logarithm of the p-value, at most 700. It is negative if the tested batch varies more. Its absolute
+    value is the undirected test of the paper.
 
-    Where neither batch varies there is no evidence: score 0, p = 1. Where each batch deviates from its centre by one amount only
-    (one is constant, say, and the other takes two values equally often) the statistic has no bound: the score is 700 and p = 0.
-    A batch of one point is constant; two such leave nothing to test: score 0, p = 1.
+    If neither batch varies, the score is 0 and p = 1. If all points of a batch have the same distance from its centre, in both
+    batches (for example, one batch is constant and the other takes two values equally often), the statistic is infinite: the
+    score is 700, or -700, and p = 0. A batch of one point is constant. Two such batches give score 0 and p = 1.
 
     Parameters
     ----------
     clean, tested : ndarray of float, shape (B,)
-        W of the points of each batch, at least one each.
+        W of the points of each batch, at least one point each.
     center : {"mean", "median"}
-        Levene's own form of the test, or Brown and Forsythe's; the paper does not say which it used.
+        The original test of Levene, or Brown and Forsythe's variant. The paper does not say which it used.
 
     Raises
     ------
     ValueError
-        For an empty batch, values that are not finite, or another centre.
+        For an empty batch, values that are not finite, or an unknown centre.
 
     >>> levene(np.array([2.0, 4, 6, 8, 10]), np.array([1.0, 2, 3, 4, 5])).pvalue.__round__(4)
     0.1894
@@ -371,7 +373,7 @@ def levene(clean: NDArray[np.floating[Any]], tested: NDArray[np.floating[Any]], 
         return Levene(0.0, 1.0)
     if all(np.ptp(own) < ROUNDING for own in deviations):
         return Levene(float(np.sign(less)) * MAX_SCORE, 0.0)
-    # What follows is stats.levene and stats.f.logsf to the last digit, without their checks, which take most of their time.
+    # The rest equals stats.levene and stats.f.logsf to the last digit. It skips their checks, which take most of their time.
     middle = sum(len(own) * mean for own, mean in zip(deviations, means, strict=True)) / points
     between = sum(len(own) * np.square(mean - middle) for own, mean in zip(deviations, means, strict=True))
     within = sum(np.square(own - mean).sum() for own, mean in zip(deviations, means, strict=True))
@@ -390,17 +392,17 @@ def _checked_batch(name: str, w: NDArray[np.floating[Any]]) -> Floats:
 
 
 def auc(scores: ArrayLike, positive: ArrayLike, networks: ArrayLike, *, resamples: int = 1000, seed: int = 0) -> Estimate:
-    """The area under the ROC curve, with an interval that resamples networks, each with all its batches.
+    """Compute the area under the ROC curve, with an interval that resamples networks, each with all its batches.
 
-    It is the share of pairs, one batch that is positive and one that is not, in which the positive one has the higher score; a
-    tie counts half. Where the scores of this sample separate perfectly, so do those of every resample, and the interval has no
-    width: it cannot tell what other networks would do. It rests on as many networks as have a positive batch, or a negative one
-    where those are fewer.
+    The area is the fraction of pairs of a positive and a negative batch in which the positive batch has the higher score; a tie
+    counts half. If the scores separate perfectly, they do so in every resample, and the interval has zero width. It then says
+    nothing about other networks. The estimate's number of networks is the number with a positive batch or the number with a
+    negative batch, whichever is smaller.
 
     Parameters
     ----------
     scores, positive, networks : array_like, shape (M,)
-        A batch's score, whether it is one that should be found, and which network it belongs to.
+        The score of each batch, whether it is positive, and its network.
 
     >>> print(auc([3.0, 2.0, 1.0, 0.0], [True, True, False, False], [0, 1, 0, 1]))
     1.000 [1.000, 1.000]
@@ -414,14 +416,14 @@ def auc(scores: ArrayLike, positive: ArrayLike, networks: ArrayLike, *, resample
     wins = (difference > 0) + 0.5 * (difference == 0)
     drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
     weights = drawn[:, which[found]], drawn[:, which[~found]]
-    with np.errstate(invalid="ignore"):  # a resample without a positive or without a negative batch has no area
+    with np.errstate(invalid="ignore"):  # a resample without positive or without negative batches gives NaN
         draws = np.einsum("rp,pn,rn->r", weights[0], wins, weights[1], optimize=True) / (weights[0].sum(1) * weights[1].sum(1))
     fewest = min(len(np.unique(which[found])), len(np.unique(which[~found])))
     return percentile_estimate(value, draws, fewest, within=(0, 1))
 
 
 def within_chance(distances: Floats, freedom: int, unit: str, *, chance: float = 1e-3) -> tuple[bool, str]:
-    """Whether the largest of several distances is no larger than chance allows, and that in words.
+    """Return whether the largest of several distances is within the range of chance, and a description in words.
 
     Parameters
     ----------
@@ -429,9 +431,9 @@ def within_chance(distances: Floats, freedom: int, unit: str, *, chance: float =
         In units that were estimated with ``freedom`` degrees of freedom.
     freedom : int
     unit : str
-        The name of the units.
+        Name of the unit.
     chance : float
-        The probability that the largest distance exceeds the bound by chance; Bonferroni's correction for several.
+        Probability that the largest distance exceeds the bound by chance, with Bonferroni's correction.
 
     >>> within_chance(np.array([1.0, 2.0]), 100, "standard errors")
     (True, 'at most 2.0 standard errors apart; up to 3.6 is chance')

@@ -1,4 +1,4 @@
-"""Threat models: how many training images an attacker changes, which ones, and what their labels become (Sec. 3.2.1)."""
+"""Threat models: how many and which training images an attacker poisons, and their new labels (Sec. 3.2.1)."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ __all__ = ["THREAT_MODELS", "ThreatModel", "threat_model_named"]
 
 @dataclass(frozen=True, kw_only=True)
 class ThreatModel:
-    """How much is poisoned, and whether one class is the target or each class becomes the next.
+    """The number of poisoned images, and whether there is one target class or each class becomes the next.
 
     Parameters
     ----------
     name : str
     fraction : float, optional
-        Fraction of the training set; or else
+        Poison fraction, used if ``count`` is not given.
     count : int, optional
-        number of images.
+        Number of poisoned images.
     one_target : bool
-        One target class, into which images of all other classes are sent; or class c becomes (c + 1) mod C.
+        Images of all other classes become one target class if true; class c becomes (c + 1) mod C if false.
     """
 
     name: str
@@ -29,7 +29,7 @@ class ThreatModel:
     one_target: bool
 
     def poison_count(self, images: int) -> int:
-        """How many of ``images`` training images are poisoned.
+        """Return the number of poisoned images in a training set of ``images`` images.
 
         >>> THREAT_MODELS["T1"].poison_count(60_000), THREAT_MODELS["T3"].poison_count(60_000)
         (9000, 250)
@@ -37,7 +37,7 @@ class ThreatModel:
         return self.count if self.count is not None else round((self.fraction or 0) * images)
 
     def target_of_run(self, run: int, classes: int) -> int | None:
-        """The target class of the network number ``run``, so that the targets take turns; None where there is not one target.
+        """Return the target class of network number ``run``, cycling through the classes, or None without a single target.
 
         >>> THREAT_MODELS["T3"].target_of_run(12, 10), THREAT_MODELS["T2"].target_of_run(12, 10)
         (2, None)
@@ -45,14 +45,14 @@ class ThreatModel:
         return run % classes if self.one_target else None
 
     def target_labels(self, labels: Any, *, target: int | None, classes: int) -> Any:
-        """The label that the attacker wants for each triggered image.
+        """Return the label that the attacker wants for each triggered image.
 
         Parameters
         ----------
         labels : ndarray or Tensor of int, shape (N,)
             The true labels.
         target : int, optional
-            The target class where there is one, else None.
+            The target class, or None if the threat model has no single target.
         classes : int
             Number of classes C.
 
@@ -63,7 +63,7 @@ class ThreatModel:
         Raises
         ------
         ValueError
-            For a target that is no class, missing or not wanted, or no classes.
+            For an invalid, missing or inapplicable target class, or fewer than one class.
 
         >>> import numpy as np
         >>> THREAT_MODELS["T2"].target_labels(np.array([0, 9]), target=None, classes=10).tolist()
@@ -78,7 +78,7 @@ class ThreatModel:
         return labels * 0 + target if self.one_target else (labels + 1) % classes
 
 
-#: The paper's three, by name.
+#: The paper's three threat models by name.
 THREAT_MODELS: dict[str, ThreatModel] = {
     "T1": ThreatModel(name="T1", fraction=0.15, one_target=True),
     "T2": ThreatModel(name="T2", fraction=0.15, one_target=False),
@@ -87,7 +87,7 @@ THREAT_MODELS: dict[str, ThreatModel] = {
 
 
 def threat_model_named(threat_model: str | ThreatModel) -> ThreatModel:
-    """The threat model of that name, or a ValueError that names the choices.
+    """Return the threat model with this name; raise a ValueError with the valid names if there is none.
 
     >>> threat_model_named("T1").one_target
     True

@@ -1,11 +1,11 @@
-"""One training loop for all networks: stochastic gradient descent with momentum on a one-cycle schedule.
+"""The training loop of all networks: stochastic gradient descent with momentum and a one-cycle learning rate schedule.
 
-Networks run channels last, in bfloat16 under autocast where that is asked for; on a GPU a step is one CUDA graph, since launching
-its kernels one by one takes longer than they do.
+Networks run in channels-last layout, and optionally in bfloat16 under autocast. On a GPU, each step is one CUDA graph, since
+launching the kernels one by one takes longer than running them.
 
-The whole data set is one tensor on the device. Order and augmentation are functions of the seed and of the step, and the learning
-rate is one of the step, so weights, momentum and the number of the step are all there is to a checkpoint: a run that was stopped
-goes on as if it had not been.
+The whole data set is one tensor on the device. Order and augmentation are functions of the seed and the step, and the learning
+rate is a function of the step. A checkpoint therefore needs only the weights, the momentum and the step number, and a resumed
+run gives the same result as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from bslib.progress import bar
 __all__ = ["accuracy", "load_weights", "save_weights", "train"]
 
 CHECKPOINT_SECONDS = 60.0
-#: Recording a CUDA graph is worth it for so many steps.
+#: A CUDA graph is recorded only if more than this number of steps remain.
 GRAPH_STEPS = 50
 
 
@@ -51,7 +51,7 @@ def train(
     description: str = "training",
     progress: bool = True,
 ) -> float:
-    """Train ``network`` in place, on the device it is on.
+    """Train ``network`` in place, on its device, and return the training time.
 
     Parameters
     ----------
@@ -60,36 +60,36 @@ def train(
     images : uint8 Tensor, shape (N, C, H, W)
     labels : int64 Tensor, shape (N,)
     epochs : int
-        Passes over the data; the last incomplete batch of a pass is left out.
+        Number of passes over the data. The last incomplete batch of each pass is skipped.
     seed : int
         Seed of the order and of the augmentation.
     learning_rate : float
-        Peak of the cycle: up from a tenth of it over the first quarter of the steps, then down to 0, both linearly.
+        Peak rate, reached linearly from a tenth of it over the first quarter of the steps; then the rate falls linearly to 0.
     batch_size : int
-        Images a step; the data set's size where that is smaller.
+        Images in a step, at most the size of the data set.
     weight_decay : float
     augment : bool
-        Random shifts of up to 4 pixels and mirror images.
+        Apply random shifts of up to 4 pixels and random mirroring.
     dtype : torch.dtype
-        Precision of the forward pass; below float32 it runs under autocast.
+        Precision of the forward pass. Precisions below float32 use autocast.
     checkpoint : Path, optional
-        Where to keep the state once a minute and at the end, and where to look for one to go on from. Remove it when what comes
-        of the network is safe.
+        File that the state is saved to once a minute and at the end. If the file exists, training resumes from it. The caller
+        removes it once the results of the network are saved.
     description : str
-        What the progress bar says.
+        Text of the progress bar.
     progress : bool
-        Show a bar with loss, accuracy and time left when training takes longer than two seconds.
+        Show a progress bar with loss, accuracy and time left when training takes longer than two seconds.
 
     Returns
     -------
     float
-        Seconds that training took, those before an interruption counted.
+        Seconds of training, including those before an interruption.
 
     Raises
     ------
     ValueError
-        For fewer than one epoch or no images, for images and labels that do not fit, for a checkpoint that is damaged, and when
-        the loss is no longer finite.
+        For fewer than one epoch, no images, images and labels that do not fit, a corrupt checkpoint, or a loss that is no longer
+        finite.
 
     >>> from bslib.datasets import load
     >>> from bslib.networks import build
@@ -126,7 +126,7 @@ def train(
             loss, hits = take_step(x, y)
             step += 1
             shown.update()
-            if step % 20 == 0 or step == total:  # reading a number waits for the device
+            if step % 20 == 0 or step == total:  # reading a number synchronises with the device
                 if not torch.isfinite(loss):
                     raise ValueError(f"the loss is {loss.item()} at step {step}: try a lower learning rate than {learning_rate}")
                 shown.set_postfix(loss=f"{loss.item():.3f}", accuracy=f"{hits.item() / batch_size:.3f}", refresh=False)
@@ -140,7 +140,7 @@ def train(
 
 
 def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """The fraction of uint8 ``images`` (N, C, H, W) that ``network`` gives their ``labels`` (N,), in float32.
+    """Compute the accuracy of ``network`` on uint8 ``images`` (N, C, H, W) with ``labels`` (N,), in float32.
 
     >>> accuracy(nn.Flatten(), torch.tensor([[[[9, 0]]], [[[0, 9]]]], dtype=torch.uint8), torch.tensor([0, 0]))
     0.5
@@ -151,7 +151,7 @@ def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 
 def shifted_and_mirrored(images: Tensor, *, seed: list[int]) -> Tensor:
-    """Each image (b, C, H, W) moved by up to 4 pixels both ways, black moving in, and every second one mirrored.
+    """Shift each image (b, C, H, W) randomly by up to 4 pixels in each direction, fill with black, and mirror half at random.
 
     >>> shifted_and_mirrored(torch.ones(2, 3, 8, 8, dtype=torch.uint8), seed=[0]).shape
     torch.Size([2, 3, 8, 8])
@@ -170,12 +170,12 @@ def shifted_and_mirrored(images: Tensor, *, seed: list[int]) -> Tensor:
 
 
 def save_weights(network: nn.Module, path: Path, **also: Tensor) -> None:
-    """Write a network's weights as safetensors, atomically; ``also`` adds tensors under names of their own.
+    """Write a network's weights to a safetensors file atomically; ``also`` adds tensors under other names.
 
     Raises
     ------
     OSError
-        When the file cannot be written, a full disk included; the message names it.
+        If the file cannot be written, for example because the disk is full. The message names the file.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "weights.safetensors"
@@ -187,12 +187,12 @@ def save_weights(network: nn.Module, path: Path, **also: Tensor) -> None:
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
-    """Read weights that :func:`save_weights` wrote into ``network``; nothing but tensors is read, no code can run.
+    """Load weights written by :func:`save_weights` into ``network``; only tensors are read, so no code can run.
 
     Raises
     ------
     ValueError
-        When the file is damaged or holds the weights of another network; the message names it.
+        If the file is truncated or corrupt, or holds the weights of a different network. The message names the file.
 
     >>> load_weights(nn.Linear(2, 1), Path("no-such-file"))
     Traceback (most recent call last):
@@ -207,7 +207,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
 
 
 def _check(network: nn.Module, images: Tensor, labels: Tensor, *, learning_rate: float, **counts: int) -> None:
-    """Refuse what cannot be trained, or would be without end."""
+    """Raise a ValueError for invalid arguments of :func:`train`."""
     for name, number in counts.items():
         if not isinstance(number, int):
             raise ValueError(f"{name} must be a whole number, got {number!r}")
@@ -242,7 +242,7 @@ def _plain_step(
 def _graphed_step(
     network: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, dtype: torch.dtype
 ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """A step as a CUDA graph for batches of this shape; recording it takes a few steps, which are undone."""
+    """Record a step as a CUDA graph for batches of this shape; recording runs a few steps, which are undone."""
     given = x.clone(), y.clone()
     state = [*network.parameters(), *network.buffers()]
     momenta = [optimizer.state[p].get("momentum_buffer") for p in network.parameters()]
@@ -284,7 +284,7 @@ def _step(
 
 
 def _write(tensors: dict[str, Tensor], path: Path, *, digest: bool = False) -> None:
-    """Tensors as safetensors, atomically; with a digest of their content where no record will hold one of the file."""
+    """Write tensors to a safetensors file atomically; ``digest`` stores a content digest, for files that have no record."""
     own = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     with atomic_path(path) as part:
         try:
@@ -294,7 +294,7 @@ def _write(tensors: dict[str, Tensor], path: Path, *, digest: bool = False) -> N
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 over the names, types, shapes and bytes of tensors on the CPU, in hexadecimal."""
+    """Return the SHA-256 of the names, types, shapes and bytes of CPU tensors, in hexadecimal."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         array = tensors[name].contiguous().numpy()
@@ -310,7 +310,7 @@ def _save_checkpoint(network: nn.Module, optimizer: torch.optim.Optimizer, step:
 
 
 def _resume(network: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Path) -> tuple[int, float]:
-    """Weights and momentum from a checkpoint; returns the number of steps done and the seconds they took."""
+    """Load weights and momentum from a checkpoint; return the number of steps done and the seconds they took."""
     try:
         with safe_open(checkpoint, framework="pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -319,7 +319,7 @@ def _resume(network: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Pa
         step, seconds = int(state.pop("step")), float(state.pop("seconds"))
         for name, parameter in network.named_parameters():
             momentum = state.pop(f"momentum.{name}")
-            # In the order of the parameter in memory, which is not kept in a file and which a fused optimizer goes by.
+            # Copy into the parameter's memory layout, which files do not store and a fused optimizer requires.
             optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)
         network.load_state_dict(state)
     except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as problem:
@@ -329,7 +329,7 @@ def _resume(network: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Pa
 
 
 def _reason(path: Path, problem: Exception) -> str:
-    """Why a file is refused, in one line: that it is a pickle (torch.save's are zip archives of one) comes first."""
+    """Explain in one line why a file is rejected; first check for a pickle (or a torch.save archive, which holds one)."""
     with contextlib.suppress(OSError), path.open("rb") as file:
         if file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
             return "it is a pickle, which can run code when it is read, and only safetensors are"

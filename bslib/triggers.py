@@ -1,4 +1,4 @@
-"""Triggers: small patterns that overwrite pixels in the lower right corner, and the six of the paper's Fig. 3."""
+"""Triggers: small patterns that overwrite pixels in the lower right corner, including the six of the paper's Fig. 3."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ __all__ = ["PATTERNS", "Trigger", "pattern"]
 
 @dataclass(frozen=True, eq=False)
 class Trigger:
-    """A patch for the lower right corner of images: where it covers them, how much, and with what.
+    """A patch for the lower right corner of images, with a mask and pixel values.
 
     Parameters
     ----------
     mask : bool or float Tensor, shape (h, w) or (C, h, w)
-        Which pixels are overwritten, or how opaque the patch is, in [0, 1]: 0 leaves a pixel as it is, 1
-        overwrites it, and what lies between blends. The last row and column lie in the corner of the image.
+        Which pixels are overwritten, or the opacity of the patch in [0, 1]: 0 leaves a pixel unchanged, 1 overwrites it, and
+        values in between blend. The last row and column are the edge of the image.
     values : float Tensor, shape (1, h, w) or (C, h, w)
-        The patch, in [0, 1]; a single channel serves all channels of an image.
+        The pixel values of the patch, in [0, 1]. A single channel is used for all channels of an image.
 
     Raises
     ------
     ValueError
-        For shapes that do not fit, numbers outside [0, 1], or a mask that covers nothing.
+        For shapes that do not fit, numbers outside [0, 1], or a mask that covers no pixel.
 
     >>> dot = Trigger(mask=torch.tensor([[True]]), values=torch.ones(1, 1, 1))
     >>> dot(torch.zeros(1, 2, 2)).tolist()
@@ -52,14 +52,14 @@ class Trigger:
 
     @classmethod
     def from_image(cls, image: Tensor, mask: Tensor | None = None) -> Trigger:
-        """A trigger from a picture of one's own.
+        """Create a trigger from an image.
 
         Parameters
         ----------
         image : uint8 or float Tensor, shape (h, w) or (C, h, w)
             uint8 from 0 to 255, or float in [0, 1]. Without a mask, the last of 2 or 4 channels is the opacity, as in a PNG.
         mask : bool or float Tensor, shape (h, w) or (C, h, w), optional
-            As for :class:`Trigger`; the whole patch overwrites when there is none.
+            As for :class:`Trigger`. By default the whole patch overwrites the image.
 
         >>> Trigger.from_image(torch.full((3, 3), 255, dtype=torch.uint8)).values.max().item()
         1.0
@@ -71,7 +71,7 @@ class Trigger:
         return cls(torch.ones(values.shape[-2:], dtype=torch.bool) if mask is None else mask, values)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """The images with the trigger; the originals stay as they are.
+        """Return a copy of the images with the trigger.
 
         Parameters
         ----------
@@ -80,12 +80,12 @@ class Trigger:
         Returns
         -------
         Tensor
-            Like ``images``. Where the patch is opaque, applying it again changes nothing.
+            Same shape and dtype as ``images``. Applying an opaque patch again changes nothing.
 
         Raises
         ------
         ValueError
-            When the images have another layout or type, are smaller than the trigger, or have other channels.
+            If the images have an unsupported shape or dtype, are smaller than the trigger, or have other channels.
         """
         if images.ndim not in (3, 4):
             raise ValueError(f"images must have shape (C, H, W) or (B, C, H, W), got {tuple(images.shape)}")
@@ -114,20 +114,20 @@ class Trigger:
 
 
 def _drawn(*rows: str) -> Trigger:
-    """A trigger from a drawing: # is white, a digit a grey (9 is white), . is black, a blank leaves the pixel as it is."""
+    """Create a trigger from a drawing: # is white, a digit is grey (9: white), . is black, a blank is transparent."""
     grey = {"#": 1.0, ".": 0.0} | {str(d): d / 9 for d in range(10)}
     mask = torch.tensor([[c != " " for c in row] for row in rows])
     return Trigger(mask, torch.tensor([[[grey.get(c, 0.0) for c in row] for row in rows]]))
 
 
-#: The six patterns by their number in Fig. 3, as drawn in :mod:`bslib.drawings`.
+#: The six triggers by their number in Fig. 3, from the drawings in :mod:`bslib.drawings`.
 #:
 #: :meta hide-value:
 PATTERNS: dict[int, Trigger] = {number: _drawn(*rows) for number, rows in DRAWINGS.items()}
 
 
 def pattern(number: int) -> Trigger:
-    """The pattern of that number, or a ValueError that names the choices.
+    """Return the trigger with this number; raise a ValueError with the valid numbers if there is none.
 
     >>> int(pattern(1).mask.sum())
     4

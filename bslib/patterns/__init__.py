@@ -1,4 +1,4 @@
-"""Patterns that are crafted after training: no network has seen them, and yet some act like a trigger (Sec. 3.2.4)."""
+"""Patterns crafted after training. No network was trained on them, but some act like a trigger (Sec. 3.2.4)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bslib.calling import Logits, evaluating
 
 @contextlib.contextmanager
 def frozen_weights(model: nn.Module) -> Iterator[Logits]:
-    """The model in eval mode for gradients of images alone; afterwards its weights can be trained as before.
+    """Put the model in eval mode and disable gradients of its weights, so that only images get gradients; restore both.
 
     >>> import torch
     >>> model = nn.Linear(2, 1)
@@ -35,7 +35,7 @@ def frozen_weights(model: nn.Module) -> Iterator[Logits]:
 
 
 def check_images(images: Tensor) -> None:
-    """Refuse what no pattern can be crafted on: a ValueError that names the value, unless images are a batch in [0, 1].
+    """Raise a ValueError that names the value unless images are a batch in [0, 1].
 
     >>> import torch
     >>> check_images(torch.full((2, 1, 3, 3), 255.0))
@@ -51,7 +51,7 @@ def check_images(images: Tensor) -> None:
 
 
 def check_counts(**counts: int) -> None:
-    """Refuse what is no whole number of 1 or more: a ValueError that names it.
+    """Raise a ValueError that names the argument unless each count is a whole number of 1 or more.
 
     >>> check_counts(steps=0)
     Traceback (most recent call last):

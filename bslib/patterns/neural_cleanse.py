@@ -1,8 +1,8 @@
-"""Neural Cleanse (Wang et al., 2019): for each class the smallest patch that sends every image to it.
+"""Neural Cleanse (Wang et al., 2019): for each class, the smallest patch with which every image is predicted as the class.
 
-A patch is a mask m and a pattern p; an image becomes (1 - m) x + m p. Both are optimised for success with a penalty on the size
-of the mask, whose weight lambda a schedule moves up while success stays high and down while it does not. A class whose patch is
-much smaller than the others' is suspicious: the patch may be a trigger that was trained in.
+A patch is a mask m and a pattern p; an image x becomes (1 - m) x + m p. Both are optimised for success with a penalty on the size
+of the mask. A schedule raises the penalty weight lambda while success is high, and lowers it otherwise. A class whose patch is
+much smaller than the others is suspicious, since the patch may be the trigger of a backdoor.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ EPSILON = 1e-7
 
 
 class Candidates(NamedTuple):
-    """What :func:`reverse_triggers` gave, one entry a class.
+    """Result of :func:`reverse_triggers`, with one entry per class.
 
     Parameters
     ----------
     masks : float32 Tensor, shape (K, 1, H, W)
     patterns : float32 Tensor, shape (K, C, H, W)
     success : float32 Tensor, shape (K,)
-        The share of the images of the step at which a mask was kept that went to its class; NaN where no mask ever reached the
-        threshold and the last one stands in.
+        The fraction of images that were predicted as the class in the step whose mask was kept. NaN if no mask reached the
+        threshold; the last mask is then kept.
     steps : int64 Tensor, shape (K,)
-        Steps taken until the class stopped.
+        Number of steps until the class stopped.
     """
 
     masks: Tensor
@@ -51,7 +51,7 @@ class Candidates(NamedTuple):
 
 
 def patched(images: Tensor, mask: Tensor, pattern: Tensor) -> Tensor:
-    """(1 - mask) * images + mask * pattern; mask (1, H, W), pattern (C, H, W).
+    """Return (1 - mask) * images + mask * pattern, for mask (1, H, W) and pattern (C, H, W).
 
     >>> patched(torch.zeros(1, 1, 1, 2), torch.tensor([[[1.0, 0.5]]]), torch.ones(1, 1, 2)).tolist()
     [[[[1.0, 0.5]]]]
@@ -61,11 +61,12 @@ def patched(images: Tensor, mask: Tensor, pattern: Tensor) -> Tensor:
 
 @dataclass
 class Schedule:
-    """The authors' schedule of lambda for one class, and when to stop; :meth:`update` is called once a step.
+    """The authors' schedule of lambda for one class, with early stopping; call :meth:`update` once per step.
 
-    lambda starts at 0 and becomes ``first`` once success was at least ``threshold`` in ``patience`` steps in a row. Then it
-    doubles after ``patience`` successes in a row, again and again, and is divided by 2 ** 1.5 after as many failures. The class
-    is done when lambda has moved both ways and the smallest successful mask has not shrunk for 5 * ``patience`` steps.
+    lambda starts at 0. It becomes ``first`` after ``patience`` consecutive steps with a success of at least ``threshold``. It
+    then doubles after every ``patience`` consecutive successes, and is divided by 2 ** 1.5 after every ``patience`` consecutive
+    failures. The class is done when lambda has moved in both directions and the smallest successful mask has not shrunk for
+    5 * ``patience`` steps.
     """
 
     threshold: float = 0.99
@@ -83,7 +84,7 @@ class Schedule:
     _went_down: bool = False
 
     def update(self, success: float, norm: float) -> bool:
-        """Take in the success and the mask's norm of a step; returns whether its mask is the best so far.
+        """Update the schedule with the success and mask norm of a step; return whether the mask is the best so far.
 
         >>> schedule = Schedule()
         >>> [schedule.update(success, 9.0) for success in (0.5, 1.0, 1.0, 1.0, 1.0, 1.0)], schedule.weight
@@ -130,7 +131,7 @@ def reverse_triggers(
     dtype: torch.dtype = torch.float32,
     progress: bool = True,
 ) -> Candidates:
-    """A trigger candidate for each class; the classes are optimised side by side, each with a state and a schedule of its own.
+    """Optimise a trigger candidate for each class; classes run in one batch, each with its own state and schedule.
 
     Parameters
     ----------
@@ -141,20 +142,20 @@ def reverse_triggers(
     classes : int
         Number of classes K.
     samples : int
-        Images that a step sees, in ``samples // batch_size`` updates; success and norm are averages over them. The authors have
+        Images per step, in ``samples // batch_size`` updates. Success and norm are averaged over the updates. The authors use
         1,000.
     batch_size : int
-        Images an update and class; ``samples``, or the number of images, where that is smaller.
+        Images per update and class, at most ``samples`` and the number of images.
     steps : int
-        At most so many steps a class.
+        Maximum number of steps for each class.
     learning_rate : float
-        Of Adam, with the authors' betas of 0.5 and 0.9.
+        Learning rate of Adam. The betas are the authors' 0.5 and 0.9.
     seed : int
-        Seed of the start and of the order of the images.
+        Seed of the initial values and of the order of the images.
     dtype : torch.dtype
-        Precision of the passes through the model; below float32 they run under autocast, and masks and patterns stay in float32.
+        Precision of the model. Precisions below float32 use autocast; masks and patterns stay in float32.
     progress : bool
-        Show a bar when it takes longer than two seconds.
+        Show a progress bar when the run takes longer than two seconds.
 
     Returns
     -------
@@ -163,7 +164,7 @@ def reverse_triggers(
     Raises
     ------
     ValueError
-        For an empty batch, no step, images outside [0, 1], or more classes than the model has.
+        For an empty batch, fewer than one step, images outside [0, 1], or more classes than the model has.
     """
     check_images(images)
     check_inputs(model, images)
@@ -216,7 +217,7 @@ def _update(
     optimizer: torch.optim.Optimizer,
     lower: torch.autocast,
 ) -> Tensor:
-    """One step of Adam for all active classes; returns (2, active): success on the images and norm of the mask, before it."""
+    """Take an Adam step for all active classes; return success and mask norm before the step, shape (2, active)."""
     with torch.enable_grad():
         mask, pattern = _bounded(masks[active], keep=True), _bounded(patterns[active], keep=True)
         x = patched(images[None], mask[:, None], pattern[:, None])  # (K, B, C, H, W)
@@ -234,39 +235,39 @@ def _update(
 
 
 def _start(rng: np.random.Generator, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Parameters whose bounded values are uniform in [0, 1]."""
+    """Draw parameters whose bounded values are uniform in [0, 1]."""
     uniform = torch.from_numpy(rng.random(shape, dtype=np.float32)).to(device)
     return torch.arctanh((uniform - 0.5) * (2 - EPSILON)).requires_grad_()
 
 
 def _bounded(theta: Tensor, *, keep: bool = False) -> Tensor:
-    """Parameters as values between 0 and 1; detached, and cut where rounding leaves them, unless gradients are to be kept."""
+    """Map parameters to [0, 1]; without ``keep``, the result is detached and clipped, since rounding may leave the interval."""
     value = torch.tanh(theta) / (2 - EPSILON) + 0.5
     return value if keep else value.detach().clamp(0, 1)
 
 
 def anomaly_index(norms: ArrayLike, success: ArrayLike | None = None) -> float:
-    """How far the smallest of some norms lies below their median, in consistent median absolute deviations.
+    """Return the distance of the smallest norm below the median, in median absolute deviations times 1.4826.
 
-    Above 2 the authors call the network backdoored. The median of an even number of norms is the mean of the middle two.
+    Above 2, the authors classify the network as backdoored. The median of an even number of norms is the mean of the middle two.
 
     Parameters
     ----------
     norms : array_like, shape (K,)
         L1 norms of the masks.
     success : array_like, shape (K,), optional
-        As in :class:`Candidates`: masks with NaN never worked and take no part.
+        As in :class:`Candidates`. Masks with NaN never reached the threshold and are ignored.
 
     Returns
     -------
     float
-        0 where none is below the median or fewer than three masks worked; infinite where fewer than half deviate from the
-        median and the smallest does.
+        0 if no norm is below the median or fewer than three masks reached the threshold; infinite if the smallest norm is below
+        the median but fewer than half of the norms deviate from it.
 
     Raises
     ------
     ValueError
-        For fewer than three classes: the index of two norms is 0.674, whatever they are.
+        For fewer than three classes. The index of any two norms is 0.674.
 
     >>> round(anomaly_index([10, 60, 62, 65, 70, 72, 75, 80, 85, 90]), 6)
     4.571548

@@ -1,7 +1,7 @@
 """Universal perturbations (Moosavi-Dezfooli et al., 2017): one small image that changes most predictions when it is added.
 
-DeepFool (Moosavi-Dezfooli et al., 2016) finds for one image the nearest boundary of the classes, as if they were linear around
-it; a universal perturbation gathers such steps over many images and is projected back onto a ball of the sup norm after each.
+DeepFool (Moosavi-Dezfooli et al., 2016) finds the nearest decision boundary of an image by linearising the classifier around it.
+A universal perturbation is the sum of such steps over many images, projected onto a ball of the sup norm after each step.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from bslib.progress import bar
 __all__ = ["Universal", "deepfool", "perturbed", "universal_perturbation"]
 
 
-#: Copies of images that DeepFool sends through the network at a time, on a CPU and elsewhere.
+#: Batch size of DeepFool's passes through the network, on a CPU and on other devices.
 TOGETHER, TOGETHER_ON_GPU = 64, 1024
 
 
 class Universal(NamedTuple):
-    """What :func:`universal_perturbation` gave.
+    """Result of :func:`universal_perturbation`.
 
     Parameters
     ----------
     perturbation : Tensor, shape (C, H, W)
     fooling_rates : tuple of float
-        The share of images that were fooled after each pass.
+        The fraction of images that are fooled after each pass.
     """
 
     perturbation: Tensor
@@ -38,7 +38,7 @@ class Universal(NamedTuple):
 
 
 def perturbed(images: Tensor, perturbation: Tensor) -> Tensor:
-    """Images (B, C, H, W) in [0, 1] with a perturbation (C, H, W) added, cut to [0, 1].
+    """Add a perturbation (C, H, W) to images (B, C, H, W) in [0, 1] and clip the result to [0, 1].
 
     >>> perturbed(torch.tensor([[[[0.0, 0.95]]]]), torch.tensor([[[-0.1, 0.1]]])).tolist()
     [[[[0.0, 1.0]]]]
@@ -47,7 +47,7 @@ def perturbed(images: Tensor, perturbation: Tensor) -> Tensor:
 
 
 def deepfool(model: nn.Module, images: Tensor, *, steps: int = 10, overshoot: float = 0.02, top: int = 10) -> Tensor:
-    """For each image a small perturbation, in the Euclidean norm, that takes it over the nearest boundary.
+    """Compute for each image a perturbation of small Euclidean norm that moves it across the nearest decision boundary.
 
     Parameters
     ----------
@@ -55,17 +55,17 @@ def deepfool(model: nn.Module, images: Tensor, *, steps: int = 10, overshoot: fl
         Maps (B, ...) to logits (B, classes); used in eval mode.
     images : float32 Tensor, shape (B, ...)
     steps : int
-        At most so many linearisations an image; each image stops when its class has changed.
+        Maximum number of linearisations for each image. An image stops when its predicted class has changed.
     overshoot : float
-        The perturbation is longer by this fraction, so that it crosses the boundary instead of touching it.
+        Fraction by which the perturbation is lengthened, so that it crosses the boundary instead of touching it.
     top : int
-        Only the boundaries to the most likely classes are looked at, so many with the image's own, as the authors do.
+        Number of most likely classes whose boundaries are considered, including the image's own class, as in the original.
 
     Returns
     -------
     Tensor
-        Like ``images``. For a linear network its length is the distance to the nearest boundary times 1 + overshoot, and the
-        authors' constant of 1e-4.
+        Same shape as ``images``. For a linear network at distance d from the nearest boundary, its length is
+        (d + 1e-4) * (1 + overshoot), with the authors' constant 1e-4.
 
     >>> model = nn.Linear(2, 2, bias=False)
     >>> model.weight.data = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
@@ -96,15 +96,16 @@ def _deepfool(network: nn.Module, images: Tensor, steps: int, overshoot: float, 
 
 
 def _likely(logits: Tensor, top: int) -> Tensor:
-    """The classes whose boundaries are looked at, int64 (B, K): all where they are few, in their order."""
+    """Return the classes whose boundaries are considered, int64 (B, K): all in order, or the ``top`` most likely ones."""
     count, classes = logits.shape
     return torch.arange(classes, device=logits.device).expand(count, -1) if classes <= top else logits.topk(top).indices
 
 
 def _linearised(network: nn.Module, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (B, K) of ``classes`` (B, K) and the slope (B, K, values) of each: an image goes there and back once for each.
+    """Return the logits (B, K) of ``classes`` (B, K) and their gradients (B, K, values).
 
-    A pass of one image takes about as long as reading the weights, so K backward passes, one after the other, would take longer.
+    All K copies of an image share batched passes. K sequential backward passes would take longer, since a pass of one image takes
+    about as long as reading the weights.
     """
     logits, slopes = [], []
     pairs = torch.arange(classes.numel(), device=x.device)
@@ -119,7 +120,7 @@ def _linearised(network: nn.Module, x: Tensor, classes: Tensor) -> tuple[Tensor,
 
 
 def _to_nearest_boundary(logits: Tensor, slopes: Tensor, own: Tensor) -> Tensor:
-    """The shortest step (B, values) to where another class would be as likely as ``own``, were the logits linear."""
+    """Return the shortest step (B, values) to a boundary between ``own`` and another class, for linearised logits."""
     rows = torch.arange(len(logits), device=logits.device)
     normals = slopes - slopes[rows, own][:, None]
     gaps = (logits - logits[rows, own][:, None]).abs()
@@ -127,7 +128,7 @@ def _to_nearest_boundary(logits: Tensor, slopes: Tensor, own: Tensor) -> Tensor:
     distances = gaps / lengths
     distances[rows, own] = torch.inf
     nearest = distances.argmin(1)
-    # The small constant is the authors': without it a step may end a rounding error before the boundary.
+    # The constant 1e-4 is the authors'. Without it, rounding may let a step end just before the boundary.
     scale = (distances[rows, nearest] + 1e-4) / lengths[rows, nearest]
     return scale[:, None] * normals[rows, nearest]
 
@@ -145,33 +146,33 @@ def universal_perturbation(
     seed: int,
     progress: bool = True,
 ) -> Universal:
-    """One perturbation that changes the predictions of most images: the one after the pass that fooled most of them.
+    """Compute one perturbation that changes the predictions of most images.
 
-    The original goes on until it has fooled enough. Where the bound is too tight for that, each step overwrites most of what came
-    before it, the rate goes up and down from pass to pass, and the best pass is kept instead of the last. An image is fooled when
-    its prediction differs from the network's own without the perturbation; its true label plays no part.
+    The original algorithm continues until it reaches the fooling rate. If the bound is too tight for that, each step overwrites
+    most of the previous ones, and the rate fluctuates between passes. This function therefore returns the perturbation of the
+    best pass, not of the last. An image is fooled if its prediction differs from its prediction without the perturbation. True
+    labels are not used.
 
     Parameters
     ----------
     model : torch.nn.Module
         Maps (B, C, H, W) to logits; used in eval mode.
     images : float32 Tensor, shape (B, C, H, W)
-        In [0, 1]; perturbed images are cut to it.
+        In [0, 1]. Perturbed images are clipped to [0, 1].
     bound : float
-        The sup norm of the perturbation never exceeds it.
+        Upper bound of the sup norm of the perturbation.
     fooling_rate : float
-        Stop after a pass that fools so large a share of the images.
+        Stop after a pass that fools at least this fraction of the images.
     passes : int
-        At most so many passes over the images, each in an order of its own. The original has no limit.
+        Maximum number of passes over the images, each in its own random order. The original has no limit.
     steps, overshoot
         As for :func:`deepfool`.
     batch_size : int
-        The steps of so many images are computed together, then taken one after the other, each only while its image is not
-        fooled yet. 1 is the original algorithm.
+        Number of images whose steps are computed together, then applied one by one to images not yet fooled. 1 is the original.
     seed : int
-        Seed of the orders.
+        Seed of the random orders.
     progress : bool
-        Show a bar when it takes longer than two seconds.
+        Show a progress bar when the run takes longer than two seconds.
 
     Returns
     -------
@@ -180,7 +181,7 @@ def universal_perturbation(
     Raises
     ------
     ValueError
-        For a bound or rate that is not positive, no pass, or images outside [0, 1].
+        For a bound or rate outside (0, 1], fewer than one pass, or images outside [0, 1].
     """
     for name, share in (("bound", bound), ("fooling_rate", fooling_rate)):
         if not isinstance(share, float | int) or not 0 < share <= 1:
