@@ -35,7 +35,7 @@ __all__ = [
     "numbers",
 ]
 
-VERDICTS = ("reproduced", "in part", "undecided", "not reproduced", "not yet run")
+VERDICTS = ("reproduced", "in part", "not reproduced", "too little evidence", "setting not met", "not yet run")
 #: The mark for each outcome of :meth:`Test.outcome`.
 MARKS = {True: "✓", False: "✗", None: "~"}
 
@@ -178,9 +178,9 @@ def findings_of(chapter: str) -> list[Finding]:
 def judge(claim: Claim, quantities: Mapping[str, Estimate]) -> str:
     """The verdict on a claim.
 
-    "reproduced" where all tests hold, "not reproduced" where all fail, "undecided" where none holds and some might, "in part" for
-    what is left; "not yet run" where a quantity is missing. What is given counts for none of these: where it does not hold, the
-    claim is "undecided".
+    "reproduced" if all tests hold; "in part" if some hold; "not reproduced" if none holds and some fail; "too little evidence" if
+    none holds or fails. Preconditions come first: "setting not met" if one fails, "too little evidence" if one is undecided. "not
+    yet run" if a quantity is missing.
 
     >>> claim = claims_of("parameters")[0]
     >>> judge(claim, {"accuracy.fashion-mnist": Estimate(0.88, 0.87, 0.89, 5)}), judge(claim, {})
@@ -188,14 +188,14 @@ def judge(claim: Claim, quantities: Mapping[str, Estimate]) -> str:
     """
     if any(test.quantity not in quantities for test in claim.tests):
         return "not yet run"
-    if any(test.given and not test.outcome(quantities[test.quantity]) for test in claim.tests):
-        return "undecided"
-    outcomes = [test.outcome(quantities[test.quantity]) for test in claim.tests if not test.given]
-    if all(outcome is True for outcome in outcomes):
-        return "reproduced"
-    if all(outcome is False for outcome in outcomes):
-        return "not reproduced"
-    return "in part" if any(outcome is True for outcome in outcomes) else "undecided"
+    outcomes = {given: [t.outcome(quantities[t.quantity]) for t in claim.tests if t.given == given] for given in (True, False)}
+    if False in outcomes[True]:
+        return "setting not met"
+    if None in outcomes[True]:
+        return "too little evidence"
+    if True in outcomes[False]:
+        return "reproduced" if set(outcomes[False]) == {True} else "in part"
+    return "not reproduced" if False in outcomes[False] else "too little evidence"
 
 
 def numbers(
@@ -248,7 +248,7 @@ def as_data(ledger: Iterable[Entry]) -> list[dict[str, Any]]:
             "says": entry.claim.says,
             "paper": entry.claim.paper,
             "held to": entry.claim.reading,
-            "measured": {name: asdict(estimate) for name, estimate in entry.measured.items()},
+            "measured": {name: _plain(estimate) for name, estimate in entry.measured.items()},
             "bounds": [asdict(test) for test in entry.claim.tests],
             "verdict": entry.verdict,
             "arithmetic": entry.claim.arithmetic,
@@ -269,3 +269,8 @@ def _data(chapter: str) -> dict[str, Any]:
 
 def _claims_file(chapter: str) -> Traversable:
     return files("bslib.chapters").joinpath(chapter, "claims.toml")
+
+
+def _plain(estimate: Estimate) -> dict[str, float | None]:
+    """An estimate for JSON, which has no NaN."""
+    return {name: None if number != number else number for name, number in asdict(estimate).items()}

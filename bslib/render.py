@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
@@ -17,13 +18,14 @@ from bslib.ledger import MARKS, VERDICTS, Claim, Entry, Finding, Test, claims_of
 from bslib.markdown import markdown_table
 from bslib.profiles import profile_named
 from bslib.statistics import Estimate, Estimates
-from bslib.store import Store
+from bslib.store import Store, published_folder
 
 if TYPE_CHECKING:
     from IPython.display import HTML
 
 __all__ = [
     "bounds_text",
+    "coverage_table",
     "downloads",
     "findings",
     "format_estimate",
@@ -189,6 +191,15 @@ def provenance_table(*, profile: str, seed: int = 0, store: str | Path | Store |
     took = timedelta(seconds=round(table["seconds"].sum()) if len(table) else 0)
     there = f"{len(records)} of the {len(set(plan))} records of profile {profile} are there; they took {took}."
     return f"{markdown_table(head, rows, empty='')}\n\n{there}"
+
+
+def coverage_table() -> str:
+    """How often intervals contain the truth in simulated experiments, as a Markdown table (``benchmarks/coverage.py``)."""
+    result = json.loads((published_folder().parent / "coverage.json").read_text("utf-8"))
+    table = pd.DataFrame(result["rows"]).pivot(index="quantity", columns="networks", values="coverage")
+    rows = [(name, *(f"{fraction:.1%}" for fraction in row)) for name, row in table.iterrows()]
+    head = ["intervals of", *(f"{networks} networks" for networks in table.columns)]
+    return f"{markdown_table(head, rows)}\n\nEach from {result['runs']} experiments with networks and points made up at random."
 
 
 def bounds_text(claim: Claim, quantities: Mapping[str, Estimate]) -> dict[str, str]:

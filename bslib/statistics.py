@@ -1,14 +1,14 @@
 """Estimates with confidence intervals, on top of SciPy.
 
-The networks are the independent repeats of this book. An interval that resamples only points would describe a single network.
-Intervals therefore resample networks first, and then the points of each network. Since there are few networks, the intervals are
-widened as Student's t is (:func:`small_sample_factor`).
+The networks are the independent repeats of this book. One rule, set before the verdicts, gives all intervals. The standard error
+comes from the jackknife, which leaves out one network at a time, and the interval from Student's t (:meth:`Replicates.estimate`).
+For means it is the usual t interval over networks; the noise of points is part of the variation between networks. Accuracies of a
+single network, and fractions without variation, get Wilson's interval. ``benchmarks/coverage.py`` measures how often intervals
+cover.
 """
 
 from __future__ import annotations
 
-import functools
-import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -22,14 +22,13 @@ __all__ = [
     "Estimates",
     "Levene",
     "NotYetRun",
+    "Replicates",
+    "area_replicates",
     "auc",
+    "leave_one_out",
     "levene",
     "mean_of_networks",
-    "nested_bootstrap",
-    "nested_bootstrap_of_means",
-    "percentile_estimate",
     "share_of_networks",
-    "small_sample_factor",
     "success_rate",
     "variation_of_networks",
     "within_chance",
@@ -59,7 +58,8 @@ class Estimate:
 
     def __format__(self, spec: str) -> str:
         one = spec or ".3f"
-        return f"{self.value:{one}} [{self.low:{one}}, {self.high:{one}}]".replace("-", "\N{MINUS SIGN}")
+        interval = "" if np.isnan(self.low) else f" [{self.low:{one}}, {self.high:{one}}]"
+        return f"{self.value:{one}}{interval}".replace("-", "\N{MINUS SIGN}")
 
     def __str__(self) -> str:
         return format(self)
@@ -92,140 +92,125 @@ class Estimates(dict[str, Estimate]):
         return cls({name: estimate for part in parts for name, estimate in part.items()})
 
 
-def nested_bootstrap(
-    networks: Sequence[Floats],
-    statistic: Callable[[Floats], Floats],
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> tuple[Floats, Floats]:
-    """Average a statistic over networks, and bootstrap it by resampling networks first, then the points of each.
+class Replicates(NamedTuple):
+    """A statistic of some networks, and its jackknife replicates: the same statistic with one network left out.
+
+    Functions of a statistic apply to both. With a single network its points are left out one by one instead; the interval then
+    describes that network alone.
+
+    Parameters
+    ----------
+    value : ndarray
+    without : ndarray, shape (R, ...)
+        One replicate for each of R networks, or for each point of a single network.
+    networks : int
+    strata : ndarray of int, shape (R,), optional
+        The group of each network, if networks were trained in groups of fixed size.
+    """
+
+    value: Floats
+    without: Floats
+    networks: int
+    strata: NDArray[np.int64] | None = None
+
+    def estimate(
+        self,
+        function: Callable[[Floats], Any] = lambda v: v,
+        *,
+        within: tuple[float, float] = (-np.inf, np.inf),
+        correlation: bool = False,
+    ) -> Estimate:
+        """The estimate of a function of the statistic, with the interval of the jackknife and Student's t.
+
+        For means this is Student's t interval over the networks' own means. A stratum's networks vary around the stratum's mean;
+        strata with one network are pooled. Undefined replicates (NaN) are left out.
+
+        Parameters
+        ----------
+        function : callable
+            Maps arrays (...) or (R, ...) to numbers () or (R,).
+        within : (float, float)
+            The smallest and the largest possible value.
+        correlation : bool
+            Whether the function is a correlation, whose interval is computed on Fisher's z scale.
+
+        >>> means = np.array([1.0, 2.0, 3.0])
+        >>> print(leave_one_out([np.array([m]) for m in means], lambda w: w.mean(-1)).estimate())
+        2.000 [−0.484, 4.484]
+        """
+        value, without = float(function(self.value)), np.asarray(function(self.without), dtype=float)
+        if correlation:
+            of_value, without = (np.arctanh(np.clip(r, -1 + 1e-9, 1 - 1e-9)) for r in (value, without))
+        defined = np.isfinite(without)
+        strata = np.zeros(len(without), dtype=int) if self.strata is None else self.strata
+        error, freedom = _jackknife_error(without[defined], strata[defined])
+        if not np.isfinite(value) or not freedom:
+            return Estimate(value, float("nan"), float("nan"), self.networks)
+        reach = float(stats.t.isf((1 - LEVEL) / 2, freedom)) * error
+        if correlation and abs(value) < 1:
+            return Estimate(value, float(np.tanh(of_value - reach)), float(np.tanh(of_value + reach)), self.networks)
+        low, high = np.clip([value - reach, value + reach], *((-1, 1) if correlation else within))
+        return Estimate(value, float(low), float(high), self.networks)
+
+    def at(self, *index: int) -> Replicates:
+        """One entry of a statistic that is an array; the index counts from its last axes."""
+        where: Any = (..., *index)
+        return self._replace(value=self.value[where], without=self.without[where])
+
+    def minus(self, other: Replicates, function: Callable[[Floats], Any] = lambda v: v) -> Estimate:
+        """The estimate of the difference of a function of two independent statistics, with Welch's degrees of freedom."""
+        parts = [(function(one.value), *_jackknife_error(function(one.without), None), one.networks) for one in (self, other)]
+        (first, e1, f1, n1), (second, e2, f2, n2) = parts
+        error = (e1**2 + e2**2) ** 0.5
+        freedom = error**4 / (e1**4 / f1 + e2**4 / f2) if error else min(f1, f2)
+        reach = float(stats.t.isf((1 - LEVEL) / 2, freedom)) * error
+        return Estimate(float(first - second), float(first - second - reach), float(first - second + reach), min(n1, n2))
+
+
+def _jackknife_error(without: Floats, strata: NDArray[np.int64] | None) -> tuple[float, int]:
+    """The standard error of a statistic from its jackknife replicates, and its degrees of freedom."""
+    groups = [np.asarray(without)] if strata is None else [without[strata == k] for k in np.unique(strata)]
+    several = [group for group in groups if len(group) > 1]
+    if len(single := [group for group in groups if len(group) == 1]) > 1:
+        several.append(np.concatenate(single))
+    n = max(1, sum(map(len, groups)))
+    # A replicate lies (n - 1) times nearer to the value than the network it lacks; a group of k has k - 1 degrees of freedom.
+    variances = [((n - 1) / n) ** 2 * len(g) / (len(g) - 1) * np.square(g - g.mean()).sum() for g in several]
+    return float(np.sqrt(sum(variances))), sum(len(group) - 1 for group in several)
+
+
+def leave_one_out(
+    networks: Sequence[Floats], statistic: Callable[[Floats], Floats] = lambda w: w.mean(-1), *, strata: ArrayLike | None = None
+) -> Replicates:
+    """Average a statistic over networks, and compute its jackknife replicates.
 
     Parameters
     ----------
     networks : sequence of R arrays, shape (..., B)
-        For each network, one value for each point of its batch (last axis). The leading axes are settings, which stay paired.
-    statistic : function of an array (..., B) or (..., K, B)
-        Returns an array of the same shape for every batch; for K batches at once, the axis K is appended.
-    resamples : int
-    seed : int
+        For each network, one value for each point of its batch (last axis). Batches may differ in length.
+    statistic : callable
+        Maps an array (..., B) to an array, for example of means.
+    strata : array_like of int, shape (R,), optional
+        As in :class:`Replicates`.
 
-    Returns
-    -------
-    value : ndarray
-        The mean of the statistic over networks.
-    draws : ndarray, shape (resamples, ...)
-        The mean for each resample.
-
-    >>> value, draws = nested_bootstrap([np.array([0.0, 1.0]), np.array([1.0, 2.0])], lambda w: w.mean(-1))
-    >>> value.item(), draws.shape
-    (1.0, (1000,))
+    >>> leave_one_out([np.array([0.0, 1.0]), np.array([1.0, 2.0])]).without.tolist()
+    [1.5, 0.5]
     """
-    value = np.mean([statistic(w) for w in networks], axis=0)
-    chosen, points = _drawn(tuple(w.shape[-1] for w in networks), resamples, seed)
-    draws = np.empty((*chosen.shape, *value.shape))
-    for k, w in enumerate(networks):
-        if (where := chosen == k).any():  # all draws of one network at once
-            batches = np.ascontiguousarray(np.moveaxis(w, -1, 0)).take(points[k], axis=0)
-            draws[where] = np.moveaxis(statistic(np.moveaxis(batches, (0, 1), (-2, -1))), -1, 0)
-    return value, draws.mean(1)
-
-
-@functools.lru_cache(maxsize=2)
-def _drawn(batches: tuple[int, ...], resamples: int, seed: int) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
-    """Draw the networks of each resample, (resamples, R), and the points of each network for each time it is drawn."""
-    rng, r = np.random.default_rng(seed), len(batches)
-    chosen, points = np.empty((resamples, r), dtype=np.int64), [[] for _ in batches]  # type: tuple[Any, list[list[Any]]]
-    for places in chosen:
-        places[:] = rng.integers(r, size=r)
-        for b, neighbours in itertools.groupby(places.tolist(), key=batches.__getitem__):
-            alike = list(neighbours)  # batches of equal length share one call, which draws the same numbers as separate calls
-            for k, own in zip(alike, rng.integers(b, size=(len(alike), b)), strict=True):
-                points[k].append(own)
-    return chosen, [np.array(own) for own in points]
-
-
-def nested_bootstrap_of_means(networks: Sequence[Floats], *, resamples: int = 1000, seed: int = 0) -> tuple[float, Floats]:
-    """Compute the mean over networks of each network's mean, and its :func:`nested_bootstrap`, vectorised for one setting.
-
-    Parameters
-    ----------
-    networks : sequence of R arrays, shape (B,)
-        For each network, one value for each point of its batch. Batches may differ in length.
-    resamples, seed : int
-
-    Returns
-    -------
-    value : float
-    draws : ndarray, shape (resamples,)
-
-    >>> value, draws = nested_bootstrap_of_means([np.array([0.0, 1.0]), np.array([1.0, 2.0, 3.0])])
-    >>> value, draws.shape
-    (1.25, (1000,))
-    """
-    rng, r = np.random.default_rng(seed), len(networks)
-    chosen = rng.integers(r, size=(resamples, r, 1))
-    # Draw every network in every position and keep the chosen one: r times the work of a loop, with a thousandth of its calls.
-    means = np.stack([w[rng.integers(len(w), size=(resamples, r, len(w)))].mean(-1) for w in networks], axis=-1)
-    return float(np.mean([w.mean() for w in networks])), np.take_along_axis(means, chosen, axis=-1).mean((1, 2))
-
-
-@functools.cache
-def small_sample_factor(networks: int) -> float:
-    """Return the factor by which a percentile bootstrap interval over this number of networks must be widened.
-
-    Bootstrap draws of k networks have only (k - 1) / k of the variance of a mean over k networks. Their percentiles also treat
-    that variance as known; Student's t does not. For one network the factor is 1, since only its points are resampled.
-
-    >>> [round(small_sample_factor(networks), 2) for networks in (1, 2, 3, 5, 12)]
-    [1.0, 9.17, 2.69, 1.58, 1.17]
-    """
-    if networks < 2:
-        return 1.0
-    known, estimated = stats.norm.isf((1 - LEVEL) / 2), stats.t.isf((1 - LEVEL) / 2, networks - 1)
-    return float(estimated / known * (networks / (networks - 1)) ** 0.5)
-
-
-def percentile_estimate(
-    value: float | np.floating[Any] | Floats,
-    draws: Floats,
-    networks: int,
-    *,
-    within: tuple[float, float] = (-np.inf, np.inf),
-) -> Estimate:
-    """Build an estimate with the percentile interval of bootstrap draws, widened about their median.
-
-    The interval is widened by :func:`small_sample_factor`.
-
-    Parameters
-    ----------
-    value : float
-    draws : ndarray
-        The same statistic on resampled networks. Undefined draws (NaN) are ignored.
-    networks : int
-        Number of networks that were resampled.
-    within : (float, float)
-        Smallest and largest possible value of the statistic.
-
-    >>> draws = np.linspace(0.3, 0.7, 1001)
-    >>> print(percentile_estimate(0.5, draws, 1), percentile_estimate(0.5, draws, 5))
-    0.500 [0.310, 0.690] 0.500 [0.199, 0.801]
-    >>> print(percentile_estimate(0.5, draws, 2, within=(0, 1)))
-    0.500 [0.000, 1.000]
-    """
-    defined = np.asarray(draws)[np.isfinite(draws)]
-    if not defined.size:
-        return Estimate(float(value), float("nan"), float("nan"), networks)
-    low, middle, high = np.quantile(defined, [(1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2])
-    low, high = np.clip(middle + small_sample_factor(networks) * np.array([low - middle, high - middle]), *within)
-    return Estimate(float(value), float(low), float(high), networks)
+    of_each = np.stack([statistic(np.asarray(w, dtype=float)) for w in networks])
+    r = len(of_each)
+    if r > 1:
+        groups = None if strata is None else np.unique(strata, return_inverse=True)[1]
+        return Replicates(of_each.mean(0), (of_each.sum(0) - of_each) / (r - 1), r, groups)
+    (w,) = networks
+    points = np.stack([statistic(np.delete(w, b, axis=-1)) for b in range(w.shape[-1])]) if w.shape[-1] > 1 else of_each[:0]
+    return Replicates(of_each[0], points, 1)
 
 
 def share_of_networks(networks: Sequence[NDArray[np.bool_]]) -> Estimate:
     """Compute the mean over networks of the fraction of each network's pairs, points or batches that count.
 
-    The values of one network are correlated, so networks are resampled. If all values agree, which would give zero width, or each
-    network has one value, the interval is Wilson's, with one trial per network (per value if there is only one network).
+    If all values agree, which would give zero width, or each network has one value, the interval is Wilson's, with one trial per
+    network (per value if there is only one network).
 
     Parameters
     ----------
@@ -240,7 +225,7 @@ def share_of_networks(networks: Sequence[NDArray[np.bool_]]) -> Estimate:
         trials = r if r > 1 else len(networks[0])
         ends = stats.binomtest(round(value * trials), trials).proportion_ci(LEVEL, method="wilson")
         return Estimate(value, float(ends.low), float(ends.high), r)
-    return percentile_estimate(*nested_bootstrap_of_means([own.astype(float) for own in networks]), r, within=(0, 1))
+    return leave_one_out([own.astype(float) for own in networks]).estimate(within=(0, 1))
 
 
 def success_rate(
@@ -391,35 +376,46 @@ def _checked_batch(name: str, w: NDArray[np.floating[Any]]) -> Floats:
     return batch
 
 
-def auc(scores: ArrayLike, positive: ArrayLike, networks: ArrayLike, *, resamples: int = 1000, seed: int = 0) -> Estimate:
-    """Compute the area under the ROC curve, with an interval that resamples networks, each with all its batches.
+def auc(scores: ArrayLike, positive: ArrayLike, networks: ArrayLike, *, strata: ArrayLike | None = None) -> Estimate:
+    """Compute the area under the ROC curve and its interval; the parameters are those of :func:`area_replicates`.
+
+    If the scores separate perfectly, they do so without any network, and the interval has zero width. It then says nothing about
+    other networks.
+
+    >>> print(auc([3.0, 2.0, 1.0, 0.0], [True, True, False, False], [0, 1, 0, 1]))
+    1.000 [1.000, 1.000]
+    """
+    return area_replicates(scores, positive, networks, strata=strata).estimate(within=(0, 1))
+
+
+def area_replicates(
+    scores: ArrayLike, positive: ArrayLike, networks: ArrayLike, *, strata: ArrayLike | None = None
+) -> Replicates:
+    """Compute the area under the ROC curve, and the areas without one network and all its batches.
 
     The area is the fraction of pairs of a positive and a negative batch in which the positive batch has the higher score; a tie
-    counts half. If the scores separate perfectly, they do so in every resample, and the interval has zero width. It then says
-    nothing about other networks. The estimate's number of networks is the number with a positive batch or the number with a
-    negative batch, whichever is smaller.
+    counts half. The number of networks is the number with a positive batch or the number with a negative batch, whichever is
+    smaller.
 
     Parameters
     ----------
     scores, positive, networks : array_like, shape (M,)
         The score of each batch, whether it is positive, and its network.
-
-    >>> print(auc([3.0, 2.0, 1.0, 0.0], [True, True, False, False], [0, 1, 0, 1]))
-    1.000 [1.000, 1.000]
+    strata : array_like of int, shape (M,), optional
+        The group of each batch's network, as in :class:`Replicates`.
     """
-    from sklearn.metrics import roc_auc_score
-
     values, found = np.asarray(scores, dtype=float), np.asarray(positive, dtype=bool)
-    names, which = np.unique(np.asarray(networks), return_inverse=True)
-    value = float(roc_auc_score(found, values))
+    names, first, which = np.unique(np.asarray(networks), return_index=True, return_inverse=True)
     difference = values[found][:, None] - values[~found]
     wins = (difference > 0) + 0.5 * (difference == 0)
-    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
-    weights = drawn[:, which[found]], drawn[:, which[~found]]
-    with np.errstate(invalid="ignore"):  # a resample without positive or without negative batches gives NaN
-        draws = np.einsum("rp,pn,rn->r", weights[0], wins, weights[1], optimize=True) / (weights[0].sum(1) * weights[1].sum(1))
+    weights = np.vstack([np.ones(len(names)), 1 - np.eye(len(names))])  # all networks, then all but one
+    of_positive, of_negative = weights[:, which[found]], weights[:, which[~found]]
+    with np.errstate(invalid="ignore"):  # without any positive or any negative batch the area is NaN
+        areas = np.einsum("rp,pn,rn->r", of_positive, wins, of_negative, optimize=True)
+        areas = areas / (of_positive.sum(1) * of_negative.sum(1))
+    groups = None if strata is None else np.unique(np.asarray(strata)[first], return_inverse=True)[1]
     fewest = min(len(np.unique(which[found])), len(np.unique(which[~found])))
-    return percentile_estimate(value, draws, fewest, within=(0, 1))
+    return Replicates(areas[0], areas[1:], fewest, groups)
 
 
 def within_chance(distances: Floats, freedom: int, unit: str, *, chance: float = 1e-3) -> tuple[bool, str]:

@@ -140,9 +140,8 @@ HOLDS, FAILS, OPEN = (Estimate(v, v - 1, v + 1, 5) for v in (2.0, -2.0, 0.0))
 def test_verdicts_by_truth_table(estimates):
     claim = claim_of(*(Test(quantity=f"q{k}", at_least=0.0) for k in range(2)))
     found = {f"q{k}": estimate for k, estimate in enumerate(estimates) if estimate}
-    expected = {(HOLDS, HOLDS): "reproduced", (FAILS, FAILS): "not reproduced"}.get(
-        estimates, "not yet run" if None in estimates else "in part" if HOLDS in estimates else "undecided"
-    )
+    otherwise = "in part" if HOLDS in estimates else "not reproduced" if FAILS in estimates else "too little evidence"
+    expected = "not yet run" if None in estimates else {(HOLDS, HOLDS): "reproduced"}.get(estimates, otherwise)
     assert judge(claim, found) == judge(claim, Estimates(found)) == expected
 
 
@@ -215,11 +214,11 @@ def test_marks_and_verdict_agree(ledger):
             assert len(marks) == len(entry.claim.tests), entry.claim.id
             given = re.findall("given [^)]*([✓✗~])", row)
             if set(given) - {"✓"}:
-                assert entry.verdict == "undecided"
+                assert entry.verdict == ("setting not met" if "✗" in given else "too little evidence")
                 continue
-            wanted = {"✓": "reproduced", "✗": "not reproduced"}.get(
-                "".join(set(marks)), "in part" if "✓" in marks else "undecided"
-            )
+            marks = re.findall("[✓✗~]", re.sub(r"\(given [^)]*\)", "", row.split(" | ")[2]))
+            otherwise = "in part" if "✓" in marks else "not reproduced" if "✗" in marks else "too little evidence"
+            wanted = "reproduced" if set(marks) == {"✓"} else otherwise
             assert entry.verdict == wanted, entry.claim.id
 
 
@@ -252,7 +251,7 @@ def test_the_score_says_what_one_network_judged(ledger):
 def test_what_is_given_has_to_hold():
     tests = (Test(quantity="q", at_least=0.0), Test(quantity="p", at_least=0.2, given=True))
     claim = dataclasses.replace(claims_of("parameters")[0], tests=tests)
-    for p, verdict in ((HOLDS, "reproduced"), (OPEN, "undecided"), (FAILS, "undecided")):
+    for p, verdict in ((HOLDS, "reproduced"), (OPEN, "too little evidence"), (FAILS, "setting not met")):
         assert judge(claim, {"q": HOLDS, "p": p}) == verdict
     assert judge(claim, {"q": FAILS, "p": HOLDS}) == "not reproduced" and judge(claim, {"q": HOLDS}) == "not yet run"
     assert bounds_text(claim, {"q": HOLDS, "p": FAILS})["p"] == "(given ≥ 0.2 ✗)"

@@ -68,7 +68,7 @@ def by_hand():
 
 
 @pytest.mark.parametrize(
-    ("profile", "count", "trained"), [("smoke", 9, (2, 96, 0.05, True)), ("paper", 30, (10, None, 0.1, True))]
+    ("profile", "count", "trained"), [("smoke", 9, (2, 96, 0.05, True)), ("paper", 30, (16, None, 0.1, True))]
 )
 def test_a_network_comes_before_both_sweeps_on_one_batch_of_its_own_and_no_spec_comes_twice(profile, count, trained):
     specs = plan(profile, seed=3)

@@ -162,7 +162,7 @@ def test_each_noise_level_has_its_own_counts_and_is_there_where_every_network_ha
     assert scores == [[0, 0], [-700, 0], [700, 0]] and part.sigmas == [0.05, 0.1, 0.25]
     assert [part.area(sigma).value for sigma in (None, 0.25, 0.05)] == [0.5, 0.25, 0.75]
     some = part_of(gone=lambda spec: spec == plan.batch_of(FASHION, FOUR, 3, 0.25))
-    assert some.sigmas == [0.1] and some.networks == [CLEAN, ONE, FOUR] and set(some.sensitivity(2)["sigma"]) == {0.1}
+    assert some.sigmas == [0.1] and some.networks == [CLEAN, ONE, FOUR] and set(some.sensitivity()["sigma"]) == {0.1}
 
 
 def test_smaller_batches_are_cut_from_the_points_and_what_is_left_over_is_not_used():
@@ -198,7 +198,7 @@ def test_own_triggers_below_90_percent_can_be_left_out_and_success_is_of_images_
 @pytest.mark.parametrize(("points", "sizes"), [(25, [25]), (60, [25, 50, 60])])
 def test_sensitivity_has_every_setting_once(points, sizes):
     size = dataclasses.replace(FASHION, points=points)
-    table = part_of(batch(ONE, 1, [2] * points, size=size) | succeeds(FOUR, 45), size).sensitivity(resamples=2)
+    table = part_of(batch(ONE, 1, [2] * points, size=size) | succeeds(FOUR, 45), size).sensitivity()
     settings = table[["sigma", "batch", "center", "signed", "effective"]]
     assert len(settings) == len(settings.drop_duplicates()) == 3 * len(sizes) * 8 and sorted(set(table["batch"])) == sizes
     for (sigma, effective), own in table.groupby(["sigma", "effective"]):

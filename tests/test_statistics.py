@@ -16,15 +16,13 @@ from bslib.statistics import (
     Estimate,
     Estimates,
     NotYetRun,
+    Replicates,
     _quartile,
     auc,
+    leave_one_out,
     levene,
     mean_of_networks,
-    nested_bootstrap,
-    nested_bootstrap_of_means,
-    percentile_estimate,
     share_of_networks,
-    small_sample_factor,
     variation_of_networks,
     without_outliers,
 )
@@ -34,73 +32,98 @@ def mean(values):
     return values.mean(-1)
 
 
-# --- nested bootstrap --------------------------------------------------------------------------------------------
+# --- the jackknife -----------------------------------------------------------------------------------------------
 
 
-def test_one_network_is_a_plain_bootstrap_of_points():
+@given(st.lists(st.lists(st.floats(-5, 5), min_size=1, max_size=6), min_size=2, max_size=8))
+def test_the_interval_of_a_mean_is_students_t_over_networks(networks):
+    found = leave_one_out([np.array(own) for own in networks]).estimate()
+    means = [np.mean(own) for own in networks]
+    assume(np.std(means) > 1e-6)
+    expected = stats.ttest_1samp(means, 0).confidence_interval(0.95)
+    wanted = np.mean(means), expected.low, expected.high
+    assert (found.value, found.low, found.high) == pytest.approx(wanted, rel=1e-6, abs=1e-9)
+    assert found.networks == len(networks)
+
+
+def test_the_interval_of_one_network_is_students_t_over_its_points():
     w = np.random.default_rng(0).gamma(0.5, 0.3, 250)
-    value, draws = nested_bootstrap([w], mean, resamples=2000)
-    found = percentile_estimate(value, draws, 1)
-    plain = stats.bootstrap((w,), np.mean, n_resamples=4000, method="percentile", rng=np.random.default_rng(1))
-    low, high = plain.confidence_interval
-    assert found.value == pytest.approx(w.mean(), rel=1e-12)
-    assert found.high - found.low == pytest.approx(high - low, rel=0.15)
-    assert found.low == pytest.approx(low, abs=0.2 * (high - low))
+    found, expected = leave_one_out([w]).estimate(), stats.ttest_1samp(w, 0).confidence_interval(0.95)
+    assert (found.low, found.high, found.networks) == (pytest.approx(expected.low), pytest.approx(expected.high), 1)
+
+
+def test_a_single_value_has_no_interval():
+    found = leave_one_out([np.array([0.3])]).estimate()
+    assert found.value == 0.3 and math.isnan(found.low) and f"{found}" == "0.300"
 
 
 def test_the_value_is_the_mean_over_networks_of_the_statistic():
     rng = np.random.default_rng(0)
     networks = [rng.normal(size=(2, 3, size)) for size in (40, 50, 60)]  # batches need not be of one size
-    value, draws = nested_bootstrap(networks, lambda w: np.stack([w.mean(-1), np.median(w, -1)]), resamples=20)
-    assert value.shape == (2, 2, 3) and draws.shape == (20, 2, 2, 3)
+    found = leave_one_out(networks, lambda w: np.stack([w.mean(-1), np.median(w, -1)]))
+    assert found.value.shape == (2, 2, 3) and found.without.shape == (3, 2, 2, 3)
     expected = [np.mean([w.mean(-1) for w in networks], 0), np.mean([np.median(w, -1) for w in networks], 0)]
-    assert np.allclose(value, expected)
+    assert np.allclose(found.value, expected)
+    assert np.allclose(found.without[1, 0], np.mean([networks[0].mean(-1), networks[2].mean(-1)], 0))
+    assert found.at(1, 0, 2).value == found.value[1, 0, 2] and (found.at(1, 0, 2).without == found.without[:, 1, 0, 2]).all()
 
 
-@pytest.mark.parametrize(("between", "within"), [(1.0, 0.1), (0.1, 3.0), (0.5, 2.0)])
-def test_draws_have_the_variance_that_the_model_has(between, within):
-    """w = network effect + point effect. The draws' variance is known; here R = 8 networks of B = 50 points.
-
-    Resampling R networks with replacement gives (R - 1) / R of the variance of a network's mean, and resampling the points
-    of each adds theirs once more: ((R - 1) / R (a + e / B) + e / B) / R, for variances a between and e within.
-    """
-    networks, points, rng = 8, 50, np.random.default_rng(1)
-    widths = []
-    for seed in range(15):
-        w = between * rng.normal(size=(networks, 1)) + within * rng.normal(size=(networks, points))
-        widths.append(nested_bootstrap(list(w), mean, resamples=150, seed=seed)[1].var())
-    a, e = between**2, within**2 / points
-    assert np.mean(widths) == pytest.approx(((networks - 1) / networks * (a + e) + e) / networks, rel=0.3)
+def test_the_jackknife_of_a_ratio_is_the_textbooks():
+    """Worked out by leaving out one network at a time, with t of 3 degrees of freedom from a table."""
+    x, y = np.array([1.0, 2.0, 3.0, 6.0]), np.array([2.0, 3.0, 7.0, 9.0])
+    found = leave_one_out([np.array([[a], [b]]) for a, b in zip(x, y, strict=True)]).estimate(lambda m: m[..., 0] / m[..., 1])
+    left = [(x.sum() - x[k]) / (y.sum() - y[k]) for k in range(4)]
+    half = 3.182446 * math.sqrt(3 / 4 * sum((ratio - np.mean(left)) ** 2 for ratio in left))
+    assert (found.value, found.low, found.high) == pytest.approx((12 / 21, 12 / 21 - half, 12 / 21 + half), rel=1e-6)
 
 
-@pytest.mark.parametrize("networks", [2, 3, 5, 10])
-def test_intervals_of_few_networks_cover_the_truth(networks):
-    """With percentiles alone three networks would cover it 8 times of 10, since no draw lies beyond the three."""
-    rng, covered, narrow = np.random.default_rng(2), [], []
-    for seed in range(300):
-        w = 3 + 0.3 * rng.normal(size=(networks, 1)) + 0.5 * rng.normal(size=(networks, 40))
-        value, draws = nested_bootstrap_of_means(list(w), resamples=400, seed=seed)
-        estimate, (low, high) = percentile_estimate(value, draws, networks), np.quantile(draws, [0.025, 0.975])
-        covered.append(estimate.low <= 3 <= estimate.high)
-        narrow.append(low <= 3 <= high)
-    assert 0.93 <= np.mean(covered) <= 1.0
-    assert np.mean(narrow) < np.mean(covered)
+def test_strata_vary_around_their_own_means():
+    """Two kinds of networks far apart: as strata they have Student's t interval of a stratified mean."""
+    values, strata = np.array([1.0, 1.2, 1.4, 9.0, 9.5, 10.0]), [0, 0, 0, 1, 1, 1]
+    networks = [np.array([v]) for v in values]
+    found = leave_one_out(networks, strata=strata).estimate()
+    error = math.sqrt(0.25 * (np.var(values[:3], ddof=1) / 3 + np.var(values[3:], ddof=1) / 3))
+    assert found.high - found.value == pytest.approx(2.776445 * error)  # t of 4 degrees of freedom
+    assert found.high - found.low < 0.2 * np.subtract(*(leave_one_out(networks).estimate().high, found.low))
+    alone = leave_one_out(networks, strata=range(6)).estimate()  # strata of one network each are pooled
+    assert (alone.low, alone.high) == (leave_one_out(networks).estimate().low, leave_one_out(networks).estimate().high)
 
 
-def test_widening_is_students_t_for_a_mean():
-    """Draws of a mean are about normal, with (k - 1) / k of its variance."""
-    values = np.random.default_rng(0).normal(size=12)
-    sem = stats.sem(values)
-    draws = stats.norm.ppf(np.linspace(0.0005, 0.9995, 20001), values.mean(), sem * (11 / 12) ** 0.5)
-    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    found = percentile_estimate(values.mean(), draws, 12)
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.01 * sem)
-    assert small_sample_factor(1) == 1.0 and small_sample_factor(10_000) == pytest.approx(1, abs=1e-3)
+@given(st.floats(-0.99, 0.99), st.floats(0.001, 0.5))
+def test_correlations_stay_between_their_ends_and_are_symmetric_in_z(r, by):
+    without = np.clip([r - by, r, r + by], -0.999, 0.999)
+    found = Replicates(np.array(r), without, 3).estimate(correlation=True)
+    assert -1 <= found.low <= r <= found.high <= 1
+    assume(max(abs(found.low), abs(found.high)) < 1)
+    z = np.arctanh([found.low, r, found.high])
+    assume(abs(z).max() < 8)
+    assert z[1] - z[0] == pytest.approx(z[2] - z[1], rel=1e-3, abs=1e-6)
 
 
-def test_intervals_stay_within_what_is_possible():
-    found = percentile_estimate(0.9, np.linspace(0.7, 1.0, 101), 3, within=(0, 1))
-    assert found.high == 1.0 and 0 <= found.low < 0.7
+def test_intervals_stay_within_what_is_possible_and_undefined_replicates_are_left_out():
+    found = Replicates(np.array(0.9), np.array([0.7, 1.0, np.nan, 0.95]), 4).estimate(within=(0, 1))
+    expected = Replicates(np.array(0.9), np.array([0.7, 1.0, 0.95]), 4).estimate(within=(0, 1))
+    assert found == expected and found.high == 1.0 and 0 <= found.low < 0.7
+
+
+def test_a_difference_of_independent_means_is_welchs():
+    a, b = [0.1, 0.4, 0.3, 0.9, 0.2], [1.0, 1.3, 1.1]
+    found = leave_one_out([np.array([v]) for v in a]).minus(leave_one_out([np.array([v]) for v in b]))
+    expected = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-6)
+    assert found.networks == 3 and found.value == pytest.approx(np.mean(a) - np.mean(b))
+
+
+@pytest.mark.parametrize("networks", [3, 5, 12])
+def test_intervals_of_zero_inflated_values_cover_the_truth(networks):
+    """As benchmarks/coverage.py does for more quantities and more experiments."""
+    rng, covered = np.random.default_rng(2), []
+    for _ in range(400):
+        scale = np.exp(rng.normal(0, 0.35, (networks, 1)))
+        w = np.where(rng.random((networks, 60)) < 0.6, 0, scale * rng.gamma(1.2, 0.25, (networks, 60)))
+        found = leave_one_out(list(w)).estimate()
+        covered.append(found.low <= 0.4 * 0.3 * math.exp(0.35**2 / 2) <= found.high)
+    assert 0.9 <= np.mean(covered) <= 0.985
 
 
 @pytest.mark.parametrize("share", [0, 1])
@@ -125,58 +148,12 @@ def test_shares_of_one_value_a_network_are_wilsons():
     assert (found.value, found.low, found.high) == pytest.approx((1 / 3, ends.low, ends.high))
 
 
-def test_shares_that_differ_resample_networks():
+def test_shares_that_differ_vary_between_networks():
     own = [np.full(10, k < 2) for k in range(5)]
     found = share_of_networks(own)
     of_pairs = stats.binomtest(20, 50).proportion_ci(method="wilson")
     assert found.value == pytest.approx(0.4) and found.low < of_pairs.low and found.high > of_pairs.high
-    alike = share_of_networks([np.arange(10) < 2] * 5)  # each network alike in itself: points still vary
-    assert alike.value == pytest.approx(0.2) and 0 <= alike.low < 0.2 < alike.high
-
-
-def test_points_alone_would_be_far_too_narrow():
-    rng = np.random.default_rng(3)
-    w = rng.normal(size=(5, 1)) + 0.1 * rng.normal(size=(5, 250))
-    _, nested = nested_bootstrap(list(w), mean)
-    _, of_points = nested_bootstrap([w.ravel()], mean)
-    assert nested.std() > 4 * of_points.std()
-
-
-@pytest.mark.parametrize("lengths", [[7, 7, 7, 7], [1, 1, 1], [3, 12, 30, 5, 8]])
-def test_without_the_loop_means_have_the_same_bootstrap(lengths):
-    rng = np.random.default_rng(2)
-    networks = [rng.normal(rng.normal(), size=length) for length in lengths]
-    value, draws = nested_bootstrap(networks, mean, resamples=4000)
-    own, quick = nested_bootstrap_of_means(networks, resamples=4000, seed=1)
-    assert own == pytest.approx(value)
-    assert np.quantile(quick, [0.025, 0.5, 0.975]) == pytest.approx(np.quantile(draws, [0.025, 0.5, 0.975]), abs=draws.std() / 8)
-
-
-@pytest.mark.parametrize("lengths", [[30, 30, 30], [7, 30, 7, 12], [40]])
-@pytest.mark.parametrize("settings", [(), (2, 3)])
-def test_draws_are_those_of_a_loop(lengths, settings):
-    """To the last digit: each network is drawn, and then its points, one call of the generator after the other."""
-    networks = [np.random.default_rng(size).gamma(0.5, 0.3, (*settings, size)) for size in lengths]
-    rng, r, expected = np.random.default_rng(5), len(lengths), []
-    for _ in range(50):
-        chosen = [networks[k] for k in rng.integers(r, size=r)]
-        expected.append(np.mean([mean(w[..., rng.integers(w.shape[-1], size=w.shape[-1])]) for w in chosen], axis=0))
-    _, draws = nested_bootstrap(networks, mean, resamples=50, seed=5)
-    assert np.array_equal(draws, expected)
-
-
-def test_settings_stay_paired():
-    """Two settings of the same points that differ by a constant differ by it in every draw."""
-    w = np.random.default_rng(0).normal(size=(5, 1, 80))
-    networks = [np.concatenate([one, one + 0.25]) for one in w]
-    _, draws = nested_bootstrap(networks, mean, resamples=50)
-    assert np.allclose(draws[:, 1] - draws[:, 0], 0.25) and draws[:, 0].std() > 0.01
-
-
-def test_draws_are_a_function_of_the_seed():
-    w = list(np.random.default_rng(0).normal(size=(3, 20)))
-    draws = [nested_bootstrap(w, mean, resamples=30, seed=seed)[1] for seed in (0, 0, 1)]
-    assert np.array_equal(draws[0], draws[1]) and not np.array_equal(draws[0], draws[2])
+    assert (found.low, found.high) == (0.0, 1.0), "Student's t would leave [0, 1]"
 
 
 # --- over networks -----------------------------------------------------------------------------------------------
@@ -402,7 +379,7 @@ some_tests = st.lists(
 @given(rows=some_tests)
 def test_the_area_is_sklearns_and_mann_and_whitneys(rows):
     scores, positive, networks = map(np.array, zip(*rows, strict=True))
-    found = auc(scores, positive, networks, resamples=20)
+    found = auc(scores, positive, networks)
     assert found.value == pytest.approx(roc_auc_score(positive, scores), abs=1e-12)
     u = stats.mannwhitneyu(scores[positive], scores[~positive]).statistic
     assert found.value == pytest.approx(u / (positive.sum() * (~positive).sum()), abs=1e-12)
@@ -411,7 +388,8 @@ def test_the_area_is_sklearns_and_mann_and_whitneys(rows):
 
 
 def test_a_tie_counts_half():
-    assert auc([1.0, 1.0], [True, False], [0, 0]) == Estimate(0.5, 0.5, 0.5, 1)
+    found = auc([1.0, 1.0], [True, False], [0, 0])
+    assert found.value == 0.5 and math.isnan(found.low), "one network has no interval"
     assert auc([1.0, 2.0, 1.0, 0.0], [True, True, False, False], [0, 0, 0, 0]).value == 3.5 / 4
 
 
@@ -422,7 +400,7 @@ def test_perfect_separation_has_no_width():
     assert auc(scores, np.logical_not(positive), ["a", "b", "c"] * 2) == Estimate(0.0, 0.0, 0.0, 3)
 
 
-def test_the_interval_resamples_networks():
+def test_the_interval_leaves_out_whole_networks():
     """Half of the networks give the trigger away, half give it the lower score: each with many batches of one score."""
     batches, networks = 50, 4
     which = np.repeat(np.arange(networks), 2 * batches)
@@ -437,47 +415,23 @@ def test_the_interval_resamples_networks():
     assert equal.value == equal.low == equal.high == 0.25
 
 
-def test_the_interval_is_that_of_a_bootstrap_by_brute_force():
+def test_the_interval_is_that_of_sklearns_areas_without_one_network():
     rng = np.random.default_rng(4)
     which = np.repeat(np.arange(8), rng.integers(3, 9, 8))
     positive = rng.random(len(which)) < 0.4
     scores = np.round(rng.normal(size=8)[which] + rng.normal(size=len(which)) + positive, 1)
-    draws = []
-    for _ in range(150):
-        rows = np.concatenate([np.flatnonzero(which == k) for k in rng.integers(8, size=8)])
-        draws.append(roc_auc_score(positive[rows], scores[rows]))
-    by_hand = percentile_estimate(0.5, np.array(draws), 8, within=(0, 1))
-    low, high = by_hand.low, by_hand.high
-    found = auc(scores, positive, which, resamples=4000, seed=1)
-    assert 0.1 < high - low < 0.8
-    assert (found.low, found.high) == pytest.approx((low, high), abs=0.2 * (high - low))
-    assert auc(scores, positive, which, seed=1) == auc(scores, positive, which, seed=1) != auc(scores, positive, which, seed=2)
+    left = [roc_auc_score(positive[which != k], scores[which != k]) for k in range(8)]
+    half = 2.364624 * math.sqrt(7 / 8 * sum((area - np.mean(left)) ** 2 for area in left))  # t of 7 degrees of freedom
+    found = auc(scores, positive, which)
+    assert (found.low, found.high) == pytest.approx((max(found.value - half, 0), min(found.value + half, 1)), rel=1e-5)
 
 
-def test_resamples_without_either_kind_take_no_part():
-    """Only one network has the trigger: a resample without it has no area, and is not counted as one."""
-    found = auc([3.0, 2.0, 1.0], [True, False, False], [0, 1, 2], resamples=300)
-    assert found == Estimate(1.0, 1.0, 1.0, 1), "and what the trigger does is known of that network alone"
+def test_a_network_whose_absence_leaves_no_area_takes_no_part():
+    """Only one network has the trigger."""
+    assert auc([3.0, 2.0, 1.0], [True, False, False], [0, 1, 2]) == Estimate(1.0, 1.0, 1.0, 1)
 
 
 # --- in words ----------------------------------------------------------------------------------------------------
-
-
-def test_percentile_estimate_is_the_quantiles_of_one_network():
-    draws = np.random.default_rng(0).normal(size=4001)
-    found = percentile_estimate(0.3, draws, 1)
-    ordered = np.sort(draws)
-    assert (found.low, found.high) == pytest.approx((ordered[100], ordered[3900])) and (found.value, found.networks) == (0.3, 1)
-
-
-def test_more_networks_are_widened_about_the_median():
-    ordered = np.sort(np.random.default_rng(0).normal(size=4001))
-    found, by = (
-        percentile_estimate(0.3, ordered, 7),
-        2.446912 / 1.959964 * (7 / 6) ** 0.5,
-    )  # t of 6 degrees of freedom, from a table
-    ends = [ordered[2000] + by * (ordered[k] - ordered[2000]) for k in (100, 3900)]
-    assert (found.low, found.high) == pytest.approx(ends, rel=1e-5) and (found.value, found.networks) == (0.3, 7)
 
 
 def test_formats_apply_to_all_three_numbers():

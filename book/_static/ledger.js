@@ -1,5 +1,5 @@
 // The ledger's table: buttons that show one verdict alone, headings that sort: up, down, and back to the paper's order. Without a script it is a plain table.
-const RANK = ["reproduced", "in part", "undecided", "not reproduced", "not yet run"];
+const RANK = ["reproduced", "in part", "not reproduced", "too little evidence", "setting not met", "not yet run"];
 
 document.addEventListener("DOMContentLoaded", () => {
   for (const table of document.querySelectorAll(".ledger table")) {

@@ -1,4 +1,4 @@
-"""Statistics of pairs of success and mean W: correlations, residuals after trigger and class, and a bootstrap."""
+"""Statistics of pairs of success and mean W: correlations, residuals after trigger and class, and jackknife replicates."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from bslib.statistics import Estimate, percentile_estimate
+from bslib.statistics import Replicates
 
 __all__ = ["EXCLUDE_BELOW", "FEWEST_PAIRS", "RANDOM_GUESS", "p_values", "partial_correlation", "residuals"]
 
 Floats = NDArray[np.float64]
-#: The columns of :meth:`Correlation.pairs` as arrays, since DataFrames are too slow for the bootstrap.
+#: The columns of :meth:`Correlation.pairs` as arrays, since DataFrames are too slow.
 Columns = Mapping[str, NDArray[Any]]
 Statistic = Callable[[Columns], float]
 RANDOM_GUESS = 0.1
@@ -78,62 +78,28 @@ def p_values(*, tau: float, r: float, pairs: int) -> tuple[float, float]:
     return float(2 * stats.norm.sf(abs(z))), float(2 * stats.t.sf(abs(t), pairs - 2))
 
 
-def bootstrap(tables: Sequence[pd.DataFrame], statistic: Callable[[Columns], Any], resamples: int, seed: int = 0) -> Floats:
-    """Bootstrap draws of a statistic of pairs. Networks are resampled first, then the images behind each pair.
-
-    The tables hold the same pairs at different settings and are resampled together. Returns shape (resamples, tables, ...).
-    """
-    rng, pairs = np.random.default_rng(seed), tables[0]
-    of_network = list(pairs.groupby("network").indices.values())
-    columns = {name: pairs[name].to_numpy() for name in ("trigger", "class", "success", "images")}
-    values = [(np.stack(table["values"].to_list()), np.stack(table["clean values"].to_list())) for table in tables]
-    draws = []
-    for _ in range(resamples):
-        rows = np.concatenate([of_network[k] for k in rng.integers(len(of_network), size=len(of_network))])
-        drawn = {name: column[rows] for name, column in columns.items()}
-        points = [rows[:, None] * w.shape[1] + rng.integers(w.shape[1], size=(len(rows), w.shape[1])) for w in values[0]]
-        drawn["success"] = rng.binomial(drawn["images"], drawn["success"]) / drawn["images"]
-        means = [[w.take(where).mean(1) for w, where in zip(both, points, strict=True)] for both in values]
-        draws.append([statistic(drawn | {"W": w, "clean W": clean}) for w, clean in means])
-    return np.array(draws, dtype=float)
+def replicates(pairs: pd.DataFrame, statistic: Callable[[Columns], Any]) -> Replicates:
+    """A statistic of pairs, with one network left out at a time; the networks of each trigger are a stratum."""
+    columns, networks = columns_of(pairs), pairs["network"].to_numpy()
+    names, first = np.unique(networks, return_index=True)
+    strata = np.unique(pairs["trigger"].to_numpy()[first], return_inverse=True)[1]
+    without = [statistic(_where(columns, networks != name)) for name in names]
+    return Replicates(np.array(statistic(columns), dtype=float), np.array(without, dtype=float), len(names), strata)
 
 
-def estimate_around(value: float, draws: Floats, networks: int, *, correlation: bool = True) -> Estimate:
-    """An estimate with draws centred on the value; correlations are centred on Fisher's z scale, which is unbounded.
+def correlations(pairs: pd.DataFrame, below: float) -> dict[str, Any]:
+    """Kendall's tau and Pearson's r of the pairs with a success of at least ``below``, as :meth:`Correlation.correlation`."""
 
-    Resampling images adds their noise a second time, which moves every drawn correlation towards 0. The interval only needs the
-    spread of the draws.
-    """
-    defined = draws[np.isfinite(draws)]
-    if not defined.size:
-        return percentile_estimate(value, defined, networks)
-    if not correlation:
-        return percentile_estimate(value, defined + (value - np.median(defined)), networks)
-    if abs(value) == 1:  # z is infinite there
-        return percentile_estimate(value, defined, networks, within=(-1, 1))
-    z, of_value = (np.arctanh(np.clip(r, -1 + 1e-9, 1 - 1e-9)) for r in (defined, value))
-    on_the_scale = percentile_estimate(of_value, z + (of_value - np.median(z)), networks)
-    return Estimate(value, float(np.tanh(on_the_scale.low)), float(np.tanh(on_the_scale.high)), networks)
+    def both(some: Columns) -> list[float]:
+        kept = kept_pairs(some, below)
+        return [kendall_tau(kept), pearson_r(kept)]
 
-
-def correlations(tables: Sequence[pd.DataFrame], rules: Sequence[float], resamples: int) -> list[list[dict[str, Any]]]:
-    """The results of :meth:`Correlation.correlation` for several tables and exclusion rules, from the same draws."""
-    if not tables:
-        return []
-    draws = bootstrap(
-        tables, lambda p: [(kendall_tau(kept), pearson_r(kept)) for kept in (kept_pairs(p, below) for below in rules)], resamples
-    )
-    return [[_correlation(pairs, below, draws[:, t, k]) for k, below in enumerate(rules)] for t, pairs in enumerate(tables)]
-
-
-def _correlation(pairs: pd.DataFrame, below: float, draws: Floats) -> dict[str, Any]:
-    networks, kept = int(pairs["network"].nunique()), kept_pairs(columns_of(pairs), below)
-    success, w, tau = kept["success"], kept["W"], kendall_tau(kept)
-    defined = np.isfinite(tau)
+    kept, found = kept_pairs(columns_of(pairs), below), replicates(pairs, both)
+    success, w, defined = kept["success"], kept["W"], bool(np.isfinite(found.value[0]))
     return {
-        "tau": estimate_around(tau, draws[:, 0], networks),
+        "tau": found.at(0).estimate(correlation=True),
         "tau p": float(stats.kendalltau(success, w).pvalue) if defined else float("nan"),
-        "r": estimate_around(pearson_r(kept), draws[:, 1], networks),
+        "r": found.at(1).estimate(correlation=True),
         "r p": float(stats.pearsonr(success, w).pvalue) if defined else float("nan"),
         "pairs": len(w),
         "left out": len(pairs) - len(w),
@@ -179,6 +145,11 @@ def pearson(x: Floats, y: Floats) -> float:
     if len(x) < 2 or not (np.ptp(x) > 1e-12 and np.ptp(y) > 1e-12):  # NaN included
         return float("nan")
     return float(np.corrcoef(x, y)[0, 1])
+
+
+def mean_difference(values: Floats, others: Floats) -> float:
+    """The mean of ``values`` minus that of ``others``; NaN without any."""
+    return float((values - others).mean()) if len(values) else float("nan")
 
 
 def median(values: Floats) -> float:

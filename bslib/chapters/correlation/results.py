@@ -16,18 +16,17 @@ from bslib.chapters.correlation.pairs import (
     EXCLUDE_BELOW,
     RANDOM_GUESS,
     Statistic,
-    bootstrap,
-    columns_of,
     correlations,
-    estimate_around,
     kendall_tau,
     kept_pairs,
+    mean_difference,
     median,
     p_values,
     partial_correlation,
     pearson,
     pearson_r,
     pearson_r_of_trigger,
+    replicates,
     spread_difference,
     values_of,
 )
@@ -38,8 +37,7 @@ from bslib.specs import AttackSpec, NetworkSpec, Spec
 from bslib.statistics import (
     Estimate,
     Estimates,
-    nested_bootstrap_of_means,
-    percentile_estimate,
+    leave_one_out,
     share_of_networks,
     success_rate,
 )
@@ -128,11 +126,11 @@ class Correlation(Results[Size]):
         return pd.DataFrame(rows)
 
     def correlation(
-        self, sigma: float | None = None, *, n: int | None = None, exclude_below: float = RANDOM_GUESS, resamples: int = 1000
+        self, sigma: float | None = None, *, n: int | None = None, exclude_below: float = RANDOM_GUESS
     ) -> dict[str, Any]:
-        """Kendall's tau and Pearson's r of success and mean W, with SciPy's p-values and bootstrap intervals.
+        """Kendall's tau and Pearson's r of success and mean W, with SciPy's p-values and jackknife intervals.
 
-        The intervals resample networks, then the images behind each pair. The p-values are SciPy's. Like the paper's, they
+        The intervals leave out one network at a time, within each trigger. The p-values are SciPy's. Like the paper's, they
         treat pairs as independent, although pairs of one network are not.
 
         Returns
@@ -140,9 +138,9 @@ class Correlation(Results[Size]):
         dict
             ``tau`` and ``r`` (Estimate), ``tau p`` and ``r p``, ``pairs`` (the number kept) and ``left out``.
         """
-        return correlations([self.pairs(sigma, n=n)], [exclude_below], resamples)[0][0]
+        return correlations(self.pairs(sigma, n=n), exclude_below)
 
-    def sensitivity(self, resamples: int = 200) -> pd.DataFrame:
+    def sensitivity(self) -> pd.DataFrame:
         """The correlation at every measured noise level, for several numbers of noisy copies and exclusion rules.
 
         Returns
@@ -154,13 +152,13 @@ class Correlation(Results[Size]):
         usual = self.size.ns[-1]
         rows: list[dict[str, Any]] = []
         for n, rules in [(usual, EXCLUDE_BELOW)] + [(n, (RANDOM_GUESS,)) for n in self.size.ns[:-1]]:
-            found = correlations([self.pairs(sigma, n=n) for sigma in self.sigmas], rules, resamples)
-            for sigma, by_rule in zip(self.sigmas, found, strict=True):
-                rows += [{"sigma": sigma, "n": n, "exclude below": r} | one for r, one in zip(rules, by_rule, strict=True)]
+            for sigma in self.sigmas:
+                pairs = self.pairs(sigma, n=n)
+                rows += [{"sigma": sigma, "n": n, "exclude below": rule} | correlations(pairs, rule) for rule in rules]
         rows.sort(key=lambda row: row["sigma"])
         return pd.DataFrame(rows)
 
-    def breakdown(self, resamples: int = 500) -> dict[str, Estimate]:
+    def breakdown(self) -> dict[str, Estimate]:
         """Pearson's r of success and mean W within subsets of the pairs, and of mean W with and without the trigger."""
         if not self.networks:
             return {}
@@ -170,17 +168,11 @@ class Correlation(Results[Size]):
         of["what trigger and class explain taken out"] = partial(partial_correlation, given=())
         of["and what clean W explains"] = partial_correlation
         of["W with the trigger, and without"] = lambda p: pearson(p["W"], p["clean W"])
-        pairs = self.pairs()
-        draws = bootstrap([pairs], lambda p: values_of(of, kept_pairs(p)), resamples)[:, 0]
-        values = values_of(of, kept_pairs(columns_of(pairs)))
-        networks = int(pairs["network"].nunique())
-        return {
-            name: estimate_around(value, draws[:, k], networks)
-            for k, (name, value) in enumerate(zip(of, values, strict=True))
-            if np.isfinite(value)
-        }
+        found = replicates(self.pairs(), lambda p: values_of(of, kept_pairs(p)))
+        estimates = {name: found.at(k).estimate(correlation=True) for k, name in enumerate(of)}
+        return {name: estimate for name, estimate in estimates.items() if np.isfinite(estimate.value)}
 
-    def by_trigger(self, resamples: int = 500) -> pd.DataFrame:
+    def by_trigger(self) -> pd.DataFrame:
         """The effect of noise on each trigger, for pairs that are kept and for pairs that are left out.
 
         Returns
@@ -191,8 +183,7 @@ class Correlation(Results[Size]):
         """
         rows, pairs = {}, self.pairs() if self.networks else pd.DataFrame(columns=["trigger", "success"])
         for (trigger, kept), own in pairs.groupby(["trigger", pairs["success"] >= RANDOM_GUESS]):
-            draws = bootstrap([own.reset_index(drop=True)], lambda p: (p["W"] - p["clean W"]).mean(), resamples)
-            less = percentile_estimate(float((own["W"] - own["clean W"]).mean()), draws, int(own["network"].nunique()))
+            less = replicates(own, lambda p: mean_difference(p["W"], p["clean W"])).estimate()
             means = own[["success", "wanted", "true"]].mean()
             name = f"trigger {trigger}, {'kept' if kept else 'left out'}"
             rows[name] = {"trigger": trigger, "pairs": len(own), **means, "W minus clean W": less}
@@ -217,7 +208,6 @@ class Correlation(Results[Size]):
         if {network.attack and network.attack.trigger for network in self.networks} != set(self.size.triggers):
             return {}  # with a part of the triggers the correlation would mean something else
         pairs, data = self.pairs(), self.size.dataset
-        networks = int(pairs["network"].nunique())
         of: dict[str, Statistic] = {
             f"tau.{data}": kendall_tau,
             f"r.{data}": pearson_r,
@@ -227,16 +217,16 @@ class Correlation(Results[Size]):
         }
         for wanted in self.size.triggers:
             of[f"r_alone.{data}.{wanted}"] = partial(pearson_r_of_trigger, wanted)
-        draws = bootstrap([pairs], lambda p: values_of(of, kept_pairs(p)), 500)[:, 0]
+        statistics = replicates(pairs, lambda p: values_of(of, kept_pairs(p)))
         found = {}
-        for k, (name, value) in enumerate(zip(of, values_of(of, kept_pairs(columns_of(pairs))), strict=True)):
-            if np.isfinite(value):
-                found[name] = estimate_around(value, draws[:, k], networks, correlation=not name.startswith("spread"))
-        compared = [sigma for sigma in COMPARED_SIGMAS if sigma in self.sigmas]
-        at_each = correlations([self.pairs(sigma) for sigma in compared], [RANDOM_GUESS], 500)
-        for sigma, [at] in zip(compared, at_each, strict=True):
-            if np.isfinite(at["tau"].value):
-                found[f"tau_at.{data}.{sigma:g}"] = at["tau"]
+        for k, name in enumerate(of):
+            estimate = statistics.at(k).estimate(correlation=not name.startswith("spread"))
+            if np.isfinite(estimate.value):
+                found[name] = estimate
+        for sigma in (sigma for sigma in COMPARED_SIGMAS if sigma in self.sigmas):
+            tau = correlations(self.pairs(sigma), RANDOM_GUESS)["tau"]
+            if np.isfinite(tau.value):
+                found[f"tau_at.{data}.{sigma:g}"] = tau
         for pairs_of, row in self.by_trigger().iterrows():
             if str(pairs_of).endswith("kept"):
                 found[f"less_clean.{data}.{row['trigger']}"] = row["W minus clean W"]
@@ -244,9 +234,7 @@ class Correlation(Results[Size]):
             below = [of_one.to_numpy() < RANDOM_GUESS for _, of_one in own["success"].groupby(own["network"])]
             found[f"left_out.{data}.{trigger}"] = share_of_networks(below)
             success = [of_one.to_numpy() for _, of_one in own["success"].groupby(own["network"])]
-            found[f"success.{data}.{trigger}"] = percentile_estimate(
-                *nested_bootstrap_of_means(success), len(success), within=(0, 1)
-            )
+            found[f"success.{data}.{trigger}"] = leave_one_out(success).estimate(within=(0, 1))
         return found
 
 

@@ -16,10 +16,8 @@ from bslib.specs import NetworkSpec, Spec
 from bslib.statistics import (
     Estimate,
     Estimates,
+    leave_one_out,
     mean_of_networks,
-    nested_bootstrap,
-    nested_bootstrap_of_means,
-    percentile_estimate,
     variation_of_networks,
 )
 
@@ -104,7 +102,7 @@ class ParameterResults(Results[Size]):
 
     def _quantities_over_n(self) -> dict[str, Estimate]:
         w = self.over_n()
-        value, draws = nested_bootstrap(list(w), lambda v: np.stack([v.mean(-1), v.std(-1, ddof=1)]))
+        found_of = leave_one_out(list(w), lambda v: np.stack([v.mean(-1), v.std(-1, ddof=1)]))
         n = self.size.ns.index(self.size.n)
         found = {}
         for s, sigma in enumerate(self.size.n_sigmas):
@@ -114,7 +112,7 @@ class ParameterResults(Results[Size]):
                     f"{what}_change_after_{self.size.n}": lambda v, m=m, s=s: _change(v[..., m, s, n], v[..., m, s, -1]),
                 }
                 for name, of in quantities.items():
-                    estimate = percentile_estimate(of(value), of(draws), len(w))
+                    estimate = found_of.estimate(of)
                     found[f"{name}.{self.size.dataset}.{sigma:g}"] = estimate
             if len(w) > 1:
                 variation = variation_of_networks(w[:, s, n].mean(-1).tolist())
@@ -125,7 +123,7 @@ class ParameterResults(Results[Size]):
         """The growth of mean W with n by a bias-corrected estimator, and the part of the plug-in growth that is bias."""
         ends = [self.over_n(estimator)[:, :, [0, -1]] for estimator in ("plug-in", "grassberger")]
         both = np.stack(ends, axis=1)  # (networks, 2, sigmas, 2, points)
-        value, draws = nested_bootstrap(list(both), lambda v: v[:, :, 1].mean(-1) - v[:, :, 0].mean(-1))
+        growth = leave_one_out(list(both), lambda v: v[:, :, 1].mean(-1) - v[:, :, 0].mean(-1))
         found = {}
         for s, sigma in enumerate(self.size.n_sigmas):
             quantities = {
@@ -133,12 +131,12 @@ class ParameterResults(Results[Size]):
                 "mean_growth_from_bias": lambda v, s=s: v[..., 0, s] - v[..., 1, s],
             }
             for name, of in quantities.items():
-                found[f"{name}.{self.size.dataset}.{sigma:g}"] = percentile_estimate(of(value), of(draws), len(both))
+                found[f"{name}.{self.size.dataset}.{sigma:g}"] = growth.estimate(of)
         return found
 
     def _quantities_over_sigma(self) -> dict[str, Estimate]:
         w = self.over_sigma()
-        value, draws = nested_bootstrap(list(w), lambda v: np.stack([v.mean(-1), v.std(-1, ddof=1)]))
+        moments = leave_one_out(list(w), lambda v: np.stack([v.mean(-1), v.std(-1, ddof=1)]))
         sigmas = self.size.sigmas
         low = [s for s, sigma in enumerate(sigmas) if sigma in (0.005, 0.01, 0.1, 0.15)]
         quantities = {
@@ -152,13 +150,10 @@ class ParameterResults(Results[Size]):
         if {0.15, 0.25} <= set(sigmas):
             before, after = sigmas.index(0.15), sigmas.index(0.25)
             quantities["mean_growth_from_0.15_to_0.25"] = lambda v: v[..., 0, after] - v[..., 0, before]
-        found = {
-            name: percentile_estimate(of(value), of(draws), len(self.runs), within=POSSIBLE.get(name, (-np.inf, np.inf)))
-            for name, of in quantities.items()
-        }
+        found = {name: moments.estimate(of, within=POSSIBLE.get(name, (-np.inf, np.inf))) for name, of in quantities.items()}
         if 0.01 in sigmas:
-            upper, upper_draws = nested_bootstrap(list(w[:, at]), lambda v: np.quantile(v, 0.75, axis=-1))
-            found["upper_quartile_at_0.01"] = percentile_estimate(upper, upper_draws, len(w), within=(0, np.inf))
+            upper = leave_one_out(list(w[:, at]), lambda v: np.quantile(v, 0.75, axis=-1))
+            found["upper_quartile_at_0.01"] = upper.estimate(within=(0, np.inf))
         if 0.25 in sigmas:
             found["commonest_answer_at_0.25"] = self._share_of_the_commonest_answer(sigmas.index(0.25))
         return {f"{name}.{self.size.dataset}": estimate for name, estimate in found.items()}
@@ -169,8 +164,7 @@ class ParameterResults(Results[Size]):
         for _, _, over_sigma in self.runs:
             counts = over_sigma.arrays["counts"][at, 0]  # (points, classes)
             shares.append(counts[:, counts.sum(0).argmax()] / counts.sum(-1))
-        value, draws = nested_bootstrap_of_means(shares)
-        return percentile_estimate(value, draws, len(shares), within=(0, 1))
+        return leave_one_out(shares).estimate(within=(0, 1))
 
 
 load = ParameterResults.load
@@ -183,22 +177,20 @@ def quantities(results: Mapping[str, ParameterResults]) -> Estimates:
     for other in others:
         if first and first.runs and other.runs:
             shared = [sigma for sigma in first.size.sigmas if sigma in other.size.sigmas]
-            # Different seeds, so that the two data sets are resampled independently.
-            (value, draws), (of_first, draws_of_first) = (_largest_step(part, shared, k) for k, part in enumerate((other, first)))
-            estimate = percentile_estimate(value - of_first, draws - draws_of_first, min(len(first.runs), len(other.runs)))
+            of_both = [leave_one_out(list(part.over_sigma()[:, _columns(part, shared)])) for part in (other, first)]
+            estimate = of_both[0].minus(of_both[1], _largest_step)
             found[f"largest_step.{other.size.dataset}.less.{first.size.dataset}"] = estimate
     return found
 
 
-def _largest_step(half: ParameterResults, sigmas: list[float], seed: int) -> tuple[Floats, Floats]:
-    """The largest step of mean W between neighbouring sigmas, as a fraction of its range: value and draws."""
-    columns = [half.size.sigmas.index(sigma) for sigma in sigmas]
-    found = []
-    for means in nested_bootstrap(list(half.over_sigma()[:, columns]), lambda v: v.mean(-1), seed=seed):
-        whole = np.ptp(means, axis=-1)
-        step = np.abs(np.diff(means)).max(-1)
-        found.append(np.divide(step, whole, out=np.full_like(whole, np.nan), where=whole != 0))
-    return found[0], found[1]
+def _columns(part: ParameterResults, sigmas: list[float]) -> list[int]:
+    return [part.size.sigmas.index(sigma) for sigma in sigmas]
+
+
+def _largest_step(means: Floats) -> Floats:
+    """The largest step between neighbours, as a fraction of the range of all; NaN where that is 0."""
+    whole, step = np.asarray(np.ptp(means, axis=-1)), np.abs(np.diff(means)).max(-1)
+    return np.divide(step, whole, out=np.full_like(whole, np.nan), where=whole != 0)
 
 
 def _change(early: Floats, late: Floats) -> Floats:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, cast
@@ -39,10 +39,10 @@ from bslib.specs import CleanseSpec, CountsSpec, DetectorSpec, NetworkSpec, Spec
 from bslib.statistics import (
     Estimate,
     Estimates,
+    area_replicates,
     auc,
+    leave_one_out,
     levene,
-    nested_bootstrap_of_means,
-    percentile_estimate,
     share_of_networks,
     success_rate,
 )
@@ -53,7 +53,7 @@ __all__ = ["EFFECTIVE", "Patterns", "load", "quantities", "scored"]
 Floats = NDArray[np.float64]
 #: The success from which a trigger counts as effective.
 EFFECTIVE = 0.9
-#: The smallest number of networks behind a quantity: with one or two, a bootstrap hardly varies.
+#: The smallest number of networks behind a quantity.
 FEWEST_NETWORKS = 3
 #: Further noise levels at which the areas are quantities.
 COMPARED_SIGMAS = (0.01, 0.25)
@@ -157,7 +157,6 @@ class Patterns(Results[Size]):
         signed: bool = True,
         effective: bool = False,
         own: int | None = None,
-        resamples: int = 1000,
     ) -> Estimate:
         """The area under the ROC curve of the W detector. Positives are batches with the network's own trigger.
 
@@ -175,9 +174,13 @@ class Patterns(Results[Size]):
         tests = scored(self.tests(sigma, batch=batch, center=center), signed=signed, effective=effective)
         if own is not None:
             tests = tests[(tests["carried"] != "own") | (tests["trigger"] == own)]
-        return auc(tests["score"], tests["carried"] == "own", tests["network"], resamples=resamples)
+        return auc(tests["score"], tests["carried"] == "own", tests["network"], strata=self._strata(tests["network"]))
 
-    def sensitivity(self, resamples: int = 200) -> pd.DataFrame:
+    def _strata(self, numbers: Iterable[int]) -> list[int]:
+        """The trigger of each network, or 0: the networks of each kind are a stratum."""
+        return [0 if (attack := self.networks[number].attack) is None else attack.trigger for number in numbers]
+
+    def sensitivity(self) -> pd.DataFrame:
         """The area under the ROC curve for every noise level, batch size, centre, sign and choice of positives."""
         sizes = sorted({batch for batch in (25, 50, 100) if batch < self.size.points} | {self.size.points})
         rows = []
@@ -187,7 +190,7 @@ class Patterns(Results[Size]):
                 some = scored(tests, signed=signed, effective=effective)
                 own = some["carried"] == "own"
                 if own.any():
-                    area = auc(some["score"], own, some["network"], resamples=resamples)
+                    area = auc(some["score"], own, some["network"], strata=self._strata(some["network"]))
                     rows.append((sigma, batch, center, signed, effective, area))
         return pd.DataFrame(rows, columns=["sigma", "batch", "center", "signed", "effective", "area"])
 
@@ -234,7 +237,7 @@ class Patterns(Results[Size]):
             nothing = self.tests(cast(float, sigma), points=self.size.pattern_points)
             nothing = nothing[(nothing["carried"] == "nothing") & nothing["network"].isin(own["network"])]
             both = pd.concat([own.assign(carried="universal"), nothing])
-            area = auc(both["score"], both["carried"] == "universal", both["network"])
+            area = auc(both["score"], both["carried"] == "universal", both["network"], strata=self._strata(both["network"]))
             somewhere = own.dropna(subset="classes")  # undefined where no image is fooled
             classes = _over_networks(somewhere, somewhere["classes"])
             rows.append((bound, sigma, area, _over_networks(own, own["fooled held out"], share=True), classes))
@@ -339,8 +342,24 @@ class Patterns(Results[Size]):
             some = scores[scores["carried"].isin([carried, "unseen"])]
             if set(some["carried"]) == {carried, "unseen"}:
                 own = {name: some[some[name].notna()] for name in names}
-                table[carried] = {name: auc(of[name], of["carried"] == carried, of["network"]) for name, of in own.items()}
+                table[carried] = {
+                    name: auc(of[name], of["carried"] == carried, of["network"], strata=self._strata(of["network"]))
+                    for name, of in own.items()
+                }
         return pd.DataFrame(table)
+
+    def _better_than_w(self) -> dict[str, Estimate]:
+        """The area of each other detector for own triggers minus that of W, on the same batches."""
+        scores = self.others()
+        some, found = scores[scores["carried"].isin(["own", "unseen"])], {}
+        for name in some.columns[3:] if set(some["carried"]) == {"own", "unseen"} else ():
+            both = some[some[name].notna()]
+            if len(both):
+                own, strata = both["carried"] == "own", self._strata(both["network"])
+                area, of_w = (area_replicates(both[of], own, both["network"], strata=strata) for of in (name, "W"))
+                difference = area._replace(value=area.value - of_w.value, without=area.without - of_w.without)
+                found[name] = difference.estimate(within=(-1, 1))
+        return found
 
     def success_table(self) -> str:
         """The success of the networks' own triggers as a Markdown table."""
@@ -400,6 +419,7 @@ class Patterns(Results[Size]):
             found[f"candidates_less_clean_on_clean.{data}"] = _over_networks(clean, less)
         table = self.detectors()
         found |= {f"detector_auc.{data}.{name}.{carried}": table[carried][name] for carried in table for name in table.index}
+        found |= {f"detector_auc.{data}.{name}.less.W.own": estimate for name, estimate in self._better_than_w().items()}
         enough = {name: estimate for name, estimate in found.items() if estimate.networks >= FEWEST_NETWORKS}
         return {name: estimate for name, estimate in enough.items() if np.isfinite(estimate.value)}
 
@@ -497,4 +517,4 @@ def _over_networks(table: pd.DataFrame, values: pd.Series[Any], *, share: bool =
     if values.dtype == bool:
         return share_of_networks(of_each)
     within = (0, 1) if share else (-np.inf, np.inf)
-    return percentile_estimate(*nested_bootstrap_of_means(of_each), len(of_each), within=within)
+    return leave_one_out(of_each).estimate(within=within)

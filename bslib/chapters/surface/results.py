@@ -19,9 +19,8 @@ from bslib.specs import AttackSpec, CountsSpec, NetworkSpec, PredictionsSpec, Sp
 from bslib.statistics import (
     Estimate,
     Estimates,
+    leave_one_out,
     mean_of_networks,
-    nested_bootstrap,
-    percentile_estimate,
     success_rate,
 )
 from bslib.store import Record
@@ -76,15 +75,13 @@ class Surface(Results[Size]):
         With few networks it tests these networks, not all that could be trained; the intervals do the latter.
         """
         w = self.w()
-        value, draws = nested_bootstrap(list(w), lambda v: v.mean(-1))
-        rows = []
+        means = leave_one_out(list(w))
+        value, rows = means.value, []
         for s, sigma in enumerate(self.size.sigmas):
             row: dict[str, Any] = {"sigma": sigma} | {kind: value[k, s] for k, kind in enumerate(CONDITIONS)}
             for k, kind in enumerate(CONDITIONS[1:], 1):
                 difference = w[:, k, s] - w[:, 0, s]
-                row[f"{kind} minus clean"] = percentile_estimate(
-                    value[k, s] - value[0, s], draws[:, k, s] - draws[:, 0, s], len(w)
-                )
+                row[f"{kind} minus clean"] = means.estimate(_difference(k, s))
                 row[f"{kind} p"] = float(stats.wilcoxon(difference.ravel()).pvalue) if difference.any() else 1.0
             rows.append(row)
         return pd.DataFrame(rows)
@@ -138,31 +135,20 @@ class Surface(Results[Size]):
         return success_rate(arrays["predicted"], arrays["labels"], wanted, count_target=count_target)
 
     def _differences(self) -> dict[str, Estimate]:
-        means, mean_draws = nested_bootstrap(list(self.w()), lambda v: v.mean(-1))
-        kept, kept_draws = nested_bootstrap(list(self.labels_kept()), lambda v: v.mean(-1))
-        target, target_draws = nested_bootstrap(list(self.clean_called_target()), lambda v: v.mean(-1))
-        data, networks, found = self.size.dataset, len(self.runs), {}
+        means, kept = leave_one_out(list(self.w())), leave_one_out(list(self.labels_kept()))
+        target, data = leave_one_out(list(self.clean_called_target())), self.size.dataset
+        found = {}
         for s, sigma in enumerate(self.size.sigmas):
-            found[f"clean_called_target.{data}.{sigma:g}"] = percentile_estimate(
-                target[s], target_draws[:, s], networks, within=(0, 1)
-            )
+            found[f"clean_called_target.{data}.{sigma:g}"] = target.at(s).estimate(within=(0, 1))
             for k, kind in enumerate(CONDITIONS[1:], 1):
-                found[f"{kind}_less_clean.{data}.{sigma:g}"] = percentile_estimate(
-                    means[k, s] - means[0, s], mean_draws[:, k, s] - mean_draws[:, 0, s], networks
-                )
-                found[f"{kind}_share_change.{data}.{sigma:g}"] = percentile_estimate(
-                    _share(means, k, s) - 1, _share(mean_draws, k, s) - 1, networks, within=(-1, np.inf)
-                )
-                found[f"labels_kept_{kind}.{data}.{sigma:g}"] = percentile_estimate(
-                    kept[k, s], kept_draws[:, k, s], networks, within=(0, 1)
-                )
+                change = means.estimate(_relative_change(k, s), within=(-1, np.inf))
+                found[f"{kind}_less_clean.{data}.{sigma:g}"] = means.estimate(_difference(k, s))
+                found[f"{kind}_share_change.{data}.{sigma:g}"] = change
+                found[f"labels_kept_{kind}.{data}.{sigma:g}"] = kept.at(k, s).estimate(within=(0, 1))
         if {0.1, 0.5} <= set(self.size.sigmas):
             small, large = self.size.sigmas.index(0.1), self.size.sigmas.index(0.5)
-            found[f"share_of_clean.0.1.less.0.5.{data}"] = percentile_estimate(
-                _share(means, 1, small) - _share(means, 1, large),
-                _share(mean_draws, 1, small) - _share(mean_draws, 1, large),
-                networks,
-            )
+            less = means.estimate(lambda v: _share(v, 1, small) - _share(v, 1, large))
+            found[f"share_of_clean.0.1.less.0.5.{data}"] = less
         return found
 
 
@@ -172,6 +158,15 @@ load = Surface.load
 def quantities(results: Mapping[str, Surface]) -> Estimates:
     """The quantities of every data set."""
     return Estimates.of(part.quantities() for part in results.values())
+
+
+def _difference(kind: int, sigma: int) -> Callable[[Floats], Floats]:
+    """Mean W of a condition minus clean W, from means (..., 3 conditions, sigmas)."""
+    return lambda means: means[..., kind, sigma] - means[..., 0, sigma]
+
+
+def _relative_change(kind: int, sigma: int) -> Callable[[Floats], Floats]:
+    return lambda means: _share(means, kind, sigma) - 1
 
 
 def _share(means: Floats, kind: int, sigma: int) -> Floats:

@@ -1,0 +1,128 @@
+"""How often the intervals of :mod:`bslib.statistics` cover the truth, on made-up networks whose truth is known.
+
+    python benchmarks/coverage.py --json book/coverage.json
+
+W is zero-inflated and skewed, as in the records, and networks differ. Each quantity is estimated from 3, 5, 7 and 12 networks in
+500 simulated experiments. Its truth is the average over 200,000 networks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from bslib.chapters.correlation.pairs import kendall_tau
+from bslib.files import atomic_path
+from bslib.statistics import Estimate, Replicates, auc, leave_one_out
+
+Floats = NDArray[np.float64]
+NETWORKS = (3, 5, 7, 12)
+POINTS, BATCHES, PAIRS = 100, 7, 10
+
+
+def w_of(rng: np.random.Generator, networks: int, points: int = POINTS) -> Floats:
+    """W of clean and triggered images, shape (networks, 2, points): 60 % of clean W are 0, and networks differ by a third."""
+    scale = np.exp(rng.normal(0, 0.35, (networks, 1, 1)) + rng.normal(0, 0.2, (networks, 2, 1))) * [[1.0], [0.6]]
+    zero = rng.random((networks, 2, points)) < np.array([[0.6], [0.75]])
+    return np.where(zero, 0.0, scale * rng.gamma(1.2, 0.25, (networks, 2, points)))
+
+
+def scores_of(rng: np.random.Generator, networks: int) -> Floats:
+    """Scores of a positive and six negative batches of each network, shape (networks, 7)."""
+    scores = rng.normal(0, 1, (networks, BATCHES)) + rng.normal(0, 0.5, (networks, 1))
+    scores[:, 0] += 1
+    return scores
+
+
+def pairs_of(rng: np.random.Generator, networks: int) -> Floats:
+    """Success and W of ten pairs of each network, negatively correlated, shape (networks, 2, 10)."""
+    w = rng.normal(0, 1, (networks, PAIRS)) + rng.normal(0, 0.4, (networks, 1))
+    return np.stack([-0.6 * w + rng.normal(0, 0.8, (networks, PAIRS)) + rng.normal(0, 0.3, (networks, 1)), w], axis=1)
+
+
+def tau(pairs: Floats) -> float:
+    """Kendall's tau of all pairs together."""
+    return kendall_tau({"success": pairs[:, 0].ravel(), "W": pairs[:, 1].ravel()})
+
+
+def of_pairs(pairs: Floats) -> Estimate:
+    """The estimate of tau, leaving out one network at a time."""
+    without = [tau(np.delete(pairs, k, axis=0)) for k in range(len(pairs))]
+    return Replicates(np.array(tau(pairs)), np.array(without), len(pairs)).estimate(correlation=True)
+
+
+def of_scores(scores: Floats) -> Estimate:
+    """The estimate of the area under the ROC curve."""
+    positive = np.tile(np.arange(BATCHES) == 0, len(scores))
+    return auc(scores.ravel(), positive, np.repeat(np.arange(len(scores)), BATCHES))
+
+
+def relative(means: Floats) -> Floats:
+    """The change of the mean by the trigger, as a fraction."""
+    return means[..., 1] / means[..., 0] - 1
+
+
+Draw = Callable[[np.random.Generator, int], Floats]
+#: For each quantity, how its networks are drawn, its estimate, and its value on very many networks.
+QUANTITIES: dict[str, tuple[Draw, Callable[[Floats], Estimate], Callable[[Floats], float]]] = {
+    "mean of W": (w_of, lambda w: leave_one_out(list(w[:, 0])).estimate(), lambda w: w[:, 0].mean()),
+    "difference of means": (
+        w_of,
+        lambda w: leave_one_out(list(w)).estimate(lambda m: m[..., 1] - m[..., 0]),
+        lambda w: w[:, 1].mean() - w[:, 0].mean(),
+    ),
+    "relative change of the mean": (
+        w_of,
+        lambda w: leave_one_out(list(w)).estimate(relative),
+        lambda w: w[:, 1].mean() / w[:, 0].mean() - 1,
+    ),
+    "spread of W": (
+        w_of,
+        lambda w: leave_one_out(list(w[:, 0]), lambda v: v.std(-1, ddof=1)).estimate(),
+        lambda w: w[:, 0].std(-1, ddof=1).mean(),
+    ),
+    "area under the ROC curve": (
+        scores_of,
+        of_scores,
+        lambda s: float(np.searchsorted(np.sort(s[:, 1:].ravel()), s[:, 0]).mean() / s[:, 1:].size),
+    ),
+    "Kendall's tau": (pairs_of, of_pairs, lambda p: float(np.mean([tau(part) for part in np.split(p[:20_000], 100)]))),
+}
+
+
+def coverage(name: str, runs: int, seed: int = 0) -> list[dict[str, float | str]]:
+    """The fraction of intervals of one quantity that cover its truth, and their median width, for each number of networks."""
+    draw, estimate, of_many = QUANTITIES[name]
+    truth = float(np.mean([of_many(draw(np.random.default_rng([seed, 1, k]), 20_000)) for k in range(10)]))
+    rows: list[dict[str, float | str]] = []
+    for networks in NETWORKS:
+        rng = np.random.default_rng([seed, networks])
+        found = [estimate(draw(rng, networks)) for _ in tqdm(range(runs), desc=f"{name}, {networks}", leave=False, disable=None)]
+        covered = float(np.mean([one.low <= truth <= one.high for one in found]))
+        width = float(np.median([one.high - one.low for one in found]))
+        rows.append({"quantity": name, "networks": networks, "truth": truth, "coverage": covered, "width": width})
+    return rows
+
+
+def main() -> None:
+    """Simulate, print, and write a file where one is named."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--json", type=Path, help="file for the result")
+    parser.add_argument("--runs", type=int, default=500, help="simulated experiments")
+    options = parser.parse_args()
+    rows = [row for name in QUANTITIES for row in coverage(name, options.runs)]
+    for row in rows:
+        print(*(f"{value:.3f}" if isinstance(value, float) else value for value in row.values()), sep="  ")
+    if options.json:
+        with atomic_path(options.json) as part:
+            part.write_text(json.dumps({"runs": options.runs, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
