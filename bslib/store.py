@@ -32,6 +32,9 @@ __all__ = ["PUBLISHED", "Record", "Records", "Store", "missing_specs", "open_sto
 
 FORMAT = 1
 
+#: Largest accepted sizes of a record's text and of its unpacked arrays in bytes, checked before they are read or unpacked.
+MOST_TEXT, MOST_ARRAYS = 2**22, 2**28
+
 #: The name of the committed store that the published book is rendered from; ``open_store`` opens it read-only.
 PUBLISHED = "published"
 
@@ -339,6 +342,8 @@ def _version(path: Path) -> tuple[int, int] | None:
 
 def _parse(path: Path) -> Record:
     try:
+        if path.stat().st_size > MOST_TEXT:
+            raise ValueError(f"its text has {path.stat().st_size:,} bytes, more than {MOST_TEXT:,}")
         text = json.loads(path.read_text(encoding="utf-8"))
         if text["format"] > FORMAT:
             raise ValueError(f"it has format {text['format']}, this version reads up to {FORMAT}: update bslib")
@@ -347,6 +352,8 @@ def _parse(path: Path) -> Record:
         arrays = {}
         if text["arrays"]:
             with path.with_suffix(".npz").open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+                if (size := sum(member.file_size for member in file.zip.infolist())) > MOST_ARRAYS:
+                    raise ValueError(f"its arrays unpack to {size:,} bytes, more than {MOST_ARRAYS:,}")
                 arrays = {name: file[name] for name in text["arrays"]}
         record = Record(spec_from(text["spec"]), text["result"], arrays, text["data"], text["provenance"])
         if record.spec.key != path.stem:

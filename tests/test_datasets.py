@@ -10,6 +10,7 @@ import pickle
 import socket
 import struct
 import tarfile
+import zlib
 from pathlib import Path
 from urllib.error import URLError
 
@@ -572,3 +573,12 @@ def test_a_download_that_fails_leaves_nothing_behind(monkeypatch, tmp_path, name
     assert "export BSLIB_DATA=" in str(caught.value) and "\n" not in str(caught.value)
     assert list((tmp_path / "cache" / "data").iterdir()) == []
     assert socket.getdefaulttimeout() is None
+
+
+def test_a_huge_picture_is_refused_from_its_header(tmp_path):
+    """A PNG whose header says 60,000 x 60,000 pixels."""
+    header = b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big")
+    chunk = b"IHDR" + (60_000).to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
+    content = header + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    with pytest.raises(ValueError, match=r"60000x60000 pixels, not 32x32|cannot be decoded"):
+        cifar10._pixels(content, "a.png")

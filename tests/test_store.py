@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -323,6 +324,24 @@ def test_pickles_are_neither_written_nor_read(store, tmp_path):
     with zipfile.ZipFile(path_of(store, suffix=".npz")) as file:  # the bomb was live
         assert b"touch" in file.read("labels.npy")
     assert not (tmp_path / "exploded").exists()
+
+
+def test_arrays_that_unpack_to_too_much_are_refused_unread(store):
+    """A gigabyte of zeros in a megabyte: refused from the sizes in the archive's directory."""
+    with (
+        zipfile.ZipFile(path_of(store, suffix=".npz"), "w", zipfile.ZIP_DEFLATED) as file,
+        file.open("counts.npy", "w") as member,
+    ):
+        for _ in range(2**10):
+            member.write(bytes(2**20))
+    began = time.monotonic()
+    assert_refused(store, why="unpack to 1,073,741,824 bytes, more than")
+    assert time.monotonic() - began < 1
+
+
+def test_a_text_that_is_too_long_is_refused_unread(store):
+    path_of(store).write_text(" " * (store_module.MOST_TEXT + 1))
+    assert_refused(store, why="bytes, more than")
 
 
 # --- read-only, base, names --------------------------------------------------------------------------------------

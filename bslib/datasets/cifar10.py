@@ -69,7 +69,7 @@ def _read_batches(folder: Path) -> Dataset:
 
 def _read_images(root: Path) -> Dataset:
     """Read a folder ``{train,test}/<class>/<image>``. It cannot be verified by checksums, so its source describes it."""
-    paths = [path for path in root.glob("*/*/*") if path.suffix.lower() in (".jpg", ".jpeg", ".png")]
+    paths = [path for path in root.glob("*/*/*") if path.suffix.lower() in (".jpg", ".jpeg", ".png") and path.is_file()]
     jpeg = any(path.suffix.lower() != ".png" for path in paths)
     kind = "JPEG (not the original pixels)" if jpeg else "PNG (not verified to be the original pixels)"
     files = ((path.relative_to(root).as_posix(), path.read_bytes()) for path in paths)
@@ -142,9 +142,9 @@ def _pixels(content: bytes, what: str) -> torch.Tensor:
     """Decode a JPEG or PNG file to a uint8 tensor of shape (3, 32, 32)."""
     try:
         with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
-            pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+            width, height = image.size  # in the header: nothing is decoded yet
+            if (width, height) != (32, 32):
+                raise ValueError(f"{what} is {width}x{height} pixels, not 32x32: copy it again")
+            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
     except (OSError, SyntaxError) as error:  # Pillow raises either, depending on where the file is corrupt
         raise ValueError(f"{what} cannot be decoded: copy it again") from error
-    if pixels.shape != (3, 32, 32):
-        raise ValueError(f"{what} is {pixels.shape[2]}x{pixels.shape[1]} pixels, not 32x32: copy it again")
-    return pixels

@@ -22,6 +22,8 @@ _IDX_SHA256 = {
     "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
+#: No idx file is larger; what an archive may unpack to beyond that is not read.
+_MOST_BYTES = 2**26
 _REMEDY = "apt-get install dataset-fashion-mnist, or export BSLIB_DATA=<folder with the four idx files>"
 
 
@@ -53,7 +55,7 @@ def _read_idx(path: Path) -> torch.Tensor:
     remedy = f"delete it and try again, or: {_REMEDY}"
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            content = bytearray(file.read())
+            content = bytearray(file.read(_MOST_BYTES))
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is truncated or altered ({error}): {remedy}") from error
     if hashlib.sha256(content).hexdigest() != _IDX_SHA256[name]:
