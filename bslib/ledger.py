@@ -127,12 +127,15 @@ class Finding:
         What has to hold for the sentence to be true.
     headline : bool
         Whether the landing page has it.
+    short : bool
+        Whether it is one of the lines that a chapter and the landing page begin with.
     """
 
     id: str
     says: str
     tests: tuple[Test, ...]
     headline: bool = False
+    short: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

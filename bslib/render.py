@@ -14,7 +14,7 @@ import pandas as pd
 
 from bslib.chapters import CHAPTERS, plan_of, records_for
 from bslib.chapters.base import Results
-from bslib.ledger import MARKS, VERDICTS, Claim, Entry, Finding, Test, claims_of, findings_of, judge, measured_of
+from bslib.ledger import MARKS, VERDICTS, Claim, Entry, Finding, Test, claims_of, entries, findings_of, judge, measured_of
 from bslib.markdown import markdown_table
 from bslib.profiles import profile_named
 from bslib.statistics import Estimate, Estimates
@@ -31,6 +31,7 @@ __all__ = [
     "format_estimate",
     "further",
     "headlines",
+    "in_short",
     "ledger_page",
     "provenance_table",
     "score",
@@ -81,7 +82,24 @@ def findings(chapter: str, quantities: Mapping[str, Estimate]) -> str:
     >>> findings("parameters", {})
     '(Not yet run.)'
     """
-    return _as_list(findings_of(chapter), quantities) or "(Not yet run.)"
+    return _as_list([f for f in findings_of(chapter) if not f.short], quantities) or "(Not yet run.)"
+
+
+def in_short(numbers: Mapping[str, Estimates]) -> str:
+    """The answers of some chapters in a box in MyST Markdown: their short findings and, for several chapters, the score.
+
+    ``numbers`` is the result of :func:`bslib.ledger.numbers`, or a part of it.
+
+    >>> print(in_short({"surface": Estimates()}))
+    :::{admonition} In short
+    (Not yet run.)
+    :::
+    """
+    lists = [_as_list([f for f in findings_of(chapter) if f.short], own, bold=True) for chapter, own in numbers.items()]
+    lines = [line for line in lists if line]
+    if len(numbers) > 1:
+        lines.append(f"- **How sure.** {score(entries(numbers))}.")
+    return "\n".join([":::{admonition} In short", *(lines or ["(Not yet run.)"]), ":::"])
 
 
 def headlines(numbers: Mapping[str, Estimates]) -> str:

@@ -18,7 +18,17 @@ from bslib.chapters import CHAPTERS, plan_of, sizes_of
 from bslib.chapters.parameters.results import ParameterResults, quantities
 from bslib.chapters.surface import results as surface
 from bslib.ledger import VERDICTS, Claim, Test, as_data, claims_of, entries, findings_of, judge, numbers
-from bslib.render import bounds_text, findings, format_estimate, headlines, ledger_page, provenance_table, score, verdicts
+from bslib.render import (
+    bounds_text,
+    findings,
+    format_estimate,
+    headlines,
+    in_short,
+    ledger_page,
+    provenance_table,
+    score,
+    verdicts,
+)
 from bslib.specs import PredictionsSpec
 from bslib.statistics import Estimate, Estimates
 from bslib.store import PUBLISHED, Records, Store, open_store, published_folder
@@ -276,22 +286,31 @@ def test_findings_are_borne_out_by_the_published_records(chapter, published_numb
         for test in finding.tests:
             assert test.outcome(published_numbers[chapter][test.quantity]) is True, (finding.id, test)
     lines = findings(chapter, published_numbers[chapter]).splitlines()
-    assert len(lines) == max(1, len(expected)) and not any("Not borne out" in line for line in lines)
+    lines += in_short({chapter: published_numbers[chapter]}).splitlines()[1:-1]
+    assert len(lines) == len(expected) and not any("Not borne out" in line or "Not yet run" in line for line in lines)
 
 
 def test_every_number_of_a_finding_is_in_its_sentence(published_numbers):
     for chapter, own in published_numbers.items():
         for finding in findings_of(chapter):
             assert all(f"{{{k}}}" in finding.says for k in range(len(finding.tests))), finding.id
-            line = next(line for line in findings(chapter, own).splitlines() if finding.says.split("{")[0] in line)
+            lines = [*findings(chapter, own).splitlines(), *in_short({chapter: own}).replace("**", "").splitlines()]
+            line = next(line for line in lines if finding.says.split("{")[0] in line)
             assert all(format_estimate(own[test.quantity]) in line for test in finding.tests)
 
 
 def test_a_finding_that_records_contradict_says_so(published_numbers):
-    (first, *_), own = findings_of("parameters"), published_numbers["parameters"]
+    own = published_numbers["parameters"]
+    first = next(finding for finding in findings_of("parameters") if not finding.short)
     assert findings("parameters", own).startswith("- " + first.says[:20])
     for estimate in (FAILS, OPEN):
         assert findings("parameters", {**own, first.tests[0].quantity: estimate}).startswith("- **Not borne out")
+
+
+def test_the_short_answers_of_all_chapters_end_with_the_score(published_numbers, ledger):
+    lines = in_short(published_numbers).splitlines()
+    assert lines[0] == ":::{admonition} In short" and lines[-2] == f"- **How sure.** {score(ledger)}." and lines[-1] == ":::"
+    assert len(lines) == 3 + sum(finding.short for chapter in WITH_CLAIMS for finding in findings_of(chapter))
 
 
 def test_the_landing_page_has_the_headlines_alone(published_numbers):
