@@ -95,8 +95,8 @@ class Estimates(dict[str, Estimate]):
 class Replicates(NamedTuple):
     """A statistic of some networks, and its jackknife replicates: the same statistic with one network left out.
 
-    Functions of a statistic apply to both. With a single network its points are left out one by one instead; the interval then
-    describes that network alone.
+    Functions of a statistic apply to both. Of a single network :func:`leave_one_out` leaves out one point at a time. The
+    interval then describes that network alone.
 
     Parameters
     ----------
@@ -123,7 +123,8 @@ class Replicates(NamedTuple):
         """The estimate of a function of the statistic, with the interval of the jackknife and Student's t.
 
         For means this is Student's t interval over the networks' own means. A stratum's networks vary around the stratum's mean;
-        strata with one network are pooled. Undefined replicates (NaN) are left out.
+        strata with one network are pooled. Undefined replicates (NaN) are left out. A fraction that no network changes gets
+        Wilson's interval with one trial per network.
 
         Parameters
         ----------
@@ -146,6 +147,8 @@ class Replicates(NamedTuple):
         error, freedom = _jackknife_error(without[defined], strata[defined])
         if not np.isfinite(value) or not freedom:
             return Estimate(value, float("nan"), float("nan"), self.networks)
+        if error < ROUNDING and within == (0, 1) and self.networks > 1:
+            return _wilson(value, self.networks, self.networks)
         reach = float(stats.t.isf((1 - LEVEL) / 2, freedom)) * error
         if correlation and abs(value) < 1:
             return Estimate(value, float(np.tanh(of_value - reach)), float(np.tanh(of_value + reach)), self.networks)
@@ -159,29 +162,47 @@ class Replicates(NamedTuple):
 
     def minus(self, other: Replicates, function: Callable[[Floats], Any] = lambda v: v) -> Estimate:
         """The estimate of the difference of a function of two independent statistics, with Welch's degrees of freedom."""
-        parts = [(function(one.value), *_jackknife_error(function(one.without), None), one.networks) for one in (self, other)]
-        (first, e1, f1, n1), (second, e2, f2, n2) = parts
-        error = (e1**2 + e2**2) ** 0.5
-        freedom = error**4 / (e1**4 / f1 + e2**4 / f2) if error else min(f1, f2)
-        reach = float(stats.t.isf((1 - LEVEL) / 2, freedom)) * error
-        return Estimate(float(first - second), float(first - second - reach), float(first - second + reach), min(n1, n2))
+        parts, errors = (self, other), []
+        for part in parts:
+            without = np.asarray(function(part.without), dtype=float)
+            without = without[np.isfinite(without)]
+            errors.append(_jackknife_error(without, np.zeros(len(without), dtype=int)))
+        value = float(function(self.value) - function(other.value))
+        error, freedom = _together(errors)
+        reach = float(stats.t.isf((1 - LEVEL) / 2, freedom)) * error if freedom and np.isfinite(value) else float("nan")
+        return Estimate(value, value - reach, value + reach, min(self.networks, other.networks))
 
 
-def _jackknife_error(without: Floats, strata: NDArray[np.int64] | None) -> tuple[float, int]:
-    """The standard error of a statistic from its jackknife replicates, and its degrees of freedom."""
-    groups = [np.asarray(without)] if strata is None else [without[strata == k] for k in np.unique(strata)]
+def _jackknife_error(without: Floats, strata: NDArray[np.int64]) -> tuple[float, float]:
+    """The standard error of a statistic from its jackknife replicates, and its degrees of freedom.
+
+    The errors of strata are scaled as for a statistic that weighs all networks equally, which moves by 1 / (n - 1) of a network's
+    distance from the mean when the network is left out. For a statistic of one stratum they are somewhat too large.
+    """
+    groups, n = [without[strata == k] for k in np.unique(strata)], max(1, len(without))
     several = [group for group in groups if len(group) > 1]
     if len(single := [group for group in groups if len(group) == 1]) > 1:
         several.append(np.concatenate(single))
-    n = max(1, sum(map(len, groups)))
-    # A replicate lies (n - 1) times nearer to the value than the network it lacks; a group of k has k - 1 degrees of freedom.
-    variances = [((n - 1) / n) ** 2 * len(g) / (len(g) - 1) * np.square(g - g.mean()).sum() for g in several]
-    return float(np.sqrt(sum(variances))), sum(len(group) - 1 for group in several)
+    scaled = [(n - 1) / n * (len(g) / (len(g) - 1) * np.square(g - g.mean()).sum()) ** 0.5 for g in several]
+    return _together([(float(error), float(len(g) - 1)) for error, g in zip(scaled, several, strict=True)])
 
 
-def leave_one_out(
-    networks: Sequence[Floats], statistic: Callable[[Floats], Floats] = lambda w: w.mean(-1), *, strata: ArrayLike | None = None
-) -> Replicates:
+def _together(errors: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The error of a sum of independent parts, and Satterthwaite's degrees of freedom; parts without freedom are left out."""
+    known = [(error, freedom) for error, freedom in errors if freedom]
+    variance = sum(error**2 for error, _ in known)
+    if not variance:
+        return 0.0, sum(freedom for _, freedom in known)
+    return variance**0.5, variance**2 / sum(error**4 / freedom for error, freedom in known)
+
+
+def _wilson(value: float, trials: int, networks: int) -> Estimate:
+    """A fraction with Wilson's interval."""
+    ends = stats.binomtest(round(value * trials), trials).proportion_ci(LEVEL, method="wilson")
+    return Estimate(value, min(value, float(ends.low)), max(value, float(ends.high)), networks)
+
+
+def leave_one_out(networks: Sequence[Floats], statistic: Callable[[Floats], Floats] = lambda w: w.mean(-1)) -> Replicates:
     """Average a statistic over networks, and compute its jackknife replicates.
 
     Parameters
@@ -190,8 +211,6 @@ def leave_one_out(
         For each network, one value for each point of its batch (last axis). Batches may differ in length.
     statistic : callable
         Maps an array (..., B) to an array, for example of means.
-    strata : array_like of int, shape (R,), optional
-        As in :class:`Replicates`.
 
     >>> leave_one_out([np.array([0.0, 1.0]), np.array([1.0, 2.0])]).without.tolist()
     [1.5, 0.5]
@@ -199,8 +218,7 @@ def leave_one_out(
     of_each = np.stack([statistic(np.asarray(w, dtype=float)) for w in networks])
     r = len(of_each)
     if r > 1:
-        groups = None if strata is None else np.unique(strata, return_inverse=True)[1]
-        return Replicates(of_each.mean(0), (of_each.sum(0) - of_each) / (r - 1), r, groups)
+        return Replicates(of_each.mean(0), (of_each.sum(0) - of_each) / (r - 1), r)
     (w,) = networks
     points = np.stack([statistic(np.delete(w, b, axis=-1)) for b in range(w.shape[-1])]) if w.shape[-1] > 1 else of_each[:0]
     return Replicates(of_each[0], points, 1)
@@ -222,9 +240,7 @@ def share_of_networks(networks: Sequence[NDArray[np.bool_]]) -> Estimate:
     """
     value, r = float(np.mean([own.mean() for own in networks])), len(networks)
     if value in (0.0, 1.0) or all(len(own) == 1 for own in networks):
-        trials = r if r > 1 else len(networks[0])
-        ends = stats.binomtest(round(value * trials), trials).proportion_ci(LEVEL, method="wilson")
-        return Estimate(value, float(ends.low), float(ends.high), r)
+        return _wilson(value, r if r > 1 else len(networks[0]), r)
     return leave_one_out([own.astype(float) for own in networks]).estimate(within=(0, 1))
 
 
@@ -259,12 +275,9 @@ def mean_of_networks(shares: Sequence[float], trials: int) -> Estimate:
     >>> print(mean_of_networks([0.88], 10_000))
     0.880 [0.873, 0.886]
     """
-    mean = float(np.mean(shares))
     if len(shares) == 1:
-        ends = stats.binomtest(round(mean * trials), trials).proportion_ci(LEVEL, method="wilson")
-        return Estimate(mean, float(ends.low), float(ends.high), 1)
-    low, high = stats.t.interval(LEVEL, len(shares) - 1, loc=mean, scale=max(stats.sem(shares), 1e-12))
-    return Estimate(mean, max(float(low), 0.0), min(float(high), 1.0), len(shares))
+        return _wilson(float(shares[0]), trials, 1)
+    return leave_one_out([np.array([share]) for share in shares]).estimate(within=(0, 1))
 
 
 def variation_of_networks(values: Sequence[float]) -> Estimate:
@@ -379,11 +392,11 @@ def _checked_batch(name: str, w: NDArray[np.floating[Any]]) -> Floats:
 def auc(scores: ArrayLike, positive: ArrayLike, networks: ArrayLike, *, strata: ArrayLike | None = None) -> Estimate:
     """Compute the area under the ROC curve and its interval; the parameters are those of :func:`area_replicates`.
 
-    If the scores separate perfectly, they do so without any network, and the interval has zero width. It then says nothing about
-    other networks.
+    If the scores separate perfectly, they still do without any one network. The interval is then Wilson's, with one trial per
+    network.
 
     >>> print(auc([3.0, 2.0, 1.0, 0.0], [True, True, False, False], [0, 1, 0, 1]))
-    1.000 [1.000, 1.000]
+    1.000 [0.342, 1.000]
     """
     return area_replicates(scores, positive, networks, strata=strata).estimate(within=(0, 1))
 

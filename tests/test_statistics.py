@@ -80,13 +80,18 @@ def test_the_jackknife_of_a_ratio_is_the_textbooks():
 def test_strata_vary_around_their_own_means():
     """Two kinds of networks far apart: as strata they have Student's t interval of a stratified mean."""
     values, strata = np.array([1.0, 1.2, 1.4, 9.0, 9.5, 10.0]), [0, 0, 0, 1, 1, 1]
-    networks = [np.array([v]) for v in values]
-    found = leave_one_out(networks, strata=strata).estimate()
+
+    def found_of(strata):
+        without = (values.sum() - values) / 5
+        return Replicates(np.array(values.mean()), without, 6, np.array(strata)).estimate()
+
+    found, pooled = found_of(strata), found_of([0] * 6)
     error = math.sqrt(0.25 * (np.var(values[:3], ddof=1) / 3 + np.var(values[3:], ddof=1) / 3))
-    assert found.high - found.value == pytest.approx(2.776445 * error)  # t of 4 degrees of freedom
-    assert found.high - found.low < 0.2 * np.subtract(*(leave_one_out(networks).estimate().high, found.low))
-    alone = leave_one_out(networks, strata=range(6)).estimate()  # strata of one network each are pooled
-    assert (alone.low, alone.high) == (leave_one_out(networks).estimate().low, leave_one_out(networks).estimate().high)
+    variances = [np.var(part, ddof=1) for part in (values[:3], values[3:])]
+    freedom = sum(variances) ** 2 / sum(v**2 / 2 for v in variances)  # Satterthwaite
+    assert found.high - found.value == pytest.approx(stats.t.isf(0.025, freedom) * error)
+    assert found.high - found.low < 0.2 * (pooled.high - pooled.low)
+    assert found_of(range(6)) == pooled, "strata of one network each are pooled"
 
 
 @given(st.floats(-0.99, 0.99), st.floats(0.001, 0.5))
@@ -180,9 +185,14 @@ def test_one_network_has_wilsons_interval(hits, trials):
     assert 0 <= found.low <= p <= found.high <= 1
 
 
-def test_equal_networks_have_an_interval_of_no_width():
-    found = mean_of_networks([0.88, 0.88, 0.88], 10_000)
-    assert found.low == pytest.approx(0.88, abs=1e-9) and found.high == pytest.approx(0.88, abs=1e-9)
+def test_fractions_of_networks_that_agree_exactly_have_wilsons_interval():
+    """Not one of no width, which would say that any other network agrees as well."""
+    ends = stats.binomtest(3, 3).proportion_ci(method="wilson")
+    assert mean_of_networks([1.0] * 3, 100) == Estimate(1.0, pytest.approx(ends.low), 1.0, 3)
+    found = mean_of_networks([0.88] * 3, 100)
+    assert found.value == 0.88 and found.low < 0.6 and found.high == 1.0
+    half = share_of_networks([np.array([True, False])] * 5)
+    assert half.value == 0.5 and half.low < 0.25 and half.high > 0.75
 
 
 def test_variation_of_networks_by_hand():
@@ -393,11 +403,11 @@ def test_a_tie_counts_half():
     assert auc([1.0, 2.0, 1.0, 0.0], [True, True, False, False], [0, 0, 0, 0]).value == 3.5 / 4
 
 
-def test_perfect_separation_has_no_width():
+def test_perfect_separation_has_wilsons_interval_over_networks():
     scores, positive = [5.0, 4.0, 3.0, 2.0, 1.0, 0.0], [True] * 3 + [False] * 3
-    found = auc(scores, positive, ["a", "b", "c"] * 2)
-    assert found == Estimate(1.0, 1.0, 1.0, 3)
-    assert auc(scores, np.logical_not(positive), ["a", "b", "c"] * 2) == Estimate(0.0, 0.0, 0.0, 3)
+    ends = stats.binomtest(3, 3).proportion_ci(method="wilson")
+    assert auc(scores, positive, ["a", "b", "c"] * 2) == Estimate(1.0, pytest.approx(ends.low), 1.0, 3)
+    assert auc(scores, np.logical_not(positive), ["a", "b", "c"] * 2) == Estimate(0.0, 0.0, pytest.approx(1 - ends.low), 3)
 
 
 def test_the_interval_leaves_out_whole_networks():
@@ -412,7 +422,7 @@ def test_the_interval_leaves_out_whole_networks():
     assert each_its_own.high - each_its_own.low < 0.25
     # All batches of a network go together: what is the same in each network does not vary.
     equal = auc(np.tile([2.0, 1.0, 3.0, 0.0], 6), np.tile([True, False, False, True], 6), np.repeat(np.arange(6), 4))
-    assert equal.value == equal.low == equal.high == 0.25
+    assert equal.value == 0.25 and equal.low == pytest.approx(0.0968, abs=1e-4), "Wilson's interval of 6 trials"
 
 
 def test_the_interval_is_that_of_sklearns_areas_without_one_network():

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bslib.chapters.base import Content
-from bslib.chapters.correlation.results import EXCLUDE_BELOW, Correlation
+from bslib.chapters.correlation.results import Correlation
 
 __all__ = ["content"]
 
@@ -24,5 +24,5 @@ def _pairs(part: Correlation) -> dict[str, Any]:
     means = [{"sigma": sigma, "n": n, "W": part.pairs(sigma, n=n)["W"].tolist()} for sigma in part.sigmas for n in part.size.ns]
     columns = {name: pairs[name].tolist() for name in ("network", "trigger", "class", "success", "images")}
     return {
-        "sigma": part.size.sigmas[0], "n": part.size.ns[-1], "below": EXCLUDE_BELOW, "pairs": columns, "means": means
+        "sigma": part.size.sigmas[0], "n": part.size.ns[-1], "below": part.rules, "pairs": columns, "means": means
     }  # fmt: skip

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bslib.chapters.correlation.pairs import RANDOM_GUESS, residuals
+from bslib.chapters.correlation.pairs import residuals
 from bslib.chapters.correlation.results import Correlation
 from bslib.plotting import (
     GREY,
@@ -23,14 +21,11 @@ from bslib.plotting import (
     short_labels,
 )
 
-if TYPE_CHECKING:
-    pass
-
 __all__ = ["FIGURES", "correlation_by_setting", "success_against_w", "success_within"]
 
 
 def _pairs(correlation: Correlation) -> pd.DataFrame:
-    pairs = correlation.pairs().assign(kept=lambda own: own["success"] >= RANDOM_GUESS)
+    pairs = correlation.pairs().assign(kept=lambda own: own["success"] >= correlation.random_guess)
     return pairs[["network", "trigger", "class", "success", "images", "W", "clean W", "kept"]]
 
 
@@ -40,8 +35,10 @@ def success_against_w(correlation: Correlation, table: pd.DataFrame) -> Figure:
     found, sigma = correlation.correlation(), correlation.size.sigmas[0]
     figure, axes = panels(1)
     scatter_pairs(axes[0], table, "W", "success", hollow=~table["kept"])
-    axes[0].axhline(RANDOM_GUESS, color=GREY, linewidth=1, linestyle=":")
-    axes[0].annotate("random\nguess", (1.01, RANDOM_GUESS), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+    axes[0].axhline(correlation.random_guess, color=GREY, linewidth=1, linestyle=":")
+    axes[0].annotate(
+        "random\nguess", (1.01, correlation.random_guess), xycoords=("axes fraction", "data"), va="center", fontsize=8
+    )
     axes[0].set(xlabel=rf"mean of W with the trigger (nats), $\sigma$ = {sigma:g}", ylim=(-0.03, 1.03))
     left, right = axes[0].get_xlim()
     axes[0].set_xlim(max(left, -0.03), max(right, 0.2))  # W is not negative, and a single pair needs a scale
@@ -65,7 +62,7 @@ def correlation_by_setting(correlation: Correlation, table: pd.DataFrame) -> Fig
         places = np.arange(len(own)) + 0.14 * (k - (len(settings) - 1) / 2)
         label = f"n = {n}, {f'below {below:g} left out' if below else 'none left out'}"
         for axis, name in zip(axes, ("tau", "r"), strict=True):
-            points_with_intervals(axis, places, own[name], *SETTING_STYLE[k], label)
+            points_with_intervals(axis, places, own[name], *SETTING_STYLE[k % len(SETTING_STYLE)], label)
     for axis, title in zip(axes, (r"Kendall's $\tau$", "Pearson's r"), strict=True):
         axis.axhline(0, color=MEDIAN, linewidth=1)
         axis.set(xlabel=r"noise level $\sigma$", title=title)

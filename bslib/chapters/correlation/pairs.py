@@ -10,17 +10,16 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from bslib.statistics import Replicates
+from bslib.statistics import Estimate, Replicates
 
-__all__ = ["EXCLUDE_BELOW", "FEWEST_PAIRS", "RANDOM_GUESS", "p_values", "partial_correlation", "residuals"]
+__all__ = ["FEWEST_PAIRS", "STRICT", "correlations", "estimates", "p_values", "partial_correlation", "replicates", "residuals"]
 
 Floats = NDArray[np.float64]
 #: The columns of :meth:`Correlation.pairs` as arrays, since DataFrames are too slow.
 Columns = Mapping[str, NDArray[Any]]
 Statistic = Callable[[Columns], float]
-RANDOM_GUESS = 0.1
-#: Thresholds of success below which pairs are left out: none, the paper's, and a stricter one.
-EXCLUDE_BELOW = (0.0, RANDOM_GUESS, 0.3)
+#: The stricter rule of exclusion: pairs with a success below this are left out.
+STRICT = 0.3
 #: The smallest number of pairs for a correlation. By chance, 4 pairs are in perfect order 1 time in 12, 5 pairs 1 time in 60.
 FEWEST_PAIRS = 5
 
@@ -89,26 +88,29 @@ def replicates(pairs: pd.DataFrame, statistic: Callable[[Columns], Any]) -> Repl
 
 def correlations(pairs: pd.DataFrame, below: float) -> dict[str, Any]:
     """Kendall's tau and Pearson's r of the pairs with a success of at least ``below``, as :meth:`Correlation.correlation`."""
-
-    def both(some: Columns) -> list[float]:
-        kept = kept_pairs(some, below)
-        return [kendall_tau(kept), pearson_r(kept)]
-
-    kept, found = kept_pairs(columns_of(pairs), below), replicates(pairs, both)
-    success, w, defined = kept["success"], kept["W"], bool(np.isfinite(found.value[0]))
+    kept = pairs[pairs["success"] >= below]
+    if kept.empty:
+        none = Estimate(float("nan"), float("nan"), float("nan"), 0)
+        return {"tau": none, "tau p": np.nan, "r": none, "r p": np.nan, "pairs": 0, "left out": len(pairs)}
+    found = replicates(kept, lambda some: [kendall_tau(some), pearson_r(some)])
+    defined = bool(np.isfinite(found.value[0]))
     return {
         "tau": found.at(0).estimate(correlation=True),
-        "tau p": float(stats.kendalltau(success, w).pvalue) if defined else float("nan"),
+        "tau p": float(stats.kendalltau(kept["success"], kept["W"]).pvalue) if defined else float("nan"),
         "r": found.at(1).estimate(correlation=True),
-        "r p": float(stats.pearsonr(success, w).pvalue) if defined else float("nan"),
-        "pairs": len(w),
-        "left out": len(pairs) - len(w),
+        "r p": float(stats.pearsonr(kept["success"], kept["W"]).pvalue) if defined else float("nan"),
+        "pairs": len(kept),
+        "left out": len(pairs) - len(kept),
     }
 
 
-def values_of(of: Mapping[str, Statistic], pairs: Columns) -> list[float]:
-    """The values of several statistics of the same pairs."""
-    return [f(pairs) for f in of.values()]
+def estimates(pairs: pd.DataFrame, of: Mapping[str, Statistic]) -> dict[str, Estimate]:
+    """The estimates of several statistics of the same pairs, those that are defined; names with "spread" are no correlations."""
+    if pairs.empty:
+        return {}
+    found = replicates(pairs, lambda some: [statistic(some) for statistic in of.values()])
+    all_of_them = {name: found.at(k).estimate(correlation="spread" not in name) for k, name in enumerate(of)}
+    return {name: estimate for name, estimate in all_of_them.items() if np.isfinite(estimate.value)}
 
 
 def columns_of(pairs: pd.DataFrame) -> Columns:
@@ -117,10 +119,6 @@ def columns_of(pairs: pd.DataFrame) -> Columns:
 
 def _where(pairs: Columns, where: NDArray[np.bool_]) -> Columns:
     return {name: column[where] for name, column in pairs.items()}
-
-
-def kept_pairs(pairs: Columns, below: float = RANDOM_GUESS) -> Columns:
-    return _where(pairs, pairs["success"] >= below)
 
 
 def kendall_tau(pairs: Columns) -> float:
@@ -135,10 +133,6 @@ def kendall_tau(pairs: Columns) -> float:
 
 def pearson_r(pairs: Columns) -> float:
     return pearson(pairs["success"], pairs["W"]) if len(pairs["W"]) >= FEWEST_PAIRS else float("nan")
-
-
-def pearson_r_of_trigger(trigger: int, pairs: Columns) -> float:
-    return pearson_r(_where(pairs, pairs["trigger"] == trigger))
 
 
 def pearson(x: Floats, y: Floats) -> float:

@@ -13,22 +13,19 @@ from numpy.typing import NDArray
 
 from bslib.chapters.base import Results
 from bslib.chapters.correlation.pairs import (
-    EXCLUDE_BELOW,
-    RANDOM_GUESS,
+    STRICT,
     Statistic,
     correlations,
+    estimates,
     kendall_tau,
-    kept_pairs,
     mean_difference,
     median,
     p_values,
     partial_correlation,
     pearson,
     pearson_r,
-    pearson_r_of_trigger,
     replicates,
     spread_difference,
-    values_of,
 )
 from bslib.chapters.correlation.plan import Size, clean_counts_of, counts_of, networks_of, predictions_of
 from bslib.entropy import entropy
@@ -43,7 +40,7 @@ from bslib.statistics import (
 )
 from bslib.store import Record
 
-__all__ = ["EXCLUDE_BELOW", "RANDOM_GUESS", "Correlation", "load", "quantities"]
+__all__ = ["Correlation", "load", "quantities"]
 
 Floats = NDArray[np.float64]
 #: Further noise levels at which Kendall's tau is a quantity.
@@ -65,6 +62,16 @@ class Correlation(Results[Size]):
         """The network, its predictions, and counts at the first noise level with the trigger and without."""
         first = counts_of(self.size, network, self.size.sigmas[0])
         return network, predictions_of(self.size, network), first, clean_counts_of(self.size, network)
+
+    @property
+    def random_guess(self) -> float:
+        """The success of guessing: pairs below it are left out, as in the paper."""
+        return 1 / self.size.classes
+
+    @property
+    def rules(self) -> tuple[float, ...]:
+        """Thresholds of success below which pairs are left out: none, the paper's, and a stricter one."""
+        return 0.0, self.random_guess, STRICT
 
     @cached_property
     def sigmas(self) -> list[float]:
@@ -126,7 +133,7 @@ class Correlation(Results[Size]):
         return pd.DataFrame(rows)
 
     def correlation(
-        self, sigma: float | None = None, *, n: int | None = None, exclude_below: float = RANDOM_GUESS
+        self, sigma: float | None = None, *, n: int | None = None, exclude_below: float | None = None
     ) -> dict[str, Any]:
         """Kendall's tau and Pearson's r of success and mean W, with SciPy's p-values and jackknife intervals.
 
@@ -138,7 +145,7 @@ class Correlation(Results[Size]):
         dict
             ``tau`` and ``r`` (Estimate), ``tau p`` and ``r p``, ``pairs`` (the number kept) and ``left out``.
         """
-        return correlations(self.pairs(sigma, n=n), exclude_below)
+        return correlations(self.pairs(sigma, n=n), self.random_guess if exclude_below is None else exclude_below)
 
     def sensitivity(self) -> pd.DataFrame:
         """The correlation at every measured noise level, for several numbers of noisy copies and exclusion rules.
@@ -151,7 +158,7 @@ class Correlation(Results[Size]):
         """
         usual = self.size.ns[-1]
         rows: list[dict[str, Any]] = []
-        for n, rules in [(usual, EXCLUDE_BELOW)] + [(n, (RANDOM_GUESS,)) for n in self.size.ns[:-1]]:
+        for n, rules in [(usual, self.rules)] + [(n, (self.random_guess,)) for n in self.size.ns[:-1]]:
             for sigma in self.sigmas:
                 pairs = self.pairs(sigma, n=n)
                 rows += [{"sigma": sigma, "n": n, "exclude below": rule} | correlations(pairs, rule) for rule in rules]
@@ -162,15 +169,18 @@ class Correlation(Results[Size]):
         """Pearson's r of success and mean W within subsets of the pairs, and of mean W with and without the trigger."""
         if not self.networks:
             return {}
-        of: dict[str, Statistic] = {"all pairs": pearson_r}
+        kept = self.pairs().query("success >= @self.random_guess")
+        found = estimates(kept, {"all pairs": pearson_r})
         for trigger in self.size.triggers:
-            of[f"trigger {trigger} alone"] = partial(pearson_r_of_trigger, trigger)
-        of["what trigger and class explain taken out"] = partial(partial_correlation, given=())
-        of["and what clean W explains"] = partial_correlation
-        of["W with the trigger, and without"] = lambda p: pearson(p["W"], p["clean W"])
-        found = replicates(self.pairs(), lambda p: values_of(of, kept_pairs(p)))
-        estimates = {name: found.at(k).estimate(correlation=True) for k, name in enumerate(of)}
-        return {name: estimate for name, estimate in estimates.items() if np.isfinite(estimate.value)}
+            found |= estimates(kept[kept["trigger"] == trigger], {f"trigger {trigger} alone": pearson_r})
+        return found | estimates(
+            kept,
+            {
+                "what trigger and class explain taken out": partial(partial_correlation, given=()),
+                "and what clean W explains": partial_correlation,
+                "W with the trigger, and without": lambda p: pearson(p["W"], p["clean W"]),
+            },
+        )
 
     def by_trigger(self) -> pd.DataFrame:
         """The effect of noise on each trigger, for pairs that are kept and for pairs that are left out.
@@ -182,7 +192,7 @@ class Correlation(Results[Size]):
             see :meth:`pairs`) and "W minus clean W" (Estimate).
         """
         rows, pairs = {}, self.pairs() if self.networks else pd.DataFrame(columns=["trigger", "success"])
-        for (trigger, kept), own in pairs.groupby(["trigger", pairs["success"] >= RANDOM_GUESS]):
+        for (trigger, kept), own in pairs.groupby(["trigger", pairs["success"] >= self.random_guess]):
             less = replicates(own, lambda p: mean_difference(p["W"], p["clean W"])).estimate()
             means = own[["success", "wanted", "true"]].mean()
             name = f"trigger {trigger}, {'kept' if kept else 'left out'}"
@@ -215,23 +225,19 @@ class Correlation(Results[Size]):
             f"spread_of_wobbly_less_smooth.{data}": lambda p: spread_difference(p["success"], p["W"] > median(p["W"])),
             f"partial_r.{data}": partial_correlation,
         }
-        for wanted in self.size.triggers:
-            of[f"r_alone.{data}.{wanted}"] = partial(pearson_r_of_trigger, wanted)
-        statistics = replicates(pairs, lambda p: values_of(of, kept_pairs(p)))
-        found = {}
-        for k, name in enumerate(of):
-            estimate = statistics.at(k).estimate(correlation=not name.startswith("spread"))
-            if np.isfinite(estimate.value):
-                found[name] = estimate
+        kept = pairs[pairs["success"] >= self.random_guess]
+        found = estimates(kept, of)
+        for one in self.size.triggers:
+            found |= estimates(kept[kept["trigger"] == one], {f"r_alone.{data}.{one}": pearson_r})
         for sigma in (sigma for sigma in COMPARED_SIGMAS if sigma in self.sigmas):
-            tau = correlations(self.pairs(sigma), RANDOM_GUESS)["tau"]
+            tau = correlations(self.pairs(sigma), self.random_guess)["tau"]
             if np.isfinite(tau.value):
                 found[f"tau_at.{data}.{sigma:g}"] = tau
         for pairs_of, row in self.by_trigger().iterrows():
             if str(pairs_of).endswith("kept"):
                 found[f"less_clean.{data}.{row['trigger']}"] = row["W minus clean W"]
         for trigger, own in pairs.groupby("trigger"):
-            below = [of_one.to_numpy() < RANDOM_GUESS for _, of_one in own["success"].groupby(own["network"])]
+            below = [of_one.to_numpy() < self.random_guess for _, of_one in own["success"].groupby(own["network"])]
             found[f"left_out.{data}.{trigger}"] = share_of_networks(below)
             success = [of_one.to_numpy() for _, of_one in own["success"].groupby(own["network"])]
             found[f"success.{data}.{trigger}"] = leave_one_out(success).estimate(within=(0, 1))

@@ -86,7 +86,7 @@ def roc_by_setting(patterns: Patterns, table: pd.DataFrame) -> Figure:
         for k, (label, where) in enumerate(lines):
             own = table[where]
             places = [sigmas.index(sigma) + 0.12 * (k - 1.5) for sigma in own["sigma"]]
-            points_with_intervals(axis, places, own["area"], *SETTING_STYLE[k], label)
+            points_with_intervals(axis, places, own["area"], *SETTING_STYLE[k % len(SETTING_STYLE)], label)
         axis.axhline(0.5, color=GREY, linestyle=":")
         axis.set(xlabel=r"noise level $\sigma$", ylim=(-0.03, 1.03))
         axis.set_xticks(range(len(sigmas)), short_labels(sigmas))
@@ -107,7 +107,7 @@ def universal(patterns: Patterns, table: pd.DataFrame) -> Figure:
     levels = list(table.groupby("sigma"))
     for k, (level, own) in enumerate(levels):
         places = [bounds.index(bound) + 0.14 * (k - (len(levels) - 1) / 2) for bound in own["bound"]]
-        points_with_intervals(axes[2], places, own["auc"], *SETTING_STYLE[k], rf"$\sigma$ = {level:g}")
+        points_with_intervals(axes[2], places, own["auc"], *SETTING_STYLE[k % len(SETTING_STYLE)], rf"$\sigma$ = {level:g}")
     axes[2].axhline(0.5, color=GREY, linestyle=":")
     axes[2].legend(frameon=False, fontsize=8)
     for axis, title in zip(axes, ("predictions changed", "classes they go to", "AUC against clean"), strict=True):
