@@ -6,7 +6,7 @@ import re
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bslib.files import atomic_path
 from bslib.progress import bar
@@ -84,7 +84,8 @@ def import_records(file: Path, store: Store, *, replace: bool = False, progress:
     store : Store
     replace : bool
         Whether a network of the file replaces the store's network with other weights. All records of the store's network are
-        removed then, so that no network has records of two sets of weights. Otherwise the file's records of it are left out.
+        removed then, so that no network has records of two sets of weights. Otherwise, and if the file lacks the record of the
+        network itself, the file's records of it are left out.
     progress : bool
         Show a progress bar if the import takes longer than two seconds.
 
@@ -107,17 +108,17 @@ def import_records(file: Path, store: Store, *, replace: bool = False, progress:
     except (*DAMAGE, OSError, ValueError) as problem:
         raise ValueError(f"{file} cannot be imported: {problem}") from None
     arrived = ImportResult([], [], [], [])
-    others = _networks_with_other_weights(records, store)
-    if replace and others:
-        arrived.replaced.extend(others)
-        for old in [record.spec for record in store.iter_records() if record.spec.on_network in others]:
-            store.remove(old)
-        others = set()
+    others = _networks_with_other_weights(records, store, file)
+    replaced = {record.spec for record in records if record.spec in others} if replace else set()
+    arrived.replaced.extend(sorted(replaced, key=lambda network: network.key))
+    for old in [record.spec for record in store.iter_records() if record.spec.on_network in replaced]:
+        store.remove(old)
     with bar(total=len(records), desc="importing", unit="record", show=progress) as shown:
         for record in records:
-            if record.spec.on_network in others:
+            network = record.spec.on_network
+            if network in others and network not in replaced:
                 arrived.different.append(record.spec)
-            elif record.spec not in store:
+            elif network in replaced or record.spec not in store:  # what a base store has of the old network is hidden by the new
                 store.put(record)
                 arrived.new.append(record.spec)
             else:
@@ -127,11 +128,12 @@ def import_records(file: Path, store: Store, *, replace: bool = False, progress:
     return arrived
 
 
-def _networks_with_other_weights(records: list[Record], store: Store) -> set[NetworkSpec]:
-    """The networks of some records that the store has with other weights."""
-    pairs = {(record.spec.on_network, record.result.get("weights")) for record in records}
-    return {
-        network
-        for network, weights in pairs
-        if network is not None and network in store and store.get(network).result["weights"] != weights
-    }
+def _networks_with_other_weights(records: list[Record], store: Store, file: Path) -> set[NetworkSpec]:
+    """The networks of a file's records that the store has with other weights."""
+    weights: dict[NetworkSpec, set[Any]] = {}
+    for record in records:
+        if record.spec.on_network is not None:
+            weights.setdefault(record.spec.on_network, set()).add(record.result.get("weights"))
+    if mixed := [network.key for network, found in weights.items() if len(found) > 1]:
+        raise ValueError(f"{file} cannot be imported: it has records of several sets of weights of the network {mixed[0]}")
+    return {network for network, found in weights.items() if network in store and {store.get(network).result["weights"]} != found}

@@ -276,7 +276,8 @@ def import_(
 
 
 def _plan(chapters: list[Chapter] | None, profile: str, seed: int) -> list[Spec]:
-    return [spec for chapter in chapters or list(Chapter) for spec in plan_of(chapter, profile, seed=seed)]
+    plan = (spec for chapter in chapters or list(Chapter) for spec in plan_of(chapter, profile, seed=seed))
+    return list(dict.fromkeys(plan))
 
 
 def _by_network(plan: list[Spec]) -> dict[tuple[str, str], list[Spec]]:

@@ -62,7 +62,7 @@ class Rates:
         self._parameters: dict[str, int] = {}
         for record in store.iter_records():
             work = kind_of_work(record.spec)
-            self._seconds.setdefault(work, []).append(record.provenance["seconds"] / record.spec.work)
+            self._seconds.setdefault(work, []).append(record.provenance.get("seconds", 0.0) / record.spec.work)
             self._bytes.setdefault(work, []).append(store.bytes_of(record.spec))
             if isinstance(record.spec, NetworkSpec):
                 self._parameters[record.spec.network] = record.result["parameters"]
@@ -91,7 +91,7 @@ class Rates:
 
     def spread(self) -> tuple[float, float]:
         """Return the 10 % and 90 % quantiles of the ratio of measured to modelled time over the records."""
-        ratios = [seconds / fmean(own) for own in self._seconds.values() for seconds in own]
+        ratios = [seconds / fmean(own) for own in self._seconds.values() if fmean(own) for seconds in own] or [1.0]
         low, high = np.quantile(ratios, [0.1, 0.9])
         return float(low), float(high)
 

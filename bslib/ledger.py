@@ -2,7 +2,7 @@
 
 Claims are data (a TOML file beside each chapter), written before the records are made; verdicts are computed, never typed.
 Findings, which the paper does not have, lie in the same files. They were written after the records had been seen, so they prove
-nothing by holding; but their numbers come from the records, and one that newer records do not bear out says so.
+nothing. Their numbers come from the records, and a finding that newer records do not support is marked.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ Drawing = Callable[[Any], "Figure | Markdown"]
 def drawn_from(table: Callable[[Any], pd.DataFrame]) -> Callable[[Callable[[Any, pd.DataFrame], Figure]], Drawing]:
     """Decorator of functions that draw a figure from a chapter's results and a table.
 
-    Without records, the decorated function returns a message instead of a figure. Its attribute ``table`` is the function below.
+    Without records, the decorated function returns a message instead of a figure. Its attribute ``table`` is ``table``.
 
     Parameters
     ----------

@@ -77,7 +77,7 @@ def verdicts(chapter: str, quantities: Mapping[str, Estimate]) -> str:
 
 
 def findings(chapter: str, quantities: Mapping[str, Estimate]) -> str:
-    """The findings of a chapter as a Markdown list with their numbers. Findings that the records contradict are marked.
+    """The findings of a chapter as a Markdown list with their numbers. Findings that the records do not support are marked.
 
     >>> findings("parameters", {})
     '(Not yet run.)'

@@ -9,12 +9,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
-from types import UnionType
-from typing import Any, ClassVar, Self, Union, get_args, get_origin, get_type_hints
+from functools import cached_property
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +20,7 @@ from numpy.typing import NDArray
 from bslib.datasets import class_count
 from bslib.drawings import PAPERS
 from bslib.entropy import entropy
+from bslib.fields import check_fields
 from bslib.threat_models import threat_model_named
 
 __all__ = [
@@ -52,11 +51,7 @@ class Spec:
     signed: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
-        for name, hint in _field_types(type(self)).items():  # type: ignore[arg-type]
-            value = getattr(self, name)
-            if not _fits(value, hint, signed=name in self.signed):
-                text = f"the {name} of a {self.kind} spec must be {_in_words(hint)}"
-                raise ValueError(f"{text}, got {value!r}")
+        check_fields(self, f"a {self.kind} spec", signed=self.signed)
 
     @property
     def on_network(self) -> NetworkSpec | None:
@@ -363,7 +358,6 @@ class CountsSpec(CarryingSpec):
     held_out: bool | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sigmas", tuple(map(float, self.sigmas)))  # 1 and 1.0 must give the same key
         super().__post_init__()
         if self.by_class and self.held_out:
             raise ValueError("by_class draws from the whole test set, and held_out from half of it: choose one")
@@ -559,37 +553,3 @@ def _frozen(value: Any) -> Any:
     if isinstance(value, dict):
         return spec_from(value)
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
-
-
-@cache
-def _field_types(spec: type[Spec]) -> dict[str, Any]:
-    """Return the type of each field."""
-    hints = get_type_hints(spec)
-    return {f.name: hints[f.name] for f in dataclasses.fields(spec)}
-
-
-def _fits(value: Any, hint: Any, *, signed: bool) -> bool:
-    """Whether a value has the declared type of its field, and its numbers are finite and, unless signed, not negative."""
-    parts = get_args(hint)
-    if get_origin(hint) in (Union, UnionType):
-        return any(_fits(value, part, signed=signed) for part in parts)
-    if get_origin(hint) is tuple:
-        parts = parts if parts[-1] is not Ellipsis else parts[:1] * len(value) if isinstance(value, tuple) else ()
-        return type(value) is tuple and len(value) == len(parts) and all(
-            _fits(one, part, signed=signed) for one, part in zip(value, parts, strict=True)
-        )  # fmt: skip
-    if hint in (int, float):
-        return type(value) in (int, hint) and (signed or value >= 0) and -math.inf < value < math.inf
-    return isinstance(value, hint)
-
-
-def _in_words(hint: Any) -> str:
-    """Describe the allowed values of a field, for error messages.
-
-    >>> _in_words(UniversalSpec | CleanseSpec | None), _in_words(int)
-    ('a universal or a cleanse spec', 'int, its numbers finite and 0 or more')
-    """
-    kinds = [part.kind for part in (get_args(hint) or (hint,)) if hasattr(part, "kind")]
-    if kinds:
-        return f"{' or '.join(f'a {kind}' for kind in kinds)} spec"
-    return f"{getattr(hint, '__name__', hint) if not get_args(hint) else hint}, its numbers finite and 0 or more"

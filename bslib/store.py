@@ -202,7 +202,7 @@ class Store:
         if not self.writable:
             raise PermissionError(f"the store {self.folder} is read-only: name another one with --store")
         path = self._file(spec)
-        path.unlink(missing_ok=True)  # first: never arrays that are gone beside a text
+        path.unlink(missing_ok=True)  # The JSON goes first, so that none names arrays that are gone.
         path.with_suffix(".npz").unlink(missing_ok=True)
         if isinstance(spec, NetworkSpec):
             self.weights_path(spec).unlink(missing_ok=True)
@@ -349,6 +349,8 @@ def _parse(path: Path) -> Record:
             raise ValueError(f"it has format {text['format']}, this version reads up to {FORMAT}: update bslib")
         if text["format"] < FORMAT:
             raise ValueError(f"it has format {text['format']}, this version reads from {FORMAT} on")
+        if not all(isinstance(text[part], dict) for part in ("result", "data", "provenance")):
+            raise ValueError("its result, data or provenance is no JSON object")
         arrays = {}
         if text["arrays"]:
             with path.with_suffix(".npz").open("rb") as raw, np.load(raw, allow_pickle=False) as file:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from bslib.chapters import plan_of, sizes_of
+
 ROOT = Path(__file__).parents[1]
 
 USE = """
@@ -111,3 +113,34 @@ for chapter in ("wobbliness", "parameters", "surface", "correlation", "patterns"
         for folder in (ROOT, extended)
     ]  # fmt: skip
     assert outputs[0] == outputs[1] and len(outputs[0]) > 10_000
+
+
+SIZE = "[[parameters]]\ndataset = 'digits'\nnetwork = 'small-fashion'\nnetworks = 1\npoints = 5\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[[paramters]]\n", "has tables of paramters; chapters are wobbliness"),
+        ("[parameters]\npoints = 5\n", r"must be tables, each headed \[\[parameters\]\]"),
+        ("parameters = 3\n", r"must be tables, each headed \[\[parameters\]\]"),
+        ("[[parameters]]\ndataset = 'digits'\n", "chapter parameters: .*missing"),
+        (SIZE + "epochs = '3'\n", "epochs .* int.*got '3'"),
+        (SIZE + "epochs = 3\nn = 7\n", "n .* one of its ns"),
+        (2 * (SIZE + "epochs = 3\n"), "one table for each"),
+    ],
+)
+def test_a_profile_that_cannot_be_meant_is_refused_in_a_line(tmp_path, text, message):
+    (tmp_path / "own.toml").write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        sizes_of("parameters", str(tmp_path / "own.toml"))
+    assert "\n" not in str(caught.value) and str(tmp_path / "own.toml") in str(caught.value)
+
+
+def test_a_profile_that_is_edited_is_read_again(tmp_path):
+    path = tmp_path / "own.toml"
+    path.write_text("")
+    assert sizes_of("wobbliness", str(path)) == [] == plan_of("wobbliness", str(path))
+    path.write_text("[[wobbliness]]\ndataset = 'digits'\n")
+    os.utime(path, ns=(1, 1))
+    assert [size.dataset for size in sizes_of("wobbliness", str(path))] == ["digits"]

@@ -86,6 +86,40 @@ def test_networks_are_replaced_whole_or_left_alone(tmp_path, replace):
     assert not missing_specs([r.spec for r in ours.iter_records()], ours), "nothing is stale"
 
 
+def test_networks_of_the_store_beneath_are_replaced_too(tmp_path):
+    """Those cannot be removed: the new ones hide them, and what the file lacks of them is stale."""
+    network = NetworkSpec(dataset="digits", network="small-fashion", seed=0, epochs=1)
+    base, theirs = Store(tmp_path / "base"), Store(tmp_path / "theirs")
+    for record_ in measured(network, "a", 1):
+        base.put(record_)
+    for record_ in measured(network, "b", 2, points=3):
+        theirs.put(record_)
+    ours = Store(tmp_path / "ours", base=Store(base.folder, writable=False))
+    export_records(theirs, tmp_path / "theirs.zip")
+    arrived = import_records(tmp_path / "theirs.zip", ours, replace=True)
+    assert arrived.replaced == [network] and len(arrived.new) == 2 and not arrived.different
+    assert ours.get(network).result["weights"] == "b"
+    stale = missing_specs([r.spec for r in ours.iter_records()], ours)
+    assert [spec.points for spec in stale] == [2], "the old counts"
+
+
+def test_records_of_two_sets_of_weights_or_without_their_network_replace_nothing(tmp_path):
+    network = NetworkSpec(dataset="digits", network="small-fashion", seed=0, epochs=1)
+    ours, mixed, alone = (Store(tmp_path / name) for name in ("ours", "mixed", "alone"))
+    for record_ in measured(network, "a", 1):
+        ours.put(record_)
+    mixed.put(measured(network, "b", 2)[0])
+    mixed.put(measured(network, "c", 2, points=3)[1])
+    alone.put(measured(network, "b", 2, points=3)[1])
+    for store in (mixed, alone):
+        export_records(store, store.folder.with_suffix(".zip"))
+    with pytest.raises(ValueError, match="several sets of weights"):
+        import_records(tmp_path / "mixed.zip", ours, replace=True)
+    arrived = import_records(tmp_path / "alone.zip", ours, replace=True)
+    assert not arrived.replaced and len(arrived.different) == 1
+    assert {record_.result["weights"] for record_ in ours.iter_records()} == {"a"} and len(list(ours.iter_records())) == 2
+
+
 def test_a_record_that_is_there_stays(store, file):
     store.put(record(2, value=9))
     arrived = import_records(file, store)

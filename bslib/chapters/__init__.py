@@ -47,8 +47,17 @@ def sizes_of(chapter: str, profile: str) -> list[Any]:
     >>> [size.dataset for size in sizes_of("parameters", "paper")]
     ['fashion-mnist', 'cifar10']
     """
-    size = import_module(f"bslib.chapters.{chapter}.plan").Size
-    return [size(**table) for table in profile_named(profile).tables.get(chapter, [])]
+    size, tables = import_module(f"bslib.chapters.{chapter}.plan").Size, profile_named(profile).tables
+    if unknown := set(tables) - set(CHAPTERS):
+        raise ValueError(f"the profile {profile} has tables of {', '.join(sorted(unknown))}; chapters are {', '.join(CHAPTERS)}")
+    try:
+        sizes = [size(**table) for table in tables.get(chapter, [])]
+    except (TypeError, ValueError) as problem:
+        raise ValueError(f"the profile {profile}, chapter {chapter}: {problem}") from None
+    datasets = [size.dataset for size in sizes]
+    if len(set(datasets)) < len(datasets):
+        raise ValueError(f"the profile {profile}, chapter {chapter}: one table for each data set, got {', '.join(datasets)}")
+    return sizes
 
 
 def records_for(plan: Iterable[Spec], store: str | Path | Store | None = None, *, device: str = "auto") -> Records:

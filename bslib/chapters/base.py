@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bslib.chapters import not_yet_run, plan_of, records_for, sizes_of
 from bslib.datasets import class_count
+from bslib.fields import check_fields
 from bslib.profiles import profile_named
 from bslib.specs import AttackSpec, NetworkSpec, Spec
 from bslib.store import Record, Records, Store
@@ -47,6 +48,9 @@ class TrainedSize:
     train_size: int | None = None
     learning_rate: float = 0.05
     augment: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self, f"a size of {type(self).__module__.split('.')[-2]}")
 
     @property
     def classes(self) -> int:

@@ -45,6 +45,8 @@ class Source(NamedTuple):
 
 
 #: The data sets by name.
+#:
+#: :meta hide-value:
 DATASETS: dict[str, Source] = {
     "digits": Source("digits", tuple("0123456789")),
     "digits-rgb": Source("digits", tuple("0123456789")),

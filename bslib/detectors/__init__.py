@@ -33,6 +33,8 @@ class Detector(NamedTuple):
 
 
 #: The detectors by module name.
+#:
+#: :meta hide-value:
 DETECTORS: dict[str, Detector] = {
     "strip": Detector("STRIP", against_clean=True),
     "logit_shift": Detector("logit variance", against_clean=False),

@@ -14,10 +14,15 @@ from bslib.patterns.neural_cleanse import Candidates, anomaly_index, patched, re
 from bslib.specs import CleanseSpec
 from bslib.store import Store
 
+#: The largest index that is kept: it is infinite if all masks but one have the same size.
+MOST_ANOMALOUS = 1e6
+
 
 def compute(spec: CleanseSpec, store: Store, device: torch.device, progress: bool) -> Parts:
     """Reverse-engineer a candidate for each class on half of the test set, and measure its success on other images."""
     data, network, weights = trained_network(spec.network, store, device)
+    if len(data.classes) < 3:
+        raise ValueError(f"Neural Cleanse compares classes and needs at least 3, and {data.name} has {len(data.classes)}")
     images, dtype = crafting_images(data, spec.images, spec.seed), fast_dtype(device)
     found = reverse_triggers(
         network,
@@ -39,7 +44,7 @@ def compute(spec: CleanseSpec, store: Store, device: torch.device, progress: boo
     for name, (pictures, labels, chosen) in others.items():
         arrays[f"success_{name}"] = _sent(network, pictures[chosen], labels[chosen], found, device)
     precision = str(dtype).removeprefix("torch.")
-    index = anomaly_index(found.norms.cpu(), found.success.cpu())
+    index = min(anomaly_index(found.norms.cpu(), found.success.cpu()), MOST_ANOMALOUS)
     return {"weights": weights, "precision": precision, "anomaly_index": index}, arrays, data
 
 

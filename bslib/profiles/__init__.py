@@ -23,7 +23,7 @@ class Profile(NamedTuple):
     ----------
     name : str
     store : str or None
-        The store that a book of this profile is rendered from when none is named, as for :func:`bslib.store.open_store`.
+        The default store of a book of this profile, as for :func:`bslib.store.open_store`.
     tables : mapping of str to sequence of dict
         For each chapter the fields of its ``Size``, once for each data set.
     """
@@ -44,7 +44,7 @@ def profile_named(name: str) -> Profile:
     Raises
     ------
     ValueError
-        For another name, or a file that is not there or is no TOML; the message names the choices.
+        If the name is unknown, or the file does not exist or is not valid TOML.
 
     >>> profile_named("paper").store
     'published'
@@ -52,17 +52,20 @@ def profile_named(name: str) -> Profile:
     path = PROFILES.get(name, Path(str(name)))
     if path.suffix != ".toml" or not path.is_file():
         raise ValueError(f"profile must be one of {', '.join(PROFILES)}, or a TOML file, got {name!r}")
-    store, tables = _read(path)
+    store, tables = _read(path, path.stat().st_mtime_ns)  # a file that is edited is read again
     return Profile(name, store, tables)
 
 
 @functools.cache
-def _read(path: Path) -> tuple[str | None, dict[str, list[dict[str, Any]]]]:
+def _read(path: Path, changed: int) -> tuple[str | None, dict[str, list[dict[str, Any]]]]:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except ValueError as problem:
         raise ValueError(f"the profile {path} cannot be read: {problem}") from None
     store = content.pop("store", None)
+    for chapter, tables in content.items():
+        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+            raise ValueError(f"the profile {path} cannot be read: {chapter} must be tables, each headed [[{chapter}]]")
     return store, {chapter: [_with_tuples(table) for table in tables] for chapter, tables in content.items()}
 
 

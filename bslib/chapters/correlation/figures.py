@@ -95,4 +95,6 @@ def success_within(correlation: Correlation, table: pd.DataFrame) -> Figure:
 
 
 #: The figures that have a table.
+#:
+#: :meta hide-value:
 FIGURES = (success_against_w, correlation_by_setting, success_within)

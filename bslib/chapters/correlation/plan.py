@@ -29,7 +29,7 @@ class Size(TrainedSize):
     clean_points : int
         Clean test images of each class or network.
     sigmas, ns
-        Noise levels, the one that the claims are held to first, and numbers of noisy copies, the paper's last.
+        Noise levels (claims are judged at the first) and numbers of noisy copies (the last is the paper's).
     """
 
     threat_model: str

@@ -83,4 +83,6 @@ def estimator_bias(results: ParameterResults, table: pd.DataFrame) -> Figure:
 
 
 #: The figures that have a table.
+#:
+#: :meta hide-value:
 FIGURES = (w_against_n, estimator_bias, w_against_sigma)

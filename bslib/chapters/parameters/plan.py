@@ -32,6 +32,7 @@ class Size(TrainedSize):
     n: int = 250
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.n not in self.ns:
             raise ValueError(f"n of a Parameters size must be one of its ns {self.ns}, got {self.n}")
 

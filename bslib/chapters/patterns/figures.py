@@ -185,4 +185,6 @@ def _detector(patterns: Patterns) -> str:
 
 
 #: The figures that have a table.
+#:
+#: :meta hide-value:
 FIGURES = (roc, roc_by_setting, universal, reversed_norms)

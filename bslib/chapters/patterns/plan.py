@@ -33,7 +33,7 @@ class Size(TrainedSize):
     networks : int
         So many clean networks, and so many with each trigger.
     detector_only : int
-        So many more of each kind that only the detector is tried on, since crafting patterns takes far longer.
+        Further networks of each kind that are used only for the W detector; crafting patterns for them takes too long.
     threat_model : {"T1", "T3"}
     triggers : tuple of int
         The patterns that networks are trained on; W is measured around all six.
@@ -52,7 +52,7 @@ class Size(TrainedSize):
     samples, steps : int
         Images that a step of Neural Cleanse sees, and at most so many steps.
     compared : int
-        On one network it is run with so many images a step as well; on none when 0.
+        Neural Cleanse is repeated on one network with this many images per step; 0 skips this.
     checked : int
         Test and training images that its candidates' success is measured on.
     pattern_points : int
@@ -81,6 +81,13 @@ class Size(TrainedSize):
     pattern_sigmas: tuple[float, ...] = (0.1, 0.05, 0.25)
     scored: int = 100
     overlays: int = 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pattern_sigmas[:1] != self.sigmas[:1] or not {*self.pattern_sigmas} <= {*self.sigmas}:
+            raise ValueError(f"pattern_sigmas must begin with the first of sigmas {self.sigmas}, got {self.pattern_sigmas}")
+        if not {*self.triggers} <= {*PAPERS}:
+            raise ValueError(f"the patterns chapter measures the triggers {PAPERS}, got {self.triggers}")
 
 
 def plan(profile: str, *, seed: int = 0) -> list[Spec]:

@@ -127,4 +127,6 @@ def paired(surface: Surface, table: pd.DataFrame) -> Figure:
 
 
 #: The figures that have a table.
+#:
+#: :meta hide-value:
 FIGURES = (clean_and_triggered, difference_to_clean, paired)

@@ -8,12 +8,13 @@ from bslib.chapters import sizes_of
 from bslib.chapters.base import SIGMAS, TrainedSize
 from bslib.drawings import PAPERS
 from bslib.specs import CountsSpec, ImagesSpec, NetworkSpec, PredictionsSpec, Spec
+from bslib.threat_models import threat_model_named
 
 __all__ = ["CONDITIONS", "TRIGGERS", "Size", "networks_of", "pictures_of", "plan", "specs_of"]
 
 #: What the images of a batch carry, in the order of the first axis of :meth:`~bslib.chapters.surface.results.Surface.w`.
 CONDITIONS = ("clean", "active", "inactive")
-#: The triggers whose success is measured on every network.
+#: The triggers in the tables of the chapter.
 TRIGGERS = PAPERS
 
 
@@ -46,6 +47,20 @@ class Size(TrainedSize):
     sigmas: tuple[float, ...] = SIGMAS
     n: int = 250
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not threat_model_named(self.threat_model).one_target:
+            raise ValueError(f"the surface chapter needs a threat model with one target class, got {self.threat_model}")
+        if self.points < 4 * self.batch:
+            raise ValueError(
+                f"Fig. 4 has four batches of different images: points must be {4 * self.batch} or more, got {self.points}"
+            )
+
+    @property
+    def triggers(self) -> tuple[int, ...]:
+        """The triggers whose success is measured: the paper's, and the two of this size."""
+        return tuple(dict.fromkeys((*PAPERS, self.active, self.inactive)))
+
 
 def plan(profile: str, *, seed: int = 0) -> list[Spec]:
     """All specs of the chapter, the most useful first.
@@ -74,7 +89,7 @@ def networks_of(size: Size, seed: int) -> list[NetworkSpec]:
 
 def specs_of(size: Size, network: NetworkSpec) -> tuple[Spec, ...]:
     """A backdoored network; its predictions for clean and triggered test images; class counts of three paired batches."""
-    predictions = [PredictionsSpec(network=network, trigger=t, images=size.test_images) for t in (None, *TRIGGERS)]
+    predictions = [PredictionsSpec(network=network, trigger=t, images=size.test_images) for t in (None, *size.triggers)]
     clean = CountsSpec(network=network, points=size.points, sigmas=size.sigmas, ns=(size.n,), seed=network.seed, paired=True)
     counts = [replace(clean, trigger=trigger) for trigger in (None, size.active, size.inactive)]
     return (network, *predictions, *counts)

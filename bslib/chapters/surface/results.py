@@ -115,19 +115,24 @@ class Surface(Results[Size]):
     def _accuracies(self) -> dict[str, Estimate]:
         of_all: dict[str, Callable[[tuple[Record, ...]], float]] = {
             "clean_accuracy": lambda run: _accuracy(run[1]),
-            "success_inactive_counted": lambda run: self._success(run[1 + self.size.inactive], count_target=True),
-            "accuracy_inactive": lambda run: _accuracy(run[1 + self.size.inactive]),
+            "success_inactive_counted": lambda run: self._success(self._predictions(run, self.size.inactive), count_target=True),
+            "accuracy_inactive": lambda run: _accuracy(self._predictions(run, self.size.inactive)),
         }
-        carried = {f"of_{trigger}": trigger for trigger in TRIGGERS}
+        carried = {f"of_{trigger}": trigger for trigger in self.size.triggers}
         carried |= {"active": self.size.active, "inactive": self.size.inactive}
         labels, data = self.runs[0][1].arrays["labels"], self.size.dataset
         others = int((labels != _target(self.runs[0][1])).sum())  # success does not count images of the target class
         return {
             f"{name}.{data}": mean_of_networks([of(run) for run in self.runs], len(labels)) for name, of in of_all.items()
         } | {
-            f"success_{name}.{data}": mean_of_networks([self._success(run[1 + trigger]) for run in self.runs], others)
+            f"success_{name}.{data}": mean_of_networks(
+                [self._success(self._predictions(run, trigger)) for run in self.runs], others
+            )
             for name, trigger in carried.items()
         }
+
+    def _predictions(self, run: tuple[Record, ...], trigger: int) -> Record:
+        return run[2 + self.size.triggers.index(trigger)]
 
     def _success(self, predictions: Record, *, count_target: bool = False) -> float:
         arrays = predictions.arrays

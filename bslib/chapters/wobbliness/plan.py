@@ -26,6 +26,8 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
     >>> [spec.kind for spec in plan("smoke")]
     ['toy', 'images']
     """
-    size = sizes_of("wobbliness", profile)[0]
-    toy = ToySpec(points=size.points, sigma=size.sigma, n=size.n, seed=seed)
-    return [toy, ImagesSpec(dataset=size.dataset, images=12, seed=seed)]
+    specs: list[Spec] = []
+    for size in sizes_of("wobbliness", profile)[:1]:
+        toy = ToySpec(points=size.points, sigma=size.sigma, n=size.n, seed=seed)
+        specs += [toy, ImagesSpec(dataset=size.dataset, images=12, seed=seed)]
+    return specs

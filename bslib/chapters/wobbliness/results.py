@@ -17,4 +17,4 @@ def records(*, profile: str, seed: int = 0, store: str | Path | Store | None = N
     specs = plan(profile, seed=seed)
     found = records_for(specs, store or profile_named(profile).store)
     lacks = not_yet_run("wobbliness", profile, f"the toy and the images of seed {seed}", seed=seed)
-    return [found.get(spec, lacks) for spec in specs]
+    return [found.get(spec, lacks) for spec in specs] or [lacks, lacks]
