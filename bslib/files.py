@@ -24,8 +24,9 @@ def cache_folder() -> Path:
     """
     if named := os.environ.get("BSLIB_CACHE"):
         return Path(named).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "bslib"
+    from platformdirs import user_cache_path  # not needed where the folder is named, such as on a bare GPU machine
+
+    return user_cache_path("bslib", appauthor=False)
 
 
 @contextlib.contextmanager
