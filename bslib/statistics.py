@@ -193,7 +193,7 @@ def _together(errors: Sequence[tuple[float, float]]) -> tuple[float, float]:
     variance = sum(error**2 for error, _ in known)
     if not variance:
         return 0.0, sum(freedom for _, freedom in known)
-    return variance**0.5, variance**2 / sum(error**4 / freedom for error, freedom in known)
+    return variance**0.5, 1 / sum((error**2 / variance) ** 2 / freedom for error, freedom in known)
 
 
 def _wilson(value: float, trials: int, networks: int) -> Estimate:
@@ -333,8 +333,10 @@ class Levene(NamedTuple):
     pvalue: float
 
 
-def levene(clean: NDArray[np.floating[Any]], tested: NDArray[np.floating[Any]], *, center: str = "mean") -> Levene:
-    """Run Levene's test with a direction on W of a clean and a tested batch, after removing outliers (Sec. 3.2.4).
+def levene(
+    clean: NDArray[np.floating[Any]], tested: NDArray[np.floating[Any]], *, center: str = "mean", outliers: bool = False
+) -> Levene:
+    """Run Levene's test with a direction on W of a clean and a tested batch, without outliers (Sec. 3.2.4).
 
     The score is the negative logarithm of the p-value, at most 700. It is negative if the tested batch varies more. Its absolute
     value is the undirected test of the paper.
@@ -349,6 +351,8 @@ def levene(clean: NDArray[np.floating[Any]], tested: NDArray[np.floating[Any]], 
         W of the points of each batch, at least one point each.
     center : {"mean", "median"}
         The original test of Levene, or Brown and Forsythe's variant. The paper does not say which it used.
+    outliers : bool
+        Whether outliers stay. The paper removes them; then p is no p-value, since the removal makes batches differ.
 
     Raises
     ------
@@ -362,7 +366,8 @@ def levene(clean: NDArray[np.floating[Any]], tested: NDArray[np.floating[Any]], 
     """
     if center not in ("mean", "median"):
         raise ValueError(f"center must be mean or median, got {center!r}")
-    kept = [without_outliers(_checked_batch(name, w)) for name, w in (("clean", clean), ("tested", tested))]
+    batches = [_checked_batch(name, w) for name, w in (("clean", clean), ("tested", tested))]
+    kept = batches if outliers else [without_outliers(batch) for batch in batches]
     centre_of = np.mean if center == "mean" else np.median
     deviations = [np.abs(batch - centre_of(batch)) for batch in kept]
     means, points = [own.mean() for own in deviations], sum(map(len, deviations))

@@ -161,6 +161,25 @@ def test_shares_that_differ_vary_between_networks():
     assert (found.low, found.high) == (0.0, 1.0), "Student's t would leave [0, 1]"
 
 
+@given(st.lists(st.floats(0, 2), min_size=3, max_size=30), st.lists(st.floats(0, 2), min_size=3, max_size=30))
+def test_with_outliers_and_the_median_it_is_scipys_brown_forsythe_test(clean, tested):
+    deviations = [np.abs(np.array(w) - np.median(w)) for w in (clean, tested)]
+    assume(all(np.ptp(own) > 1e-3 for own in deviations) and abs(deviations[0].mean() - deviations[1].mean()) > 1e-6)
+    found = levene(np.array(clean), np.array(tested), center="median", outliers=True)
+    assert found.pvalue == pytest.approx(stats.levene(clean, tested, center="median").pvalue, rel=1e-6)
+    assert np.sign(found.score) == np.sign(deviations[0].mean() - deviations[1].mean())
+
+
+def test_two_batches_of_one_distribution_are_told_apart_one_time_in_twenty_if_outliers_stay():
+    """Zero-inflated W of clean images: the paper's rule sees differences that are not there."""
+    rng, p = np.random.default_rng(0), {True: [], False: []}
+    for _ in range(400):
+        first, second = np.where(rng.random((2, 100)) < 0.7, 0, rng.gamma(1.2, 0.25, (2, 100)))
+        for outliers, found in p.items():
+            found.append(levene(first, second, center="median" if outliers else "mean", outliers=outliers).pvalue < 0.05)
+    assert 0.02 < np.mean(p[True]) < 0.09 and np.mean(p[False]) > 0.2
+
+
 # --- over networks -----------------------------------------------------------------------------------------------
 
 

@@ -78,9 +78,7 @@ def trained_network(spec: NetworkSpec, store: Store, device: torch.device) -> tu
     load_weights(network, path)
     digest = weights_digest(path)
     if spec in store and store.get(spec).result["weights"] != digest:
-        raise ValueError(
-            f"{path} holds other weights than the record of its network names; delete it to train the network again"
-        )
+        raise ValueError(f"{path} holds other weights than the record of its network names; delete it to train the network again")
     return data, network, digest
 
 

@@ -109,7 +109,13 @@ class Patterns(Results[Size]):
         return success_rate(arrays["predicted"], arrays["labels"], wanted)
 
     def tests(
-        self, sigma: float | None = None, *, batch: int | None = None, center: str = "mean", points: int | None = None
+        self,
+        sigma: float | None = None,
+        *,
+        batch: int | None = None,
+        center: str = "mean",
+        points: int | None = None,
+        outliers: bool = False,
     ) -> pd.DataFrame:
         """Levene's test of every batch against a clean batch of the same network.
 
@@ -119,9 +125,10 @@ class Patterns(Results[Size]):
             The first noise level of the size when not given.
         batch : int, optional
             Points in a batch; all when not given. A smaller one gives several batches of different points.
-        center : {"mean", "median"}
+        center, outliers
+            As for :func:`bslib.statistics.levene`: "median" with outliers is Brown and Forsythe's test, which is calibrated.
         points : int, optional
-            Use only so many points in all.
+            The number of points to use; all when not given.
 
         Returns
         -------
@@ -129,13 +136,13 @@ class Patterns(Results[Size]):
             Columns network (its number), carried ("own", "unseen" or "nothing"), trigger, success (of the network's own trigger),
             score and p (:func:`bslib.statistics.levene`).
         """
-        return self._tests_once(self.size.sigmas[0] if sigma is None else sigma, batch, center, points).copy()
+        return self._tests_once(self.size.sigmas[0] if sigma is None else sigma, batch, center, points, outliers).copy()
 
     @cached_property
     def _tests_once(self) -> Callable[..., pd.DataFrame]:
         return functools.cache(self._tests)  # many areas use the same tests
 
-    def _tests(self, sigma: float, batch: int | None, center: str, points: int | None) -> pd.DataFrame:
+    def _tests(self, sigma: float, batch: int | None, center: str, points: int | None, outliers: bool) -> pd.DataFrame:
         rows = []
         for number, network in enumerate(self.networks):
             own = network.attack.trigger if network.attack else None
@@ -144,7 +151,7 @@ class Patterns(Results[Size]):
                 tested = self._w(batch_of(self.size, network, trigger, sigma), sigma)
                 carried = "nothing" if trigger == 0 else "own" if trigger == own else "unseen"
                 for first, second in _batches(clean[:points], tested[:points], batch):
-                    found = levene(first, second, center=center)
+                    found = levene(first, second, center=center, outliers=outliers)
                     rows.append((number, carried, trigger, success, found.score, found.pvalue))
         return pd.DataFrame(rows, columns=["network", "carried", "trigger", "success", "score", "p"])
 
@@ -250,7 +257,8 @@ class Patterns(Results[Size]):
         -------
         DataFrame
             Columns network, backdoored, class, own (whether it is the class of the network's backdoor), norm, index (of the
-            network), success (on the images that made it), success on test images and on training images, sigma, score, p and W.
+            network), success (on the images that made it), success on test images and on training images, sigma, score and p of
+            the paper's test, calibrated score and p of Brown and Forsythe's, and W.
         """
         rows = []
         for number, network in enumerate(self.networks):
@@ -265,9 +273,10 @@ class Patterns(Results[Size]):
                 for k, w in enumerate(self._w(counted, sigma).reshape(len(norms), -1)):
                     about = (number, target is not None, k, target == k, float(norms[k]), record.result["anomaly_index"])
                     success = (float(record.arrays[f"success{part}"][k]) for part in PARTS)
-                    rows.append((*about, *success, sigma, *levene(clean, w), float(w.mean())))
+                    calibrated = levene(clean, w, center="median", outliers=True)
+                    rows.append((*about, *success, sigma, *levene(clean, w), *calibrated, float(w.mean())))
         names = ["network", "backdoored", "class", "own", "norm", "index", *(f"success{part}" for part in PARTS)]
-        return pd.DataFrame(rows, columns=[*names, "sigma", "score", "p", "W"])
+        return pd.DataFrame(rows, columns=[*names, "sigma", "score", "p", "calibrated score", "calibrated p", "W"])
 
     def comparison_table(self) -> str:
         """Neural Cleanse on one network with few and with the authors' number of images per step, as a Markdown table."""
@@ -409,6 +418,8 @@ class Patterns(Results[Size]):
             clean = candidates[~candidates["backdoored"]]
             less = clean["W"] - [self._clean(self.networks[k], sigma).mean() for k in clean["network"]]
             found[f"candidates_found.{data}"] = _over_networks(candidates, (candidates["p"] < 0.05) & (candidates["score"] > 0))
+            calibrated = (candidates["calibrated p"] < 0.05) & (candidates["calibrated score"] > 0)
+            found[f"candidates_found_calibrated.{data}"] = _over_networks(candidates, calibrated)
             log_p = -candidates["score"].abs() / np.log(10)
             found[f"candidates_p_varies.{data}"] = _over_networks(
                 candidates, (log_p - log_p.groupby(candidates["network"]).transform("median")).abs()
@@ -429,6 +440,7 @@ class Patterns(Results[Size]):
         nothing, unseen = (tests[tests["carried"] == carried] for carried in ("nothing", "unseen"))
         found = {
             f"clean_told_apart.{data}": _over_networks(nothing, nothing["p"] < 0.05),
+            f"clean_told_apart_calibrated.{data}": self._told_apart("nothing"),
             f"unseen_vary_more.{data}": _over_networks(unseen, (unseen["p"] < 0.05) & (unseen["score"] < 0)),
         }
         compared = {*COMPARED_SIGMAS} & {*self.sigmas}
@@ -450,6 +462,12 @@ class Patterns(Results[Size]):
             found[f"own_less_clean.{data}.{trigger}"] = _over_networks(some, less)
             found[f"own_success.{data}.{trigger}"] = _over_networks(some, some["success"], share=True)
         return found
+
+    def _told_apart(self, carried: str) -> Estimate:
+        """The fraction of batches that Brown and Forsythe's test tells from clean ones at 5 %, outliers included."""
+        tests = self.tests(center="median", outliers=True)
+        some = tests[tests["carried"] == carried]
+        return _over_networks(some, some["p"] < 0.05)
 
     def _score_of(self, spec: DetectorSpec, at: int) -> float:
         """Levene's score of the batch that carries what ``spec`` carries, with ``pattern_points`` points."""
