@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import sys
 from functools import cache
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -53,7 +53,8 @@ def _fits(value: Any, hint: Any, *, signed: bool) -> bool:
         pairs = zip(value, parts, strict=False)
         return len(value) == len(parts) and all(_fits(one, part, signed=signed) for one, part in pairs)
     if hint in (int, float):
-        return type(value) in (int, hint) and (signed or value >= 0) and -math.inf < value < math.inf
+        # Neither NaN nor infinity, nor an integer that is too large for a float, is below the largest float.
+        return type(value) in (int, hint) and (signed or value >= 0) and abs(value) <= sys.float_info.max
     return isinstance(value, hint)
 
 

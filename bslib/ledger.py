@@ -172,7 +172,7 @@ def findings_of(chapter: str) -> list[Finding]:
     """The findings of a chapter.
 
     >>> findings_of("parameters")[0].id
-    'growth-is-bias'
+    'short-copies'
     """
     found = _data(chapter).get("finding", [])
     return [Finding(**{**finding, "tests": tuple(Test(**test) for test in finding["tests"])}) for finding in found]

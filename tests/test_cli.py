@@ -112,7 +112,7 @@ def test_run_hands_its_options_on(tiny, tmp_path, monkeypatch):
     result = bslib_("run", "--profile", "paper", "--store", store, "--device", "cuda:1", "--jobs", 3, "--seed", 7)
     assert result.exit_code == 0, result.output
     ((specs, target, more),) = calls
-    assert specs == [spec for chapter in CHAPTERS for spec in plan_of(chapter, "paper", seed=7)]
+    assert specs == list(dict.fromkeys(spec for chapter in CHAPTERS for spec in plan_of(chapter, "paper", seed=7)))
     assert target.folder == store and more == {"device": "cuda:1", "jobs": 3, "scheduler": None}
     assert f"0 of {len(specs)} records" in result.stdout
 

@@ -87,7 +87,7 @@ def replicates(pairs: pd.DataFrame, statistic: Callable[[Columns], Any]) -> Repl
 
 
 def correlations(pairs: pd.DataFrame, below: float) -> dict[str, Any]:
-    """Kendall's tau and Pearson's r of the pairs with a success of at least ``below``, as :meth:`Correlation.correlation`."""
+    """Kendall's tau and Pearson's r of the pairs with a success of at least ``below``, with intervals and p-values."""
     kept = pairs[pairs["success"] >= below]
     if kept.empty:
         none = Estimate(float("nan"), float("nan"), float("nan"), 0)
