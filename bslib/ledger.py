@@ -127,15 +127,15 @@ class Finding:
         What has to hold for the sentence to be true.
     headline : bool
         Whether the landing page has it.
-    short : bool
-        Whether it is one of the lines that a chapter and the landing page begin with.
+    short : int
+        Its place among the lines with which the landing page begins, and its chapter; 0 for none.
     """
 
     id: str
     says: str
     tests: tuple[Test, ...]
     headline: bool = False
-    short: bool = False
+    short: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

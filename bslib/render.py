@@ -95,8 +95,10 @@ def in_short(numbers: Mapping[str, Estimates]) -> str:
     (Not yet run.)
     :::
     """
-    lists = [_as_list([f for f in findings_of(chapter) if f.short], own, bold=True) for chapter, own in numbers.items()]
-    lines = [line for line in lists if line]
+    ranked = [
+        (finding.short, _as_list([finding], own, bold=True)) for name, own in numbers.items() for finding in findings_of(name)
+    ]
+    lines = [line for rank, line in sorted(ranked) if rank and line]
     if len(numbers) > 1:
         lines.append(f"- **How sure.** {score(entries(numbers))}.")
     return "\n".join([":::{admonition} In short", *(lines or ["(Not yet run.)"]), ":::"])
