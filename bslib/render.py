@@ -95,10 +95,9 @@ def in_short(numbers: Mapping[str, Estimates]) -> str:
     (Not yet run.)
     :::
     """
-    ranked = [
-        (finding.short, _as_list([finding], own, bold=True)) for name, own in numbers.items() for finding in findings_of(name)
-    ]
-    lines = [line for rank, line in sorted(ranked) if rank and line]
+    chosen = [(f, own) for name, own in numbers.items() for f in findings_of(name) if f.short]
+    chosen.sort(key=lambda pair: pair[0].short)
+    lines = [line for finding, own in chosen if (line := _as_list([finding], own, bold=True))]
     if len(numbers) > 1:
         lines.append(f"- **How sure.** {score(entries(numbers))}.")
     return "\n".join([":::{admonition} In short", *(lines or ["(Not yet run.)"]), ":::"])
