@@ -48,8 +48,8 @@ def _batch(spec: CountsSpec, data: Dataset) -> np.ndarray:
 
 def compare(old: Record, new: Record) -> tuple[bool, str]:
     """Whether counts of one network agree up to noise and rounding: tests the mean difference of W, in standard errors."""
-    if np.array_equal(new.arrays["counts"], old.arrays["counts"]) or new.arrays["counts"].shape[-2] < 2:
-        same = np.array_equal(new.arrays["counts"], old.arrays["counts"])
+    same = np.array_equal(new.arrays["counts"], old.arrays["counts"])
+    if same or new.arrays["counts"].shape[-2] < 2:
         return same, "the counts are the same" if same else "the counts of one point differ"
     difference = entropy(new.arrays["counts"]) - entropy(old.arrays["counts"])
     mean, error = difference.mean(-1), difference.std(-1, ddof=1) / difference.shape[-1] ** 0.5

@@ -114,6 +114,7 @@ def estimates(pairs: pd.DataFrame, of: Mapping[str, Statistic]) -> dict[str, Est
 
 
 def columns_of(pairs: pd.DataFrame) -> Columns:
+    """The columns of a table of pairs that statistics read, as arrays."""
     return {name: pairs[name].to_numpy() for name in ("trigger", "class", "success", "W", "clean W")}
 
 
@@ -132,10 +133,12 @@ def kendall_tau(pairs: Columns) -> float:
 
 
 def pearson_r(pairs: Columns) -> float:
+    """Pearson's r of success and W; NaN with fewer than ``FEWEST_PAIRS`` pairs."""
     return pearson(pairs["success"], pairs["W"]) if len(pairs["W"]) >= FEWEST_PAIRS else float("nan")
 
 
 def pearson(x: Floats, y: Floats) -> float:
+    """Pearson's r; NaN if either array is constant or has fewer than two values."""
     if len(x) < 2 or not (np.ptp(x) > 1e-12 and np.ptp(y) > 1e-12):  # NaN included
         return float("nan")
     return float(np.corrcoef(x, y)[0, 1])
@@ -147,6 +150,7 @@ def mean_difference(values: Floats, others: Floats) -> float:
 
 
 def median(values: Floats) -> float:
+    """The median; NaN of no values."""
     return float(np.median(values)) if len(values) else float("nan")
 
 
