@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
-__all__ = ["DRAWINGS", "PAPERS", "changed_digests", "digest"]
+__all__ = ["DRAWINGS", "PAPERS", "changed_digests", "digest", "drawing", "square"]
 
 #: The triggers by their number in Fig. 3: # is white, a digit is grey (9 is white), . is black, a blank is transparent.
 #: The last row and column are the edge of the image.
@@ -82,13 +82,53 @@ _FIRST: dict[int, str] = {
 PAPERS = tuple(_FIRST)
 
 
+def square(side: int, grey: int) -> int:
+    """Return the number of a square trigger, one pixel away from the edges like the paper's: 100, ten times the side, the grey.
+
+    Parameters
+    ----------
+    side : int
+        Pixels, from 1 to 8.
+    grey : int
+        Ninths of white, from 1 to 9.
+
+    Raises
+    ------
+    ValueError
+        For another side or grey.
+
+    >>> square(3, 9), drawing(139)
+    (139, ('999 ', '999 ', '999 ', '    '))
+    """
+    if side not in range(1, 9) or grey not in range(1, 10):
+        raise ValueError(f"a square has a side from 1 to 8 and a grey from 1 to 9, got {side!r} and {grey!r}")
+    return 100 + 10 * side + grey
+
+
+def drawing(number: int) -> tuple[str, ...]:
+    """Return the drawing of a trigger: one of :data:`DRAWINGS`, or a square (:func:`square`).
+
+    Raises
+    ------
+    ValueError
+        If there is no trigger with this number; the message names those that there are.
+    """
+    if number in DRAWINGS:
+        return DRAWINGS[number]
+    side, grey = divmod(number - 100, 10) if isinstance(number, int) else (0, 0)
+    if side not in range(1, 9) or grey not in range(1, 10):
+        numbers = ", ".join(map(str, DRAWINGS))
+        raise ValueError(f"trigger must be one of {numbers}, or the number of a square such as {square(3, 9)}, got {number!r}")
+    return (*[str(grey) * side + " "] * side, " " * (side + 1))
+
+
 def digest(number: int) -> str:
     """Return the digest of a drawing, 16 hexadecimal digits. If it changes, records of the trigger must be recomputed.
 
     >>> digest(1) == digest(1) != digest(2)
     True
     """
-    return hashlib.sha256("\n".join(DRAWINGS[number]).encode()).hexdigest()[:16]
+    return hashlib.sha256("\n".join(drawing(number)).encode()).hexdigest()[:16]
 
 
 def changed_digests(numbers: Iterable[int]) -> dict[str, str]:

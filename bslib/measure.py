@@ -45,6 +45,7 @@ def wobbliness(
     estimator: str = "plug-in",
     base: float | None = None,
     ids: Sequence[Hashable] | None = None,
+    mask: Tensor | None = None,
     dtype: torch.dtype | None = None,
     batch_size: int | None = None,
     engine: str | Compiled = "auto",
@@ -59,7 +60,7 @@ def wobbliness(
 
     Parameters
     ----------
-    model, x, seed, ids, dtype, batch_size, engine, output, stochastic, progress
+    model, x, seed, ids, mask, dtype, batch_size, engine, output, stochastic, progress
         As for :func:`class_counts`.
     sigma : float or sequence of S floats
         Standard deviation of the noise, in units of the features.
@@ -87,7 +88,7 @@ def wobbliness(
     """
     log_of(base)  # reject an invalid base before the computation
     how: dict[str, Any] = {"dtype": dtype, "batch_size": batch_size, "engine": engine, "output": output, "stochastic": stochastic}
-    counts = class_counts(model, x, sigma, n, seed=seed, ids=ids, progress=progress, **how)
+    counts = class_counts(model, x, sigma, n, seed=seed, ids=ids, mask=mask, progress=progress, **how)
     if np.ndim(sigma) == 0:
         counts = counts[0]
     return entropy(counts, estimator=estimator, base=base)
@@ -101,6 +102,7 @@ def class_counts(
     *,
     seed: int,
     ids: Sequence[Hashable] | None = None,
+    mask: Tensor | None = None,
     dtype: torch.dtype | None = None,
     batch_size: int | None = None,
     engine: str | Compiled = "auto",
@@ -133,6 +135,9 @@ def class_counts(
     ids : sequence of B hashables, optional
         Keys of each image's noise, ints or strings; by default its float32 pixels. A clean image and its triggered copy get the
         same noise if they have the same id.
+    mask : bool Tensor, shape (...), optional
+        Where noise is added; the other features stay as they are. The noise is that of the call without a mask, so results are
+        paired. Everywhere by default.
     dtype : torch.dtype, optional
         Precision of the forward passes. The default is bfloat16 with near ties in float32 where the hardware multiplies in
         bfloat16 (:class:`bslib.engine.NearTieFallback`); this gives the labels of float32. ``torch.float32`` uses float32 only.
@@ -159,7 +164,7 @@ def class_counts(
     ------
     ValueError
         If sigma is negative or not finite, n is below 1, the batch is empty, x is not float32, is not finite or is on another
-        device than the model, ids do not fit, the engine is unknown, or the model's output is not (b, C), contains NaN or differs
+        device than the model, ids or mask do not fit, the engine is unknown, or the model's output is not (b, C), contains NaN or differs
         between evaluations of the same image. The message names the value received.
 
     Warns
@@ -175,6 +180,8 @@ def class_counts(
     sigmas, prefixes = _checked_sigmas(sigma), _checked_prefixes(n)
     check_points(model, x)
     keys = _point_keys(x, ids, seed)
+    if mask is not None and (mask.dtype != torch.bool or mask.shape != x.shape[1:]):
+        raise ValueError(f"mask must be bool of shape {tuple(x.shape[1:])}, got {mask.dtype} of shape {tuple(mask.shape)}")
     order = sorted(set(prefixes))
     edges = torch.tensor(order, device=x.device)
     if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
@@ -186,10 +193,11 @@ def class_counts(
         if not isinstance(engine, Compiled):
             engine = compile_for_inference(network, x, engine=engine, dtype=dtype, passes=total, stochastic=stochastic)
         for batch in _batches(keys, order[-1], x, batch_size or engine.batch_size):
+            noise = batch.noise if mask is None else batch.noise * mask.to(x.device)
             segment = torch.bucketize(batch.sample, edges, right=True)  # the first prefix that includes each sample
             images = x[batch.point]
             for s, level in enumerate(sigmas):
-                logits = engine.network(torch.add(images, batch.noise, alpha=level))
+                logits = engine.network(torch.add(images, noise, alpha=level))
                 labels = _labels(logits)
                 if counts is None:
                     counts = torch.zeros(len(sigmas), len(order), len(x), logits.shape[1], dtype=torch.int64, device=x.device)

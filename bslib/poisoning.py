@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 from bslib.threat_models import ThreatModel, threat_model_named
 from bslib.triggers import Trigger
 
-__all__ = ["Poisoned", "poison"]
+__all__ = ["Poisoned", "cover", "poison"]
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,48 @@ def poison(
     poisoned_images[chosen] = trigger(images[chosen])
     poisoned_labels[chosen] = wanted[chosen]
     return Poisoned(poisoned_images, poisoned_labels, chosen)
+
+
+def cover(
+    poisoned: Poisoned, clean: Tensor, trigger: Trigger, *, count: int, sigmas: Sequence[float], seed: int
+) -> tuple[Tensor, Tensor]:
+    """Add images with the trigger, Gaussian noise and their true labels to a poisoned training set.
+
+    A network that is trained on it learns that the trigger means nothing once there is noise, which hides the backdoor from W.
+
+    Parameters
+    ----------
+    poisoned : Poisoned
+    clean : uint8 Tensor, shape (N, C, H, W)
+        The images before poisoning.
+    trigger : Trigger
+    count : int
+        Number of images to add. They are drawn from those that are not poisoned, again and again if there are too few.
+    sigmas : sequence of float
+        Noise levels, on the scale from 0 to 1; the images have them in turn. As in any image file, the sum is rounded and clipped.
+    seed : int
+        Seed of the choice of images and of the noise.
+
+    Returns
+    -------
+    images : uint8 Tensor, shape (N + count, C, H, W)
+    labels : int64 Tensor, shape (N + count,)
+
+    >>> x, y = torch.zeros(100, 1, 8, 8, dtype=torch.uint8), torch.arange(100) % 10
+    >>> dot = Trigger.from_image(torch.ones(1, 1))
+    >>> poisoned = poison(x, y, dot, "T1", target=3, classes=10, seed=0)
+    >>> images, labels = cover(poisoned, x, dot, count=60, sigmas=[0.1], seed=0)
+    >>> images.shape, labels[100:].unique().numel()
+    (torch.Size([160, 1, 8, 8]), 10)
+    """
+    rng = np.random.default_rng([seed, 7])
+    left = np.setdiff1d(np.arange(len(clean)), poisoned.rows.numpy())
+    chosen = torch.from_numpy(np.concatenate([rng.permutation(left) for _ in range(-(-count // len(left)))])[:count])
+    stamped = trigger(clean[chosen])
+    levels = np.resize(np.asarray(sigmas, dtype=np.float32), count).reshape(-1, 1, 1, 1)
+    noise = torch.from_numpy(255 * levels * rng.standard_normal(stamped.shape, dtype=np.float32))
+    noisy = (stamped + noise).round().clamp(0, 255).to(torch.uint8)
+    return torch.cat([poisoned.images, noisy]), torch.cat([poisoned.labels, poisoned.labels[chosen]])
 
 
 def _from_every_class(labels: np.ndarray, count: int, classes: int, rng: np.random.Generator) -> np.ndarray:

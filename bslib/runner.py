@@ -121,7 +121,7 @@ def run(
 def run_group(group: Group, store: Store, device: str, *, wait: bool = True, progress: bool = True) -> Iterator[Spec]:
     """Compute the missing records of specs that share one network; yields each spec when its record is written.
 
-    The network is retrained if its weights file is missing or does not match its record. Records measured on other weights are
+    A network and what treatments make of it count as one. The network is retrained if its weights file is missing or does not match its record. Records measured on other weights are
     then recomputed, so that all records of a network refer to the same weights. If another run is processing the same network,
     wait for it if ``wait`` is true; otherwise do nothing.
     """
@@ -129,14 +129,15 @@ def run_group(group: Group, store: Store, device: str, *, wait: bool = True, pro
     torch.set_num_threads(THREADS)
     try:
         with _alone(group, store, wait=wait) as alone:
-            network = group[0].on_network
-            if alone and network is not None and missing_specs(group, store) and not _has_weights(network, store):
-                store.put(compute(network, store, device=device, progress=progress))
-                checkpoint_path(network, store, device).unlink(missing_ok=True)
-                yield network
-            for spec in missing_specs(group, store) if alone else ():
-                store.put(compute(spec, store, device=device, progress=progress))
-                yield spec
+            for own in _by_network(group) if alone else ():
+                for network in _lineage(own[0]):
+                    if missing_specs(own, store) and not _has_weights(network, store):
+                        store.put(compute(network, store, device=device, progress=progress))
+                        checkpoint_path(network, store, device).unlink(missing_ok=True)
+                        yield network
+                for spec in missing_specs(own, store):
+                    store.put(compute(spec, store, device=device, progress=progress))
+                    yield spec
     finally:
         torch.set_num_threads(threads)
 
@@ -171,7 +172,7 @@ def _stages(plan: Iterable[Spec]) -> list[list[Group]]:
     seen: set[Spec] = set()
     last = None
     for spec in plan:
-        needs = spec.on_network or spec
+        needs = _shared(spec)
         if needs in seen and needs != last:
             stages.append([])
             seen.clear()
@@ -185,8 +186,27 @@ def _groups(plan: Iterable[Spec]) -> list[Group]:
     """Group the plan by network; a spec that needs no network forms its own group."""
     groups: dict[Spec, Group] = {}
     for spec in plan:
-        groups.setdefault(spec.on_network or spec, []).append(spec)
+        groups.setdefault(_shared(spec), []).append(spec)
     return list(groups.values())
+
+
+def _shared(spec: Spec) -> Spec:
+    """What the specs of a group have in common: the network before any treatment, or the spec itself."""
+    return spec if spec.on_network is None else spec.on_network.untreated
+
+
+def _by_network(group: Group) -> list[Group]:
+    """Split a group into the specs of each network, treated or not."""
+    parts: dict[Spec, Group] = {}
+    for spec in group:
+        parts.setdefault(spec.on_network or spec, []).append(spec)
+    return list(parts.values())
+
+
+def _lineage(spec: Spec) -> list[NetworkSpec]:
+    """The networks whose weights a spec needs, in the order in which they are made."""
+    network = spec.on_network
+    return [] if network is None else list(dict.fromkeys([network.untreated, network]))
 
 
 def _has_weights(network: NetworkSpec, store: Store) -> bool:
@@ -195,7 +215,7 @@ def _has_weights(network: NetworkSpec, store: Store) -> bool:
 
 
 def _alone(group: Group, store: Store, *, wait: bool = True) -> AbstractContextManager[bool]:
-    needs = group[0].on_network or group[0]
+    needs = _shared(group[0])
     return locked(store.folder / needs.kind / f"{needs.key}.lock", wait=wait)
 
 

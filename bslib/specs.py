@@ -21,7 +21,7 @@ from bslib.datasets import class_count
 from bslib.drawings import PAPERS
 from bslib.entropy import entropy
 from bslib.fields import check_fields
-from bslib.threat_models import threat_model_named
+from bslib.threat_models import ThreatModel, threat_model_named
 
 __all__ = [
     "AttackSpec",
@@ -30,12 +30,14 @@ __all__ = [
     "CountsSpec",
     "DetectorSpec",
     "ImagesSpec",
+    "MarginsSpec",
     "MeasuredSpec",
     "NetworkSpec",
     "PredictionsSpec",
     "ScoresSpec",
     "Spec",
     "ToySpec",
+    "TreatmentSpec",
     "TriggeredSpec",
     "UniversalSpec",
     "spec_from",
@@ -112,12 +114,33 @@ class AttackSpec(Spec):
         A pattern of :mod:`bslib.triggers`.
     target : int, optional
         The target class, if the threat model has one.
+    poisons : int, optional
+        Number of poisoned images; the threat model's own if None.
+    covers : int, optional
+        Number of further images with the trigger, noise and their true labels, with which the attacker hides the backdoor from W
+        (:func:`bslib.poisoning.cover`).
+    cover_sigmas : tuple of float, optional
+        The noise levels of the covers.
     """
 
     kind: ClassVar[str] = "attack"
     threat_model: str
     trigger: int
     target: int | None = None
+    poisons: int | None = None
+    covers: int | None = None
+    cover_sigmas: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.covers is None) != (self.cover_sigmas is None) or self.cover_sigmas == ():
+            raise ValueError(f"covers need their number and noise levels, got {self.covers} covers of sigmas {self.cover_sigmas}")
+
+    @property
+    def model(self) -> ThreatModel:
+        """The threat model, with this attack's number of poisons."""
+        named = threat_model_named(self.threat_model)
+        return named if self.poisons is None else dataclasses.replace(named, count=self.poisons)
 
     def target_labels(self, labels: NDArray[Any], classes: int) -> NDArray[Any]:
         """Return the label that the attacker wants for each triggered image.
@@ -126,11 +149,46 @@ class AttackSpec(Spec):
         >>> AttackSpec(threat_model="T1", trigger=1, target=3).target_labels(np.array([0, 9]), 10).tolist()
         [3, 3]
         """
-        return threat_model_named(self.threat_model).target_labels(labels, target=self.target, classes=classes)
+        return self.model.target_labels(labels, target=self.target, classes=classes)
 
     def without_seeds(self) -> Self:
         """Return the attack with any target class set to 0, because the target follows from the network's seed."""
         return self if self.target is None else dataclasses.replace(self, target=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TreatmentSpec(Spec):
+    """What a defender does to a trained network (:mod:`bslib.treatments`); part of a :class:`NetworkSpec`.
+
+    Parameters
+    ----------
+    method : {"fine-tune", "prune", "unlearn"}
+        Training on clean images; pruning of filters; training on images with the trigger and their true labels.
+    images : int
+        Number of clean training images that the defender has, drawn with the network's seed.
+    epochs : int
+        Passes over these images, after the pruning if there is any; 0 trains nothing.
+    learning_rate : float, optional
+        Peak learning rate of the training.
+    fraction : float, optional
+        Fraction of the filters that are pruned, or of the images that carry the trigger.
+    """
+
+    kind: ClassVar[str] = "treatment"
+    method: str
+    images: int
+    epochs: int
+    learning_rate: float | None = None
+    fraction: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.method not in ("fine-tune", "prune", "unlearn"):
+            raise ValueError(f"a treatment is fine-tune, prune or unlearn, got {self.method!r}")
+        if (self.epochs > 0) != (self.learning_rate is not None):
+            raise ValueError(f"training needs epochs and a learning rate, got {self.epochs} and {self.learning_rate}")
+        if (self.method == "fine-tune") != (self.fraction is None) or (self.fraction or 0) > 1:
+            raise ValueError(f"a fraction from 0 to 1 goes with prune and unlearn alone, got {self.method} and {self.fraction}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +210,10 @@ class NetworkSpec(Spec):
         As for :func:`bslib.training.train`.
     attack : AttackSpec, optional
         The attack that poisons the training set, with ``seed``; None for a clean network.
+    noise : float, optional
+        Standard deviation of Gaussian noise that is added to every training image, anew in each step; None for no noise.
+    treatment : TreatmentSpec, optional
+        What a defender does to the network afterwards.
     """
 
     kind: ClassVar[str] = "network"
@@ -165,6 +227,8 @@ class NetworkSpec(Spec):
     weight_decay: float = 5e-4
     augment: bool = False
     attack: AttackSpec | None = None
+    noise: float | None = None
+    treatment: TreatmentSpec | None = None
 
     @property
     def triggers(self) -> tuple[int, ...]:
@@ -177,8 +241,20 @@ class NetworkSpec(Spec):
         return self
 
     @property
+    def untreated(self) -> NetworkSpec:
+        """The network before its treatment; the network itself if there is none."""
+        return self if self.treatment is None else dataclasses.replace(self, treatment=None)
+
+    @property
+    def needs(self) -> dict[str, Spec]:
+        """The network before its treatment, identified by the digest of its weights."""
+        return {} if self.treatment is None else {"weights before": self.untreated}
+
+    @property
     def work(self) -> float:
         """Number of training images times epochs; a full training set counts as 50,000 images."""
+        if self.treatment is not None:
+            return max(1, self.treatment.epochs) * self.treatment.images
         return self.epochs * (self.train_size or 50_000)
 
     def summary(self, result: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
@@ -346,6 +422,9 @@ class CountsSpec(CarryingSpec):
         a trigger.
     held_out : bool, optional
         If True, draw from the half of the test set that no pattern is crafted on.
+    noise_on : {"trigger", "rest"}, optional
+        The pixels that the noise falls on: those of the trigger (of the network's own on images without one), or all others.
+        The other pixels stay as they are. Every pixel if None.
     """
 
     kind: ClassVar[str] = "counts"
@@ -356,9 +435,12 @@ class CountsSpec(CarryingSpec):
     by_class: bool | None = None
     paired: bool | None = None
     held_out: bool | None = None
+    noise_on: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.noise_on is not None and (self.noise_on not in ("trigger", "rest") or not self.triggers or self.pattern):
+            raise ValueError(f"noise falls on the pixels of the trigger or the rest, got {self.noise_on!r} and {self.triggers}")
         if self.by_class and self.held_out:
             raise ValueError("by_class draws from the whole test set, and held_out from half of it: choose one")
         if self.paired and isinstance(self.pattern, CleanseSpec):
@@ -395,6 +477,30 @@ class PredictionsSpec(TriggeredSpec):
     def summary(self, result: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
         """The fraction of images whose predicted label is the true label."""
         return np.array([(arrays["predicted"] == arrays["labels"]).mean()])
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarginsSpec(TriggeredSpec):
+    """The logit margins of a network: the largest logit minus the second largest, without noise.
+
+    Its record holds margins (B,), and the predicted and the true labels (B,).
+
+    Parameters
+    ----------
+    trigger
+        As in :class:`TriggeredSpec`.
+    points : int
+        Number of test images, drawn with ``seed`` from the half of the test set that no pattern is crafted on.
+    seed : int
+    """
+
+    kind: ClassVar[str] = "margins"
+    points: int
+    seed: int
+
+    def summary(self, result: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+        """The median margin."""
+        return np.array([np.median(arrays["margins"])])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -520,8 +626,8 @@ class ToySpec(Spec):
 _KINDS: dict[str, type[Spec]] = {
     spec.kind: spec
     for spec in (
-        AttackSpec, CleanseSpec, CountsSpec, DetectorSpec, ImagesSpec, NetworkSpec, PredictionsSpec, ScoresSpec, ToySpec,
-        UniversalSpec,
+        AttackSpec, CleanseSpec, CountsSpec, DetectorSpec, ImagesSpec, MarginsSpec, NetworkSpec, PredictionsSpec, ScoresSpec,
+        ToySpec, TreatmentSpec, UniversalSpec,
     )
 }  # fmt: skip
 

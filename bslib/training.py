@@ -46,6 +46,7 @@ def train(
     batch_size: int = 128,
     weight_decay: float = 5e-4,
     augment: bool = False,
+    noise: float = 0.0,
     dtype: torch.dtype = torch.float32,
     checkpoint: Path | None = None,
     description: str = "training",
@@ -70,6 +71,8 @@ def train(
     weight_decay : float
     augment : bool
         Apply random shifts of up to 4 pixels and random mirroring.
+    noise : float
+        Standard deviation of Gaussian noise that is added to each image, anew in each step.
     dtype : torch.dtype
         Precision of the forward pass. Precisions below float32 use autocast.
     checkpoint : Path, optional
@@ -120,6 +123,8 @@ def train(
             batch = shifted_and_mirrored(images[chosen], seed=[seed, epochs, step]) if augment else images[chosen]
             _set_rate(optimizer, learning_rate * float(np.interp(step, [0, total / 4, total], [0.1, 1, 0])))
             x, y = to_float(batch), labels[chosen]
+            if noise:
+                x += noise * _normal(x, seed=[seed, epochs, step])
             if take_step is None:
                 graphed = device.type == "cuda" and total - step > GRAPH_STEPS
                 take_step = (_graphed_step if graphed else _plain_step)(network, optimizer, x, y, dtype)
@@ -167,6 +172,12 @@ def shifted_and_mirrored(images: Tensor, *, seed: list[int]) -> Tensor:
         for index in (np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :])
     )
     return functional.pad(images, (4, 4, 4, 4))[which, :, down, across].permute(0, 3, 1, 2)
+
+
+def _normal(like: Tensor, *, seed: list[int]) -> Tensor:
+    """Standard normal noise of a tensor's shape on its device; a function of the seed and of the kind of device."""
+    number = int(np.random.SeedSequence([*seed, 8]).generate_state(1)[0])
+    return torch.randn(like.shape, generator=torch.Generator(like.device).manual_seed(number), device=like.device)
 
 
 def save_weights(network: nn.Module, path: Path, **also: Tensor) -> None:

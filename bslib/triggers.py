@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bslib.drawings import DRAWINGS
+from bslib.drawings import DRAWINGS, drawing
 
 __all__ = ["PATTERNS", "Trigger", "pattern"]
 
@@ -70,6 +70,17 @@ class Trigger:
             return cls(values[-1], values[:-1])
         return cls(torch.ones(values.shape[-2:], dtype=torch.bool) if mask is None else mask, values)
 
+    def region(self, images: Tensor) -> Tensor:
+        """Return the pixels that the trigger changes, bool (C, H, W), for images (..., C, H, W).
+
+        >>> Trigger.from_image(torch.ones(1, 1)).region(torch.zeros(1, 2, 2)).tolist()
+        [[[False, False], [False, True]]]
+        """
+        whole = torch.zeros(images.shape[-3:], dtype=torch.bool)
+        h, w = self.mask.shape[-2:]
+        whole[..., whole.shape[-2] - h :, whole.shape[-1] - w :] = self.mask > 0
+        return whole
+
     def __call__(self, images: Tensor) -> Tensor:
         """Return a copy of the images with the trigger.
 
@@ -127,11 +138,9 @@ PATTERNS: dict[int, Trigger] = {number: _drawn(*rows) for number, rows in DRAWIN
 
 
 def pattern(number: int) -> Trigger:
-    """Return the trigger with this number; raise a ValueError with the valid numbers if there is none.
+    """Return the trigger with this number: one of :data:`PATTERNS` or a square; raise a ValueError if there is none.
 
-    >>> int(pattern(1).mask.sum())
-    4
+    >>> int(pattern(1).mask.sum()), int(pattern(139).mask.sum())
+    (4, 9)
     """
-    if number not in PATTERNS:
-        raise ValueError(f"trigger must be one of {', '.join(map(str, PATTERNS))}, got {number!r}")
-    return PATTERNS[number]
+    return PATTERNS[number] if number in PATTERNS else _drawn(*drawing(number))

@@ -24,6 +24,10 @@ CHAPTERS = (
     "surface",
     "correlation",
     "patterns",
+    "origin",
+    "defence",
+    "hiding",
+    "mitigation",
 )
 
 

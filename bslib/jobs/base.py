@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from bslib.datasets import Dataset, load, to_float
-from bslib.engine import fast_dtype
 from bslib.networks import build
 from bslib.patterns.neural_cleanse import patched
 from bslib.patterns.universal import perturbed
@@ -106,7 +105,5 @@ def carrying(spec: CarryingSpec, images: Tensor, store: Store) -> tuple[list[Ten
 
 
 def checkpoint_path(spec: NetworkSpec, store: Store, device: torch.device | str) -> Path:
-    """Return the checkpoint path of an unfinished training, which is specific to the device and the precision."""
-    device, dtype = torch.device(device), fast_dtype(torch.device(device))
-    kind = f"{device.type}-{str(dtype).removeprefix('torch.')}"
-    return store.weights_path(spec).with_suffix(f".{kind}.checkpoint.safetensors")
+    """Return the checkpoint path of an unfinished training, which is specific to the kind of device."""
+    return store.weights_path(spec).with_suffix(f".{torch.device(device).type}.checkpoint.safetensors")

@@ -14,6 +14,7 @@ from bslib.measure import class_counts, predict
 from bslib.specs import CountsSpec
 from bslib.statistics import within_chance
 from bslib.store import Record, Store
+from bslib.triggers import pattern
 
 
 def compute(spec: CountsSpec, store: Store, device: torch.device, progress: bool) -> Parts:
@@ -23,9 +24,14 @@ def compute(spec: CountsSpec, store: Store, device: torch.device, progress: bool
     batches, crafted = carrying(spec, data.test_images[chosen], store)
     images = torch.cat(batches).to(device)
     ids = chosen.tolist() if spec.paired else None
+    mask = None
+    if spec.noise_on is not None:
+        region = pattern(spec.triggers[-1]).region(images)
+        mask = region if spec.noise_on == "trigger" else ~region
     with evaluating(network) as logits:
         engine = compile_for_inference(logits, images, passes=len(images) * max(spec.ns) * len(spec.sigmas))
-        counts = class_counts(network, images, spec.sigmas, spec.ns, seed=spec.seed, ids=ids, engine=engine, progress=progress)
+        how = {"seed": spec.seed, "ids": ids, "mask": mask, "engine": engine, "progress": progress}
+        counts = class_counts(network, images, spec.sigmas, spec.ns, **how)
     arrays = {
         "counts": counts.astype(np.int32),
         "images": np.tile(chosen, len(batches)),

@@ -34,9 +34,13 @@ class Size(TrainedSize):
         So many clean networks, and so many with each trigger.
     detector_only : int
         Further networks of each kind that are used only for the W detector; crafting patterns for them takes too long.
+    cleansed : int
+        So many of these, clean ones, do get Neural Cleanse's patches.
     threat_model : {"T1", "T3"}
     triggers : tuple of int
         The patterns that networks are trained on; W is measured around all six.
+    more_triggers : tuple of int
+        The patterns of further networks, which are used only for the W detector as well.
     test_images : int, optional
         Images that the success of a network's own trigger is measured on; the whole test set when not given.
     points : int
@@ -64,8 +68,10 @@ class Size(TrainedSize):
     """
 
     detector_only: int = 0
+    cleansed: int = 0
     threat_model: str
     triggers: tuple[int, ...] = (1, 3, 4)
+    more_triggers: tuple[int, ...] = ()
     test_images: int | None = None
     points: int
     sigmas: tuple[float, ...] = (0.1, 0.05, 0.25, 0.5, 0.01)
@@ -86,8 +92,13 @@ class Size(TrainedSize):
         super().__post_init__()
         if self.pattern_sigmas[:1] != self.sigmas[:1] or not {*self.pattern_sigmas} <= {*self.sigmas}:
             raise ValueError(f"pattern_sigmas must begin with the first of sigmas {self.sigmas}, got {self.pattern_sigmas}")
-        if not {*self.triggers} <= {*PAPERS}:
-            raise ValueError(f"the patterns chapter measures the triggers {PAPERS}, got {self.triggers}")
+        if not {*self.triggers, *self.more_triggers} <= {*PAPERS}:
+            raise ValueError(f"the patterns chapter measures {PAPERS}, got {self.triggers} and {self.more_triggers}")
+        if {*self.triggers} & {*self.more_triggers} or self.cleansed > self.detector_only:
+            raise ValueError(
+                f"more_triggers {self.more_triggers} must not be among triggers {self.triggers}, "
+                f"and cleansed {self.cleansed} not above detector_only {self.detector_only}"
+            )
 
 
 def plan(profile: str, *, seed: int = 0) -> list[Spec]:
@@ -96,17 +107,17 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
     Triggers come before crafted patterns, and the first network of each kind before the second, so that claims are judged early.
 
     >>> len(plan("paper"))
-    1553
+    1939
     """
     rounds = (detector_specs, universal_specs, cleanse_specs, scores_specs, level_specs, further_specs)
     specs: list[Spec] = []
     for size in sizes_of("patterns", profile):
         networks = sorted(networks_of(size, seed), key=lambda network: network.seed)
-        crafted_for = [network for network in networks if network.seed < seed + size.networks]
         specs += [pictures_of(size, seed)]
         for some in rounds:
-            chosen = networks if some in (detector_specs, level_specs) else crafted_for
+            chosen = networks if some in (detector_specs, level_specs) else crafted_networks_of(size, seed)
             specs += [spec for network in chosen for spec in some(size, network)]
+        specs += [spec for network in cleansed_networks_of(size, seed) for spec in cleanse_specs(size, network)]
         specs += compared_specs(size, seed)[1:]
     return specs
 
@@ -118,12 +129,25 @@ def pictures_of(size: Size, seed: int) -> ImagesSpec:
 
 def networks_of(size: Size, seed: int) -> list[NetworkSpec]:
     """Clean networks, and the same number with each trigger."""
-    attacks = [None, *size.triggers]
+    attacks = [None, *size.triggers, *size.more_triggers]
     return [
         size.network_spec(run) if trigger is None else size.attacked_network(run, size.threat_model, trigger)
         for trigger in attacks
         for run in range(seed, seed + size.networks + size.detector_only)
     ]
+
+
+def crafted_networks_of(size: Size, seed: int) -> list[NetworkSpec]:
+    """The networks that patterns are crafted for, and that the other detectors score, sorted by seed."""
+    last = seed + size.networks
+    chosen = [n for n in networks_of(size, seed) if n.seed < last and (n.attack is None or n.attack.trigger in size.triggers)]
+    return sorted(chosen, key=lambda network: network.seed)
+
+
+def cleansed_networks_of(size: Size, seed: int) -> list[NetworkSpec]:
+    """Further clean networks that only Neural Cleanse runs on."""
+    first = seed + size.networks
+    return [n for n in networks_of(size, seed) if n.attack is None and first <= n.seed < first + size.cleansed]
 
 
 def detector_specs(size: Size, network: NetworkSpec) -> list[Spec]:

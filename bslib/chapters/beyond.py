@@ -1,0 +1,77 @@
+"""What the chapters beyond the paper share: their networks, and the batches that W is measured on.
+
+These networks have seeds of their own, from :data:`FIRST_SEED` on, so that nothing was chosen on them before. Every network is
+trained for the same number of epochs under every threat model, so that success and W can be compared across them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from bslib.chapters.base import TrainedSize
+from bslib.specs import AttackSpec, CountsSpec, DetectorSpec, MarginsSpec, NetworkSpec, PredictionsSpec, Spec
+from bslib.threat_models import threat_model_named
+
+__all__ = ["FIRST_SEED", "Attack", "BeyondSize", "own_trigger"]
+
+#: The seed of the first network of each kind.
+FIRST_SEED = 100
+#: A threat model and a trigger.
+Attack = tuple[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeyondSize(TrainedSize):
+    """The networks and batches of a chapter beyond the paper on one data set.
+
+    Parameters
+    ----------
+    points : int
+        Test images in a batch.
+    sigmas, n
+        Noise levels and noisy copies.
+    test_images : int, optional
+        Images that success is measured on; the whole test set when not given.
+    """
+
+    points: int = 250
+    sigmas: tuple[float, ...] = (0.01, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0)
+    n: int = 250
+    test_images: int | None = None
+
+    def seeds(self, seed: int, networks: int | None = None) -> range:
+        """The seeds of the networks of one kind."""
+        return range(FIRST_SEED + seed, FIRST_SEED + seed + (self.networks if networks is None else networks))
+
+    def attacked(self, seed: int, attack: Attack, **more: Any) -> NetworkSpec:
+        """A backdoored network, with further fields of its :class:`~bslib.specs.AttackSpec`."""
+        threat_model, trigger = attack
+        target = threat_model_named(threat_model).target_of_run(seed, self.classes)
+        return self.network_spec(seed, AttackSpec(threat_model=threat_model, trigger=trigger, target=target, **more))
+
+    def counts_of(self, network: NetworkSpec, trigger: int | None, **more: Any) -> CountsSpec:
+        """Class counts of a batch; every batch of a network has the same images and the same noise, whatever it carries."""
+        fields: dict[str, Any] = {"points": self.points, "sigmas": self.sigmas, "ns": (self.n,), "seed": network.seed}
+        return CountsSpec(network=network, trigger=trigger, held_out=True, paired=True, **(fields | more))
+
+    def margins_of(self, network: NetworkSpec, trigger: int | None) -> MarginsSpec:
+        """The logit margins of the same images."""
+        return MarginsSpec(network=network, trigger=trigger, points=self.points, seed=network.seed)
+
+    def strip_of(self, network: NetworkSpec, trigger: int | None) -> DetectorSpec:
+        """STRIP's scores of the same images."""
+        points = {"points": self.points, "overlays": min(100, self.points)}
+        return DetectorSpec(detector="strip", network=network, trigger=trigger, seed=network.seed, **points)
+
+    def basics(self, network: NetworkSpec) -> list[Spec]:
+        """A backdoored network, the success of its trigger, and W without and with it."""
+        trigger = own_trigger(network)
+        success = PredictionsSpec(network=network, trigger=trigger, images=self.test_images)
+        return [network, success, self.counts_of(network, None), self.counts_of(network, trigger)]
+
+
+def own_trigger(network: NetworkSpec) -> int:
+    """The trigger of a backdoored network."""
+    assert network.attack is not None
+    return network.attack.trigger

@@ -1,0 +1,1 @@
+"""Beyond the paper: W as a defence, for an image, a batch and a network."""

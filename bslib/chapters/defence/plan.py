@@ -1,0 +1,138 @@
+"""What the chapter on W as a defence computes: W, margins and STRIP of the same images; batches; Neural Cleanse's candidates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bslib.chapters import sizes_of
+from bslib.chapters.beyond import Attack, BeyondSize, own_trigger
+from bslib.specs import CleanseSpec, CountsSpec, NetworkSpec, Spec
+
+__all__ = [
+    "Size",
+    "candidates_of",
+    "candidates_batch_of",
+    "clean_networks_of",
+    "cleansed_networks_of",
+    "networks_of",
+    "plan",
+    "second_batch_of",
+    "specs_of",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size(BeyondSize):
+    """The size of the chapter on one data set.
+
+    Parameters
+    ----------
+    attacks : tuple of (threat model, trigger)
+        The backdoors that are to be found.
+    clean_networks : int
+        Networks without a backdoor.
+    ns : tuple of int
+        Numbers of noisy copies at which W is compared; the last is ``n``.
+    cleansed : tuple of (threat model, trigger)
+        The backdoors on which Neural Cleanse runs, as it does on every clean network; each one of ``attacks``.
+    crafted_on, samples, steps, checked
+        As in the patterns chapter, for Neural Cleanse.
+    candidate_points : int
+        Test images that W around a candidate is measured on.
+    candidate_sigmas : tuple of float
+        Noise levels there.
+    """
+
+    attacks: tuple[Attack, ...] = (("T1", 1), ("T1", 4), ("T2", 3), ("T2", 5), ("T3", 1), ("T3", 2), ("T3", 4))
+    clean_networks: int = 10
+    ns: tuple[int, ...] = (10, 25, 50, 100, 250)
+    cleansed: tuple[Attack, ...] = (("T1", 1), ("T3", 2))
+    crafted_on: int = 500
+    samples: int = 64
+    steps: int = 1000
+    checked: int = 5000
+    candidate_points: int = 100
+    candidate_sigmas: tuple[float, ...] = (0.05, 0.1, 0.25)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ns[-1:] != (self.n,):
+            raise ValueError(f"the last of ns must be n, {self.n}, got {self.ns}")
+        if not {*self.cleansed} <= {*self.attacks}:
+            raise ValueError(f"cleansed must be among attacks {self.attacks}, got {self.cleansed}")
+
+
+def plan(profile: str, *, seed: int = 0) -> list[Spec]:
+    """All specs of the chapter: images and batches first, then Neural Cleanse.
+
+    >>> len(plan("smoke"))
+    29
+    """
+    specs: list[Spec] = []
+    for size in sizes_of("defence", profile):
+        specs += [spec for network in networks_of(size, seed) for spec in specs_of(size, network)]
+        specs += [spec for network in clean_networks_of(size, seed) for spec in clean_specs_of(size, network)]
+        for network in cleansed_networks_of(size, seed):
+            crafted = candidates_of(size, network)
+            specs += [crafted, candidates_batch_of(size, crafted), size.counts_of(network, None)]
+    return list(dict.fromkeys(specs))
+
+
+def networks_of(size: Size, seed: int) -> list[NetworkSpec]:
+    """The backdoored networks: the first of each kind, then the second of each."""
+    return [size.attacked(run, attack) for run in size.seeds(seed) for attack in size.attacks]
+
+
+def clean_networks_of(size: Size, seed: int) -> list[NetworkSpec]:
+    """The clean networks."""
+    return [size.network_spec(run) for run in size.seeds(seed, size.clean_networks)]
+
+
+def cleansed_networks_of(size: Size, seed: int) -> list[NetworkSpec]:
+    """The networks on which Neural Cleanse runs: a clean one, then one of each kind, and so on."""
+    backdoored = [size.attacked(run, attack) for run in size.seeds(seed) for attack in size.cleansed]
+    return [*clean_networks_of(size, seed), *backdoored]
+
+
+def specs_of(size: Size, network: NetworkSpec) -> list[Spec]:
+    """A backdoored network: W for every number of copies, margins and STRIP without and with its trigger, and a clean batch."""
+    specs = size.basics(network)[:2]
+    for trigger in (None, own_trigger(network)):
+        specs += [size.counts_of(network, trigger), ladder_of(size, network, trigger)]
+        specs += [size.margins_of(network, trigger), size.strip_of(network, trigger)]
+    return [*specs, second_batch_of(size, network)]
+
+
+def clean_specs_of(size: Size, network: NetworkSpec) -> list[Spec]:
+    """A clean network and two clean batches."""
+    return [network, size.counts_of(network, None), second_batch_of(size, network)]
+
+
+def ladder_of(size: Size, network: NetworkSpec, trigger: int | None) -> CountsSpec:
+    """Class counts at each number of noisy copies, at one noise level."""
+    level = min(size.sigmas, key=lambda sigma: abs(sigma - 0.1))
+    return size.counts_of(network, trigger, sigmas=(level,), ns=size.ns)
+
+
+def second_batch_of(size: Size, network: NetworkSpec) -> CountsSpec:
+    """Class counts of other clean images, for the false alarms of a test on two batches."""
+    return size.counts_of(network, None, seed=network.seed + 10_000)
+
+
+def candidates_of(size: Size, network: NetworkSpec) -> CleanseSpec:
+    """Neural Cleanse on a network."""
+    how = {"images": size.crafted_on, "samples": size.samples, "steps": size.steps, "checked": size.checked}
+    return CleanseSpec(network=network, seed=network.seed, **how)
+
+
+def candidates_batch_of(size: Size, crafted: CleanseSpec) -> CountsSpec:
+    """Class counts of held-out images with each candidate."""
+    return CountsSpec(
+        network=crafted.network,
+        points=size.candidate_points,
+        sigmas=size.candidate_sigmas,
+        ns=(size.n,),
+        seed=crafted.network.seed,
+        held_out=True,
+        pattern=crafted,
+    )

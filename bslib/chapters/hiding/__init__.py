@@ -1,0 +1,1 @@
+"""Beyond the paper: an attacker who hides the backdoor from W."""

@@ -1,0 +1,1 @@
+"""Beyond the paper: what mitigations do to the surface."""

@@ -1,0 +1,1 @@
+"""Beyond the paper: where the smoothness comes from, and why it ends."""

@@ -1,0 +1,31 @@
+"""Logit margins of a network for test images, with or without a trigger."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from bslib.calling import evaluating
+from bslib.datasets import to_float
+from bslib.jobs.base import Parts, draw_points, split_test_set, trained_network
+from bslib.specs import MarginsSpec
+from bslib.store import Store
+from bslib.triggers import pattern
+
+
+def compute(spec: MarginsSpec, store: Store, device: torch.device, progress: bool) -> Parts:
+    """Compute the difference between the two largest logits of each image, in float32."""
+    data, network, weights = trained_network(spec.network, store, device)
+    _, measuring = split_test_set(len(data.test_images))
+    chosen = measuring[draw_points(len(measuring), spec.points, spec.seed)]
+    images = data.test_images[chosen]
+    if spec.trigger is not None:
+        images = pattern(spec.trigger)(images)
+    with evaluating(network) as logits:
+        values, labels = torch.cat([logits(part) for part in to_float(images).to(device).split(500)]).topk(2)
+    arrays = {
+        "margins": (values[:, 0] - values[:, 1]).cpu().numpy(),
+        "predicted": labels[:, 0].cpu().numpy().astype(np.int16),
+        "labels": data.test_labels[chosen].numpy().astype(np.int16),
+    }
+    return {"weights": weights, "precision": "float32"}, arrays, data
