@@ -35,7 +35,7 @@ class Size(BeyondSize):
     sides: tuple[int, ...] = (1, 2, 3, 5, 8)
     greys: tuple[int, ...] = (2, 4, 6, 9)
     poisons: tuple[int, ...] = (50, 250, 1000, 9000)
-    cell_networks: int = 2
+    cell_networks: int = 1
     cell_sigmas: tuple[float, ...] = (0.05, 0.1, 0.25)
 
 
