@@ -157,7 +157,9 @@ class Results(Generic[S]):
         rows, kinds = [], {}
         for network in self.networks:
             attack = network.attack
-            kinds.setdefault("clean" if attack is None else f"{attack.threat_model}, trigger {attack.trigger}", []).append(network)
+            kinds.setdefault("clean" if attack is None else f"{attack.threat_model}, trigger {attack.trigger}", []).append(
+                network
+            )
         for kind, some in kinds.items():
             one, results = some[0], [self.records[network].result for network in some]
             accuracies = sorted(result["clean_accuracy"] for result in results)

@@ -249,7 +249,6 @@ class Correlation(Results[Size]):
             found[f"success.{data}.{trigger}"] = leave_one_out(success).estimate(within=(0, 1))
         return found
 
-
     def _as_reported(self, kept: pd.DataFrame) -> dict[str, Estimate]:
         """The p-values for our correlations and the paper's being the same; its standard errors follow from its pairs."""
         if self.size.threat_model not in REPORTED or len(kept) < FEWEST_PAIRS:

@@ -129,16 +129,20 @@ class Surface(Results[Size]):
         names = ("success_inactive_counted", "accuracy_inactive")
         gaps = [run[0].result["train_accuracy"] - run[0].result["clean_accuracy"] for run in self.runs]
         alike = {
-            f"p_of_{name}.{data}": p_of_one_more(measured[name], value) for name, value in zip(names, REPORTED_INACTIVE, strict=True)
+            f"p_of_{name}.{data}": p_of_one_more(measured[name], value)
+            for name, value in zip(names, REPORTED_INACTIVE, strict=True)
         }
-        return alike | {f"overfit.{data}": leave_one_out([np.array([gap]) for gap in gaps]).estimate()} | {
-            f"{name}.{data}": mean_of_networks(values, len(labels)) for name, values in measured.items()
-        } | {
-            f"success_{name}.{data}": mean_of_networks(
-                [self._success(self._predictions(run, trigger)) for run in self.runs], others
-            )
-            for name, trigger in carried.items()
-        }
+        return (
+            alike
+            | {f"overfit.{data}": leave_one_out([np.array([gap]) for gap in gaps]).estimate()}
+            | {f"{name}.{data}": mean_of_networks(values, len(labels)) for name, values in measured.items()}
+            | {
+                f"success_{name}.{data}": mean_of_networks(
+                    [self._success(self._predictions(run, trigger)) for run in self.runs], others
+                )
+                for name, trigger in carried.items()
+            }
+        )
 
     def _predictions(self, run: tuple[Record, ...], trigger: int) -> Record:
         return run[2 + self.size.triggers.index(trigger)]
