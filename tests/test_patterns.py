@@ -24,7 +24,8 @@ from bslib.store import Record, Records, Store
 matplotlib.use("agg")
 
 SMALL = {
-    "networks": 1, "detector_only": 0, "cleansed": 0, "triggers": (1, 4), "more_triggers": (), "points": 8, "sigmas": (0.1, 0.25, 0.05), "n": 12, "bounds": (10, 4),
+    "networks": 1, "detector_only": 0, "cleansed": 0, "triggers": (1, 4), "more_triggers": (),
+    "points": 8, "sigmas": (0.1, 0.25, 0.05), "n": 12, "bounds": (10, 4),
     "pattern_points": 4, "pattern_sigmas": (0.1, 0.25), "scored": 2,
 }  # fmt: skip
 FASHION, CIFAR = (dataclasses.replace(size, **SMALL) for size in sizes_of("patterns", "paper"))

@@ -154,7 +154,8 @@ class Results(Generic[S]):
 
     def about_networks(self) -> str:
         """What the complete networks are, as a Markdown table with a row for each kind, from their specs and records."""
-        rows, kinds = [], {}
+        rows: list[tuple[Any, ...]] = []
+        kinds: dict[str, list[NetworkSpec]] = {}
         for network in self.networks:
             attack = network.attack
             kinds.setdefault("clean" if attack is None else f"{attack.threat_model}, trigger {attack.trigger}", []).append(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -113,7 +113,7 @@ class ParameterResults(Results[Size]):
                 }
                 for name, of in quantities.items():
                     found[f"{name}.{self.size.dataset}.{sigma:g}"] = found_of.estimate(of)
-            others: dict[str, Callable[[Floats], Floats]] = {
+            others = {
                 "quartiles_growth": lambda v, s=s: v[..., 2, s, -1] - v[..., 2, s, 0],
                 "relative_spread_growth": lambda v, s=s: _relative_spread(v[..., s, -1]) - _relative_spread(v[..., s, 0]),
             }
