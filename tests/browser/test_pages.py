@@ -152,28 +152,32 @@ def test_page_is_accessible(
         page.close()
 
 
-def test_the_ledger_shows_one_verdict_and_sorts(origin: str, browser: Browser) -> None:
+def test_the_filters_of_the_ledger_live_in_the_address(origin: str, browser: Browser) -> None:
     page = browser.new_page()
     try:
         page.goto(f"{origin}/book/executed/ledger.html")
-        rows = page.locator(".ledger tbody tr")
-        total, choices = rows.count(), page.locator(".ledger-choices button")
-        assert total >= 48 and f"({total})" in choices.nth(0).inner_text()
-        choices.nth(1).focus()
-        page.keyboard.press("Enter")
-        verdict, count = choices.nth(1).inner_text().rstrip(")").split(" (")
-        shown = page.locator(".ledger tbody tr:visible td:nth-child(4)").all_inner_texts()
-        assert len(shown) == int(count) and set(shown) == {verdict}
-        choices.nth(0).click()
-        assert page.locator(".ledger tbody tr:visible").count() == total
-        heading = page.locator(".ledger th").nth(3)
-        claims = page.locator(".ledger tbody td:nth-child(1)").all_inner_texts()
-        for direction in ("ascending", "descending", None):
-            heading.locator("button").click()
-            ranks = [VERDICTS.index(v) for v in page.locator(".ledger tbody td:nth-child(4)").all_inner_texts()]
-            assert direction is None or ranks == sorted(ranks, reverse=direction == "descending")
-            assert heading.get_attribute("aria-sort") == direction
-        assert page.locator(".ledger tbody td:nth-child(1)").all_inner_texts() == claims, "back to the paper's order"
+        cards = page.locator(".ledger .claim")
+        total, status = cards.count(), page.locator(".ledger-count")
+        assert total >= 48 and status.inner_text() == f"{total} of {total} claims"
+        page.get_by_label("Data set").select_option("cifar10")
+        page.get_by_label("Search").fill("trigger")
+        shown = page.locator(".ledger .claim:visible")
+        assert 0 < shown.count() < total and status.inner_text() == f"{shown.count()} of {total} claims"
+        assert all(
+            "cifar10" in card.get_attribute("data-sets") and "trigger" in card.text_content().lower() for card in shown.all()
+        )
+        ids = [card.get_attribute("id") for card in shown.all()]
+        page.goto(page.url)
+        assert [card.get_attribute("id") for card in page.locator(".ledger .claim:visible").all()] == ids
+        segments = page.locator(".score a")
+        for href, text in [(segment.get_attribute("href"), segment.inner_text()) for segment in segments.all()]:
+            count, verdict = text.split(maxsplit=1)
+            page.goto(f"{origin}/book/executed/{href}")
+            assert verdict in VERDICTS and page.locator(".ledger .claim:visible").count() == int(count)
+            assert all(card.get_attribute("data-verdict") == verdict for card in page.locator(".ledger .claim:visible").all())
+        first = cards.first.get_attribute("id")
+        page.goto(f"{origin}/book/executed/ledger.html#{first}")
+        assert page.locator(".claim:target").get_attribute("id") == first
     finally:
         page.close()
 

@@ -20,6 +20,7 @@ from bslib.plotting import (
     YELLOW,
     box_table,
     boxes,
+    coin_toss,
     drawn_from,
     finish,
     panels,
@@ -90,14 +91,16 @@ def difference_to_clean(surface: Surface, table: pd.DataFrame) -> Figure:
     for kind, colour, shift in (("active", YELLOW, -0.12), ("inactive", GREY, 0.12)):
         name = f"{kind} minus clean"
         points_with_intervals(axes[1], places + shift, table[name], colour, "o", name)
-    for kind, colour in (("clean", BLUE), ("active", YELLOW), ("inactive", GREY)):
-        axes[0].plot(places, table[kind], "o-", color=colour, label=kind)
+    lines = (("clean", BLUE, "without a trigger"), ("active", YELLOW, "active trigger"), ("inactive", GREY, "inactive trigger"))
+    for kind, colour, name in lines:
+        axes[0].plot(places, table[kind], "o-", color=colour, label=name)
+    coin_toss(axes[0])
     axes[1].axhline(0, color=MEDIAN, linewidth=1)
     for axis, title in zip(axes, ("mean of W", "change of the mean of W"), strict=True):
         axis.set(xlabel=r"noise level $\sigma$", title=title)
         axis.set_xticks(places, short_labels(table["sigma"]), fontsize=8)
         axis.tick_params(labelleft=True)
-        axis.legend(frameon=False, fontsize=9)
+        axis.legend(frameon=False, fontsize=9, loc="best")
     return finish(figure, axes, surface.source)
 
 
