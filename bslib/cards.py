@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from html import escape
 from math import isfinite
-from typing import Any
 from urllib.parse import quote_plus
 
 import pandas as pd
