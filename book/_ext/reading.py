@@ -1,4 +1,4 @@
-"""What makes the pages good to read: API pages, links from figures to code, meanings on hover, and notebooks for plain Jupyter."""
+"""What makes the pages good to read: API pages, links from figures to code, meanings on hover, notebooks for plain Jupyter."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def link_code(app: Sphinx, doctree: nodes.document) -> None:
             continue
         function = inspect.unwrap(getattr(importlib.import_module(f"{imported[call[1]]}.{call[1]}"), call[2]))
         place = f"{up}_modules/{function.__module__.replace('.', '/')}.html#{function.__qualname__}"
-        if app.builder.format == "html":
+        if app.builder.name == "html":
             link = nodes.reference("", call[2], refuri=place, internal=True)
             caption += [nodes.Text(" Code: "), link, nodes.Text(".")]
 
@@ -80,7 +80,7 @@ def link_code(app: Sphinx, doctree: nodes.document) -> None:
 
 def link_terms(app: Sphinx, doctree: nodes.document, page: str) -> None:
     """Link the first use of each word of the glossary on a page, with its meaning as a title."""
-    if page == "book/glossary" or page.startswith((API, "book/api")):
+    if page == "book/glossary" or page.startswith((API, "book/api")) or app.builder.name != "html":
         return
     glossary = app.env.get_doctree("book/glossary")
     meanings = {}
@@ -126,12 +126,22 @@ def describe(app: Sphinx, page: str, template: str, context: dict[str, Any], doc
         context["metatags"] = context.get("metatags", "") + f'<meta name="description" content="{text[:200]}">'
 
 
+def offer_launch(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
+    """A button that opens a notebook in Binder, once the repository has an address."""
+    address, notebook = app.config.book_repository.rstrip("/"), f"notebooks/{page.rpartition('/')[2]}.ipynb"
+    if address and (Path(app.srcdir) / notebook).is_file():
+        place = address.removeprefix("https://github.com/")
+        url = f"https://mybinder.org/v2/gh/{place}/HEAD?urlpath=lab/tree/{notebook}"
+        button = {"type": "link", "url": url, "icon": "fas fa-rocket", "tooltip": "Run this page in Binder", "label": "launch"}
+        context["header_buttons"].append(button)
+
+
 # --- notebooks that plain Jupyter can show
 
 
 def plain_notebooks(app: Sphinx, error: Exception | None) -> None:
     """Rewrite the notebooks that readers download: words for roles and directives, and captions under figures."""
-    if error or app.builder.format != "html":
+    if error or app.builder.name != "html":
         return
     for path in Path(app.outdir, "_sources").rglob("*.ipynb"):
         page = path.relative_to(Path(app.outdir, "_sources")).with_suffix("").as_posix()
@@ -175,6 +185,8 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("modules", Modules)
     app.connect("doctree-read", link_code)
     app.connect("doctree-resolved", link_terms)
+    app.add_config_value("book_repository", "", "html")
     app.connect("html-page-context", describe)
+    app.connect("html-page-context", offer_launch, priority=600)  # the theme makes its buttons at 501
     app.connect("build-finished", plain_notebooks)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

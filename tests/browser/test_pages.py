@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -183,6 +185,56 @@ def test_the_filters_of_the_ledger_live_in_the_address(origin: str, browser: Bro
         assert page.locator(".claim:target").get_attribute("id") == first
     finally:
         page.close()
+
+
+def test_downloaded_notebooks_have_words_for_roles_and_captions_for_figures(built: Path) -> None:
+    notebooks = sorted((built / "_sources").rglob("*.ipynb"))
+    assert len(notebooks) >= 7
+    for path in notebooks:
+        cells = json.loads(path.read_text("utf-8"))["cells"]
+        words = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+        assert [text for text in words if re.search(r"\{[\w:]+\}`|^:::", text, re.MULTILINE)] == [], path.name
+        named = [cell for cell in cells if cell["metadata"].get("mystnb", {}).get("figure")]
+        captions = [text for text in words if text.startswith("**Figure ")]
+        assert len(captions) == len(named)
+
+
+def test_words_of_the_glossary_say_what_they_mean_on_hover(origin: str, browser: Browser) -> None:
+    page = browser.new_page()
+    try:
+        page.goto(f"{origin}/book/executed/02_surface_effect.html")
+        found = page.locator("a.term").all()
+        words = [link.inner_text().lower() for link in found]
+        assert "trigger" in words and len(set(words)) == len(words)
+        assert all(len(link.get_attribute("title") or "") > 10 for link in found)
+        meaning = found[words.index("trigger")].get_attribute("title")
+        page.goto(f"{origin}/book/glossary.html#term-trigger")
+        assert meaning == page.locator("dt#term-trigger + dd").inner_text().strip()
+    finally:
+        page.close()
+
+
+def test_the_first_screen_answers(origin: str, browser: Browser) -> None:
+    """Without scrolling: what was found, the verdicts, and a control that works; on a telephone in two screens."""
+    for width, height in ((1280, 800), (390, 2 * 844)):
+        page = browser.new_page(viewport={"width": width, "height": height})
+        try:
+            page.goto(f"{origin}/index.html")
+            page.wait_for_selector(".explorer")
+            slider = page.locator(".explorer input[type=range]")
+            for part in (
+                page.locator("h1 + p strong"),
+                page.locator("nav.score a").last,
+                page.locator(".admonition").first,
+                slider,
+            ):
+                box = part.bounding_box()
+                assert box and box["y"] + (0 if part is not slider else box["height"]) < height
+            before = page.locator(".explorer .numbers").inner_text()
+            slider.press("End")
+            assert page.locator(".explorer .numbers").inner_text() != before
+        finally:
+            page.close()
 
 
 def test_print_leaves_out_what_needs_a_screen(origin: str, browser: Browser) -> None:
