@@ -26,20 +26,34 @@ API = "book/executed/api"
 
 @cache
 def documented() -> dict[str, ModuleType]:
-    """The modules that name something in ``__all__``, by their names."""
-    names = [found.name for found in pkgutil.walk_packages(bslib.__path__, "bslib.")]
-    modules = {name: importlib.import_module(name) for name in names if not name.endswith("__main__")}
-    return {name: module for name, module in modules.items() if getattr(module, "__all__", None)}
+    """The modules of the package that have public names."""
+    names = sorted(found.name for found in pkgutil.walk_packages(bslib.__path__, "bslib."))
+    modules = {name: importlib.import_module(name) for name in names}
+    return {name: module for name, module in modules.items() if public(module)}
+
+
+def public(module: ModuleType) -> list[str]:
+    """The names in ``__all__``, or all without an underscore; without functions and classes of other modules."""
+    listed = getattr(module, "__all__", None)
+    if listed is None:
+        return [name for name, own in vars(module).items() if not name.startswith("_") and inspect.getmodule(own) is module]
+    foreign = {name for name, own in vars(module).items() if inspect.isfunction(own) or inspect.isclass(own)}
+    return [name for name in listed if name not in foreign or getattr(module, name).__module__ in (module.__name__, "builtins")]
 
 
 def write_api_pages(root: Path) -> None:
     folder = root / API
     folder.mkdir(parents=True, exist_ok=True)
-    for name in documented():
-        page = f"# {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n```\n"
+    for name, module in documented().items():
+        page = f"# {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n   :members: {', '.join(public(module))}\n```\n"
         path = folder / f"{name}.md"
         if not path.is_file() or path.read_text("utf-8") != page:
             path.write_text(page, "utf-8")
+
+
+def forget_unlisted(app: Sphinx, env: Any) -> None:
+    """Drop modules without source, which viewcode lists although it has no page of them."""
+    env._viewcode_modules = {name: entry for name, entry in getattr(env, "_viewcode_modules", {}).items() if entry}
 
 
 class Modules(SphinxDirective):
@@ -183,6 +197,7 @@ def _plain(text: str, figures: dict[str, str], app: Sphinx) -> str:
 def setup(app: Sphinx) -> dict[str, bool]:
     write_api_pages(Path(app.srcdir))
     app.add_directive("modules", Modules)
+    app.connect("env-updated", forget_unlisted)
     app.connect("doctree-read", link_code)
     app.connect("doctree-resolved", link_terms)
     app.add_config_value("book_repository", "", "html")

@@ -164,8 +164,8 @@ def test_the_filters_of_the_ledger_live_in_the_address(origin: str, browser: Bro
         cards = page.locator(".ledger .claim")
         total, status = cards.count(), page.locator(".ledger-count")
         assert total >= 48 and status.inner_text() == f"{total} of {total} claims"
-        page.get_by_label("Data set").select_option("cifar10")
-        page.get_by_label("Search").fill("trigger")
+        page.locator(".ledger").get_by_label("Data set").select_option("cifar10")
+        page.locator(".ledger input").fill("trigger")
         shown = page.locator(".ledger .claim:visible")
         assert 0 < shown.count() < total and status.inner_text() == f"{shown.count()} of {total} claims"
         assert all(
