@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup book test check lab clean
+.PHONY: help setup book pdf test check lab clean
 
 PROFILE ?= paper
 OUT ?= $(if $(filter paper,$(PROFILE)),_build,_build/$(PROFILE))
@@ -34,6 +34,17 @@ $(STAMP): requirements.txt pyproject.toml
 
 book: $(STAMP) ## render the book into _build/html (PROFILE=smoke: computed anew in minutes, into _build/smoke/html)
 	@$(BIN)/bslib book --profile $(PROFILE) --out $(OUT)
+
+# The first part of _toc.yml as one page, printed by a browser. The notebooks are those of the last `make book`.
+CHROMIUM ?= chromium
+pdf: $(STAMP) ## print the article part of the book to _build/article.pdf, after `make book`; needs Chromium
+	@test -d book/executed || { echo "Error: no executed notebooks: run make book first" >&2; exit 1; }
+	@mkdir -p _build && awk '/caption: Play/ {exit} 1; END {print "      - file: book/bibliography"}' _toc.yml > _build/article.yml
+	@$(BIN)/jupyter-book build . -q --builder singlehtml --toc _build/article.yml --path-output _build/article
+	@cd _build/article/_build/singlehtml && cp book/executed/intro.html article.html && \
+	$(CHROMIUM) --headless --no-sandbox --disable-gpu --no-pdf-header-footer --virtual-time-budget=60000 \
+		--print-to-pdf=$(CURDIR)/_build/article.pdf file://$$PWD/article.html 2>/dev/null
+	@ls -l _build/article.pdf
 
 # A smoke book from nothing, with a store of its own, then every test; a book that fails is a failed test.
 # A file of tests is one process's, with its fixtures; a process of one thread for each core is faster than one of many threads.

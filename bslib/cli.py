@@ -117,7 +117,8 @@ def ledger(
     """What the paper claims, what the records say, and the verdicts. Computes nothing anew."""
     with _report_user_errors():
         from bslib import ledger as pages
-        from bslib.render import bounds_text, format_estimate, score
+        from bslib.cards import format_estimate, score
+        from bslib.render import bounds_text
 
         target = open_store(store)
         read_only = Store(target.folder, writable=False, base=target.base)

@@ -16,12 +16,15 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
+from scipy import stats
+
 from bslib.chapters import CHAPTERS
 from bslib.progress import bar
 from bslib.statistics import Estimate, Estimates
 from bslib.store import Store
 
 __all__ = [
+    "MOST_NETWORKS",
     "VERDICTS",
     "Claim",
     "Entry",
@@ -32,12 +35,17 @@ __all__ = [
     "entries",
     "findings_of",
     "judge",
+    "networks_needed",
     "numbers",
 ]
 
 VERDICTS = ("reproduced", "in part", "not reproduced", "too little evidence", "setting not met", "not yet run")
 #: The mark for each outcome of :meth:`Test.outcome`.
 MARKS = {True: "✓", False: "✗", None: "~"}
+
+
+#: With more networks than this, a claim counts as out of reach.
+MOST_NETWORKS = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +113,8 @@ class Claim:
         Whether we chose our settings so that it holds, on other networks or on these. It is counted apart.
     moved : str
         How the rule changed after the records had been made, when, and what the verdict was before.
+    note : str, optional
+        What a reader of the verdict should know.
     """
 
     id: str
@@ -118,6 +128,7 @@ class Claim:
     ours: bool = False
     tuned: bool = False
     moved: str = ""
+    note: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +216,41 @@ def judge(claim: Claim, quantities: Mapping[str, Estimate]) -> str:
     if True in outcomes[False]:
         return "reproduced" if set(outcomes[False]) == {True} else "in part"
     return "not reproduced" if False in outcomes[False] else "too little evidence"
+
+
+def networks_needed(claim: Claim, quantities: Mapping[str, Estimate], *, most: int = MOST_NETWORKS) -> int | None:
+    """About how many networks would decide a claim on which there is too little evidence; None if more than ``most``.
+
+    Assumes that values and the variation between networks stay as they are. Then Student's t interval shrinks like t / sqrt(n),
+    and Wilson's interval of a fraction on which all networks agree like 1 / n. All preconditions and one other test have to be
+    decided.
+
+    >>> claim = claims_of("parameters")[0]
+    >>> networks_needed(claim, {"accuracy.fashion-mnist": Estimate(0.87, 0.86, 0.88, 5)})
+    13
+    """
+    undecided = [test for test in claim.tests if test.outcome(quantities[test.quantity]) is None]
+    wanted = {given: [_needed(t, quantities[t.quantity], most) for t in undecided if t.given == given] for given in (True, False)}
+    if len(wanted[False]) < sum(not test.given for test in claim.tests):
+        wanted[False] = []  # another test is decided already
+    needed = max([*wanted[True], *sorted(wanted[False])[:1]], default=0)
+    return needed if needed <= most else None
+
+
+def _needed(test: Test, estimate: Estimate, most: int) -> int:
+    """The number of networks at which the interval no longer crosses a bound; ``most + 1`` if that is too few."""
+    ends = [end for end in (test.at_least, test.at_most) if end is not None]
+    below, above = estimate.value - estimate.low, estimate.high - estimate.value
+    inside = [end for end in ends if estimate.low <= end <= estimate.high]
+    crossed = [(abs(end - estimate.value), below if end < estimate.value else above) for end in inside]
+    networks = range(max(estimate.networks, 2), most + 1)
+    alike = estimate.value in (estimate.low, estimate.high)
+
+    def width(n: int) -> float:
+        return 1 / (n + 1.96**2) if alike else float(stats.t.ppf(0.975, n - 1)) / n**0.5
+
+    decided = (n for n in networks if all(reach * width(n) < gap * width(networks[0]) for gap, reach in crossed))
+    return next(decided, most + 1)
 
 
 def numbers(

@@ -23,6 +23,22 @@ from bslib.store import Record
 if TYPE_CHECKING:
     from IPython.display import Markdown
 
+__all__ = [
+    "box_table",
+    "boxes",
+    "coin_toss",
+    "drawn_from",
+    "finish",
+    "images",
+    "panels",
+    "points_with_intervals",
+    "reach",
+    "scatter_pairs",
+    "short_labels",
+    "signed",
+    "words",
+]
+
 #: The paper's colours of Fig. 1, and matplotlib's for the estimators; all read on white and, on the light panel, in the dark.
 YELLOW, BLUE, GREY = "#e8b90c", "#2f6fb7", "#8a8f98"
 MEAN, MEDIAN = "#c23b22", "#222222"
@@ -82,9 +98,9 @@ def images(record: Record | str, columns: int = 6) -> Figure | Markdown:
     return signed(figure, f"{record.data['source']}; record {record.spec.key[:6]}")
 
 
-def panels(count: int) -> tuple[Figure, list[Axes]]:
-    """A figure with panels side by side that share their y axis."""
-    figure, axes = plt.subplots(1, count, figsize=(7.2, 3.7), layout="constrained", sharey=True)
+def panels(count: int, *, sharey: bool = True) -> tuple[Figure, list[Axes]]:
+    """A figure with panels side by side, by default with one y axis."""
+    figure, axes = plt.subplots(1, count, figsize=(7.2, 3.7), layout="constrained", sharey=sharey)
     return figure, list(np.atleast_1d(axes))
 
 
@@ -148,11 +164,13 @@ def boxes(
 
 
 def scatter_pairs(axis: Axes, pairs: pd.DataFrame, x: str, y: str, hollow: pd.Series[bool] | None = None) -> None:
-    """Scatter plot of two columns, with a colour and a marker for each trigger."""
+    """Scatter plot of two columns, with a colour and a marker for each trigger, and Pearson's r within it."""
     for trigger in sorted(set(pairs["trigger"])):
         own, (colour, marker) = pairs[pairs["trigger"] == trigger], TRIGGER_STYLES[(int(trigger) - 1) % len(TRIGGER_STYLES)]
         empty = np.zeros(len(own), dtype=bool) if hollow is None else hollow[own.index].to_numpy()
-        axis.scatter(own[x][~empty], own[y][~empty], s=26, color=colour, marker=marker, alpha=0.85, label=f"trigger {trigger}")
+        r = own[x][~empty].corr(own[y][~empty]) if (~empty).sum() > 2 else np.nan
+        label = f"trigger {trigger}" + (f": r = {r:.2f} within it" if np.isfinite(r) else "").replace("-", "\N{MINUS SIGN}")
+        axis.scatter(own[x][~empty], own[y][~empty], s=26, color=colour, marker=marker, alpha=0.6, label=label)
         axis.scatter(own[x][empty], own[y][empty], s=26, facecolors="none", edgecolors=colour, marker=marker)
 
 
@@ -174,6 +192,14 @@ def points_with_intervals(
         markersize=5,
         linewidth=1,
         label=label,
+    )
+
+
+def coin_toss(axis: Axes) -> None:
+    """Mark W of a fair coin toss between two classes, log 2."""
+    axis.axhline(np.log(2), color=GREY, linestyle=":", linewidth=1)
+    axis.annotate(
+        "coin toss between two classes", (0.02, np.log(2)), xycoords=("axes fraction", "data"), va="bottom", fontsize=7.5
     )
 
 

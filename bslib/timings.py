@@ -58,7 +58,7 @@ def figure(results: Mapping[str, Result]) -> Figure | None:
             axis.bar_label(axis.barh(list(bars), list(bars.values()), 0.4, color=color, label=who), fmt="%.1f", padding=3)
         axis.set_yticks(range(len(networks)), networks)
         axis.set(title=title, xlabel="times as fast as the textbook loop", ylim=(len(networks) - 0.5, -0.5), xmargin=0.1)
-        axis.legend(frameon=False)
+        axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     return drawn
 
 

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import itertools
 import json
 import math
 import re
 import shutil
 import tomllib
+from base64 import b64decode
+from html import escape
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from scipy import stats as scipy_stats
 
+from bslib import cards
+from bslib.cards import format_estimate, label, ledger_page, moved_rules, open_claims, score, score_bar, verdicts
 from bslib.chapters import CHAPTERS, plan_of, sizes_of
 from bslib.chapters.parameters.results import ParameterResults, quantities
 from bslib.chapters.surface import results as surface
-from bslib.ledger import VERDICTS, Claim, Test, as_data, claims_of, entries, findings_of, judge, numbers
-from bslib.render import (
-    bounds_text,
-    findings,
-    format_estimate,
-    headlines,
-    in_short,
-    ledger_page,
-    provenance_table,
-    score,
-    verdicts,
-)
+from bslib.ledger import VERDICTS, Claim, Entry, Test, as_data, claims_of, entries, findings_of, judge, networks_needed, numbers
+from bslib.render import bounds_text, evidence_in_words, findings, headlines, in_short, provenance_table
 from bslib.specs import PredictionsSpec
 from bslib.statistics import Estimate, Estimates
 from bslib.store import PUBLISHED, Records, Store, open_store, published_folder
@@ -88,13 +85,18 @@ def test_every_claim_speaks_of_what_the_chapter_computes(paper_quantities):
         assert estimate.low <= estimate.high and estimate.networks == 2, name
 
 
+def cards_of(html: str) -> list[str]:
+    """The cards of a page, which Markdown has to pass through as they are."""
+    assert "\n" not in html
+    return re.findall("<article.*?</article>", html)
+
+
 def test_with_all_records_every_claim_has_a_verdict(paper_quantities):
-    _, _, *table, gap, marks = verdicts("parameters", paper_quantities).splitlines()
-    assert gap == "" and all(mark in marks for mark in "✓✗~")
-    assert len(table) == len(claims_of("parameters")) and not any("not yet run" in row for row in table)
-    for claim, row in zip(claims_of("parameters"), table, strict=True):
-        assert claim.says in row and f"**{judge(claim, paper_quantities)}**" in row and "2 networks" in row
-    assert str(paper_quantities["accuracy.fashion-mnist"]) in table[0] and "88 %" in table[0]
+    cards = cards_of(verdicts("parameters", paper_quantities))
+    assert len(cards) == len(claims_of("parameters")) and not any("not yet run" in card for card in cards)
+    for claim, card in zip(claims_of("parameters"), cards, strict=True):
+        assert escape(claim.says) in card and f'data-verdict="{judge(claim, paper_quantities)}"' in card
+    assert str(paper_quantities["accuracy.fashion-mnist"]) in cards[0] and "88 %" in cards[0]
 
 
 def test_half_the_records_judge_half_the_claims(made_up_half):
@@ -107,8 +109,8 @@ def test_half_the_records_judge_half_the_claims(made_up_half):
 
 def test_smoke_yields_no_verdict(made_up_half):
     found = quantities({size.dataset: made_up_half(size, "smoke") for size in sizes_of("parameters", "smoke")})
-    table = verdicts("parameters", found).splitlines()[2:-2]
-    assert found and table and all(row.endswith("|  | **not yet run** |") for row in table)
+    cards = cards_of(verdicts("parameters", found))
+    assert found and cards and all('data-verdict="not yet run"' in card and "<svg" not in card for card in cards)
 
 
 def test_no_record_yields_no_verdict():
@@ -204,32 +206,107 @@ def test_pages_and_figures_that_the_ledger_names_are_there(ledger):
         assert entry.claim.figure is None or entry.claim.figure in figures, entry.claim.id
 
 
-def test_the_page_has_a_row_for_each_entry(ledger):
-    opening, _, *rows, closing = ledger_page(ledger).splitlines()
-    rows = rows[2:]
-    assert (opening, closing) == (":::{container} ledger", ":::") and len(rows) == len(ledger)
-    for entry, row in zip(ledger, rows, strict=True):
-        assert row.count(" | ") == 3 and f"**{entry.verdict}**" in row and entry.claim.says in row and entry.claim.paper in row
-        assert all(format_estimate(estimate) in row for estimate in entry.measured.values())
-        assert entry.claim.figure is None or f"{{numref}}`{entry.claim.figure}`" in row
+def test_the_page_has_a_card_for_each_entry(ledger):
+    cards = cards_of(ledger_page(ledger))
+    assert len(cards) == len(ledger)
+    for entry, card in zip(ledger, cards, strict=True):
+        claim = entry.claim
+        assert f'id="{claim.id}"' in card and f'href="ledger.html#{claim.id}"' in card
+        assert f'data-verdict="{entry.verdict}"' in card and escape(claim.says) in card and escape(claim.paper) in card
+        assert all(format_estimate(estimate) in card for estimate in entry.measured.values())
+        assert claim.figure is None or f'href="{entry.page}.html#{claim.figure}"' in card
+        for dataset in ("fashion-mnist", "cifar10"):
+            asked = any(f".{dataset}" in test.quantity for test in claim.tests)
+            assert asked == (dataset in re.search('data-sets="(.*?)"', card)[1].split())
+
+
+def test_the_files_of_the_ledger_hold_every_claim(ledger):
+    found = re.findall(r'download="ledger\.(\w+)" href="data:[^,]*,([^"]+)"', ledger_page(ledger))
+    files = {name: b64decode(content).decode() for name, content in found}
+    assert json.loads(files["json"]) == as_data(ledger)
+    rows = list(csv.DictReader(io.StringIO(files["csv"])))
+    assert len(rows) == sum(len(entry.claim.tests) for entry in ledger)
+    first = next(entry for entry in ledger if entry.measured)
+    row = next(row for row in rows if row["id"] == first.claim.id)
+    assert float(row["value"]) == pytest.approx(first.measured[row["quantity"]].value, rel=1e-5)
 
 
 def test_marks_and_verdict_agree(ledger):
-    """A reader who knows the rule can tell the verdict from the marks in the row."""
-    _, _, *rows, _ = ledger_page(ledger).splitlines()
-    for entry, row in zip(ledger, rows[2:], strict=True):
-        marks = re.findall("[✓✗~]", row.split(" | ")[2])
-        assert marks == re.findall("[✓✗~]", " ".join(bounds_text(entry.claim, entry.measured).values()))
-        if entry.verdict != "not yet run":
-            assert len(marks) == len(entry.claim.tests), entry.claim.id
-            given = re.findall("given [^)]*([✓✗~])", row)
-            if set(given) - {"✓"}:
-                assert entry.verdict == ("setting not met" if "✗" in given else "too little evidence")
-                continue
-            marks = re.findall("[✓✗~]", re.sub(r"\(given [^)]*\)", "", row.split(" | ")[2]))
-            otherwise = "in part" if "✓" in marks else "not reproduced" if "✗" in marks else "too little evidence"
-            wanted = "reproduced" if set(marks) == {"✓"} else otherwise
-            assert entry.verdict == wanted, entry.claim.id
+    """A reader who knows the rule can tell the verdict from the marks on the card."""
+    for entry, card in zip(ledger, cards_of(ledger_page(ledger)), strict=True):
+        marks = re.findall('class="fares">([✓✗~])', card)
+        if entry.verdict == "not yet run":
+            continue
+        assert len(marks) == len(entry.claim.tests) == card.count("<circle")
+        given = {mark for mark, test in zip(marks, entry.claim.tests, strict=True) if test.given}
+        own = {mark for mark, test in zip(marks, entry.claim.tests, strict=True) if not test.given}
+        if given - {"✓"}:
+            wanted = "setting not met" if "✗" in given else "too little evidence"
+        else:
+            otherwise = "in part" if "✓" in own else "not reproduced" if "✗" in own else "too little evidence"
+            wanted = "reproduced" if own == {"✓"} else otherwise
+        assert entry.verdict == wanted, entry.claim.id
+
+
+@pytest.mark.parametrize(("value", "shaded"), [(-1.0, False), (0.0, True), (2.0, True)])
+def test_a_dot_lies_in_the_shade_where_the_value_is_within_the_bound(value, shaded):
+    claim = claim_of(Test(quantity="q", at_least=-0.5))
+    card = cards.card(
+        Entry(chapter="c", page="p", claim=claim, measured={"q": Estimate(value, value - 1, value + 1, 5)}, verdict="in part")
+    )
+    start, width = (float(x) for x in re.search(r'"zone" x="([\d.-]+)%" width="([\d.]+)%"', card).groups())
+    dot = float(re.search(r'circle cx="([\d.]+)%', card)[1])
+    assert (start <= dot <= start + width + 0.01) is shaded and start + width == pytest.approx(100, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("quantity", "words"),
+    [
+        ("active_less_clean.fashion-mnist.0.05", ("active minus clean", "Fashion-MNIST", "σ = 0.05")),
+        ("spread_at_0.01.cifar10", ("spread at 0.01", "CIFAR-10", "")),
+        ("range_of_means_0.005_to_0.15.cifar10", ("range of means 0.005 to 0.15", "CIFAR-10", "")),
+        ("largest_step.cifar10.less.fashion-mnist", ("largest step", "CIFAR-10 minus Fashion-MNIST", "")),
+        ("share_of_clean.0.1.less.0.5.fashion-mnist", ("share of clean", "Fashion-MNIST", "σ = 0.1 minus σ = 0.5")),
+        ("auc_own_at.fashion-mnist.0.25.1", ("area (AUC) own trigger at", "Fashion-MNIST", "σ = 0.25, trigger 1")),
+        ("auc_universal_at.fashion-mnist.26", ("area (AUC) universal at", "Fashion-MNIST", "bound 26/255")),
+    ],
+)
+def test_names_of_quantities_become_words(quantity, words):
+    assert label(quantity) == words
+    assert label("kept.cifar10.1", noise=True)[2] == "σ = 1"
+
+
+def test_the_networks_needed_are_enough_and_one_fewer_is_not():
+    """Against Student's interval of a sample with the same mean and standard deviation."""
+    claim, sd = claim_of(Test(quantity="q", at_least=0.0)), 1.0
+    for mean in (0.1, 0.4, -0.3):
+
+        def interval(n, mean=mean):
+            low, high = scipy_stats.t.interval(0.95, n - 1, loc=mean, scale=sd / n**0.5)
+            return Estimate(mean, low, high, n)
+
+        wanted = networks_needed(claim, {"q": interval(5)})
+        outcomes = [claim.tests[0].outcome(interval(n)) for n in (wanted - 1, wanted)]
+        assert outcomes == [None, mean > 0]
+
+
+def test_the_networks_needed_where_all_agree_are_those_of_wilsons_interval():
+    claim, z2 = claim_of(Test(quantity="q", at_least=0.95)), 1.96**2
+    wanted = networks_needed(claim, {"q": Estimate(1.0, 10 / (10 + z2), 1.0, 10)})
+    assert (wanted - 1) / (wanted - 1 + z2) < 0.95 <= wanted / (wanted + z2)
+
+
+def test_too_little_evidence_says_how_many_networks_would_decide(ledger):
+    for entry, card in zip(ledger, cards_of(ledger_page(ledger)), strict=True):
+        lacking = entry.verdict == "too little evidence"
+        assert lacking == ("would decide" in card or "would be needed" in card), entry.claim.id
+        assert (entry.verdict == "setting not met") == ("The claim presupposes" in card)
+
+
+def test_rules_that_moved_are_listed_with_their_date(ledger):
+    lines = re.findall("<li>.*?</li>", moved_rules(ledger))
+    dated = [entry.claim.id for entry in ledger if re.search(r"\d (Nov|Dec)ember", entry.claim.reading)]
+    assert all("ember" in line for line in lines) and sorted(re.findall(r"#([\w-]+)", "".join(lines))) == sorted(dated)
 
 
 def test_a_number_held_to_two_bounds_is_shown_once():
@@ -244,8 +321,10 @@ def test_the_score_counts_every_entry(ledger):
     apart = [entry for entry in ledger if entry.claim.arithmetic or entry.claim.ours]
     assert [entry.claim.id for entry in apart if entry.claim.arithmetic] == ["t1-networks-17", "t1-networks-20", "t2-pairs-79"]
     assert [entry.claim.id for entry in apart if entry.claim.ours] == ["smoother-cifar", "within-trigger-and-class"]
+    bar = dict(re.findall(r'data-is="([^"]+)" [^>]*><b>(\d+)</b>', score_bar(ledger)))
     for verdict in VERDICTS:
         count = sum(entry.verdict == verdict for entry in ledger if entry not in apart)
+        assert int(bar.get(verdict, 0)) == count
         assert (f"{count} {verdict}" in words.split(";")[0].split(", ")) == (count > 0)
     assert f"; {len(ledger) - 5} claims in all" in words
     assert words.endswith("; and 3 on how the paper's own numbers fit together and 2 that we ask besides")
@@ -307,10 +386,31 @@ def test_a_finding_that_records_contradict_says_so(published_numbers):
         assert findings("parameters", {**own, first.tests[0].quantity: estimate}).startswith("- **Not borne out")
 
 
-def test_the_short_answers_of_all_chapters_end_with_the_score(published_numbers, ledger):
-    lines = in_short(published_numbers).splitlines()
-    assert lines[0] == ":::{admonition} In short" and lines[-2] == f"- **How sure.** {score(ledger)}." and lines[-1] == ":::"
+def test_the_short_answers_of_all_chapters_end_with_the_evidence(published_numbers):
+    lines = in_short(published_numbers, evidence="Much.").splitlines()
+    assert lines[0] == ":::{admonition} In short" and lines[-2:] == ["- **How much evidence.** Much.", ":::"]
     assert len(lines) == 3 + sum(finding.short > 0 for chapter in WITH_CLAIMS for finding in findings_of(chapter))
+    assert "[" not in "".join(lines) and "[" in in_short(published_numbers)
+
+
+def test_the_evidence_counts_networks_and_points(published_numbers):
+    words = evidence_in_words(profile="paper", store=PUBLISHED)
+    networks = {record.spec for record in open_store(PUBLISHED).iter_records() if record.spec.kind == "network"}
+    assert sum(map(int, re.findall(r"(\d+) networks", words))) == len(networks)
+
+
+def test_the_first_sentence_of_the_book_is_true(published_numbers):
+    """It has no numbers, so these hold it: smoother under little noise, not under much or under T2; a detector that errs."""
+    surface, pairs, patterns = (published_numbers[name] for name in ("surface", "correlation", "patterns"))
+    assert all(surface[f"active_less_clean.{data}.0.1"].high < 0 for data in ("fashion-mnist", "cifar10"))
+    assert surface["active_less_clean.fashion-mnist.1"].low > 0
+    assert pairs["less_clean.fashion-mnist.5"].low > -0.05
+    assert patterns["auc.fashion-mnist"].high < 0.9 and patterns["clean_told_apart.fashion-mnist"].low > 0.05
+
+
+def test_open_claims_are_those_without_an_answer(ledger):
+    found = re.findall(r'ledger.html#([\w-]+)"', open_claims(ledger))
+    assert sorted(found) == sorted(e.claim.id for e in ledger if e.verdict in ("too little evidence", "setting not met"))
 
 
 def test_the_landing_page_has_the_headlines_alone(published_numbers):

@@ -248,9 +248,9 @@ def test_each_candidate_has_its_own_mask_and_points_and_the_backdoors_class_is_m
     assert table.query("network == 1 and sigma == 0.25 and W > 0.5")["class"].tolist() == [5]
     assert table.groupby("network")["backdoored"].all().tolist() == [False, True, True]
     assert drawn["trigger"].tolist() == [0] * 10 + [1] * 10 + [4] * 10
-    assert drawn["log10_p"].tolist() == pytest.approx([-700 / math.log(10) if k in (13, 18) else 0 for k in range(30)])
+    assert drawn["score10"].tolist() == pytest.approx((table[table["sigma"] == 0.1]["score"] / math.log(10)).tolist())
     bold = [axis.get_title() for axis in figures.reversed_triggers(part).axes if axis.title.get_weight() == "bold"]
-    assert bold == ["3: 4"] * 2, "on two of three networks"
+    assert bold == ["class 3: 4"] * 2, "on two of three networks"
 
 
 def test_other_detectors_are_asked_about_the_smallest_mask_and_less_what_they_say_of_clean_images():

@@ -221,7 +221,8 @@ def test_what_is_drawn_is_the_table_and_panels_are_named_for_what_they_show(made
         assert np.allclose(axis.collections[0].get_offsets(), own[["W clean", "W with the trigger"]])
     (left, right), by_sigma = difference_to_clean(part).axes, part.by_sigma()
     means = {line.get_label(): line.get_ydata() for line in left.lines}
-    assert all(np.allclose(means[kind], by_sigma[kind]) for kind in ("clean", "active", "inactive"))
+    lines = {"without a trigger": "clean", "active trigger": "active", "inactive trigger": "inactive"}
+    assert all(np.allclose(means[name], by_sigma[kind]) for name, kind in lines.items())
     for bars in right.containers:
         assert np.allclose(bars[0].get_ydata(), [estimate.value for estimate in by_sigma[bars.get_label()]])
     boxes_of, (left, right) = clean_and_triggered.table(part).query("quantity == 'third quartile'"), axes[clean_and_triggered]

@@ -39,6 +39,7 @@ HOUSE = (
     ("verify", "plotting"),
     ("chapters",),
     ("ledger", "cost"),
+    ("cards",),
     ("render", "interactive", "book", "timings"),
     ("cli",),
 )
@@ -271,7 +272,12 @@ def test_the_landing_page_cites_what_the_citation_file_does() -> None:
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
     (paper,) = cited["references"]
     page = "".join(json.loads((ROOT / "notebooks" / "intro.ipynb").read_text("utf-8"))["cells"][-1]["source"])
-    assert cited["title"] in page and f"{{{cited['version']}}}" in page and cited["authors"][0]["name"] in page
+    assert (
+        paper["doi"] in page
+        and cited["title"] in page
+        and f"{{{cited['version']}}}" in page
+        and cited["authors"][0]["name"] in page
+    )
     names = " and ".join(f"{author['family-names']}, {author['given-names']}" for author in paper["authors"])
     assert paper["title"] in page and names in page and f"{{{paper['year']}}}" in page
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]

@@ -12,7 +12,10 @@ document.addEventListener("DOMContentLoaded", async () => {
   const sidebar = document.getElementById("pst-primary-sidebar");
   sidebar?.setAttribute("role", "complementary");
   sidebar?.setAttribute("aria-label", "Book");
-  // A formula that scrolls can be reached by keyboard.
+  // A figure or a formula that scrolls can be reached by keyboard.
+  for (const figure of document.querySelectorAll("figure:has(> img), div.cell_output:has(> img)")) {
+    if (figure.scrollWidth > figure.clientWidth) figure.tabIndex = 0;
+  }
   await window.MathJax?.startup?.promise;
   for (const formula of document.querySelectorAll("mjx-container[display]")) formula.tabIndex = 0;
 });

@@ -63,7 +63,7 @@ class Explorer(anywidget.AnyWidget):
         return bundle[0] | mine, bundle[1]
 
 
-def explorer(chapter: str, results: Mapping[str, Results[Any]]) -> Explorer | Markdown:
+def explorer(chapter: str, results: Mapping[str, Results[Any]], *, view: str = "") -> Explorer | Markdown:
     """Return an explorer of the existing results, with notes on missing ones; only the notes if there are no results.
 
     Parameters
@@ -72,6 +72,8 @@ def explorer(chapter: str, results: Mapping[str, Results[Any]]) -> Explorer | Ma
         A chapter that has a module ``explorer``.
     results : mapping of str to Results
         As returned by the chapter's ``load``.
+    view : str
+        A view of the script beside the chapter's own, and the function of that module that gives its content.
     """
     missing = [part.missing for part in results.values() if part.missing]
     there = [part for part in results.values() if not part.missing]
@@ -79,7 +81,7 @@ def explorer(chapter: str, results: Mapping[str, Results[Any]]) -> Explorer | Ma
         from IPython.display import Markdown
 
         return Markdown("\n\n".join(map(str, missing)))
-    settings, batches = import_module(f"bslib.chapters.{chapter}.explorer").content(there)
+    settings, batches = getattr(import_module(f"bslib.chapters.{chapter}.explorer"), view or "content")(there)
     names = [{"name": f"{part.size.dataset}, {part.size.network}", "source": part.source} for part in there]
     data = {
         "parts": [about | own for about, own in zip(names, settings, strict=True)],
@@ -87,7 +89,7 @@ def explorer(chapter: str, results: Mapping[str, Results[Any]]) -> Explorer | Ma
         "batches": [about | {"points": len(counts)} for about, counts in batches],
         "estimators": list(ESTIMATORS),
     }
-    return Explorer(chapter=chapter, data=data, counts=packed([counts for _, counts in batches]))
+    return Explorer(chapter=view or chapter, data=data, counts=packed([counts for _, counts in batches]))
 
 
 def packed(batches: Sequence[NDArray[np.integer[Any]]]) -> bytes:

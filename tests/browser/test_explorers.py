@@ -191,6 +191,18 @@ def test_correlation_has_pythons_numbers(show, correlation):
         close(one["numbers"], wanted | {"pairs": [found["pairs"]], "left out": [found["left out"]]})
 
 
+def test_the_main_result_has_pythons_numbers_and_says_the_direction(show, surface):
+    page, table = show(explorer("surface", {"one": surface}, view="glance")), surface.by_sigma()
+    slider = page.get_by_role("slider")
+    for k, row in table.iterrows():
+        slider.fill(str(k))
+        shown = [float(value.get_attribute("value")) for value in page.locator(".numbers data").all()]
+        assert shown == pytest.approx([row["clean"], row["active"]])
+        change = row["active minus clean"]
+        word = "smoother:" if change.high < 0 else "rougher:" if change.low > 0 else "neither"
+        assert word in page.locator(".words").inner_text()
+
+
 def crafted_area(part, kind: str, bound, sigma: float, batch: int, center: str, signed: bool) -> tuple[float, int, int]:
     """The area of patterns crafted afterwards against second clean batches, and how many there are of both, from the records."""
     scores: dict[bool, list[float]] = {True: [], False: []}

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORKS = ("clean", "backdoored")
-START = 6
-CONTROLS = ("lab-image", "lab-canvas", "lab-brush", "width", "clear", "lab-trigger", "sigma", "n", "again")
+START, SIGMA = 7, 0.25  # a sneaker, where the page opens
+CONTROLS = ("lab-canvas", "lab-trigger", "sigma", "n", "again", "lab-image", "lab-brush", "width", "clear")
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +82,7 @@ def page(opened_page: Page, example: Examples) -> Iterator[Page]:
     choose(page, "lab-trigger", "")
     choose(page, "lab-brush", "white")
     page.get_by_role("button", name="Remove all paint").click()
-    for name, value in (("width", 2), ("sigma", 0.1), ("n", 150)):
+    for name, value in (("width", 2), ("sigma", SIGMA), ("n", 150)):
         slide(page, name, value)
     yield settled(page)
     assert page.problems == []  # type: ignore[attr-defined]
@@ -178,10 +178,10 @@ def test_it_opens_where_the_backdoored_network_wavers(opened_page: Page, example
     assert opened_page.locator("[name=lab-image]:checked").get_attribute("value") == str(START)
     assert shown(opened_page, "backdoored")["w"] > 0.5
     lab = opened_page.locator("wobbliness-lab")
-    assert (lab.get_attribute("data-sigma"), lab.get_attribute("data-n")) == ("0.1", "250")
+    assert (lab.get_attribute("data-sigma"), lab.get_attribute("data-n")) == (str(SIGMA), "250")
     for name in NETWORKS:
         network = getattr(example, name)
-        agrees(opened_page, name, redone(network, example.images[START], 0.1, 250))
+        agrees(opened_page, name, redone(network, example.images[START], SIGMA, 250))
         assert shown(opened_page, name)["label"] == int(network(example.images[START : START + 1]).argmax())
 
 
@@ -208,14 +208,22 @@ def test_counts_are_those_of_numpy_and_torch(page: Page, example: Examples) -> N
     agrees(page, "backdoored", redone(example.backdoored, image, 0.27, 250, seed=seed_of(page)))
 
 
-def test_the_trained_trigger_smooths(page: Page, example: Examples) -> None:
-    before = shown(page, "backdoored")
+def test_the_trained_trigger_smooths_and_the_lab_says_so(page: Page, example: Examples) -> None:
+    before, words = shown(page, "backdoored"), page.locator(".lab-explain")
+    assert "backdoored network" in words.inner_text() and "Now put trigger 1 on the image" in words.inner_text()
     choose(page, "lab-trigger", 1)
     settled(page)
     after = shown(page, "backdoored")
-    assert page.locator("wobbliness-lab").get_attribute("data-sigma") == "0.1"
-    assert before["w"] > 0.5 and after["w"] < 0.05
+    assert page.locator("wobbliness-lab").get_attribute("data-sigma") == str(SIGMA)
+    assert before["w"] > 0.5 and after["w"] < 0.1 and before["label"] != after["label"]
     assert example.classes[after["label"]] == "T-shirt/top"
+    share = round(100 * max(after["counts"]) / sum(after["counts"]))
+    assert f"The backdoored network predicts {share} % of the noisy copies as T-shirt/top: noise hardly" in words.inner_text()
+    assert "The trigger decides" in words.inner_text()
+    choose(page, "lab-trigger", 4)
+    settled(page)
+    top = example.classes[int(np.argmax(shown(page, "backdoored")["counts"]))]
+    assert ("The trigger decides" in words.inner_text()) == (top == "T-shirt/top")
 
 
 def test_a_slider_that_moves_fast_leaves_no_queue(page: Page, example: Examples) -> None:
@@ -246,12 +254,12 @@ def test_mouse_and_touch_paint_and_paint_is_taken_away(page: Page, example: Exam
     original = (example.images[START, 0] * 255).round().numpy()
     assert (painted(page) == original).all()
     canvas = page.locator(".lab-canvas")
-    canvas.scroll_into_view_if_needed()
-    box = canvas.bounding_box()
-    assert box
-    cell = box["width"] / 28
 
     def at(column: int, row: int) -> tuple[float, float]:
+        canvas.scroll_into_view_if_needed()  # where a control below it has scrolled the page
+        box = canvas.bounding_box()
+        assert box
+        cell = box["width"] / 28
         return box["x"] + (column + 0.5) * cell, box["y"] + (row + 0.5) * cell
 
     slide(page, "width", 1)
@@ -279,8 +287,8 @@ def test_mouse_and_touch_paint_and_paint_is_taken_away(page: Page, example: Exam
 
 
 def test_the_keyboard_reaches_everything(page: Page) -> None:
-    page.locator("[name=lab-image]:checked").focus()
-    reached = [page.evaluate("document.activeElement.name")]
+    page.locator(".lab-canvas").focus()
+    reached = [page.evaluate("document.activeElement.className")]
     while len(reached) < len(CONTROLS):
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.name || document.activeElement.className"))

@@ -72,7 +72,7 @@ class WobblinessLab extends HTMLElement {
       return;
     }
     this.build();
-    this.choose(this.about.networks.backdoored.wobbliest);
+    this.choose(this.first);
   }
 
   start() {
@@ -106,9 +106,10 @@ class WobblinessLab extends HTMLElement {
     this.cursor = [side >> 1, side >> 1];
     this.seed = 0;
     this.request = 0;
+    this.first = Number(this.dataset.image ?? networks.backdoored.wobbliest);
 
     const thumbnails = this.images.map((levels, i) =>
-      radio("lab-image", i, i === networks.backdoored.wobbliest, picture(side, levels, { "aria-hidden": "true" }), make("span", {}, classes[images.labels[i]])),
+      radio("lab-image", i, i === this.first, picture(side, levels, { "aria-hidden": "true" }), make("span", {}, classes[images.labels[i]])),
     );
     const trained = networks.backdoored.trigger;
     const stamps = Object.entries(triggers).map(([number, rows]) => {
@@ -126,26 +127,28 @@ class WobblinessLab extends HTMLElement {
     const again = make("button", { type: "button", name: "again" }, "Draw other noise");
     this.panels = new Map(Object.entries(networks).map(([name, network]) => [name, this.panel(name, network)]));
 
+    this.explained = make("p", { class: "lab-explain" });
     this.replaceChildren(
-      group("Image", "lab-images", ...thumbnails),
       make("div", { class: "lab-bench" },
         make("div", {},
           make("div", { class: "lab-easel" }, this.canvas, this.mark),
           make("p", { class: "lab-small", id: "lab-keys" }, "Paint here; by keyboard: arrows move, space paints."),
-        ),
-        make("div", {}, this.example, make("p", { class: "lab-small" }, "One noisy copy")),
-        make("div", { class: "lab-controls" },
-          group("Brush", "lab-choices", ...brushes),
-          slider("width", "Brush width", { min: 1, max: 5, step: 1, value: 2 }),
-          clear,
           group("Trigger", "lab-choices lab-triggers", radio("lab-trigger", "", true, make("span", {}, "none")), ...stamps),
-          slider("sigma", "Noise σ", { min: 0, max: 1, step: 0.01, value: 0.1 }),
-          slider("n", "Noisy copies n", { min: 10, max: 1000, step: 10, value: 250 }),
-          again,
+          slider("sigma", "Noise σ", { min: 0, max: 1, step: 0.01, value: this.dataset.sigma ?? 0.1 }),
         ),
+        ...[...this.panels.values()].map((panel) => panel.section),
       ),
-      make("div", { class: "lab-panels" }, ...[...this.panels.values()].map((panel) => panel.section)),
+      this.explained,
       this.status,
+      make("div", { class: "lab-controls" },
+        slider("n", "Noisy copies n", { min: 10, max: 1000, step: 10, value: 250 }),
+        again,
+        group("Image", "lab-images", ...thumbnails),
+        group("Brush", "lab-choices", ...brushes),
+        slider("width", "Brush width", { min: 1, max: 5, step: 1, value: 2 }),
+        clear,
+        make("div", { class: "lab-noisy" }, this.example, make("p", { class: "lab-small" }, "One noisy copy")),
+      ),
       make("p", { class: "lab-small" }, this.exactness()),
     );
 
@@ -169,9 +172,25 @@ class WobblinessLab extends HTMLElement {
       gauge,
       make("p", { class: "lab-scale" }, make("span", {}, "0"), make("span", {}, `at most ln ${classes.length} = ${Math.log(classes.length).toFixed(3)}`)),
       says,
-      make("ul", { "aria-label": "How many noisy copies are called what" }, ...bars),
+      make("ul", { "aria-label": "How many noisy copies are predicted as each class" }, ...bars),
     );
     return { section, number, gauge, says, bars };
+  }
+
+  // What the numbers mean, in words.
+  explain(counts) {
+    const { classes, networks } = this.about;
+    const trigger = this.querySelector("[name=lab-trigger]:checked").value;
+    const said = Object.keys(networks).map((name) => {
+      const total = counts[name].reduce((a, b) => a + b, 0), most = Math.max(...counts[name]), w = wobbliness(counts[name]);
+      const steady = w < 0.1 ? "noise hardly changes its answer" : w < 0.5 ? "noise sometimes changes its answer" : "noise often changes its answer";
+      return `The ${name} network predicts ${Math.round((100 * most) / total)} % of the noisy copies as ${classes[counts[name].indexOf(most)]}: ${steady}.`;
+    });
+    const { target, trigger: trained } = networks.backdoored, top = counts.backdoored.indexOf(Math.max(...counts.backdoored));
+    const fired = top === target && this.about.images.labels[this.image] !== target;
+    if (trigger) said.push(fired ? "The trigger decides what the backdoored network says, whatever else the image shows." : "Here the trigger does not decide what the backdoored network says.");
+    else said.push(`Now put trigger ${trained} on the image, and compare.`);
+    return said.join(" ");
   }
 
   exactness() {
@@ -282,6 +301,7 @@ class WobblinessLab extends HTMLElement {
     if (!done) return;
     Object.assign(this.dataset, { state: "done", sigma, n, seed: this.seed, finished: Number(this.dataset.finished ?? 0) + 1 });
     const words = [...this.panels].map(([name, panel]) => `${name} W = ${panel.number.textContent}`);
+    this.explained.textContent = this.explain(counts);
     this.status.textContent = `σ = ${sigma}, n = ${n}: ${words.join(", ")}.`;
   }
 }

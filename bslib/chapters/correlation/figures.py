@@ -49,7 +49,7 @@ def success_against_w(correlation: Correlation, table: pd.DataFrame) -> Figure:
     defined = np.isfinite(found["tau"].value)
     title = f"{', '.join(measures)}; {counted}" if defined else f"{counted}: no correlation"
     axes[0].set_title(title.replace("-", "\N{MINUS SIGN}"), fontsize=10)
-    axes[0].legend(frameon=False, fontsize=9)
+    axes[0].legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     return finish(figure, axes, correlation.source, y="success of the trigger")
 
 
@@ -90,7 +90,8 @@ def success_within(correlation: Correlation, table: pd.DataFrame) -> Figure:
     axes[1].set(xlabel="mean of W, what is left", ylabel="success, what is left", title="within trigger and class")
     for axis in axes:
         axis.title.set_fontsize(10)
-    axes[0].legend(frameon=False, fontsize=9)
+        axis.locator_params(axis="x", nbins=5)
+        axis.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18))
     return finish(figure, list(axes), correlation.source, y="mean of W with the trigger")
 
 

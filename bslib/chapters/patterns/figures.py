@@ -90,7 +90,7 @@ def roc_by_setting(patterns: Patterns, table: pd.DataFrame) -> Figure:
         axis.axhline(0.5, color=GREY, linestyle=":")
         axis.set(xlabel=r"noise level $\sigma$", ylim=(-0.03, 1.03))
         axis.set_xticks(range(len(sigmas)), short_labels(sigmas))
-        axis.legend(frameon=False, fontsize=8, loc="lower right")
+        axis.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
     axes[0].set_title("by the size of the batch", fontsize=11)
     axes[1].set_title(f"by the score, {full} points", fontsize=11)
     return finish(figure, axes, patterns.source, y="area under the ROC curve")
@@ -109,10 +109,10 @@ def universal(patterns: Patterns, table: pd.DataFrame) -> Figure:
         places = [bounds.index(bound) + 0.14 * (k - (len(levels) - 1) / 2) for bound in own["bound"]]
         points_with_intervals(axes[2], places, own["auc"], *SETTING_STYLE[k % len(SETTING_STYLE)], rf"$\sigma$ = {level:g}")
     axes[2].axhline(0.5, color=GREY, linestyle=":")
-    axes[2].legend(frameon=False, fontsize=8)
+    axes[2].legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     for axis, title in zip(axes, ("predictions changed", "classes they go to", "AUC against clean"), strict=True):
         axis.set_xticks(range(len(bounds)), [str(b) for b in bounds])
-        axis.set(xlabel="bound, 255ths", ylim=(0, 1.02 if axis is axes[2] else None))
+        axis.set(xlabel="bound (255 is white)", ylim=(-0.05, 1.05) if axis is axes[2] else (0, None))
         axis.set_title(title, fontsize=10)
     return finish(figure, list(axes), _source_of_crafted(patterns, max(one.networks for one in first["fooled"])), y=None)
 
@@ -124,54 +124,63 @@ def reversed_triggers(patterns: Patterns) -> Figure | Markdown:
     if not shown:
         return words(patterns.missing or patterns.not_yet_run())
     records = {trigger: patterns.records[cleanse_of(patterns.size, shown[trigger])] for trigger in sorted(shown)}
-    classes = len(next(iter(records.values())).arrays["masks"])
-    height = 0.95 * len(records) + 0.4
-    figure, axes = plt.subplots(len(records), classes + 1, figsize=(7.2, height), layout="constrained", squeeze=False)
-    for row, (trigger, record) in zip(axes, records.items(), strict=True):
+    columns = 6
+    rows = -(-(1 + len(next(iter(records.values())).arrays["masks"])) // columns)
+    figure = plt.figure(figsize=(7.2, 1.35 * rows * len(records)), layout="constrained")
+    parts = figure.subfigures(len(records), 1, squeeze=False)[:, 0]
+    for part, (trigger, record) in zip(parts, records.items(), strict=True):
         masks, colours = record.arrays["masks"], record.arrays["patterns"]
         attack = shown[trigger].attack
+        true, *axes = part.subplots(rows, columns).flat
+        part.suptitle(f"network with trigger {trigger}" if trigger else "clean network", fontsize=9, x=0.01, ha="left")
         if trigger and patterns.pictures is not None:
             plain, stamped = (patterns.pictures.arrays[name][trigger - 1] for name in ("images", "stamped"))
-            row[0].imshow(np.where(stamped != plain, stamped, 0).transpose(1, 2, 0), cmap="gray", vmin=0, vmax=255)
+            true.imshow(np.where(stamped != plain, stamped, 0).transpose(1, 2, 0), cmap="gray", vmin=0, vmax=255)
+            true.set_title("true trigger", fontsize=8)
         else:
-            row[0].set_frame_on(False)
-        row[0].set_ylabel(f"trigger {trigger}" if trigger else "clean", fontsize=8)
-        for k, axis in enumerate(row[1:]):
+            true.axis("off")
+        for k, axis in enumerate(axes[: len(masks)]):
             axis.imshow((masks[k] * colours[k]).transpose(1, 2, 0), cmap="gray", vmin=0, vmax=1)
             own = attack is not None and attack.target == k
-            axis.set_title(
-                f"{k}: {masks[k].sum():.0f}", fontsize=7, color=MEAN if own else MEDIAN, weight="bold" if own else None
-            )
-        for axis in row:
+            style = {"color": MEAN, "weight": "bold"} if own else {"color": MEDIAN}
+            axis.set_title(f"class {k}: {masks[k].sum():.0f}", fontsize=8, **style)
+        for axis in axes[len(masks) :]:
+            axis.axis("off")
+        for axis in (true, *axes):
             axis.set(xticks=[], yticks=[])
-    axes[0, 0].set_title("true", fontsize=7)
-    return signed(figure, patterns.source)
+    data = patterns.records[patterns.networks[0]].data["source"]
+    keys = ", ".join(shown[trigger].key[:6] for trigger in records)
+    return signed(figure, f"{data}; one network of each kind: {keys}; profile {patterns.profile}")
 
 
 def _candidates(patterns: Patterns) -> pd.DataFrame:
-    """The candidates at the first noise level, with the network's trigger and the logarithm of the p-value."""
+    """The candidates at the first noise level, with the network's trigger and the score in powers of ten."""
     table = patterns.candidates()
     table = table[table["sigma"] == patterns.size.pattern_sigmas[0]]
     triggers = [network.attack.trigger if network.attack else 0 for network in patterns.networks]
-    return table.assign(trigger=[triggers[k] for k in table["network"]], log10_p=-table["score"].abs() / np.log(10))
+    return table.assign(trigger=[triggers[k] for k in table["network"]], score10=table["score"] / np.log(10))
 
 
 @drawn_from(_candidates)
 def reversed_norms(patterns: Patterns, table: pd.DataFrame) -> Figure:
-    """Left: the norm of every candidate's mask; the target class is marked. Right: the p-value of W against clean images."""
+    """Left: the norm of every candidate's mask; the target class is marked. Right: the signed score of W against clean images."""
     searched = table.drop_duplicates("network")
     places = table["network"].map(searched["network"].to_list().index)  # the W detector is measured on more networks
     figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.6), layout="constrained", sharex=True)
-    for axis, values in zip(axes, (table["norm"], table["log10_p"]), strict=True):
+    for axis, values in zip(axes, (table["norm"], table["score10"]), strict=True):
         for own, colour, marker, label in ((False, BLUE, "o", "other classes"), (True, MEAN, "D", "the backdoor's class")):
             where = table["own"] == own
             axis.scatter(places[where], values[where], s=20, color=colour, marker=marker, label=label, alpha=0.8)
         axis.set_xticks(range(len(searched)), [str(t or "–") for t in searched["trigger"]], fontsize=8)
         axis.set(xlabel="trained-in trigger (–: clean)")
     axes[0].set(title="size of the mask (L1)", ylim=(0, None))
-    axes[1].set(title=r"$\log_{10}$ of the p-value of Levene's test")
-    axes[1].axhline(np.log10(0.05), color=GREY, linestyle=":")
-    axes[0].legend(frameon=False, fontsize=8)
+    axes[1].set(title=r"signed score: $-\log_{10}$ p")
+    axes[1].axhline(0, color=MEDIAN, linewidth=1)
+    axes[1].axhline(-np.log10(0.05), color=GREY, linestyle=":")
+    for place, text in ((0.97, "found: W varies less than on clean images"), (0.03, "not found: W varies more")):
+        axes[1].text(0.03, place, text, transform=axes[1].transAxes, fontsize=7.5, va="top" if place > 0.5 else "bottom")
+    axes[1].margins(y=0.12)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, fontsize=8)
     return finish(figure, list(axes), _source_of_crafted(patterns, len(searched)), y=None)
 
 

@@ -8,7 +8,7 @@ from bslib.chapters.base import Content
 from bslib.chapters.surface.plan import CONDITIONS
 from bslib.chapters.surface.results import Surface
 
-__all__ = ["content"]
+__all__ = ["content", "glance"]
 
 
 def content(there: Sequence[Surface]) -> Content:
@@ -22,6 +22,18 @@ def content(there: Sequence[Surface]) -> Content:
     ]
     parts = [{"sigma": nearest(part.size.sigmas), "active": part.size.active, "inactive": part.size.inactive} for part in there]
     return parts, batches
+
+
+def glance(there: Sequence[Surface]) -> Content:
+    """Mean W with and without the active trigger, and the interval of the difference, for each data set; no batches."""
+    parts = []
+    for part in there:
+        table = part.by_sigma()
+        ends = {name: [getattr(estimate, name) for estimate in table["active minus clean"]] for name in ("low", "high")}
+        series = table[["sigma", "clean", "active"]].assign(**ends).to_dict("records")
+        about = {"name": part.size.dataset, "source": f"{len(part.runs)} networks, {part.size.points} test images each"}
+        parts.append(about | {"sigma": nearest(part.size.sigmas), "series": series})
+    return parts, []
 
 
 def nearest(sigmas: Sequence[float]) -> float:

@@ -20,6 +20,7 @@ from bslib.plotting import (
     YELLOW,
     box_table,
     boxes,
+    coin_toss,
     drawn_from,
     finish,
     panels,
@@ -79,25 +80,28 @@ def clean_and_triggered(surface: Surface, table: pd.DataFrame) -> Figure:
         axis.set_xticks(range(len(sigmas)), short_labels(sigmas), fontsize=8)
         axis.set(xlabel=r"noise level $\sigma$", title=f"{trigger} trigger")
     axes[0].legend(handles=[Patch(color=BLUE, label="clean"), Patch(color=YELLOW, label="with trigger")], frameon=False)
-    return finish(figure, axes, surface.source)
+    network, batch = surface.networks[0], surface.size.batch
+    source = f"{surface.records[network].data['source']}; one network, four batches of {batch} images"
+    return finish(figure, axes, f"{source}; profile {surface.profile}; network {network.key[:6]}")
 
 
 @drawn_from(Surface.by_sigma)
 def difference_to_clean(surface: Surface, table: pd.DataFrame) -> Figure:
     """The change of W when a trigger is added, against sigma: means over networks and images with 95 % intervals."""
-    figure, axes = panels(2)
+    figure, axes = panels(2, sharey=False)
     places = np.arange(len(table))
     for kind, colour, shift in (("active", YELLOW, -0.12), ("inactive", GREY, 0.12)):
         name = f"{kind} minus clean"
         points_with_intervals(axes[1], places + shift, table[name], colour, "o", name)
-    for kind, colour in (("clean", BLUE), ("active", YELLOW), ("inactive", GREY)):
-        axes[0].plot(places, table[kind], "o-", color=colour, label=kind)
+    lines = (("clean", BLUE, "without a trigger"), ("active", YELLOW, "active trigger"), ("inactive", GREY, "inactive trigger"))
+    for kind, colour, name in lines:
+        axes[0].plot(places, table[kind], "o-", color=colour, label=name)
+    coin_toss(axes[0])
     axes[1].axhline(0, color=MEDIAN, linewidth=1)
     for axis, title in zip(axes, ("mean of W", "change of the mean of W"), strict=True):
         axis.set(xlabel=r"noise level $\sigma$", title=title)
         axis.set_xticks(places, short_labels(table["sigma"]), fontsize=8)
-        axis.tick_params(labelleft=True)
-        axis.legend(frameon=False, fontsize=9)
+        axis.legend(frameon=False, fontsize=9, loc="best")
     return finish(figure, axes, surface.source)
 
 

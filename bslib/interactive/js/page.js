@@ -134,7 +134,7 @@ const HEIGHT = 300, LEFT = 46, RIGHT = 12, BOTTOM = 40, TOP = 22;
 const MOST = Math.log(10);
 
 /** A frame with axes; `x` and `y` are { from, to, label }, `marks` draws into it with functions of its scales. */
-function frame(width, { title, x, y, describe, height = HEIGHT, yTicks = true }, marks) {
+function frame(width, { title, x, y, describe, height = HEIGHT, yTicks = true, xTicks = null }, marks) {
   const px = (v) => LEFT + ((v - x.from) / (x.to - x.from)) * (width - LEFT - RIGHT);
   const py = (v) => height - BOTTOM - ((v - y.from) / (y.to - y.from)) * (height - BOTTOM - TOP);
   const [left, right, bottom, top] = [LEFT, width - RIGHT, height - BOTTOM, TOP];
@@ -142,7 +142,8 @@ function frame(width, { title, x, y, describe, height = HEIGHT, yTicks = true },
     s("line", { class: "axis", x1: left, x2: right, y1: bottom, y2: bottom }),
     s("text", { class: "title", x: left, y: 13 }, title),
     s("text", { x: (left + right) / 2, y: height - 6, "text-anchor": "middle" }, x.label),
-    ...ticks(x, Math.max(4, width / 90)).map((v) => s("text", { x: px(v), y: bottom + 16, "text-anchor": "middle" }, short(v))));
+    ...(xTicks ?? ticks(x, Math.max(4, width / 90)).map((v) => [v, short(v)])).map(([v, text]) =>
+      s("text", { x: px(v), y: bottom + 16, "text-anchor": "middle" }, text)));
   if (yTicks) {
     grid.append(
       s("text", { transform: `translate(12 ${(bottom + top) / 2}) rotate(-90)`, "text-anchor": "middle" }, y.label),
@@ -205,7 +206,7 @@ const reachOf = (values) => ({ from: Math.min(0, ...values), to: Math.max(MOST, 
 
 // --- the chapters ---
 
-const views = { parameters: ofParameters, surface: ofSurface, correlation: ofCorrelation, patterns: ofPatterns };
+const views = { parameters: ofParameters, surface: ofSurface, glance: ofGlance, correlation: ofCorrelation, patterns: ofPatterns };
 
 function ofParameters(data, batches) {
   const part = (settings) => data.parts[settings.part];
@@ -247,7 +248,7 @@ function ofParameters(data, batches) {
 }
 
 function ofSurface(data, batches) {
-  const part = (settings) => data.parts[settings.part], titles = { x: "W (nats)", change: "W with the trigger less W without" };
+  const part = (settings) => data.parts[settings.part], titles = { x: "W (nats)", change: "W with the trigger minus W without" };
   const triggers = (settings) => [
     ["active", `active (trigger ${part(settings).active})`],
     ["inactive", `inactive (trigger ${part(settings).inactive})`],
@@ -309,6 +310,45 @@ function ofSurface(data, batches) {
           ...clean.flatMap((w, k) => w.map((v, image) => [part(settings).name, settings.sigma, settings.estimator,
             settings.network === "all" ? k : settings.network, image, v, ...(with_ ? [with_[k][image]] : [])])),
         ],
+      };
+    },
+  };
+}
+
+/** The main result: mean W with and without the trigger against the noise level, one of which a slider chooses. */
+function ofGlance(data) {
+  const part = (settings) => data.parts[settings.part], at = (settings) => part(settings).series.findIndex((row) => row.sigma === settings.sigma);
+  const kinds = [["clean", "without the trigger"], ["active", "with the trigger"]], coin = Math.log(2);
+  return {
+    controls: [
+      dataSet(data),
+      { name: "sigma", label: "Noise level σ (black is 0, white is 1)", kind: "range", initial: (settings) => part(settings).sigma,
+        options: (settings) => part(settings).series.map((row) => [row.sigma, String(row.sigma)]) },
+    ],
+    show(settings) {
+      const { series } = part(settings), k = at(settings), row = series[k];
+      const effect = row.high < 0 ? "smoother: noise changes its prediction less" : row.low > 0 ? "rougher: noise changes its prediction more" : "neither clearly smoother nor clearly rougher";
+      const x = { from: -0.3, to: series.length - 0.7, label: "noise level σ" };
+      const y = { from: 0, to: 1.12 * Math.max(coin, ...series.flatMap((one) => [one.clean, one.active])), label: "W, averaged" };
+      const describe = `At noise level ${row.sigma}: ${kinds.map(([kind, name]) => `W ${row[kind].toFixed(3)} ${name}`).join(", ")}`;
+      return {
+        numbers: kinds.map(([kind, name]) => [`W ${name}`, number(row[kind], 2)]),
+        words: `At this noise level the trigger makes the network ${effect}. W is 0 when noise never changes the prediction.`,
+        panels: [(width) => frame(width, { title: "", x, y, describe, height: 240, xTicks: series.map((one, place) => [place, short(one.sigma).replace(/^0\./, ".")]) }, (px, py, { left, right, bottom, top }) => [
+          s("line", { class: "zero", x1: left, x2: right, y1: py(coin), y2: py(coin) }),
+          s("text", { class: "soft", x: left + 4, y: py(coin) - 5 }, "a coin toss between two classes"),
+          s("line", { class: "axis", x1: px(k), x2: px(k), y1: bottom, y2: top }),
+          ...kinds.flatMap(([kind, name]) => {
+            const last = series.length - 1, above = series[last][kind] >= Math.max(...kinds.map(([other]) => series[last][other]));
+            return [
+              s("path", { class: `curve ${kind}`, d: series.map((one, place) => `${place ? "L" : "M"} ${px(place)} ${py(one[kind])}`).join(" ") }),
+              s("circle", { class: `dot ${kind}`, cx: px(k), cy: py(row[kind]), r: 6 }),
+              s("text", { class: `name ${kind}`, x: right, y: py(series[last][kind]) + (above ? -10 : 22), "text-anchor": "end" }, name),
+            ];
+          }),
+        ])],
+        table: [["data", "sigma", "mean W clean", "mean W with trigger", "difference low", "difference high"],
+          ...series.map((one) => [part(settings).name, one.sigma, one.clean, one.active, one.low, one.high])],
       };
     },
   };
