@@ -100,6 +100,7 @@ def card(entry: Entry) -> str:
     )
     about = [escape(claim.where), *(WORDS[d] for d in datasets), *([kind] if (kind := KINDS[kind_of(entry)]) else []), shown]
     notes = "".join(f'<p class="why">{escape(text)}</p>' for text in (_why(entry), claim.note) if text)
+    moved = f"<p><b>The rule moved:</b> {escape(claim.moved)}.</p>" if claim.moved else ""
     link = f'<a class="permalink" href="ledger.html#{claim.id}" aria-label="Link to the claim {claim.id}">#</a>'
     return (
         f'<article class="claim" id="{claim.id}" aria-label="{claim.id}" data-verdict="{entry.verdict}" '
@@ -107,17 +108,17 @@ def card(entry: Entry) -> str:
         f'<p class="head">{badge(entry.verdict)} <span class="says">{escape(claim.says)}</span> {link}</p>'
         f'<p class="about">{" · ".join(about)}</p>{_plot(entry)}{notes}'
         f"<details><summary>Rule and numbers</summary><p><b>The paper:</b> {escape(claim.paper)}.</p>"
-        f"<p><b>Held to:</b> {escape(claim.reading)}.</p>{_statistics(entry)}</details></article>"
+        f"<p><b>Held to:</b> {escape(claim.reading)}.</p>{moved}{_statistics(entry)}</details></article>"
     )
 
 
 #: What a claim is, for the filter and in words.
-KINDS = {"paper": "", "ours": "asked by us", "arithmetic": "the paper's own numbers"}
+KINDS = {"paper": "", "tuned": "we chose settings for it", "ours": "asked by us", "arithmetic": "the paper's own numbers"}
 
 
 def kind_of(entry: Entry) -> str:
-    """Whether a claim is the paper's, ours, or about the paper's own numbers."""
-    return "arithmetic" if entry.claim.arithmetic else "ours" if entry.claim.ours else "paper"
+    """Whether a claim is the paper's, one that our settings were chosen for, ours, or about the paper's own numbers."""
+    return next((kind for kind in ("arithmetic", "ours", "tuned") if getattr(entry.claim, kind)), "paper")
 
 
 def badge(verdict: str, text: str | None = None) -> str:
@@ -135,7 +136,7 @@ def _why(entry: Entry) -> str:
         return f"Not judged. The claim presupposes {named} {failed}, and it is {format_estimate(measured[failed.quantity])}."
     if entry.verdict != "too little evidence":
         return ""
-    there = min(estimate.networks for estimate in measured.values())
+    there = min((estimate.networks for estimate in measured.values() if estimate.networks), default=0)
     wanted = networks_needed(entry.claim, measured)
     if wanted is None:
         return f"There are {there} networks. More than {MOST_NETWORKS} would be needed, if the numbers stay where they are."
@@ -223,13 +224,14 @@ def score(ledger: Iterable[Entry]) -> str:
     if not claimed:
         return "no claims"
     judged = [entry for entry in claimed if entry.verdict != "not yet run"]
-    single = sum(min(estimate.networks for estimate in entry.measured.values()) == 1 for entry in judged)
+    single = sum({estimate.networks for estimate in entry.measured.values()} <= {0, 1} for entry in judged)
     alone = f", {single} of them judged by a single network" if single else ""
     listed = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
     kinds = Counter(map(kind_of, ledger))
     apart = [f"{kinds['arithmetic']} on how the paper's own numbers fit together"] if kinds["arithmetic"] else []
+    apart += [f"{kinds['tuned']} that our settings were chosen for"] if kinds["tuned"] else []
     apart += [f"{kinds['ours']} that we ask besides"] if kinds["ours"] else []
-    return f"{listed}; {len(claimed)} claims in all{alone}" + (f"; and {' and '.join(apart)}" if apart else "")
+    return f"{listed}; {len(claimed)} claims in all{alone}" + "".join(f"; {text}" for text in apart)
 
 
 def score_bar(ledger: Iterable[Entry]) -> str:
@@ -269,12 +271,11 @@ def file_link(name: str, content: str, text: str) -> str:
 
 
 def moved_rules(ledger: Iterable[Entry]) -> str:
-    """The sentences with a date in what claims are held to: rules that were changed after the records, as a list."""
+    """The rules that were changed or added after the records had been made, as a list: how, when, and the verdict before."""
     dated: dict[str, list[str]] = {}
     for entry in ledger:
-        said = [part for part in re.split(r"(?<=\.) ", entry.claim.reading) if re.search(r"\d (November|December)", part)]
-        if said:
-            dated.setdefault(" ".join(said), []).append(_to_card(entry, entry.claim.id))
+        if entry.claim.moved:
+            dated.setdefault(entry.claim.moved, []).append(_to_card(entry, entry.claim.id))
     return _as_list(f"{', '.join(links)}: {escape(said).rstrip('.')}." for said, links in dated.items())
 
 

@@ -308,6 +308,8 @@ def as_data(ledger: Iterable[Entry]) -> list[dict[str, Any]]:
             "verdict": entry.verdict,
             "arithmetic": entry.claim.arithmetic,
             "ours": entry.claim.ours,
+            "tuned": entry.claim.tuned,
+            "moved": entry.claim.moved,
         }
         for entry in ledger
     ]

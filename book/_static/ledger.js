@@ -1,6 +1,6 @@
 // The ledger: a search and filters over its cards. They live in the address, so that a link opens the same view. Without a script all cards show.
 const RANK = ["reproduced", "in part", "not reproduced", "too little evidence", "setting not met", "not yet run"];
-const KINDS = { paper: "the paper's claims", ours: "our own questions", arithmetic: "the paper's own numbers" };
+const KINDS = { paper: "the paper's claims", tuned: "claims that our settings were chosen for", ours: "our own questions", arithmetic: "the paper's own numbers" };
 const SETS = { "fashion-mnist": "Fashion-MNIST", cifar10: "CIFAR-10" };
 
 document.addEventListener("DOMContentLoaded", () => {
