@@ -106,6 +106,14 @@ class Hiding(Results[Size]):
             rows.append({"attack": attack, "covers": covers} | means | {"accuracy lost": leave_one_out(lost).estimate()})
         return pd.DataFrame(rows)
 
+    def cost_table(self) -> str:
+        """:meth:`cost` as a Markdown table."""
+        rows = [
+            (attack.replace("-", ", trigger "), f"{number:,}", f"{success:.1%}", f"{accuracy:.1%}", f"{lost:+.1%}")
+            for attack, number, success, accuracy, lost in self.cost().itertuples(index=False)
+        ]
+        return markdown_table(["attack", "covers", "success", "clean accuracy", "accuracy lost"], rows)
+
     def areas(self) -> pd.DataFrame:
         """How well each score tells triggered from clean images of one network: the mean area under the ROC curve over networks.
 

@@ -24,6 +24,7 @@ from bslib.chapters.outcomes import (
     usual_level,
     w_by_sigma,
 )
+from bslib.markdown import markdown_table
 from bslib.specs import NetworkSpec, Spec
 from bslib.statistics import Estimate, Estimates, leave_one_out, mean_of_networks, share_of_networks
 
@@ -105,6 +106,15 @@ class Mitigation(Results[Size]):
                 }
             )
         return pd.DataFrame(rows)
+
+    def treatment_table(self) -> str:
+        """Success, accuracy lost and ratio of W after each treatment of the first attack, as a Markdown table."""
+        table = self.after()
+        rows = [
+            (row["treatment"], f"{row['success']:.1%}", f"{row['accuracy lost']:+.1%}", f"{row['ratio']:.2f}")
+            for row in (table[table["attack"] == table["attack"].iloc[0]].to_dict("records") if len(table) else ())
+        ]
+        return markdown_table(["treatment", "success", "accuracy lost", "W with / W without"], rows)
 
     def paths(self) -> pd.DataFrame:
         """Success and mean W with the trigger of each network along the learning rates of fine-tuning, and whether W warns.
