@@ -26,6 +26,7 @@ from scipy import special, stats
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from bslib.chapters import sizes_of
+from bslib.chapters.hiding import explorer as hide_and_seek
 from bslib.chapters.parameters.plan import Size
 from bslib.chapters.patterns.plan import batch_of, cleanse_of, crafted_batch_of, universals_of
 from bslib.chapters.patterns.results import scored
@@ -129,7 +130,12 @@ def correlation():
 
 @pytest.fixture(scope="module")
 def detector():
-    return published("patterns", networks=1, detector_only=0, triggers=(1, 4))
+    return published("patterns", networks=1, detector_only=0, cleansed=0, more_triggers=(), triggers=(1, 4))
+
+
+@pytest.fixture(scope="module")
+def hiding():
+    return published("hiding", networks=2)
 
 
 def close(found: dict[str, list[float | None]], wanted: dict[str, list[float]]) -> None:
@@ -201,6 +207,22 @@ def test_the_main_result_has_pythons_numbers_and_says_the_direction(show, surfac
         change = row["active minus clean"]
         word = "smoother:" if change.high < 0 else "rougher:" if change.low > 0 else "neither"
         assert word in page.locator(".words").inner_text()
+
+
+def test_hide_and_seek_has_pythons_numbers(show, hiding):
+    page = show(explorer("hiding", {"one": hiding}))
+    sweep = page.evaluate(SWEEP)
+    assert len(sweep) == 7 * (5 + 4 * 2), "the first attack has five numbers of covers, the other four have two"
+    cost, ratios = hiding.cost().set_index(["attack", "covers"]), hiding.by_sigma().set_index(["attack", "covers", "sigma"])
+    for one in sweep:
+        group = one["settings"]["attack"].replace(", trigger ", "-"), int(one["settings"]["covers"].replace(",", ""))
+        own = ratios.loc[(*group, float(one["settings"]["sigma"]))]
+        wanted = {"success": [cost.loc[group, "success"].value], "ratio": [own["ratio"].value]}
+        wanted |= {"W without the trigger": [own["W without"].value], "W with it": [own["W with"].value]}
+        close(one["numbers"], wanted)
+    assert page.locator(".explorer svg").first.locator(".mark").count() == 2 * 2 * 2, (
+        "two networks, two kinds, two numbers of covers"
+    )
 
 
 def crafted_area(part, kind: str, bound, sigma: float, batch: int, center: str, signed: bool) -> tuple[float, int, int]:
@@ -350,9 +372,9 @@ def test_a_pair_says_what_it_is_to_keyboard_and_pointer(show, correlation):
     assert all(one.get_attribute("aria-label").endswith("left out") for one in hollow.all())
 
 
-@pytest.mark.parametrize("chapter", ["parameters", "surface", "correlation", "patterns"])
-def test_data_comes_as_csv(show, half, surface, correlation, detector, chapter, tmp_path):
-    part = {"parameters": half, "surface": surface, "correlation": correlation, "patterns": detector}[chapter]
+@pytest.mark.parametrize("chapter", ["parameters", "surface", "correlation", "patterns", "hiding"])
+def test_data_comes_as_csv(show, half, surface, correlation, detector, hiding, chapter, tmp_path):
+    part = {"parameters": half, "surface": surface, "correlation": correlation, "patterns": detector, "hiding": hiding}[chapter]
     page = show(explorer(chapter, {"one": part}))
     with page.expect_download() as download:
         page.get_by_role("button", name="Data as CSV").click()
@@ -360,21 +382,22 @@ def test_data_comes_as_csv(show, half, surface, correlation, detector, chapter, 
     download.value.save_as(tmp_path / "data.csv")
     with (tmp_path / "data.csv").open(newline="") as file:
         head, *rows = csv.reader(file)
-    name = {"surface": "W active", "correlation": "mean W", "patterns": "score"}.get(chapter, "W")
+    name = {"surface": "W active", "correlation": "mean W", "patterns": "score", "hiding": "W with"}.get(chapter, "W")
     column = np.array([float(row[head.index(name)]) for row in rows])
     wanted = {
         "parameters": lambda: half.over_n()[:, 0, 0].ravel(),
         "surface": lambda: surface.w()[:, 1, surface.size.sigmas.index(0.1)].ravel(),
         "correlation": lambda: correlation.pairs()["W"],
         "patterns": lambda: detector.tests().sort_values("carried", key=lambda c: c != "own", kind="stable")["score"],
+        "hiding": lambda: [m["with"] for m in hide_and_seek.content([hiding])[0][0]["means"] if m["attack"] == "T1-1"],
     }[chapter]()
     assert np.allclose(column, wanted, rtol=1e-9, atol=1e-12)
     assert {len(row) for row in rows} == {len(head)}
 
 
-@pytest.mark.parametrize("chapter", ["parameters", "surface", "correlation", "patterns"])
-def test_it_fits_a_telephone_and_a_turned_one(show, half, surface, correlation, detector, chapter):
-    part = {"parameters": half, "surface": surface, "correlation": correlation, "patterns": detector}[chapter]
+@pytest.mark.parametrize("chapter", ["parameters", "surface", "correlation", "patterns", "hiding"])
+def test_it_fits_a_telephone_and_a_turned_one(show, half, surface, correlation, detector, hiding, chapter):
+    part = {"parameters": half, "surface": surface, "correlation": correlation, "patterns": detector, "hiding": hiding}[chapter]
     page = show(explorer(chapter, {"one": part}), viewport={"width": 390, "height": 844})
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.set_viewport_size({"width": 844, "height": 390})
@@ -401,7 +424,8 @@ def test_a_data_set_without_records_is_a_sentence(show, half, made_up_half):
 
 
 @pytest.mark.parametrize(
-    "name", ["01_parameters", "02_surface_effect", "03_accuracy_correlation", "04_smoothness_inducing_patterns"]
+    "name",
+    ["01_parameters", "02_surface_effect", "03_accuracy_correlation", "04_smoothness_inducing_patterns", "07_hiding_from_w"],
 )
 def test_the_built_page_is_alive_and_light(name, origin, browser):
     page, answers = browser.new_page(), []

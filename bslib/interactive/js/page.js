@@ -133,7 +133,7 @@ const HEIGHT = 300, LEFT = 46, RIGHT = 12, BOTTOM = 40, TOP = 22;
 /** W of ten classes is at most log 10. */
 const MOST = Math.log(10);
 
-/** A frame with axes; `x` and `y` are { from, to, label }, `marks` draws into it with functions of its scales. */
+/** A frame with axes; `x` and `y` are { from, to, label }, `marks` draws into it with functions of its scales. `x.names` are labels of 0, 1, ... */
 function frame(width, { title, x, y, describe, height = HEIGHT, yTicks = true, xTicks = null }, marks) {
   const px = (v) => LEFT + ((v - x.from) / (x.to - x.from)) * (width - LEFT - RIGHT);
   const py = (v) => height - BOTTOM - ((v - y.from) / (y.to - y.from)) * (height - BOTTOM - TOP);
@@ -142,7 +142,7 @@ function frame(width, { title, x, y, describe, height = HEIGHT, yTicks = true, x
     s("line", { class: "axis", x1: left, x2: right, y1: bottom, y2: bottom }),
     s("text", { class: "title", x: left, y: 13 }, title),
     s("text", { x: (left + right) / 2, y: height - 6, "text-anchor": "middle" }, x.label),
-    ...(xTicks ?? ticks(x, Math.max(4, width / 90)).map((v) => [v, short(v)])).map(([v, text]) =>
+    ...(xTicks ?? x.names?.map((name, k) => [k, name]) ?? ticks(x, Math.max(4, width / 90)).map((v) => [v, short(v)])).map(([v, text]) =>
       s("text", { x: px(v), y: bottom + 16, "text-anchor": "middle" }, text)));
   if (yTicks) {
     grid.append(
@@ -206,7 +206,7 @@ const reachOf = (values) => ({ from: Math.min(0, ...values), to: Math.max(MOST, 
 
 // --- the chapters ---
 
-const views = { parameters: ofParameters, surface: ofSurface, glance: ofGlance, correlation: ofCorrelation, patterns: ofPatterns };
+const views = { parameters: ofParameters, surface: ofSurface, glance: ofGlance, correlation: ofCorrelation, patterns: ofPatterns, hiding: ofHiding };
 
 function ofParameters(data, batches) {
   const part = (settings) => data.parts[settings.part];
@@ -517,6 +517,56 @@ function ofPatterns(data, batches) {
         table: [["data", "sigma", "points", "test", "to be found", "carried", "network", "score"],
           ...[[true, found], [false, others]].flatMap(([is, some]) => some.map(({ batch, score }) =>
             [part(settings).name, settings.sigma, settings.size, settings.form, is, batch.carried, batch.network, score]))],
+      };
+    },
+  };
+}
+
+function ofHiding(data) {
+  const part = (settings) => data.parts[settings.part];
+  const values = (name, settings, where = () => true) => unique(part(settings).means.filter(where).map((m) => m[name]));
+  const told = (v) => (v < 1 && v > 0 ? String(v) : v.toLocaleString("en"));
+  const sameAttack = (settings) => (m) => m.attack === settings.attack;
+
+  /** Mean W of each network, without (circles) and with the trigger (squares), at the places of a setting; lines: their means. */
+  function curves(rows, name, title, label) {
+    const places = ascending(rows.map((m) => m[name])), kinds = ["without", "with"];
+    const means = (kind) => places.map((v) => mean(rows.filter((m) => m[name] === v).map((m) => m[kind])));
+    const most = Math.max(0.05, ...rows.flatMap((m) => [m.without, m.with]));
+    const describe = kinds.map((kind) => `W ${kind} the trigger: ${means(kind).map((v) => v.toFixed(3)).join(", ")}`).join("; ");
+    return (width) => frame(width, { title, describe, x: { from: -0.5, to: places.length - 0.5, label, names: places.map(told) },
+      y: { from: 0, to: 1.05 * most, label: "mean of W (nats)" } }, (px, py) => kinds.flatMap((kind, k) => [
+      s("path", { class: `curve kind-${k}`, d: means(kind).map((v, at) => `${at ? "L" : "M"} ${px(at)} ${py(v)}`).join(" ") }),
+      ...rows.map((m) => mark(k, px(places.indexOf(m[name]) + 0.2 * k - 0.1), py(m[kind]), {})),
+    ]));
+  }
+
+  return {
+    controls: [
+      dataSet(data),
+      { name: "attack", label: "Attack", kind: "select", options: (settings) => values("attack", settings).map((a) => [a, a.replace("-", ", trigger ")]) },
+      { name: "covers", label: "Covers", kind: "range", options: (settings) => values("covers", settings, sameAttack(settings)).map((v) => [v, told(v)]) },
+      { name: "sigma", label: "Noise level σ", kind: "range", options: (settings) => values("sigma", settings).map((v) => [v, told(v)]),
+        initial: (settings) => part(settings).sigma },
+    ],
+    show(settings) {
+      const own = part(settings).means.filter(sameAttack(settings));
+      const level = own.filter((m) => m.sigma === settings.sigma), group = own.filter((m) => m.covers === settings.covers);
+      const here = group.filter((m) => m.sigma === settings.sigma), of = (name) => mean(here.map((m) => m[name]));
+      return {
+        numbers: [
+          ["success", number(of("success"))],
+          ["W without the trigger", number(of("without"))],
+          ["W with it", number(of("with"))],
+          ["ratio", number(of("with") / of("without"), 2)],
+        ],
+        words: "Circles: images without the trigger, squares: the same images with it, one mark a network. The attacker hides where both are alike.",
+        panels: [
+          curves(level, "covers", `W at σ = ${settings.sigma}`, "covers"),
+          curves(group, "sigma", `W with ${told(settings.covers)} covers`, "noise level σ"),
+        ],
+        table: [["data", "attack", "covers", "sigma", "network", "success", "W without", "W with"],
+          ...own.map((m) => [part(settings).name, m.attack, m.covers, m.sigma, m.network, m.success, m.without, m.with])],
       };
     },
   };

@@ -1,0 +1,31 @@
+"""The content of the explorer "hide and seek": mean W without and with the trigger, by attack, number of covers and noise level.
+
+Only the means of networks are sent to the page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bslib.chapters.base import Content
+from bslib.chapters.hiding.results import Hiding
+from bslib.chapters.outcomes import attack_success, network_of, usual_level, w_by_sigma
+
+__all__ = ["content"]
+
+
+def content(there: Sequence[Hiding]) -> Content:
+    """The networks of each data set; no batches."""
+    return [{"sigma": part.size.sigmas[usual_level(part.size.sigmas)], "means": _means(part)} for part in there], []
+
+
+def _means(part: Hiding) -> list[dict[str, Any]]:
+    """Success, and mean W without and with the trigger, of each network at each noise level."""
+    return [
+        {"attack": attack, "covers": covers, "network": network_of(run).seed, "success": attack_success(run[1]), "sigma": sigma}
+        | {"without": float(without), "with": float(with_it)}
+        for (attack, covers), runs in part.groups.items()
+        for run in runs
+        for sigma, without, with_it in zip(part.size.sigmas, *(w_by_sigma(run[k]).mean(-1) for k in (2, 3)), strict=True)
+    ]

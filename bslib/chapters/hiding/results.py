@@ -1,0 +1,195 @@
+"""Hiding a backdoor from W: success, W and what other statistics see, without and with the attacker's noisy images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from bslib.chapters.base import Results
+from bslib.chapters.correlation.pairs import estimates, kendall_tau
+from bslib.chapters.hiding.plan import Size, candidates_batch_of, candidates_of, networks_of, specs_of
+from bslib.chapters.outcomes import (
+    Floats,
+    Run,
+    accuracy_of,
+    area,
+    attack_on,
+    attack_success,
+    copies_as_wanted,
+    labels_flipped,
+    name_of,
+    network_of,
+    quantities_of,
+    ratio_at,
+    usual_level,
+    w_by_sigma,
+)
+from bslib.markdown import markdown_table
+from bslib.specs import NetworkSpec, Spec
+from bslib.statistics import Estimate, Estimates, leave_one_out, mean_of_networks, share_of_networks
+
+__all__ = ["Hiding", "load", "quantities"]
+
+
+@dataclass(frozen=True)
+class Hiding(Results[Size]):
+    """The numbers of the chapter on one data set. A group has the networks of one attack with one number of covers.
+
+    A run is a network, its success, counts without and with the trigger, STRIP likewise, counts with the trigger and noise beside
+    it, and margins without and with the trigger.
+    """
+
+    chapter: ClassVar[str] = "hiding"
+    described: ClassVar[str] = "backdoored "
+
+    def planned(self) -> list[NetworkSpec]:
+        """The planned networks."""
+        return networks_of(self.size, self.seed)
+
+    def needed(self, network: NetworkSpec) -> Sequence[Spec]:
+        """The network and what is measured on it; Neural Cleanse, which takes longest, may be missing."""
+        return specs_of(self.size, network)
+
+    @property
+    def details(self) -> str:
+        """The size of the batch."""
+        return f", {self.size.points} test images each"
+
+    @property
+    def first(self) -> str:
+        """The name of the first attack, which is measured with every number of covers."""
+        threat_model, trigger = self.size.attacks[0]
+        return f"{threat_model}-{trigger}"
+
+    @cached_property
+    def groups(self) -> dict[tuple[str, int], list[Run]]:
+        """The records of the networks of each attack and number of covers."""
+        found: dict[tuple[str, int], list[Run]] = {}
+        for network, run in zip(self.networks, self.runs, strict=True):
+            attack = attack_on(network)
+            found.setdefault((name_of(attack), attack.covers or 0), []).append(run)
+        return found
+
+    def by_sigma(self) -> pd.DataFrame:
+        """W and the label that the attacker wants, against the noise level, in every group.
+
+        Returns
+        -------
+        DataFrame
+            Columns attack, covers, sigma and, as Estimates: W without and W with the trigger, W beside (noise on all pixels but
+            the trigger's), ratio, and wanted (the fraction of noisy copies with the attacker's label).
+        """
+        rows = []
+        for (attack, covers), runs in self.groups.items():
+            w = leave_one_out([np.stack([w_by_sigma(run[k]) for k in (2, 3, 6)]) for run in runs])
+            wanted = leave_one_out([copies_as_wanted(run[3]) for run in runs])
+            for s, sigma in enumerate(self.size.sigmas):
+                parts = {f"W {name}": w.at(k, s).estimate() for k, name in enumerate(("without", "with", "beside"))}
+                ratio = w.estimate(ratio_at(s), within=(0, np.inf))
+                also = {"ratio": ratio, "wanted": wanted.at(s).estimate(within=(0, 1))}
+                rows.append({"attack": attack, "covers": covers, "sigma": sigma} | parts | also)
+        return pd.DataFrame(rows)
+
+    def cost(self) -> pd.DataFrame:
+        """Success, clean accuracy, and the accuracy lost against the plain attack with the same seed (Estimates), by group."""
+        rows = []
+        for (attack, covers), runs in self.groups.items():
+            plain = {network_of(run).seed: accuracy_of(run) for run in self.groups.get((attack, 0), [])}
+            lost = [np.array([plain.get(network_of(run).seed, np.nan) - accuracy_of(run)]) for run in runs]
+            of_each = {"success": [attack_success(run[1]) for run in runs], "accuracy": [accuracy_of(run) for run in runs]}
+            means = {name: mean_of_networks(values, len(runs[0][1].arrays["labels"])) for name, values in of_each.items()}
+            rows.append({"attack": attack, "covers": covers} | means | {"accuracy lost": leave_one_out(lost).estimate()})
+        return pd.DataFrame(rows)
+
+    def cost_table(self) -> str:
+        """:meth:`cost` as a Markdown table."""
+        rows = [
+            (attack.replace("-", ", trigger "), f"{number:,}", f"{success:.1%}", f"{accuracy:.1%}", f"{lost:+.1%}")
+            for attack, number, success, accuracy, lost in self.cost().itertuples(index=False)
+        ]
+        return markdown_table(["attack", "covers", "success", "clean accuracy", "accuracy lost"], rows)
+
+    def areas(self) -> pd.DataFrame:
+        """How well each score tells triggered from clean images of one network: the mean area under the ROC curve over networks.
+
+        Returns
+        -------
+        DataFrame
+            Columns attack, covers, score ("STRIP", "margin", "flips" or "W"), sigma (0 for the first two), and auc (Estimate).
+        """
+        rows = []
+        for (attack, covers), runs in self.groups.items():
+            scores = [[self._scores(run, carried) for carried in (0, 1)] for run in runs]
+            for score, sigma in scores[0][0]:
+                of_each = [area(clean[score, sigma], with_it[score, sigma]) for clean, with_it in scores]
+                found = mean_of_networks(of_each, self.size.points)
+                rows.append({"attack": attack, "covers": covers, "score": score, "sigma": sigma, "auc": found})
+        return pd.DataFrame(rows)
+
+    def _scores(self, run: Run, carried: int) -> dict[tuple[str, float], Floats]:
+        """Scores of a network's images without (0) or with (1) the trigger; suspicious images have high ones."""
+        flips, w = labels_flipped(run[2 + carried]), w_by_sigma(run[2 + carried])
+        found = {("STRIP", 0.0): -run[4 + carried].arrays["scores"][0], ("margin", 0.0): run[7 + carried].arrays["margins"]}
+        for s, sigma in enumerate(self.size.sigmas):
+            found |= {("flips", sigma): flips[s], ("W", sigma): -w[s]}
+        return found
+
+    def cleansed(self) -> pd.DataFrame:
+        """What Neural Cleanse finds on each hidden network of the first attack: sizes of masks, and mean W with its patches."""
+        rows = []
+        for run in self.groups.get((self.first, self.size.covers[-1]), []):
+            network = network_of(run)
+            crafted, target = candidates_of(self.size, network), attack_on(network).target
+            assert target is not None, "a first attack without a target class cannot be found by its mask"
+            counts = candidates_batch_of(self.size, crafted)
+            if crafted in self.records and counts in self.records:
+                norms = self.records[crafted].arrays["masks"].sum((1, 2, 3))
+                w = w_by_sigma(self.records[counts]).reshape(len(counts.sigmas), len(norms), -1).mean(-1)
+                at = usual_level(counts.sigmas)
+                sizes = {"target": norms[target], "smallest other": np.delete(norms, target).min()}
+                sizes |= {"index": self.records[crafted].result["anomaly_index"], "W": w[at, target]}
+                rows.append({"network": network.seed} | sizes | {"W of the others": np.delete(w[at], target).mean()})
+        return pd.DataFrame(rows)
+
+    def cleanse_table(self) -> str:
+        """:meth:`cleansed` as a Markdown table."""
+        head = ("network", "mask of the target", "smallest other", "anomaly index", "W with the target's patch", "with others")
+        rows = [(f"{row[0]:.0f}", *(f"{v:.3g}" for v in row[1:])) for row in self.cleansed().to_numpy()]
+        return markdown_table(head, rows)
+
+    def pairs(self, *, hidden: bool) -> pd.DataFrame:
+        """Success and mean W of the networks of all attacks, as in the chapter on their correlation; a stratum is an attack."""
+        s, rows = usual_level(self.size.sigmas), list[dict[str, Any]]()
+        for (attack, covers), runs in self.groups.items():
+            if covers == (self.size.covers[-1] if hidden else 0):
+                for run in runs:
+                    w = {name: float(w_by_sigma(run[k])[s].mean()) for k, name in ((2, "clean W"), (3, "W"))}
+                    rows.append({"network": len(rows), "trigger": attack, "class": -1, "success": attack_success(run[1])} | w)
+        return pd.DataFrame(rows, columns=["network", "trigger", "class", "success", "W", "clean W"])
+
+    def quantities(self) -> dict[str, Estimate]:
+        """The quantities of the chapter's claims by name."""
+        data, group, areas = self.size.dataset, ["attack", "covers"], self.areas()
+        found = quantities_of(self.cost(), data, group) | quantities_of(self.by_sigma(), data, [*group, "sigma"])
+        for noisy, own in areas.groupby(areas["sigma"] > 0) if len(areas) else ():
+            found |= quantities_of(own, data, [*group, "score", *(["sigma"] if noisy else [])])
+        masks = self.cleansed()
+        if len(masks):
+            smallest = [np.array([least]) for least in masks["target"] < masks["smallest other"]]
+            found[f"smallest_mask.{data}.{self.first}.{self.size.covers[-1]}"] = share_of_networks(smallest)
+        for name, hidden in (("plain", False), ("hidden", True)):
+            found |= estimates(self.pairs(hidden=hidden), {f"tau.{data}.{name}": kendall_tau})
+        return {name: estimate for name, estimate in found.items() if np.isfinite(estimate.value)}
+
+
+load = Hiding.load
+
+
+def quantities(results: Mapping[str, Hiding]) -> Estimates:
+    """The quantities of every data set."""
+    return Estimates.of(part.quantities() for part in results.values())
