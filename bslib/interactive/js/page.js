@@ -206,7 +206,7 @@ const reachOf = (values) => ({ from: Math.min(0, ...values), to: Math.max(MOST, 
 
 // --- the chapters ---
 
-const views = { parameters: ofParameters, surface: ofSurface, glance: ofGlance, correlation: ofCorrelation, patterns: ofPatterns, hiding: ofHiding };
+const views = { parameters: ofParameters, surface: ofSurface, glance: ofGlance, correlation: ofCorrelation, patterns: ofPatterns, hiding: ofHiding, origin: ofOrigin };
 
 function ofParameters(data, batches) {
   const part = (settings) => data.parts[settings.part];
@@ -567,6 +567,42 @@ function ofHiding(data) {
         ],
         table: [["data", "attack", "covers", "sigma", "network", "success", "W without", "W with"],
           ...own.map((m) => [part(settings).name, m.attack, m.covers, m.sigma, m.network, m.success, m.without, m.with])],
+      };
+    },
+  };
+}
+
+function ofOrigin(data) {
+  const part = (settings) => data.parts[settings.part];
+  return {
+    controls: [
+      dataSet(data),
+      { name: "poisons", label: "Poisoned images", kind: "range", options: (settings) => part(settings).poisons.map((v) => [v, v.toLocaleString("en")]) },
+      { name: "sigma", label: "Noise level σ", kind: "range", initial: (settings) => part(settings).sigma,
+        options: (settings) => part(settings).sigmas.map((v) => [v, String(v)]) },
+    ],
+    show(settings) {
+      const { sides, greys, cells } = part(settings), at = cells.filter((c) => ["poisons", "sigma"].every((name) => c[name] === settings[name]));
+      const far = Math.max(0.05, ...cells.map((c) => Math.abs(c.W - c.clean))), changes = at.map((c) => c.W - c.clean);
+      const map = (name, of, most) => (width) => h("table", { class: "heat", style: `width: ${width}px` },
+        h("caption", {}, name),
+        h("tr", {}, h("th", { scope: "col" }, "grey \\ side"), ...sides.map((side) => h("th", { scope: "col" }, String(side)))),
+        ...[...greys].reverse().map((grey) => h("tr", {}, h("th", { scope: "row" }, grey.toFixed(2)), ...sides.map((side) => {
+          const cell = at.find((c) => c.side === side && c.grey === grey), value = cell && of(cell);
+          const much = cell ? Math.round((45 * Math.abs(value)) / most) : 0;
+          return h("td", { class: value > 0 && name !== "success" ? "rougher" : null, style: `--much: ${much}%` }, cell ? number(value, 2) : "?");
+        }))));
+      return {
+        numbers: [
+          ["success, mean of the squares", number(mean(at.map((c) => c.success)))],
+          ["change of W, mean", number(mean(changes))],
+          ["smoother with it", number(changes.filter((d) => d < 0).length, 0), ` of ${at.length}`],
+          ["not yet run", number(sides.length * greys.length - at.length, 0)],
+        ],
+        words: "Change: mean W with the square minus mean W without; blue is smoother, red is rougher. Side in pixels, grey from black (0) to white (1).",
+        panels: [map("success", (c) => c.success, 1), map("change of W", (c) => c.W - c.clean, far)],
+        table: [["data", "side", "grey", "poisons", "sigma", "success", "W clean", "W"],
+          ...at.map((c) => [part(settings).name, c.side, c.grey, c.poisons, c.sigma, c.success, c.clean, c.W])],
       };
     },
   };

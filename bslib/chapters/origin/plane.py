@@ -1,0 +1,130 @@
+"""The phase diagram: square triggers of different sizes and greys, and numbers of poisons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from bslib.chapters.base import Results
+from bslib.chapters.correlation.pairs import pearson
+from bslib.chapters.origin.plan import Size, cell_networks_of, cell_specs
+from bslib.entropy import entropy
+from bslib.specs import AttackSpec, NetworkSpec, Spec
+from bslib.statistics import Estimate, Replicates, leave_one_out, success_rate
+from bslib.store import Record
+
+__all__ = ["HALF_LEARNED", "Plane", "attack_of", "defined", "rank", "success_of", "w_of"]
+
+Floats = NDArray[np.float64]
+#: The success of a trigger that is only half learned.
+HALF_LEARNED = (0.1, 0.9)
+#: Means that agree in so many decimals are ties: they differ by rounding.
+DIGITS = 10
+
+
+@dataclass(frozen=True)
+class Plane(Results[Size]):
+    """The phase diagram: networks with square triggers of different sizes and greys, and numbers of poisons.
+
+    Its numbers are quantities once every cell has its networks: those that are made last have the most poisons.
+    """
+
+    chapter: ClassVar[str] = "origin"
+    described: ClassVar[str] = "backdoored "
+
+    def planned(self) -> list[NetworkSpec]:
+        """The planned networks, cell by cell."""
+        return cell_networks_of(self.size, self.seed)
+
+    def needed(self, network: NetworkSpec) -> Sequence[Spec]:
+        """The network, its success, margins and counts."""
+        return cell_specs(self.size, network)
+
+    def w(self) -> Floats:
+        """Mean W without and with the square, shape (networks, 2, sigmas)."""
+        return np.array([[w_of(record).mean(-1) for record in run[-2:]] for run in self.runs])
+
+    @cached_property
+    def cells(self) -> pd.DataFrame:
+        """Success and mean W by square, number of poisons and noise level.
+
+        Returns
+        -------
+        DataFrame
+            Columns side, grey (from 0 to 1), poisons, sigma, networks, success, clean W, W (means over a cell's networks) and
+            change (W minus clean W).
+        """
+        columns = ["side", "grey", "poisons", "sigma", "networks", "success", "clean W", "W"]
+        rows = [
+            (*self._square(network), sigma, 1, success_of(run[1], self.size.classes), *w[:, s])
+            for network, run, w in zip(self.networks, self.runs, self.w() if self.runs else (), strict=True)
+            for s, sigma in enumerate(self.size.cell_sigmas)
+        ]
+        table = pd.DataFrame(rows, columns=columns).groupby(columns[:4], sort=False)
+        cells = table.mean().assign(networks=table.size()).reset_index()
+        return cells.assign(change=cells["W"] - cells["clean W"])
+
+    def quantities(self) -> dict[str, Estimate]:
+        """The quantities of the phase diagram by name; none before every cell has its networks."""
+        if len(self.networks) < len(self.planned()):
+            return {}
+        data, w = self.size.dataset, self.w()
+        success = np.array([success_of(run[1], self.size.classes) for run in self.runs])
+        axes = np.array([self._square(network) for network in self.networks])
+        found = {f"success_rank.{data}.{name}": rank(axes[:, k], success) for k, name in enumerate(("side", "grey", "poisons"))}
+        half = (HALF_LEARNED[0] <= success) & (success <= HALF_LEARNED[1])
+        for s, sigma in enumerate(self.size.cell_sigmas):
+            if half.any():
+                change = w[half, 1, s] - w[half, 0, s]
+                found[f"half_learned_less_clean.{data}.{sigma:g}"] = leave_one_out(change[:, None]).estimate()
+            cells = self.cells[self.cells["sigma"] == sigma].round({"W": DIGITS})
+            squares = [square for _, square in cells.groupby(["side", "grey"]) if len(square) > 1]
+            taus = np.array([stats.kendalltau(square["success"], square["W"]).statistic for square in squares])
+            if len(taus := taus[np.isfinite(taus)]):
+                by_square = leave_one_out(taus[:, None])._replace(networks=len(self.networks))
+                found[f"within_square_tau.{data}.{sigma:g}"] = by_square.estimate(correlation=True)
+        return defined(found)
+
+    def _square(self, network: NetworkSpec) -> tuple[int, float, int]:
+        """The side, the grey from 0 to 1, and the number of poisons."""
+        attack = attack_of(network)
+        side, grey = divmod(attack.trigger - 100, 10)
+        return side, grey / 9, attack.poisons or 0
+
+
+def rank(x: Floats, y: Floats, strata: NDArray[np.int64] | None = None) -> Estimate:
+    """Spearman's correlation of two numbers of each network, with its jackknife interval."""
+    x, y = x.round(DIGITS), y.round(DIGITS)
+    without = [pearson(*(stats.rankdata(np.delete(values, k)) for values in (x, y))) for k in range(len(x))]
+    value = pearson(stats.rankdata(x), stats.rankdata(y))
+    return Replicates(np.array(value), np.array(without), len(x), strata).estimate(correlation=True)
+
+
+def w_of(counts: Record) -> Floats:
+    """W of each point, shape (sigmas, points)."""
+    return entropy(counts.arrays["counts"][:, 0])
+
+
+def success_of(predictions: Record, classes: int) -> float:
+    """The success of the trigger on a network."""
+    labels = predictions.arrays["labels"]
+    return success_rate(predictions.arrays["predicted"], labels, attack_of(predictions.spec).target_labels(labels, classes))
+
+
+def attack_of(spec: Spec) -> AttackSpec:
+    """The attack on the network of a spec."""
+    network = spec.on_network
+    assert network is not None and network.attack is not None
+    return network.attack
+
+
+def defined(found: Mapping[str, Estimate]) -> dict[str, Estimate]:
+    """The estimates that have a value."""
+    return {name: estimate for name, estimate in found.items() if np.isfinite(estimate.value)}
