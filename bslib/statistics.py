@@ -23,6 +23,7 @@ __all__ = [
     "Levene",
     "NotYetRun",
     "Replicates",
+    "anomaly_index",
     "area_replicates",
     "auc",
     "leave_one_out",
@@ -474,6 +475,45 @@ def area_replicates(
     groups = None if strata is None else np.unique(np.asarray(strata)[first], return_inverse=True)[1]
     fewest = min(len(np.unique(which[found])), len(np.unique(which[~found])))
     return Replicates(areas[0], areas[1:], fewest, groups)
+
+
+def anomaly_index(norms: ArrayLike, success: ArrayLike | None = None) -> float:
+    """Return how far the smallest norm is below the median, in median absolute deviations times 1.4826 (Neural Cleanse).
+
+    Above 2, the authors classify the network as backdoored. The median of an even number of norms is the mean of the middle two.
+
+    Parameters
+    ----------
+    norms : array_like, shape (K,)
+        L1 norms of the masks.
+    success : array_like, shape (K,), optional
+        As in :class:`bslib.patterns.neural_cleanse.Candidates`. Masks with NaN never reached the threshold and are ignored.
+
+    Returns
+    -------
+    float
+        0 if no norm is below the median or fewer than three masks reached the threshold; infinite if the smallest norm is below
+        the median but fewer than half of the norms deviate from it.
+
+    Raises
+    ------
+    ValueError
+        For fewer than three classes. The index of any two norms is 0.674.
+
+    >>> round(anomaly_index([10, 60, 62, 65, 70, 72, 75, 80, 85, 90]), 6)
+    4.571548
+    """
+    values = np.asarray(norms, dtype=float)
+    if values.size < 3:
+        raise ValueError(f"an anomaly index compares at least three classes, got {values.size}")
+    if success is not None:
+        values = values[~np.isnan(np.asarray(success, dtype=float))]
+    if values.size < 3:
+        return 0.0
+    median = np.median(values)
+    below = float(median - values.min())
+    deviation = float(1.4826 * np.median(np.abs(values - median)))
+    return below / deviation if deviation else float("inf") if below else 0.0
 
 
 def within_chance(distances: Floats, freedom: int, unit: str, *, chance: float = 1e-3) -> tuple[bool, str]:

@@ -14,7 +14,8 @@ from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bslib.patterns.neural_cleanse import Candidates, Schedule, anomaly_index, patched, reverse_triggers
+from bslib.patterns.neural_cleanse import Candidates, Schedule, patched, reverse_triggers
+from bslib.statistics import anomaly_index
 
 # --- the schedule ------------------------------------------------------------------------------------------------
 

@@ -10,8 +10,9 @@ from bslib.datasets import to_float
 from bslib.engine import fast_dtype
 from bslib.jobs.base import Parts, crafting_images, split_test_set, trained_network
 from bslib.measure import predict
-from bslib.patterns.neural_cleanse import Candidates, anomaly_index, patched, reverse_triggers
+from bslib.patterns.neural_cleanse import Candidates, patched, reverse_triggers
 from bslib.specs import CleanseSpec
+from bslib.statistics import anomaly_index
 from bslib.store import Store
 
 #: The largest index that is kept: it is infinite if all masks but one have the same size.

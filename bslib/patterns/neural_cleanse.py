@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -20,7 +19,7 @@ from bslib.calling import check_inputs
 from bslib.patterns import check_counts, check_images, frozen_weights
 from bslib.progress import bar
 
-__all__ = ["Candidates", "Schedule", "anomaly_index", "patched", "reverse_triggers"]
+__all__ = ["Candidates", "Schedule", "patched", "reverse_triggers"]
 
 EPSILON = 1e-7
 
@@ -244,42 +243,3 @@ def _bounded(theta: Tensor, *, keep: bool = False) -> Tensor:
     """Map parameters to [0, 1]; without ``keep``, the result is detached and clipped, since rounding may leave the interval."""
     value = torch.tanh(theta) / (2 - EPSILON) + 0.5
     return value if keep else value.detach().clamp(0, 1)
-
-
-def anomaly_index(norms: ArrayLike, success: ArrayLike | None = None) -> float:
-    """Return the distance of the smallest norm below the median, in median absolute deviations times 1.4826.
-
-    Above 2, the authors classify the network as backdoored. The median of an even number of norms is the mean of the middle two.
-
-    Parameters
-    ----------
-    norms : array_like, shape (K,)
-        L1 norms of the masks.
-    success : array_like, shape (K,), optional
-        As in :class:`Candidates`. Masks with NaN never reached the threshold and are ignored.
-
-    Returns
-    -------
-    float
-        0 if no norm is below the median or fewer than three masks reached the threshold; infinite if the smallest norm is below
-        the median but fewer than half of the norms deviate from it.
-
-    Raises
-    ------
-    ValueError
-        For fewer than three classes. The index of any two norms is 0.674.
-
-    >>> round(anomaly_index([10, 60, 62, 65, 70, 72, 75, 80, 85, 90]), 6)
-    4.571548
-    """
-    values = np.asarray(norms, dtype=float)
-    if values.size < 3:
-        raise ValueError(f"an anomaly index compares at least three classes, got {values.size}")
-    if success is not None:
-        values = values[~np.isnan(np.asarray(success, dtype=float))]
-    if values.size < 3:
-        return 0.0
-    median = np.median(values)
-    below = float(median - values.min())
-    deviation = float(1.4826 * np.median(np.abs(values - median)))
-    return below / deviation if deviation else float("inf") if below else 0.0

@@ -1,0 +1,318 @@
+"""What W is worth as a defence: the numbers for single images, for batches and for networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from bslib.chapters.base import Results
+from bslib.chapters.beyond import own_trigger
+from bslib.chapters.defence.plan import (
+    Size,
+    candidates_batch_of,
+    candidates_of,
+    clean_networks_of,
+    clean_specs_of,
+    cleansed_networks_of,
+    ladder_of,
+    networks_of,
+    second_batch_of,
+    specs_of,
+)
+from bslib.chapters.defence.scores import TESTS, area, detection_rate, flagged
+from bslib.entropy import entropy
+from bslib.markdown import markdown_table
+from bslib.specs import CleanseSpec, NetworkSpec, Spec
+from bslib.statistics import (
+    Estimate,
+    Estimates,
+    anomaly_index,
+    area_replicates,
+    leave_one_out,
+    share_of_networks,
+    success_rate,
+)
+
+__all__ = ["BATCHES", "Defence", "load", "quantities"]
+
+Floats = NDArray[np.float64]
+#: The fractions of clean images that may raise an alarm.
+ALARMS = (0.05, 0.01)
+#: Points in a batch. A batch is an alarm if p is below :data:`LEVEL`.
+BATCHES, LEVEL = (10, 25, 50, 100), 0.05
+ATTACK = ["threat model", "trigger"]
+
+
+@dataclass(frozen=True)
+class Defence(Results[Size]):
+    """The numbers of the defence chapter on one data set. A high *suspicion* is the sign of a trigger: minus W, for example."""
+
+    chapter: ClassVar[str] = "defence"
+    described: ClassVar[str] = "clean and backdoored "
+
+    def planned(self) -> list[NetworkSpec]:
+        """The planned networks."""
+        return [*networks_of(self.size, self.seed), *clean_networks_of(self.size, self.seed)]
+
+    def needed(self, network: NetworkSpec) -> Sequence[Spec]:
+        """The network and what is measured on it, without Neural Cleanse."""
+        return clean_specs_of(self.size, network) if network.attack is None else specs_of(self.size, network)
+
+    @property
+    def details(self) -> str:
+        """The size of a batch, and how many networks are clean."""
+        clean = sum(network.attack is None for network in self.networks)
+        return f" ({clean} of {self.size.clean_networks} clean ones), {self.size.points} test images each"
+
+    @property
+    def backdoored(self) -> list[NetworkSpec]:
+        """The networks that have a backdoor."""
+        return [network for network in self.networks if network.attack is not None]
+
+    def suspicions(self, network: NetworkSpec) -> Iterator[tuple[str, float, tuple[Floats, Floats]]]:
+        """Each score of a backdoored network: name, noise level (NaN for none), suspicion of the clean and the triggered images.
+
+        "two" is the mean of the ranks of STRIP and the margin among all of these images, "three" the mean of these and W's.
+        """
+        carried = (None, own_trigger(network))
+        strip, margin = (
+            [self.records[of(network, trigger)].arrays[name].ravel().astype(float) for trigger in carried]
+            for of, name in ((self.size.strip_of, "scores"), (self.size.margins_of, "margins"))
+        )
+        without_noise = {"STRIP": (-strip[0], -strip[1]), "margin": (margin[0], margin[1])}
+        ranks = [stats.rankdata(np.concatenate(pair)) for pair in without_noise.values()]
+        halves = np.mean(ranks, axis=0).reshape(2, -1)
+        yield from ((name, np.nan, pair) for name, pair in (without_noise | {"two": (halves[0], halves[1])}).items())
+        for sigma, clean, triggered in zip(self.size.sigmas, *(self._w(network, t) for t in carried), strict=True):
+            yield "W", sigma, (-clean, -triggered)
+            halves = np.mean([*ranks, stats.rankdata(-np.concatenate([clean, triggered]))], axis=0).reshape(2, -1)
+            yield "three", sigma, (halves[0], halves[1])
+
+    @cached_property
+    def images(self) -> pd.DataFrame:
+        """How well each score tells triggered from clean images on each network.
+
+        Columns network, threat model, trigger, score, sigma, auc, and the detection rates "5 %" and "1 %" (:data:`ALARMS`).
+        """
+        rows = [
+            (*_about(network), name, sigma, area(*pair), *(detection_rate(*pair, alarms=alarms) for alarms in ALARMS))
+            for network in self.backdoored
+            for name, sigma, pair in self.suspicions(network)
+        ]
+        return pd.DataFrame(rows, columns=["network", *ATTACK, "score", "sigma", "auc", "5 %", "1 %"])
+
+    @cached_property
+    def copies(self) -> pd.DataFrame:
+        """The same of W at one noise level with n noisy copies: columns network, threat model, trigger, n, auc, "5 %"."""
+        rows = []
+        for network in self.backdoored:
+            ladder = [ladder_of(self.size, network, trigger) for trigger in (None, own_trigger(network))]
+            of_n = (-entropy(self.records[spec].arrays["counts"][0]) for spec in ladder)
+            rows += [(*_about(network), n, area(*w), detection_rate(*w)) for n, *w in zip(self.size.ns, *of_n, strict=True)]
+        return pd.DataFrame(rows, columns=["network", *ATTACK, "n", "auc", "5 %"])
+
+    @cached_property
+    def batches(self) -> pd.DataFrame:
+        """The tests of small batches against as many points of the second clean batch of the same network.
+
+        Columns network, threat model and trigger (None for clean networks), carried ("clean" or "trigger"), points, sigma, test,
+        and alarms: for each pair of batches whether p is below 5 %.
+        """
+        about, pairs, rows = [], [], []
+        for network in self.networks:
+            for carried, trigger in [("clean", None)] + ([("trigger", network.attack.trigger)] if network.attack else []):
+                about.append((*_about(network), carried))
+                pairs.append((self._w(network, None, second=True), self._w(network, trigger)))
+        for points in (points for points in BATCHES if points <= self.size.points and pairs):
+            clean, tested = (_split(np.stack(of), points) for of in zip(*pairs, strict=True))
+            for name, test in TESTS.items():
+                for batch, of_levels in zip(about, test(clean, tested) < LEVEL, strict=True):
+                    rows += [(*batch, points, *of_level, name) for of_level in zip(self.size.sigmas, of_levels, strict=True)]
+        return pd.DataFrame(rows, columns=["network", *ATTACK, "carried", "points", "sigma", "alarms", "test"])
+
+    @cached_property
+    def halves(self) -> pd.DataFrame:
+        """The two-sided test of :attr:`batches` on every score: half of the images with the trigger against the others without.
+
+        The scores of other detectors exist for one batch only. Columns network, threat model, trigger, score, sigma, points, and
+        for each pair of batches whether there is an alarm: found (the first half has the trigger) and alarms (it has none).
+        """
+        half, rows = self.size.points // 2, []
+        scores = [(n, score) for n in self.backdoored for score in self.suspicions(n) if score[0] in ("STRIP", "margin", "W")]
+        for points in (points for points in BATCHES if points <= half and scores):
+            triples = [(clean[half:], triggered[:half], clean[:half]) for _, (*_, (clean, triggered)) in scores]
+            reference, *tested = (_split(np.stack(of), points) for of in zip(*triples, strict=True))
+            outcomes = zip(*(TESTS["two-sided"](reference, own) < LEVEL for own in tested), strict=True)
+            rows += [(*_about(n), *score[:2], points, *both) for (n, score), both in zip(scores, outcomes, strict=True)]
+        return pd.DataFrame(rows, columns=["network", *ATTACK, "score", "sigma", "points", "found", "alarms"])
+
+    @cached_property
+    def candidates(self) -> pd.DataFrame:
+        """Neural Cleanse on each network: the anomaly index of the masks' sizes, and that of the mean W of images with them.
+
+        Columns network, threat model and trigger (None for clean networks), sigma, mask, W.
+        """
+        rows = []
+        for network in cleansed_networks_of(self.size, self.seed):
+            crafted = candidates_of(self.size, network)
+            batch = candidates_batch_of(self.size, crafted)
+            if crafted in self.records and batch in self.records:
+                arrays, mask = self.records[crafted].arrays, self.records[crafted].result["anomaly_index"]
+                w = entropy(self.records[batch].arrays["counts"][:, 0]).reshape(len(batch.sigmas), -1, batch.points).mean(-1)
+                of_w = [anomaly_index(means, arrays["success"]) for means in w]
+                rows += [(*_about(network), sigma, mask, index) for sigma, index in zip(batch.sigmas, of_w, strict=True)]
+        return pd.DataFrame(rows, columns=["network", *ATTACK, "sigma", "mask", "W"])
+
+    def success(self, network: NetworkSpec) -> float:
+        """The attack success rate of a network's trigger."""
+        assert network.attack is not None
+        arrays = self.records[self.needed(network)[1]].arrays
+        return success_rate(
+            arrays["predicted"], arrays["labels"], network.attack.target_labels(arrays["labels"], self.size.classes)
+        )
+
+    def network_areas(self, sigma: float) -> dict[str, Estimate]:
+        """The area under the ROC curve of both indices, clean against backdoored networks, and W's minus the masks'."""
+        table = self.candidates[self.candidates["sigma"] == sigma]
+        backdoored, kinds = table["trigger"].notna(), [f"{row}" for row in table[ATTACK].itertuples(index=False)]
+        if not 0 < backdoored.sum() < len(table):
+            return {}
+        strata = np.unique(kinds, return_inverse=True)[1]
+        w, mask = (area_replicates(table[name], backdoored, table["network"], strata=strata) for name in ("W", "mask"))
+        less = w._replace(value=w.value - mask.value, without=w.without - mask.without)
+        return {
+            "W": w.estimate(within=(0, 1)),
+            "mask": mask.estimate(within=(0, 1)),
+            "W.less.mask": less.estimate(within=(-1, 1)),
+        }
+
+    def quantities(self) -> dict[str, Estimate]:
+        """The quantities of the chapter's claims by name; "T1" is a threat model, "T1-4" one of its triggers."""
+        if not self.backdoored:
+            return {}
+        found = self._image_quantities() | self._batch_quantities() | self._network_quantities()
+        return {name: own for name, own in found.items() if np.isfinite(own.value)}
+
+    def _image_quantities(self) -> dict[str, Estimate]:
+        data, found = self.size.dataset, dict[str, Estimate]()
+        for attack, own in _by_attack(self.images):
+            for name, value in (("image_auc", "auc"), ("image_rate", "5 %"), ("image_rate_at_1", "1 %")):
+                for about, values in own.groupby(["score", "sigma"], dropna=False)[value]:
+                    found[f"{name}.{data}.{attack}.{_joined(about)}"] = _mean(values)
+            areas = own.set_index(["network", "score", "sigma"])["auc"]
+            strip, two = (areas.xs(score, level="score").droplevel("sigma") for score in ("STRIP", "two"))
+            for sigma in self.size.sigmas:
+                w, three = (areas.xs((score, sigma), level=("score", "sigma")) for score in ("W", "three"))
+                found[f"image_auc.{data}.{attack}.STRIP.less.W.{sigma:g}"] = _mean(strip - w, within=(-1, 1))
+                found[f"image_auc.{data}.{attack}.three.less.two.{sigma:g}"] = _mean(three - two, within=(-1, 1))
+        successes = {network.key[:6]: self.success(network) for network in self.backdoored}
+        for attack, own in _by_attack(self.copies):
+            of_n = own.pivot(index="network", columns="n", values="auc")
+            for n in self.size.ns[:-1]:
+                less = of_n[n] - of_n[self.size.n]
+                found[f"image_auc.{data}.{attack}.{n}.less.{self.size.n}"] = _mean(less, within=(-1, 1))
+            found[f"success.{data}.{attack}"] = _mean(successes[network] for network in of_n.index)
+        return found
+
+    def _batch_quantities(self) -> dict[str, Estimate]:
+        data, setting = self.size.dataset, ["test", "points", "sigma"]
+        clean, triggered = (self.batches[self.batches["carried"] == carried] for carried in ("clean", "trigger"))
+        tables = [(f"false_alarms.{data}", clean, "alarms", setting)]
+        tables += [(f"batch_rate.{data}.{attack}", own, "alarms", setting) for attack, own in _by_attack(triggered)]
+        of_score = ["score", "sigma", "points"]
+        tables += [(f"half_false_alarms.{data}", self.halves, "alarms", of_score)]
+        tables += [(f"half_rate.{data}.{attack}", own, "found", of_score) for attack, own in _by_attack(self.halves)]
+        found = {
+            f"{name}.{_joined(about)}": share_of_networks(list(alarms))
+            for name, table, value, by in tables
+            for about, alarms in table.groupby(by, dropna=False)[value]
+        }
+        seeds = clean["network"].map({network.key[:6]: network.seed for network in self.networks})
+        for about, own in clean.groupby(setting):
+            of_seeds = [np.concatenate(list(alarms)) for _, alarms in own["alarms"].groupby(seeds)]
+            found[f"false_alarms_by_seed.{data}.{_joined(about)}"] = share_of_networks(of_seeds)
+        return found
+
+    def _network_quantities(self) -> dict[str, Estimate]:
+        data, sigma = self.size.dataset, nearest(self.size.candidate_sigmas)
+        found = {f"network_auc.{data}.{name}": own for name, own in self.network_areas(sigma).items()}
+        table = self.candidates[self.candidates["sigma"] == sigma]
+        backdoored = table["trigger"].notna().to_numpy()
+        for name in ("mask", "W") if min(backdoored.sum(), (~backdoored).sum()) > 1 else ():
+            flags = flagged(table[name].to_numpy(), backdoored)
+            for what, of in (("network_rate", backdoored), ("network_false_alarms", ~backdoored)):
+                found[f"{what}.{data}.{name}"] = share_of_networks(list(flags[of][:, None]))
+        return found
+
+    def price_table(self) -> str:
+        """What each score costs, as a Markdown table: forward passes and the median time, from the records."""
+        size, rows = self.size, list[tuple[str, object, str]]()
+        if not self.backdoored:
+            return "(Not yet run.)"
+        pairs = [(network, trigger) for network in self.backdoored for trigger in (None, own_trigger(network))]
+        of_image: tuple[tuple[str, int, list[Spec], int], ...] = (
+            (f"W, one noise level, {size.n} noisy copies", size.n, [size.counts_of(*pair) for pair in pairs], len(size.sigmas)),
+            ("STRIP", size.strip_of(*pairs[0]).overlays, [size.strip_of(*pair) for pair in pairs], 1),
+            ("logit margin", 1, [size.margins_of(*pair) for pair in pairs], 1),
+        )
+        for name, passes, specs, levels in of_image:
+            rows.append((f"{name}: an image", passes, f"{1000 * self._seconds(specs) / size.points / levels:.2g} ms"))
+        if crafted := [spec for spec in self.records if isinstance(spec, CleanseSpec)]:
+            rows.append(("Neural Cleanse: a network", "", f"{self._seconds(crafted):.2g} s"))
+        devices = sorted({self.records[spec].provenance["device"] for *_, specs, _ in of_image for spec in specs})
+        return f"{markdown_table(['score', 'forward passes', 'time'], rows, empty='')}\n\nMeasured on {' and '.join(devices)}."
+
+    def _seconds(self, specs: Iterable[Spec]) -> float:
+        return float(np.median([self.records[spec].provenance["seconds"] for spec in specs]))
+
+    def _w(self, network: NetworkSpec, trigger: int | None, *, second: bool = False) -> Floats:
+        """W of a batch, shape (sigmas, points)."""
+        spec = second_batch_of(self.size, network) if second else self.size.counts_of(network, trigger)
+        return entropy(self.records[spec].arrays["counts"][:, 0])
+
+
+load = Defence.load
+
+
+def quantities(results: Mapping[str, Defence]) -> Estimates:
+    """The quantities of every data set."""
+    return Estimates.of(part.quantities() for part in results.values())
+
+
+def nearest(sigmas: Sequence[float], wanted: float = 0.1) -> float:
+    """The noise level nearest to one."""
+    return min(sigmas, key=lambda sigma: abs(sigma - wanted))
+
+
+def _split(w: Floats, points: int) -> Floats:
+    """Batches of some points each: (..., B) becomes (..., batches, points); a remainder is not used."""
+    batches = w.shape[-1] // points
+    return w[..., : batches * points].reshape(*w.shape[:-1], batches, points)
+
+
+def _by_attack(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The rows of each threat model ("T1") and of each of its triggers ("T1-4"); those of clean networks are left out."""
+    for by in (ATTACK[:1], ATTACK):
+        for attack, own in table.groupby(by, sort=False):
+            yield "-".join(f"{part:g}" if isinstance(part, float) else str(part) for part in attack), own
+
+
+def _joined(about: Iterable[Any]) -> str:
+    """The end of a quantity's name: its setting, without a noise level where there is none."""
+    return ".".join(part if isinstance(part, str) else f"{part:g}" for part in about if part == part)
+
+
+def _mean(values: Iterable[float], *, within: tuple[float, float] = (0, 1)) -> Estimate:
+    return leave_one_out([np.array([value]) for value in values]).estimate(within=within)
+
+
+def _about(network: NetworkSpec) -> tuple[str, str | None, int | None]:
+    attack = network.attack
+    return (network.key[:6], attack.threat_model, attack.trigger) if attack is not None else (network.key[:6], None, None)
