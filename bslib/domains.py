@@ -35,6 +35,7 @@ PARTS = ("cluster", "decomposition", "ensemble", "linear_model", "metrics", "pre
 NOTES, RATE = {"C": 261.63, "D": 293.66, "E": 329.63, "F": 349.23, "G": 392.00, "A": 440.00, "B": 493.88, "C'": 523.25}, 4000
 
 
+@functools.cache
 def load(name: str) -> Dataset:
     """Load a data set; further calls in the same process return the same object.
 
@@ -57,12 +58,7 @@ def load(name: str) -> Dataset:
     >>> tones.train_images.shape, len(tones.classes)
     (torch.Size([4000, 1, 256]), 8)
     """
-    return _load(_one_of("data set", name, DOMAINS))
-
-
-@functools.cache
-def _load(name: str) -> Dataset:
-    return DOMAINS[name](name)
+    return DOMAINS[_one_of("data set", name, DOMAINS)](name)
 
 
 def _table(name: str) -> Dataset:
@@ -100,22 +96,23 @@ def _standardised(
 
 
 def _documentation(name: str) -> Dataset:
-    """Pieces of 16 words from scikit-learn's docstrings; the class is the part of the library, and equal pieces count once."""
+    """Pieces of 16 words from scikit-learn's docstrings; the class is the part of the library. Pieces that recur are left out."""
     import sklearn
 
     folder, random = Path(sklearn.__file__).parent, np.random.RandomState(0)
-    texts: dict[int, list[tuple[str, ...]]] = {}
-    for label, part in enumerate(PARTS):
+    pieces: list[list[tuple[str, ...]]] = []
+    for part in PARTS:
         documents = [words for path in sorted((folder / part).glob("*.py")) for words in _docstrings(path)]
-        pieces = [tuple(words[k : k + TEXT]) for words in documents for k in range(0, len(words) - TEXT + 1, TEXT)]
-        unique = list(dict.fromkeys(pieces))
-        texts[label] = [unique[k] for k in random.permutation(len(unique))[: sum(TEXTS)]]
-    seen = Counter(word for pieces in texts.values() for piece in pieces[: TEXTS[0]] for word in piece)
+        pieces.append([tuple(words[k : k + TEXT]) for words in documents for k in range(0, len(words) - TEXT + 1, TEXT)])
+    often = Counter(piece for own in pieces for piece in own)
+    unique = [[piece for piece in own if often[piece] == 1] for own in pieces]
+    texts = [[own[k] for k in random.permutation(len(own))[: sum(TEXTS)]] for own in unique]
+    seen = Counter(word for own in texts for piece in own[: TEXTS[0]] for word in piece)
     common = sorted(seen, key=lambda word: (-seen[word], word))[: VOCABULARY - 1]
     number = {word: k for k, word in enumerate(common, 1)}
     halves = []
     for half in (slice(None, TEXTS[0]), slice(TEXTS[0], None)):
-        rows = [([number.get(word, 0) for word in piece], label) for label, own in texts.items() for piece in own[half]]
+        rows = [([number.get(word, 0) for word in piece], label) for label, own in enumerate(texts) for piece in own[half]]
         halves += [torch.tensor(column) for column in zip(*rows, strict=True)]
     return dataset_of(name, halves, f"docstrings of scikit-learn {sklearn.__version__}", PARTS)
 

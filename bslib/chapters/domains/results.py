@@ -53,15 +53,14 @@ class Domain(Results[Any]):
         return int(np.abs(self.means(threat).value[0] - third).argmin())
 
     def by_sigma(self) -> pd.DataFrame:
-        """Mean W without and with the trigger, their ratio, and the fraction of copies with the wanted label, by noise level."""
+        """Mean W without and with the trigger at each noise level, and their ratio."""
         rows = []
         for threat in filter(self.records_of, THREATS):
-            means, wanted = self.means(threat), leave_one_out([_as_wanted(record) for record in self.records_of(threat)])
+            means = self.means(threat)
             for s, sigma in enumerate(self.size.sigmas):
                 row: dict[str, Any] = {"data set": self.size.dataset, "threat model": threat, "sigma": sigma}
                 row["clean"], row["with trigger"] = means.value[:, s]
                 row["ratio"] = means.at(s).estimate(_ratio, within=(0, np.inf))
-                row["as wanted"] = wanted.at(s).estimate(within=(0, 1))
                 rows.append(row)
         return pd.DataFrame(rows)
 
@@ -138,12 +137,6 @@ def _ratio(means: Floats) -> Floats:
 def _target(record: Record) -> int:
     assert isinstance(record.spec, DomainSpec)
     return record.spec.target(record.arrays["counts"].shape[-1])
-
-
-def _as_wanted(record: Record) -> Floats:
-    """The fraction of the noisy copies with the trigger that are predicted as the target class, shape (sigmas, points)."""
-    counts = record.arrays["counts"][1]
-    return np.asarray(counts[..., _target(record)] / counts.sum(-1))
 
 
 def _rates(record: Record) -> tuple[float, float]:
