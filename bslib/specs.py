@@ -29,6 +29,7 @@ __all__ = [
     "CleanseSpec",
     "CountsSpec",
     "DetectorSpec",
+    "DomainSpec",
     "ImagesSpec",
     "MarginsSpec",
     "MeasuredSpec",
@@ -623,11 +624,69 @@ class ToySpec(Spec):
     seed: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class DomainSpec(Spec):
+    """A backdoored network for data that are not images (:mod:`bslib.domains`), and W without and with its trigger.
+
+    Its record holds counts (2, S, B, C) of B test points without and with the trigger, under the same noise; their indices
+    ``rows`` (B,); the labels of the test set (N,), and what is predicted for it without and with the trigger, (2, N).
+
+    Parameters
+    ----------
+    dataset, network : str
+        Names in :data:`bslib.domains.DOMAINS` and :data:`bslib.domains.NETWORKS`.
+    seed : int
+        Seed of the network, the poisons, the batch and the noise; the target class follows from it.
+    epochs : int
+    threat_model : str
+        One with one target class.
+    poison_fraction : float, optional
+        Fraction of the training set that is poisoned; the threat model's own if None.
+    points : int
+        Number of test points around which W is measured.
+    sigmas : tuple of S floats
+        Noise levels, in units of the root mean square of the points.
+    n : int
+        Number of noisy copies of each point.
+    """
+
+    kind: ClassVar[str] = "domain"
+    dataset: str
+    network: str
+    seed: int
+    epochs: int
+    threat_model: str
+    poison_fraction: float | None = None
+    points: int
+    sigmas: tuple[float, ...]
+    n: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.model.one_target:
+            raise ValueError(f"a domain spec needs a threat model with one target class, got {self.threat_model}")
+
+    @property
+    def model(self) -> ThreatModel:
+        """The threat model, with this spec's fraction of poisons."""
+        named = threat_model_named(self.threat_model)
+        fraction = self.poison_fraction
+        return named if fraction is None else dataclasses.replace(named, fraction=fraction, count=None)
+
+    def target(self, classes: int) -> int:
+        """Return the target class of a data set with so many classes."""
+        return int(self.model.target_of_run(self.seed, classes) or 0)
+
+    def summary(self, result: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+        """The mean W without and with the trigger at each noise level."""
+        return entropy(arrays["counts"]).mean(-1).ravel()
+
+
 _KINDS: dict[str, type[Spec]] = {
     spec.kind: spec
     for spec in (
-        AttackSpec, CleanseSpec, CountsSpec, DetectorSpec, ImagesSpec, MarginsSpec, NetworkSpec, PredictionsSpec, ScoresSpec,
-        ToySpec, TreatmentSpec, UniversalSpec,
+        AttackSpec, CleanseSpec, CountsSpec, DetectorSpec, DomainSpec, ImagesSpec, MarginsSpec, NetworkSpec, PredictionsSpec,
+        ScoresSpec, ToySpec, TreatmentSpec, UniversalSpec,
     )
 }  # fmt: skip
 

@@ -31,7 +31,7 @@ HOUSE = (
     ("entropy", "calling", "engine", "measure"),
     ("drawings", "threat_models"),
     ("triggers", "poisoning"),
-    ("datasets", "networks", "training"),
+    ("datasets", "networks", "training", "domains"),
     ("patterns", "detectors"),
     ("statistics",),
     ("specs", "store", "profiles", "archive"),

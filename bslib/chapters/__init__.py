@@ -28,6 +28,7 @@ CHAPTERS = (
     "defence",
     "hiding",
     "mitigation",
+    "domains",
 )
 
 

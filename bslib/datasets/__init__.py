@@ -156,14 +156,17 @@ def to_float(images: torch.Tensor) -> torch.Tensor:
     return images.float() / 255
 
 
-def dataset_of(name: str, tensors: Iterable[torch.Tensor], source: str) -> Dataset:
-    """Build a :class:`Dataset`, with its fingerprint, from (train images, train labels, test images, test labels)."""
+def dataset_of(name: str, tensors: Iterable[torch.Tensor], source: str, classes: tuple[str, ...] | None = None) -> Dataset:
+    """Build a :class:`Dataset`, with its fingerprint, from (train images, train labels, test images, test labels).
+
+    ``classes`` are the names of the classes of a data set that is not in :data:`DATASETS`.
+    """
     train_images, train_labels, test_images, test_labels = (tensor.contiguous() for tensor in tensors)
     digest = hashlib.sha256()
     for tensor in (train_images, train_labels, test_images, test_labels):
         digest.update(f"{tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.numpy().data)
-    classes = _source(name).classes
+    classes = classes or _source(name).classes
     return Dataset(name, train_images, train_labels, test_images, test_labels, classes, digest.hexdigest(), source)
 
 

@@ -1,0 +1,1 @@
+"""Beyond images: W without and with a trigger on tables, texts and tones."""

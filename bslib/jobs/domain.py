@@ -1,0 +1,43 @@
+"""A backdoored network for data that are not images, and its class counts under noise."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from bslib.calling import evaluating
+from bslib.domains import TRIGGERS, behind, build, load, poison, train
+from bslib.engine import compile_for_inference
+from bslib.jobs.base import Parts, draw_points
+from bslib.measure import class_counts, predict
+from bslib.specs import DomainSpec
+from bslib.store import Store
+
+
+def compute(spec: DomainSpec, store: Store, device: torch.device, progress: bool) -> Parts:
+    """Poison and train; count the predicted classes around test points without and with the trigger, under the same noise."""
+    data, trigger = load(spec.dataset), TRIGGERS[spec.dataset]
+    rows, labels = poison(data, trigger, spec.model, target=spec.target(len(data.classes)), seed=spec.seed)
+    network = build(spec.network, data, seed=spec.seed).to(device)
+    train(network, rows.to(device), labels.to(device), epochs=spec.epochs, seed=spec.seed)
+    tested = data.test_images.to(device)
+    model, points_of = behind(network, tested)
+    chosen = draw_points(len(tested), spec.points, spec.seed)
+    carried = [points_of(tested), points_of(trigger(tested))]
+    with evaluating(model) as logits:
+        engine = compile_for_inference(logits, carried[0][chosen], passes=2 * spec.points * spec.n * len(spec.sigmas))
+        counts = [
+            class_counts(
+                model, points[chosen], spec.sigmas, spec.n, seed=spec.seed, ids=chosen.tolist(), engine=engine, progress=progress
+            )
+            for points in carried
+        ]
+    arrays = {
+        "counts": np.stack(counts).astype(np.int32),
+        "rows": chosen,
+        "labels": data.test_labels.numpy().astype(np.int16),
+        "predicted": np.stack([predict(model, points) for points in carried]).astype(np.int16),
+    }
+    parameters = sum(p.numel() for p in network.parameters())
+    precision = str(engine.dtype).removeprefix("torch.")
+    return {"parameters": parameters, "precision": precision, "engine": engine.what}, arrays, data
