@@ -39,6 +39,8 @@ def _detector_batches(part: Patterns) -> Iterator[Batch]:
     """The batches of the W detector, clean ones included."""
     for number, network in enumerate(part.networks):
         own = network.attack.trigger if network.attack else None
+        if own in part.size.more_triggers:
+            continue
         success = part.success(network) if own else None
         for sigma in part.sigmas:
             about = {"network": number, "own": own, "success": success, "sigma": sigma, "n": part.size.n}

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from bslib.chapters.patterns.plan import cleanse_of
-from bslib.chapters.patterns.results import Patterns, scored
+from bslib.chapters.patterns.results import EFFECTIVE, Patterns, scored
 from bslib.plotting import (
     BLUE,
     GREY,
@@ -30,7 +30,7 @@ from bslib.plotting import (
 if TYPE_CHECKING:
     from IPython.display import Markdown
 
-__all__ = ["FIGURES", "reversed_norms", "reversed_triggers", "roc", "roc_by_setting", "universal"]
+__all__ = ["FIGURES", "found_by_success", "reversed_norms", "reversed_triggers", "roc", "roc_by_setting", "universal"]
 
 
 EFFECTIVE_ONES = {False: "all own triggers", True: "own triggers that succeed on 90 %"}
@@ -41,7 +41,7 @@ def _roc(patterns: Patterns) -> pd.DataFrame:
 
     tables = []
     for effective, positives in EFFECTIVE_ONES.items():
-        tests = scored(patterns.tests(), effective=effective)
+        tests = scored(patterns.trained_on(patterns.tests()), effective=effective)
         own = tests["carried"] == "own"
         if own.any():
             false, true, _ = roc_curve(own, tests["score"])
@@ -193,7 +193,23 @@ def _detector(patterns: Patterns) -> str:
     return f"σ = {patterns.size.sigmas[0]:g}, n = {patterns.size.n}, {patterns.size.points} points"
 
 
+@drawn_from(Patterns.by_trigger)
+def found_by_success(patterns: Patterns, table: pd.DataFrame) -> Figure:
+    """The area under the ROC curve for each trained-in trigger against its success, at two noise levels."""
+    shown = [sigma for sigma in (0.1, 0.25) if sigma in set(table["sigma"])] or sorted(set(table["sigma"]))[:1]
+    figure, axes = panels(len(shown))
+    for axis, sigma in zip(axes, shown, strict=True):
+        own = table[table["sigma"] == sigma]
+        axis.axhline(0.5, color=GREY, linestyle=":", linewidth=1)
+        axis.axvspan(EFFECTIVE, 1.03, color=GREY, alpha=0.12, linewidth=0)
+        points_with_intervals(axis, np.array([e.value for e in own["success"]]), own["auc"], BLUE, "o", "area (AUC)")
+        for _, row in own.iterrows():
+            axis.annotate(f"{row['trigger']}", (row["success"].value, row["auc"].value), xytext=(5, 5), textcoords="offset points")
+        axis.set(xlabel="success of the trigger", title=rf"$\sigma$ = {sigma:g}", xlim=(-0.03, 1.03), ylim=(-0.03, 1.05))
+    return finish(figure, axes, f"{patterns.source}; grey: triggers that work", y="area under the ROC curve")
+
+
 #: The figures that have a table.
 #:
 #: :meta hide-value:
-FIGURES = (roc, roc_by_setting, universal, reversed_norms)
+FIGURES = (roc, roc_by_setting, found_by_success, universal, reversed_norms)

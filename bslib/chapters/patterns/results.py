@@ -185,12 +185,12 @@ class Patterns(Results[Size]):
             Of the networks that count, besides clean ones; those of the size's ``triggers`` when not given.
         """
         tests = self.tests(sigma, batch=batch, center=center)
-        tests = scored(self._trained_on(tests, triggers), signed=signed, effective=effective)
+        tests = scored(self.trained_on(tests, triggers), signed=signed, effective=effective)
         if own is not None:
             tests = tests[(tests["carried"] != "own") | (tests["trigger"] == own)]
         return auc(tests["score"], tests["carried"] == "own", tests["network"], strata=self._strata(tests["network"]))
 
-    def _trained_on(self, tests: pd.DataFrame, triggers: Sequence[int] | None = None) -> pd.DataFrame:
+    def trained_on(self, tests: pd.DataFrame, triggers: Sequence[int] | None = None) -> pd.DataFrame:
         """The tests on clean networks and on networks with these triggers; by default the size's ``triggers``."""
         kinds = tests["network"].map(lambda number: 0 if (attack := self.networks[number].attack) is None else attack.trigger)
         return tests[kinds.isin([0, *(self.size.triggers if triggers is None else triggers)])]
@@ -225,7 +225,7 @@ class Patterns(Results[Size]):
         sizes = sorted({batch for batch in (25, 50, 100) if batch < self.size.points} | {self.size.points})
         rows = []
         for sigma, batch, center in itertools.product(self.sigmas, sizes, ("mean", "median")):
-            tests = self._trained_on(self.tests(sigma, batch=batch, center=center))
+            tests = self.trained_on(self.tests(sigma, batch=batch, center=center))
             for signed, effective in itertools.product((True, False), (False, True)):
                 some = scored(tests, signed=signed, effective=effective)
                 own = some["carried"] == "own"
@@ -470,7 +470,7 @@ class Patterns(Results[Size]):
 
     def _backdoor_against_patch(self, patches: pd.DataFrame) -> dict[str, Estimate]:
         """The area of Levene's score for batches with an own trigger against batches with a patch for a clean network."""
-        own = self._trained_on(self.tests(points=self.size.pattern_points)).query("carried == 'own'")
+        own = self.trained_on(self.tests(points=self.size.pattern_points)).query("carried == 'own'")
         both = pd.concat([own.assign(backdoor=True), patches.assign(backdoor=False)])
         if own.empty or patches.empty:
             return {}
@@ -479,7 +479,7 @@ class Patterns(Results[Size]):
 
     def _detector_quantities(self) -> dict[str, Estimate]:
         """Quantities of the W detector, and of the effect of own triggers on mean W."""
-        data, tests = self.size.dataset, self._trained_on(self.tests())
+        data, tests = self.size.dataset, self.trained_on(self.tests())
         nothing, unseen = (tests[tests["carried"] == carried] for carried in ("nothing", "unseen"))
         found = {
             f"clean_told_apart.{data}": _over_networks(nothing, nothing["p"] < 0.05),
@@ -513,7 +513,7 @@ class Patterns(Results[Size]):
 
     def _told_apart(self, carried: str) -> Estimate:
         """The fraction of batches that Brown and Forsythe's test tells from clean ones at 5 %, outliers included."""
-        tests = self._trained_on(self.tests(center="median", outliers=True))
+        tests = self.trained_on(self.tests(center="median", outliers=True))
         some = tests[tests["carried"] == carried]
         return _over_networks(some, some["p"] < 0.05)
 
