@@ -14,11 +14,12 @@ from bslib.chapters import plan_of, sizes_of
 from bslib.chapters.correlation import plan as correlation
 from bslib.chapters.surface import plan as surface
 from bslib.datasets import load
-from bslib.drawings import DRAWINGS, changed_digests
+from bslib.drawings import DRAWINGS, changed_digests, drawing, square
 from bslib.jobs import compute
 from bslib.profiles import PROFILES
 from bslib.specs import AttackSpec, CountsSpec, ImagesSpec, NetworkSpec
 from bslib.store import PUBLISHED, Record, Store, missing_specs, open_store
+from bslib.triggers import pattern
 
 REDRAWN = ("##", "##", "  ")
 
@@ -69,6 +70,36 @@ def test_a_record_names_triggers_that_are_not_drawn_as_at_first(monkeypatch, tmp
 def test_a_seventh_trigger_is_nobody_else_s_record():
     assert set(changed_digests(DRAWINGS)) == set()
     assert surface.TRIGGERS == drawings.PAPERS == tuple(DRAWINGS) == (1, 2, 3, 4, 5, 6)
+
+
+def test_a_square_has_its_side_and_grey_and_a_number_of_its_own():
+    numbers = {square(side, grey): (side, grey) for side in range(1, 9) for grey in range(1, 10)}
+    assert len(numbers) == 72 and not set(numbers) & set(DRAWINGS)
+    for number, (side, grey) in numbers.items():
+        rows = drawing(number)
+        assert rows == (f"{grey}" * side + " ",) * side + (" " * (side + 1),)
+        trigger = pattern(number)
+        assert int(trigger.mask.sum()) == side**2 and trigger.values[:, trigger.mask].unique().tolist() == pytest.approx(
+            [grey / 9]
+        )
+    assert all(drawing(number) == rows for number, rows in DRAWINGS.items())
+
+
+@pytest.mark.parametrize(("side", "grey"), [(0, 9), (9, 9), (3, 0), (3, 10), ("3", 9), (2.5, 9)])
+def test_a_square_that_there_is_not_is_refused(side, grey):
+    with pytest.raises(ValueError, match=f"got {side!r} and {grey!r}"):
+        square(side, grey)
+
+
+@pytest.mark.parametrize("number", [0, 99, 100, 110, 109, 190, 199, -1, "1", None, 1.5])
+def test_a_number_without_a_drawing_is_refused(number):
+    with pytest.raises(ValueError, match=f"the number of a square such as 139, got {number!r}"):
+        drawing(number)
+
+
+def test_records_of_squares_name_their_drawing():
+    number = square(2, 4)
+    assert changed_digests([1, number]) == {str(number): drawings.digest(number)}
 
 
 @pytest.mark.parametrize("threat_model", ["T1", "T2", "T3"])

@@ -20,7 +20,17 @@ from bslib.networks import build
 from bslib.patterns.neural_cleanse import Candidates, patched
 from bslib.poisoning import poison
 from bslib.runner import run
-from bslib.specs import AttackSpec, CleanseSpec, CountsSpec, DetectorSpec, ImagesSpec, NetworkSpec, PredictionsSpec, UniversalSpec
+from bslib.specs import (
+    AttackSpec,
+    CleanseSpec,
+    CountsSpec,
+    DetectorSpec,
+    ImagesSpec,
+    MarginsSpec,
+    NetworkSpec,
+    PredictionsSpec,
+    UniversalSpec,
+)
 from bslib.store import Store
 from bslib.training import load_weights
 from bslib.triggers import pattern
@@ -158,6 +168,44 @@ def test_paired_counts_share_their_noise(store, measured, monkeypatch):
     alone = [measured(dataclasses.replace(COUNTS, trigger=t)).arrays["counts"] for t in (None, 5)]
     assert torch.equal(seen[0], clean) and torch.equal(seen[1], stamped)
     assert np.array_equal(*paired) and not np.array_equal(*alone)
+
+
+@pytest.mark.parametrize(("trigger", "noise_on"), [(None, "trigger"), (5, "rest")])
+def test_noise_falls_on_the_pixels_of_the_networks_trigger_or_on_the_rest(store, measured, trigger, noise_on):
+    """Also on images without it, which then get the noise of their triggered copies."""
+    record = measured(dataclasses.replace(COUNTS, trigger=trigger, paired=True, held_out=True, noise_on=noise_on))
+    chosen, data = record.arrays["images"], load("digits")
+    images = to_float(data.test_images[chosen] if trigger is None else pattern(5)(data.test_images[chosen]))
+    region = pattern(5).region(images)
+    mask = region if noise_on == "trigger" else ~region
+    how = {"seed": 7, "ids": chosen.tolist(), "mask": mask, "progress": False}
+    assert np.array_equal(record.arrays["counts"], class_counts(trained(store, POISONED), images, (0.1, 1.0), (20, 50), **how))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"), [({"noise_on": "corner"}, "'corner'"), ({"network": CLEAN, "noise_on": "rest"}, "'rest'")]
+)
+def test_noise_on_a_part_needs_a_trigger_and_a_known_part(change, named):
+    with pytest.raises(ValueError, match=f"noise falls on the pixels of the trigger or the rest, got {named}"):
+        dataclasses.replace(COUNTS, **change)
+
+
+# --- margins -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trigger", [None, 5])
+@torch.no_grad()
+def test_margins_are_the_largest_logit_minus_the_second_of_the_images_that_counts_are_of(store, measured, trigger):
+    data, spec = load("digits"), MarginsSpec(network=POISONED, trigger=trigger, points=12, seed=7)
+    chosen = measured(dataclasses.replace(COUNTS, trigger=trigger, held_out=True)).arrays["images"]
+    images = to_float(data.test_images[chosen] if trigger is None else pattern(trigger)(data.test_images[chosen]))
+    logits = np.sort(trained(store, POISONED)(images).numpy(), axis=-1)
+    record = measured(spec)
+    assert record.arrays["margins"] == pytest.approx(logits[:, -1] - logits[:, -2], rel=1e-4, abs=1e-5)
+    assert np.array_equal(record.arrays["predicted"], trained(store, POISONED)(images).argmax(1).numpy())
+    assert np.array_equal(record.arrays["labels"], data.test_labels.numpy()[chosen])
+    assert spec.summary({}, record.arrays) == np.median(record.arrays["margins"])
+    assert record.result["weights"] == store.get(POISONED).result["weights"] and record.result["precision"] == "float32"
 
 
 # --- patterns that are crafted -----------------------------------------------------------------------------------

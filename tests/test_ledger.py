@@ -20,7 +20,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from bslib import cards
-from bslib.cards import format_estimate, label, ledger_page, moved_rules, open_claims, score, score_bar, verdicts
+from bslib.cards import KINDS, format_estimate, kind_of, label, ledger_page, moved_rules, open_claims, score, score_bar, verdicts
 from bslib.chapters import CHAPTERS, plan_of, sizes_of
 from bslib.chapters.parameters.results import ParameterResults, quantities
 from bslib.chapters.surface import results as surface
@@ -319,16 +319,18 @@ def test_a_number_held_to_two_bounds_is_shown_once():
 
 def test_the_score_counts_every_entry(ledger):
     words = score(ledger)
-    apart = [entry for entry in ledger if entry.claim.arithmetic or entry.claim.ours]
-    assert [entry.claim.id for entry in apart if entry.claim.arithmetic] == ["t1-networks-17", "t1-networks-20", "t2-pairs-79"]
-    assert [entry.claim.id for entry in apart if entry.claim.ours] == ["smoother-cifar", "within-trigger-and-class"]
+    kinds = {kind: [entry.claim.id for entry in ledger if kind_of(entry) == kind] for kind in KINDS}
+    assert kinds["arithmetic"] == ["t1-networks-17", "t1-networks-20", "t2-pairs-79"]
+    assert kinds["ours"][:2] == ["smoother-cifar", "t1-within-triggers"] and "not-a-single-image" in kinds["ours"]
+    assert "fashion-accuracy" in kinds["tuned"] and sum(map(len, kinds.values())) == len(ledger)
     bar = dict(re.findall(r'data-is="([^"]+)" [^>]*><b>(\d+)</b>', score_bar(ledger)))
     for verdict in VERDICTS:
-        count = sum(entry.verdict == verdict for entry in ledger if entry not in apart)
+        count = sum(entry.verdict == verdict for entry in ledger if kind_of(entry) == "paper")
         assert int(bar.get(verdict, 0)) == count
         assert (f"{count} {verdict}" in words.split(";")[0].split(", ")) == (count > 0)
-    assert f"; {len(ledger) - 5} claims in all" in words
-    assert words.endswith("; and 3 on how the paper's own numbers fit together and 2 that we ask besides")
+    assert f"; {len(kinds['paper'])} claims in all" in words
+    apart = ["3 on how the paper's own numbers fit together", f"{len(kinds['tuned'])} that our settings were chosen for"]
+    assert words.endswith("; ".join([*apart, f"{len(kinds['ours'])} that we ask besides"]))
 
 
 def test_the_score_says_what_one_network_judged(ledger):

@@ -1,5 +1,6 @@
 import hashlib
 import math
+import re
 
 import numpy as np
 import pytest
@@ -230,6 +231,54 @@ def test_bad_requests_name_what_was_received(network, images, change, named):
         counts(**arguments)
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_mask_leaves_the_other_features_without_noise_and_keeps_the_noise_of_the_rest(network, images):
+    """A textbook loop with the noise of the call without a mask, one feature at a time allowed or not."""
+    mask = torch.zeros(1, 8, 8, dtype=torch.bool)
+    mask[:, 2:7, 1:6] = True
+    noise, expected = standard_noise(images, 70, seed=3), np.zeros((1, len(images), 5), dtype=int)
+    network.eval()
+    with torch.no_grad():
+        for b, image in enumerate(images):
+            for z in noise[b]:
+                expected[0, b, network(torch.where(mask, image + 0.9 * z, image)[None]).argmax()] += 1
+    network.train()
+    masked = counts(network, images, sigma=0.9, n=70, seed=3, mask=mask)
+    assert np.abs(masked - expected).sum() <= 2 and not np.array_equal(masked, counts(network, images, sigma=0.9, n=70, seed=3))
+    w = wobbliness(network, images, 0.9, 70, seed=3, mask=mask, progress=False)
+    np.testing.assert_allclose(w, stats.entropy(masked[0], axis=-1), atol=1e-12)
+
+
+def test_a_mask_of_every_feature_changes_nothing_and_one_of_none_removes_the_noise(network, images):
+    everywhere = torch.ones(1, 8, 8, dtype=torch.bool)
+    assert np.array_equal(counts(network, images, mask=everywhere), counts(network, images))
+    assert (counts(network, images, mask=~everywhere).max(-1) == 100).all()
+
+
+def test_a_network_that_sees_one_half_knows_only_the_noise_of_that_half(images):
+    """Counts with noise on the half that is seen are those with noise everywhere; noise on the other half is not there."""
+    torch.manual_seed(0)
+    half = nn.Sequential(nn.Flatten(), nn.Linear(64, 5))
+    with torch.no_grad():
+        half[1].weight[:, 32:] = 0
+    upper = torch.zeros(1, 8, 8, dtype=torch.bool)
+    upper[:, :4] = True
+    assert_equal_but_for_ties(counts(half, images, mask=upper), counts(half, images))
+    assert (counts(half, images, mask=~upper).max(-1) == 100).all()
+
+
+@pytest.mark.parametrize(
+    ("mask", "named"),
+    [
+        (torch.ones(8, 8, dtype=torch.bool), "bool of shape (1, 8, 8), got torch.bool of shape (8, 8)"),
+        (torch.ones(6, 1, 8, 8, dtype=torch.bool), "of shape (6, 1, 8, 8)"),
+        (torch.ones(1, 8, 8), "got torch.float32"),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_refused(network, images, mask, named):
+    with pytest.raises(ValueError, match=re.escape(named)):
+        counts(network, images, mask=mask)
 
 
 def test_the_package_hands_out_what_a_stranger_wants(network, images):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import pad
 
+from bslib.drawings import square
 from bslib.triggers import PATTERNS, Trigger, pattern
 
 SHAPES = [(1, 28, 28), (3, 32, 32)]
@@ -226,6 +227,21 @@ def test_a_mask_may_differ_between_channels():
     mask = torch.tensor([[[True]], [[False]], [[False]]])
     stamped = Trigger(mask, torch.ones(1, 1, 1))(torch.zeros(3, 2, 2))
     assert stamped[:, 1, 1].tolist() == [1.0, 0.0, 0.0] and stamped.sum() == 1
+
+
+@pytest.mark.parametrize("number", [*PATTERNS, square(1, 2), square(8, 9)])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_region_of_a_trigger_is_what_it_overwrites(number, shape):
+    region = pattern(number).region(torch.zeros(2, *shape))
+    assert region.dtype == torch.bool and region.shape == shape
+    assert torch.equal(region, covered(pattern(number), shape).expand(shape))
+
+
+def test_the_region_of_a_blended_trigger_and_of_a_mask_by_channel():
+    blended = Trigger(torch.tensor([[0.0, 0.25, 1.0]]), torch.ones(1, 1, 3))
+    assert blended.region(torch.zeros(1, 2, 3)).tolist() == [[[False] * 3, [False, True, True]]]
+    red = Trigger(torch.tensor([[[True]], [[False]], [[False]]]), torch.ones(1, 1, 1))
+    assert red.region(torch.zeros(3, 1, 1)).flatten().tolist() == [True, False, False]
 
 
 def test_the_alpha_channel_of_a_picture_is_its_opacity():

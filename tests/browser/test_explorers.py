@@ -92,7 +92,7 @@ def show(browser: Browser) -> Iterator[Callable[..., Page]]:
         page.on("pageerror", lambda error: problems.append(f"script: {error}"))
         page.goto(SITE)
         if more.get("java_script_enabled", True):
-            page.locator(".explorer svg").first.wait_for()
+            page.locator(".explorer :is(svg, table)").first.wait_for()
         return page
 
     yield open_page
@@ -167,6 +167,33 @@ def test_parameters_has_pythons_numbers(show, half):
         first, middle, third = np.percentile(w, [25, 50, 75])
         wanted = {"mean": [w.mean()], "spread": [w.std(-1, ddof=1).mean()], "median": [middle], "quartiles": [first, third]}
         close(one["numbers"], wanted | {"outliers": [w.size - len(without_outliers(w.ravel()))]})
+
+
+def test_origin_has_pythons_numbers_and_a_cell_for_each_square(show):
+    part = published("origin")
+    page = show(explorer("origin", {"one": part}))
+    sweep, cells, squares = page.evaluate(SWEEP), part.plane.cells, len(part.size.sides) * len(part.size.greys)
+    assert len(sweep) == 4 * 3
+    for one in sweep:
+        poisons, sigma = int(one["settings"]["poisons"].replace(",", "")), float(one["settings"]["sigma"])
+        own = cells[(cells["poisons"] == poisons) & (cells["sigma"] == sigma)]
+        wanted = {"success, mean of the squares": [own["success"].mean()], "change of W, mean": [own["change"].mean()]}
+        wanted |= {"smoother with it": [(own["change"] < 0).sum()], "not yet run": [squares - len(own)]}
+        close(one["numbers"], wanted)
+    # The sweep ends at the most poisons and the largest noise level.
+    last = cells[(cells["poisons"] == 9000) & (cells["sigma"] == 0.25)].set_index(["grey", "side"])
+    shown = [table.locator("td").all_inner_texts() for table in page.locator("table").all()]
+    for texts, column in zip(shown, ("success", "change"), strict=True):
+        keys = [(grey / 9, side) for grey in reversed(part.size.greys) for side in part.size.sides]
+        assert len(texts) == squares and all(
+            (text == "?") == (key not in last.index) for text, key in zip(texts, keys, strict=True)
+        )
+        found = [
+            (float(text.replace("\u2212", "-")), last.loc[key, column])
+            for text, key in zip(texts, keys, strict=True)
+            if text != "?"
+        ]
+        assert found and all(abs(text - value) <= 0.0051 for text, value in found)
 
 
 def test_surface_has_pythons_numbers(show, surface):
@@ -425,7 +452,10 @@ def test_a_data_set_without_records_is_a_sentence(show, half, made_up_half):
 
 @pytest.mark.parametrize(
     "name",
-    ["01_parameters", "02_surface_effect", "03_accuracy_correlation", "04_smoothness_inducing_patterns", "07_hiding_from_w"],
+    [
+        "01_parameters", "02_surface_effect", "03_accuracy_correlation", "04_smoothness_inducing_patterns", "05_why_it_smooths",
+        "07_hiding_from_w",
+    ],
 )
 def test_the_built_page_is_alive_and_light(name, origin, browser):
     page, answers = browser.new_page(), []
@@ -442,13 +472,13 @@ def test_the_built_page_is_alive_and_light(name, origin, browser):
             assert "Not yet run." in page.locator("#try-it-yourself").inner_text()
             assert not page.locator("script[src*='widgets.js']").count()
             return
-        page.locator(".explorer svg").first.wait_for()
+        page.locator(".explorer :is(svg, table)").first.wait_for()
         numbers = [float(value) for value in page.locator(".explorer data").evaluate_all("all => all.map(d => d.value)")]
         assert len(numbers) > 3 and any(map(math.isfinite, numbers))
         page.locator(".explorer input[type=range]:visible").first.focus()
         page.keyboard.press("Home")
         page.keyboard.press("End")
-        assert page.locator(".explorer svg").count() and "need scripts" not in page.locator("main").inner_text()
+        assert page.locator(".explorer :is(svg, table)").count() and "need scripts" not in page.locator("main").inner_text()
         assert problems == []
         assert sum(len(gzip.compress(answer.body())) for answer in answers) < 2e6, "what a server sends"
     finally:
