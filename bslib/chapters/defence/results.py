@@ -251,6 +251,17 @@ class Defence(Results[Size]):
                 found[f"{what}.{data}.{name}"] = share_of_networks(list(flags[of][:, None]))
         return found
 
+    def success_table(self) -> str:
+        """The success of each backdoor's trigger as a Markdown table."""
+        rows = [
+            (network.attack.threat_model, network.attack.trigger, self.success(network))
+            for network in self.backdoored
+            if network.attack
+        ]
+        table = pd.DataFrame(rows, columns=[*ATTACK, "success"])
+        lines = [(*attack, len(own), f"{_mean(own):.1%}") for attack, own in table.groupby(ATTACK, sort=False)["success"]]
+        return markdown_table([*ATTACK, "networks", "success"], lines)
+
     def price_table(self) -> str:
         """What each score costs, as a Markdown table: forward passes and the median time, from the records."""
         size, rows = self.size, list[tuple[str, object, str]]()
