@@ -27,6 +27,7 @@ import torch
 from tqdm.auto import tqdm
 
 from bslib.cluster import pools_at
+from bslib.datasets import load
 from bslib.files import locked
 from bslib.jobs import compute
 from bslib.jobs.base import checkpoint_path
@@ -121,8 +122,8 @@ def run(
 def run_group(group: Group, store: Store, device: str, *, wait: bool = True, progress: bool = True) -> Iterator[Spec]:
     """Compute the missing records of specs that share one network; yields each spec when its record is written.
 
-    The network is retrained if its weights file is missing or does not match its record. Records measured on other weights are
-    then recomputed, so that all records of a network refer to the same weights. If another run is processing the same network,
+    The network is retrained if its weights file is missing or does not match its record, or if its record was made with other
+    data. Records measured on other weights are then recomputed, so that all records of a network refer to the same weights. If another run is processing the same network,
     wait for it if ``wait`` is true; otherwise do nothing.
     """
     threads = torch.get_num_threads()
@@ -190,8 +191,12 @@ def _groups(plan: Iterable[Spec]) -> list[Group]:
 
 
 def _has_weights(network: NetworkSpec, store: Store) -> bool:
+    """Return whether the weights are kept and are those of the record, which was made with today's data and definitions."""
     path = store.weights_path(network)
-    return network in store and path.is_file() and weights_digest(path) == store.get(network).result["weights"]
+    if missing_specs([network], store) or not path.is_file():
+        return False
+    record = store.get(network)
+    return weights_digest(path) == record.result["weights"] and load(network.dataset).fingerprint == record.data["fingerprint"]
 
 
 def _alone(group: Group, store: Store, *, wait: bool = True) -> AbstractContextManager[bool]:

@@ -166,7 +166,7 @@ def test_a_damaged_record_is_named(tiny, store):
 @pytest.mark.parametrize("arrays", [b"", b"PK\x05\x06" + bytes(18)], ids=["empty", "a zip of nothing"])
 def test_damaged_arrays_are_named(tiny, store, arrays):
     spec = plan("smoke")[1]
-    path = store.folder / "counts" / f"{spec.key}.npz"
+    (path,) = (store.folder / "counts").glob(f"{spec.key}.*npz")
     path.write_bytes(arrays)
     assert_refused(bslib_("status", "--profile", "smoke", "--store", store.folder), spec.key, "remove it")
 
