@@ -1,11 +1,11 @@
 """Records and the store: the result of each spec, with its provenance.
 
 A record consists of up to two files named after the key of its spec. ``KEY.json`` is human-readable and holds the spec, the
-numbers and the provenance. ``KEY.CHECKSUM.npz`` holds the arrays, if there are any (``KEY.npz`` in format 1). Both files are written
-atomically, the JSON file last, and the files of the record that it replaces are removed after that: at any moment, the old record
-is there or the new one. A checksum covers the spec, the data set, the numbers and the arrays. It does not cover times and hosts, so
-that two independent runs can be compared; these have a checksum of their own. Reading a record that does not match its key or its
-checksums raises an error that names the file.
+numbers and the provenance. ``KEY.CHECKSUM.npz`` holds the arrays, if there are any (``KEY.npz`` in format 1). Both files are
+written atomically, the JSON file last; arrays of the record that it replaces are removed after that. At any moment, the old record
+is there or the new one. A checksum covers the spec, the data set, the numbers and the arrays. It does not cover times and hosts,
+so that two independent runs can be compared; these have a checksum of their own. Reading a record that does not match its key or
+its checksums raises an error that names the file.
 """
 
 from __future__ import annotations
@@ -29,16 +29,8 @@ from bslib.files import atomic_path, cache_folder
 from bslib.specs import DetectorSpec, NetworkSpec, ScoresSpec, Spec, spec_from
 
 __all__ = [
-    "PUBLISHED",
-    "Record",
-    "Records",
-    "Store",
-    "definitions",
-    "missing_specs",
-    "open_store",
-    "plain_text",
-    "published_folder",
-]
+    "PUBLISHED", "Record", "Records", "Store", "definitions", "missing_specs", "open_store", "plain_text", "published_folder",
+]  # fmt: skip
 
 #: The format of new records. Records of format 1, whose provenance has no checksum, are still read, by their own rule.
 FORMAT = 2
@@ -286,9 +278,9 @@ class Records(Mapping[Spec, Record]):
 def missing_specs(plan: Iterable[Spec], store: Store, get: Callable[[Spec], Record] | None = None) -> list[Spec]:
     """Return the specs of a plan whose records are missing from a store or stale.
 
-    A record is stale if it was computed with other weights, patterns, data or :func:`definitions` than the current ones. A network
-    whose weights were lost, for example, is retrained, perhaps on another machine, and then has other weights. Records measured on
-    the old weights are stale. ``get`` replaces ``Store.get``, for example by a version that caches records.
+    A record is stale if it was computed with other weights, patterns, data or :func:`definitions` than the current ones. A
+    network whose weights were lost, for example, is retrained, perhaps on another machine, and then has other weights. Records
+    measured on the old weights are stale. ``get`` replaces ``Store.get``, for example by a version that caches records.
     """
     get = get or store.get
     once = functools.cache(get)  # many specs share the record of one network
