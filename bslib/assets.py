@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from bslib.files import atomic_path
+from bslib.files import atomic_path, locked
 
 __all__ = ["BookError", "fetch_assets", "installed"]
 
@@ -58,6 +58,11 @@ def fetch_assets(root: Path) -> Path:
         If npm is not installed or fails, or a package does not match its pinned hash.
     """
     folder, lock = root / "book" / "_static" / "vendor", root / "book" / "vendor"
+    with locked(folder.with_suffix(".lock")):  # two builds in one clone share the folder
+        return _fetched(folder, lock)
+
+
+def _fetched(folder: Path, lock: Path) -> Path:
     stamp, pins = folder / "stamp.json", hashlib.sha256((lock / "package-lock.json").read_bytes()).hexdigest()
     if stamp.is_file():
         found = json.loads(stamp.read_text())

@@ -1,17 +1,19 @@
-"""The user's cache folder, atomic file writes, and locks between processes."""
+"""The user's cache folder, atomic file writes, locks between processes, and workers that end with their parent."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import multiprocessing
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
-__all__ = ["atomic_path", "cache_folder", "locked"]
+__all__ = ["atomic_path", "cache_folder", "exit_with_parent", "locked"]
 
 
 def cache_folder() -> Path:
@@ -33,7 +35,8 @@ def cache_folder() -> Path:
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` on success, and delete it on an exception.
 
-    Readers see the old file or the complete new file, never a partial one. The new file is flushed to disk before it is renamed.
+    Readers see the old file or the complete new file, never a partial one. The new file is flushed to disk before it is renamed,
+    and its folder after that.
 
     Parameters
     ----------
@@ -72,8 +75,35 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise OSError(problem.errno, problem.strerror, str(path)) from None  # errors of writes to an open file have no name
         part.chmod(0o644)
         part.replace(path)
+        _flush_folder(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Flush the names in a folder to disk, so that a new file is still there after a power cut."""
+    if os.name == "nt":  # opens no folders
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as problem:
+        if problem.errno not in (errno.EINVAL, errno.EBADF):  # some network file systems do not flush folders
+            raise
+    finally:
+        os.close(handle)
+
+
+def exit_with_parent() -> None:
+    """Let a process of :mod:`multiprocessing` exit when its parent does, even if that is killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # only workers call this
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 
 from bslib.cluster import pools_at
 from bslib.datasets import load
-from bslib.files import locked
+from bslib.files import exit_with_parent, locked
 from bslib.jobs import compute
 from bslib.jobs.base import checkpoint_path
 from bslib.networks import FOR_A_GPU
@@ -345,11 +345,4 @@ def _start_worker(lock: Any) -> None:
     tqdm.set_lock(lock)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, stop)
-    parent = multiprocessing.parent_process()
-    assert parent is not None  # only workers call this
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    exit_with_parent()

@@ -2,8 +2,8 @@
 
 A record consists of up to two files named after the key of its spec. ``KEY.json`` is human-readable and holds the spec, the
 numbers and the provenance. ``KEY.CHECKSUM.npz`` holds the arrays, if there are any (``KEY.npz`` in format 1). Both files are
-written atomically, the JSON file last; arrays of the record that it replaces are removed after that. At any moment, the old record
-is there or the new one. A checksum covers the spec, the data set, the numbers and the arrays. It does not cover times and hosts,
+written atomically, the JSON file last; arrays of the replaced record are removed afterwards. At any moment, the old record is
+there or the new one. A checksum covers the spec, the data set, the numbers and the arrays. It does not cover times and hosts,
 so that two independent runs can be compared; these have a checksum of their own. Reading a record that does not match its key or
 its checksums raises an error that names the file.
 """
