@@ -60,6 +60,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     ('42', 1)
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is no file that could be replaced, but a folder or a special file: name another one")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
     os.close(handle)

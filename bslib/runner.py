@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
@@ -210,6 +210,10 @@ def _run_marker(store: Store) -> Iterator[Path]:
     for left in store.folder.glob(".run-*.lock"):
         with locked(left, wait=False):
             pass
+    for left in store.folder.glob("*/.*"):  # parts of files, by atomic_path; no write takes a day
+        with suppress(FileNotFoundError):
+            if left.is_file() and time.time() - left.stat().st_mtime > 86_400:
+                left.unlink()
     sign = store.folder / f".run-{uuid.uuid4().hex}.lock"
     with locked(sign):
         yield sign
