@@ -321,15 +321,16 @@ def content(store: Store) -> dict[str, str]:
     return {record.spec.key: record.checksum for record in store.iter_records()}
 
 
-def interrupt(name: str, change: Change, how: str, failures: list[str]) -> int:
-    """Interrupt a change at each of its operations, and do it again; return how often."""
+def interrupt(name: str, change: Change, how: str, failures: list[str], *, every: int = 1) -> int:
+    """Interrupt a change at each of its operations, or every second, third ..., and do it again; return how often."""
     with tempfile.TemporaryDirectory() as folder:
         store = change.before(Path(folder) / "quiet")
         old = content(store)
         with Interrupted(0, kill_self) as quiet:
             change.do(store)
         new = content(store)
-    for at in range(1, quiet.done + 1):
+    places = range(1, quiet.done + 1, every)
+    for at in places:
         with tempfile.TemporaryDirectory() as folder:
             store = change.before(Path(folder) / "store")
             if how == "SIGKILL":
@@ -350,7 +351,7 @@ def interrupt(name: str, change: Change, how: str, failures: list[str]) -> int:
                 assert content(store) == new, "doing it again does not finish it"
             except (AssertionError, *ALLOWED) as problem:
                 failures.append(f"{name}, {how} at operation {at}: {problem}")
-    return quiet.done
+    return len(places)
 
 
 def run_chaos(kills: int, seed: int, failures: list[str]) -> dict[str, int]:
