@@ -1,7 +1,7 @@
 """What the package survives: fuzzed files, failing file operations, kills. Writes the counts that the page *Reliability* shows.
 
     python benchmarks/reliability.py --json book/reliability.json                 # 10 minutes of fuzzing, 100 kills of runs
-    python benchmarks/reliability.py --seconds 10 --kills 0                       # what the tests do
+    python benchmarks/reliability.py --json book/reliability.json --only runs --kills 20
 
 An input that a reader answers as no other before joins the corpus and is changed further. An input that breaks a promise ends the
 run with exit code 1; it is kept in ``_build/fuzz``.
@@ -354,53 +354,62 @@ def interrupt(name: str, change: Change, how: str, failures: list[str], *, every
     return len(places)
 
 
-def run_chaos(kills: int, seed: int, failures: list[str]) -> dict[str, int]:
-    """Kill runs at random moments (``tests/chaos.py``); return how many kills there were and how many trainings went on."""
-    command = [sys.executable, "-m", "tests.chaos", "--kills", str(kills), "--seed", str(seed)]
+def run_chaos(options: argparse.Namespace, failures: list[str]) -> dict[str, Any]:
+    """Kill runs at random moments (``tests/chaos.py``); count the kills, and the trainings that went on."""
+    command = [sys.executable, "-m", "tests.chaos", "--kills", str(options.kills), "--seed", str(options.seed)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     found = re.search(r"(\d+) kills, (\d+) trainings gone on from a checkpoint, no byte differs", done.stdout)
     if done.returncode or not found:
         failures.append(f"kills of runs: {done.stdout[-500:]} {done.stderr[-2000:]}")
-        return {}
-    return {"kills": int(found[1]), "trainings that went on from a checkpoint": int(found[2])}
+        return {"runs": {}}
+    return {"runs": {"kills": int(found[1]), "trainings that went on from a checkpoint": int(found[2])}}
 
 
-def measure(seconds: float, kills: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Do one part after the other; yield all counts so far, and what went wrong, after each."""
-    failures: list[str] = []
-    result: dict[str, Any] = {"code": code_version(), "date": datetime.now(UTC).isoformat(timespec="seconds"), "seed": seed}
-    result |= {"failures": failures, "interrupted": {}, "fuzzed": {}}
+def interrupt_all(options: argparse.Namespace, failures: list[str]) -> dict[str, Any]:
+    """Interrupt every change by a kill and by errors."""
+    found = {}
     with tempfile.TemporaryDirectory() as folder:
         for how in tqdm(("SIGKILL", "ENOSPC", "EIO", "EDQUOT"), desc="interrupting", disable=None):
             todo = changes(Path(folder) / how)
-            result["interrupted"][how] = {name: interrupt(name, change, how, failures) for name, change in todo.items()}
-    yield result
+            found[how] = {name: interrupt(name, change, how, failures) for name, change in todo.items()}
+    return {"interrupted": found}
+
+
+def fuzz_all(options: argparse.Namespace, failures: list[str]) -> dict[str, Any]:
+    """Fuzz every reader for the same time."""
+    found = {}
     with tempfile.TemporaryDirectory() as folder:
         readers = targets(Path(folder))
         for name, target in tqdm(readers.items(), desc="fuzzing", disable=None):
-            result["fuzzed"][name] = fuzz(name, target, seconds / len(readers), seed, failures)
-    result["peak MiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 2**10
-    yield result
-    if kills:
-        result["runs"] = run_chaos(kills, seed, failures)
-        yield result
+            found[name] = fuzz(name, target, options.seconds / len(readers), options.seed, failures)
+    return {"fuzzed": found, "peak MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 2**10}
+
+
+PARTS = {"interrupted": interrupt_all, "fuzzed": fuzz_all, "runs": run_chaos}
 
 
 def main() -> None:
-    """Measure, write the file, and fail if a promise was broken."""
+    """Measure the parts asked for, write each into the file, and fail if a promise was broken."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--json", type=Path, help="file for the result")
+    parser.add_argument("--json", type=Path, help="file for the result, written after every part; --only keeps its others")
     parser.add_argument("--seconds", type=float, default=600, help="of fuzzing, all readers together")
     parser.add_argument("--kills", type=int, default=100, help="of runs")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=f"of {', '.join(PARTS)}")
     options = parser.parse_args()
+    failures: list[str] = []
     result: dict[str, Any] = {}
-    for result in measure(options.seconds, options.kills, options.seed):
+    about = {"code": code_version(), "date": datetime.now(UTC).isoformat(timespec="seconds"), "seed": options.seed}
+    for part in options.only:
+        found = PARTS[part](options, failures)
+        if options.json and options.json.exists():
+            result = json.loads(options.json.read_text("utf-8"))
+        result |= about | found | {"failures": failures}
         if options.json:
-            with atomic_path(options.json) as part:
-                part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            with atomic_path(options.json) as file:
+                file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=1))
-    sys.exit(bool(result["failures"]))
+    sys.exit(bool(failures))
 
 
 if __name__ == "__main__":

@@ -77,23 +77,17 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise OSError(problem.errno, problem.strerror, str(path)) from None  # errors of writes to an open file have no name
         part.chmod(0o644)
         part.replace(path)
-        _flush_folder(path.parent)
+        if os.name != "nt":  # Windows opens no folders
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)  # flushes the new name
+            except OSError as problem:
+                if problem.errno != errno.EINVAL:  # some network file systems do not flush folders
+                    raise
+            finally:
+                os.close(folder)
     finally:
         part.unlink(missing_ok=True)
-
-
-def _flush_folder(folder: Path) -> None:
-    """Flush the names in a folder to disk, so that a new file is still there after a power cut."""
-    if os.name == "nt":  # opens no folders
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as problem:
-        if problem.errno not in (errno.EINVAL, errno.EBADF):  # some network file systems do not flush folders
-            raise
-    finally:
-        os.close(handle)
 
 
 def exit_with_parent() -> None:

@@ -377,13 +377,11 @@ def _version(path: Path) -> tuple[int, int] | None:
 
 
 def _arrays_path(path: Path, text: Mapping[str, Any]) -> Path:
-    """Return the file of the arrays of a record, from its JSON file's path and content."""
     return path.with_suffix(".npz" if text["format"] == 1 else f".{text['checksum'][:16]}.npz")
 
 
 def _array_files(path: Path) -> list[Path]:
-    """Return the files of arrays that exist for a record: its own, and what killed writers of the same record left."""
-    return sorted(path.parent.glob(f"{path.stem}.*npz"))
+    return sorted(path.parent.glob(f"{path.stem}.*npz"))  # the record's own, and what killed writers of it left
 
 
 def _parse(path: Path) -> Record:

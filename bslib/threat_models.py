@@ -87,7 +87,7 @@ THREAT_MODELS: dict[str, ThreatModel] = {
     "T3": ThreatModel(name="T3", count=250, one_target=True),
 }
 
-#: Digests of the paper's threat models, which records without digests were made with.
+#: Digests of the paper's threat models.
 _FIRST = {"T1": "fbf98cb8a0a76d34", "T2": "8b756b8ac5c3b9a7", "T3": "2a2ca10265320941"}
 
 
