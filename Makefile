@@ -64,4 +64,4 @@ lab: $(STAMP) ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab notebooks
 
 clean: ## remove what was built; .venv, the user's cache and the fetched browser files stay
-	rm -rf _build book/executed .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf _build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -11,13 +11,12 @@ from typing import Any, NamedTuple
 from bslib.files import atomic_path
 from bslib.progress import bar
 from bslib.specs import NetworkSpec, Spec
-from bslib.store import DAMAGE, Record, Store
+from bslib.store import Record, Store
 
 __all__ = ["ImportResult", "export_records", "import_records"]
 
 #: Allowed names of archive members. No other name is unpacked, so no file is written outside the folder.
-_MEMBER = re.compile(r"[a-z]+/[0-9a-f]{20}\.(json|npz)")
-
+_MEMBER = re.compile(r"[a-z]+/[0-9a-f]{20}(\.json|(\.[0-9a-f]{16})?\.npz)")
 
 #: The largest accepted size of an unpacked archive, in bytes.
 MOST_BYTES = 2**31
@@ -83,16 +82,17 @@ def import_records(file: Path, store: Store, *, replace: bool = False, progress:
     file : Path
     store : Store
     replace : bool
-        Whether a network of the file replaces the store's network with other weights. All records of the store's network are
-        removed then, so that no network has records of two sets of weights. Otherwise, and if the file lacks the record of the
-        network itself, the file's records of it are left out.
+        Whether a network of the file replaces the store's network with other weights. All other records of the store's network
+        are removed then, so that no network has records of two sets of weights. Otherwise, and if the file lacks the record of
+        the network itself, the file's records of it are left out.
     progress : bool
         Show a progress bar if the import takes longer than two seconds.
 
     Raises
     ------
     ValueError
-        If the file is not such an archive or contains a corrupt record; nothing is imported in that case.
+        If the file is not such an archive or contains a corrupt record; nothing is imported in that case. After an import that
+        was interrupted, another one finishes it: the record of a replaced network is written last.
     """
     try:
         with zipfile.ZipFile(file) as archive, tempfile.TemporaryDirectory() as folder:
@@ -102,19 +102,20 @@ def import_records(file: Path, store: Store, *, replace: bool = False, progress:
                 raise ValueError(f"it unpacks to {size:,} bytes, more than {MOST_BYTES:,}")
             archive.extractall(folder)
             records = list(Store(Path(folder)).iter_records())
-            texts, arrays = ({Path(n).stem for n in archive.namelist() if n.endswith(end)} for end in (".json", ".npz"))
+            texts, arrays = ({n.split(".")[0] for n in archive.namelist() if n.endswith(end)} for end in ("json", "npz"))
             if not records or not arrays <= texts:
                 raise ValueError("it holds no records, or something besides")
-    except (*DAMAGE, OSError, ValueError) as problem:
+    except Exception as problem:  # zipfile raises almost any exception for a damaged file
         raise ValueError(f"{file} cannot be imported: {problem}") from None
     arrived = ImportResult([], [], [], [])
     others = _networks_with_other_weights(records, store, file)
     replaced = {record.spec for record in records if record.spec in others} if replace else set()
     arrived.replaced.extend(sorted(replaced, key=lambda network: network.key))
-    for old in [record.spec for record in store.iter_records() if record.spec.on_network in replaced]:
-        store.remove(old)
+    old = {record.spec for record in store.iter_records() if record.spec.on_network in replaced}
+    for spec in old - {record.spec for record in records}:
+        store.remove(spec)
     with bar(total=len(records), desc="importing", unit="record", show=progress) as shown:
-        for record in records:
+        for record in sorted(records, key=lambda record: record.spec in replaced):
             network = record.spec.on_network
             if network in others and network not in replaced:
                 arrived.different.append(record.spec)
@@ -122,9 +123,11 @@ def import_records(file: Path, store: Store, *, replace: bool = False, progress:
                 store.put(record)
                 arrived.new.append(record.spec)
             else:
-                same = store.get(record.spec).checksum == record.checksum
+                same = store.get(record.spec).same_result(record)
                 (arrived.known if same else arrived.different).append(record.spec)
             shown.update()
+    for network in replaced:
+        store.weights_path(network).unlink(missing_ok=True)
     return arrived
 
 

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from bslib.files import atomic_path
+from bslib.files import atomic_path, locked
 
 __all__ = ["BookError", "fetch_assets", "installed"]
 
@@ -59,17 +59,18 @@ def fetch_assets(root: Path) -> Path:
     """
     folder, lock = root / "book" / "_static" / "vendor", root / "book" / "vendor"
     stamp, pins = folder / "stamp.json", hashlib.sha256((lock / "package-lock.json").read_bytes()).hexdigest()
-    if stamp.is_file():
-        found = json.loads(stamp.read_text())
-        if found.get("pins") == pins and all((folder / name).is_file() for name in found["files"]):
-            return folder
-    files = installed(lock, FILES)
-    shutil.rmtree(folder, ignore_errors=True)
-    # The stamp is written last, so a folder with a stamp is complete.
-    files["stamp.json"] = json.dumps({"pins": pins, "files": sorted(files)}, indent=1).encode()
-    for name, content in files.items():
-        with atomic_path(folder / name) as part:
-            part.write_bytes(content)
+    with locked(folder.with_suffix(".lock")):  # two builds in one clone share the folder
+        if stamp.is_file():
+            found = json.loads(stamp.read_text())
+            if found.get("pins") == pins and all((folder / name).is_file() for name in found["files"]):
+                return folder
+        files = installed(lock, FILES)
+        shutil.rmtree(folder, ignore_errors=True)
+        # The stamp is written last, so a folder with a stamp is complete.
+        files["stamp.json"] = json.dumps({"pins": pins, "files": sorted(files)}, indent=1).encode()
+        for name, content in files.items():
+            with atomic_path(folder / name) as part:
+                part.write_bytes(content)
     return folder
 
 

@@ -1,7 +1,8 @@
 """Build the book: fetch browser assets, execute notebooks with papermill, and render pages with Jupyter Book.
 
-A build writes to git-ignored folders: ``book/_static/vendor``, ``book/executed`` and ``_build``. If a notebook fails, the error
-names the notebook and the cell, and no page is rendered.
+A build writes to git-ignored folders: ``book/_static/vendor`` and its output folder, in which it copies the pages and executes
+the notebooks. Builds with different output folders can therefore run at once. If a notebook fails, the error names the notebook
+and the cell, and no page is rendered.
 """
 
 from __future__ import annotations
@@ -26,10 +27,18 @@ from typing import Any
 from tqdm import tqdm
 
 from bslib.assets import BookError, fetch_assets
-from bslib.files import atomic_path
+from bslib.files import atomic_path, exit_with_parent, locked
 from bslib.store import PUBLISHED
 
 __all__ = ["BookError", "build", "execute", "fetch_assets", "find_root", "render", "write_status"]
+
+#: What a page may load: only its own site. The inline scripts and styles are those of Sphinx, MathJax and the explorers.
+#: ``file:`` is for pages that are opened without a server, which some browsers do not count as their own site.
+POLICY = (
+    "default-src 'self' file:; script-src 'self' file: 'unsafe-inline' blob: 'wasm-unsafe-eval'; "
+    "style-src 'self' file: 'unsafe-inline'; img-src 'self' file: data:; connect-src 'self'; font-src 'self' file: data:; "
+    "object-src 'none'; base-uri 'none'; form-action 'self' file:"
+)
 
 
 def find_root(start: str | os.PathLike[str] | None = None) -> Path:
@@ -97,7 +106,7 @@ def execute(
     # Processes, not threads: papermill changes the current folder. Spawned, because a fork would inherit our threads.
     context = multiprocessing.get_context("spawn")
     with (
-        concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool,
+        concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=exit_with_parent) as pool,
         tqdm(total=len(sources), desc="executing notebooks", unit="notebook", disable=None) as bar,
     ):
         tasks = {
@@ -144,10 +153,14 @@ def _execute_one(source: Path, target: Path, parameters: dict[str, Any], cwd: Pa
         for cell in notebook.cells:
             if {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", [])):
                 cell.metadata.tags.append("remove-cell")
-        # Relative paths, so that the notebook does not contain paths of this machine.
+        # No paths of this machine: of a store, for example, the notebook tells only the name.
         notebook.metadata.papermill["input_path"] = Path(os.path.relpath(source, cwd)).as_posix()
-        notebook.metadata.papermill["output_path"] = Path(os.path.relpath(target, cwd)).as_posix()
-        nbformat.write(notebook, part)
+        notebook.metadata.papermill["output_path"] = target.name
+        text = nbformat.writes(notebook)
+        for value in parameters.values():
+            if isinstance(value, str) and os.path.isabs(value):
+                text = text.replace(json.dumps(value, ensure_ascii=False)[1:-1], Path(value).name or "root")
+        part.write_text(text, encoding="utf-8")
 
 
 def _plain(text: str) -> str:
@@ -230,14 +243,16 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def render(out: str | os.PathLike[str] | None = None, *, strict: bool = True) -> Path:
-    """Render the book with Jupyter Book, from the repository's ``_config.yml`` and ``_toc.yml``.
+def render(source: str | os.PathLike[str], out: str | os.PathLike[str], *, strict: bool = True) -> Path:
+    """Render a book with Jupyter Book; each page gets the policy that it loads nothing from other sites.
 
     Parameters
     ----------
+    source
+        The folder with ``_config.yml``, ``_toc.yml`` and the pages.
     out
-        The folder for the pages, which are written to its subfolder ``html``. Default: ``_build`` in the repository. An existing
-        book is replaced only if rendering succeeds.
+        The folder for the pages, which are written to its subfolder ``html``. An existing book is replaced only if rendering
+        succeeds.
     strict
         Treat every warning as an error, including unresolved references.
 
@@ -252,19 +267,21 @@ def render(out: str | os.PathLike[str] | None = None, *, strict: bool = True) ->
         If Jupyter Book fails; the message contains its output.
     """
     _need("jupyter_book")
-    root = find_root()
-    folder = Path(out).resolve() if out is not None else root / "_build"
+    folder = Path(out).resolve()
     work = folder / ".work" / "_build"  # Jupyter Book appends "_build" itself
     shutil.rmtree(work / "html", ignore_errors=True)  # otherwise renamed pages would remain under the old name
-    main = "from jupyter_book.cli.main import main; main()"
+    # The pipe to its standard input ends when this process does, however it ends.
+    main = "import os, threading; threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start(); "
+    main += "from jupyter_book.cli.main import main; main()"
     command = [sys.executable, "-c", main, "build", ".", "-n", f"--path-output={work.parent}"]
     printed = []
     began = time.monotonic()
     with (
         subprocess.Popen(
             [*command, *(["-W", "--keep-going"] if strict else [])],
-            cwd=root,
+            cwd=source,
             env=os.environ | {"PYTHONUTF8": "1"},
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             encoding="utf-8",
@@ -279,6 +296,10 @@ def render(out: str | os.PathLike[str] | None = None, *, strict: bool = True) ->
         # Sphinx repeats no warnings for cached pages, so delete the cache to read all pages next time.
         shutil.rmtree(work / ".doctrees", ignore_errors=True)
         raise BookError(f"jupyter-book ended with status {process.returncode}:\n{''.join(printed).rstrip()}")
+    for page in (work / "html").rglob("*.html"):
+        tag = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}" />'
+        head, found, rest = page.read_text(encoding="utf-8").partition("<head>")
+        page.write_text(f"{head}{found}{tag}{rest}" if found else f"{tag}{head}", encoding="utf-8")
     shutil.rmtree(folder / "html", ignore_errors=True)
     (work / "html").replace(folder / "html")
     print(f"Pages rendered in {time.monotonic() - began:.0f} s", flush=True)
@@ -301,7 +322,8 @@ def build(
         Parameters of the notebooks; ``store`` as for :func:`bslib.store.open_store`. A folder inside the repository is passed as
         a path relative to the root, where the notebooks run.
     out
-        The folder for the pages, which are written to its subfolder ``html``. Default: ``_build`` in the repository.
+        The folder for the pages, which are written to its subfolder ``html``. Default: ``_build`` in the repository. A build into
+        the same folder waits until this one ends.
     jobs
         Number of notebooks executed in parallel. Default: the number of cores.
 
@@ -319,18 +341,23 @@ def build(
     notebooks = sorted((root / "notebooks").glob("[!.]*.ipynb"))
     if not notebooks:
         raise BookError(f"no notebooks in {root / 'notebooks'}")
-    Path(out or root / "_build").mkdir(parents=True, exist_ok=True)  # fails early if the folder cannot be created
-    fetch_assets(root)
     if store is not None and store != PUBLISHED:
         folder = Path(store).expanduser().resolve()
         store = str(folder.relative_to(root) if folder.is_relative_to(root) else folder)
-    executed = root / "book" / "executed"
-    shutil.rmtree(executed, ignore_errors=True)
-    began = time.monotonic()
-    execute(notebooks, executed, {"profile": str(profile), "store": store, "seed": seed}, jobs, cwd=root)
-    print(f"{len(notebooks)} notebooks executed in {time.monotonic() - began:.0f} s", flush=True)
-    write_status(executed)
-    return render(out)
+    folder = Path(out or root / "_build").resolve()
+    with locked(folder / ".build.lock"):
+        fetch_assets(root)
+        source = folder / ".work" / "source"
+        shutil.rmtree(source, ignore_errors=True)
+        shutil.copytree(root / "book", source / "book", ignore=shutil.ignore_patterns("records", "executed", "*.lock"))
+        for name in ("_config.yml", "_toc.yml"):
+            shutil.copy2(root / name, source)
+        executed = source / "book" / "executed"
+        began = time.monotonic()
+        execute(notebooks, executed, {"profile": str(profile), "store": store, "seed": seed}, jobs, cwd=root)
+        print(f"{len(notebooks)} notebooks executed in {time.monotonic() - began:.0f} s", flush=True)
+        write_status(executed)
+        return render(source, folder)
 
 
 def _need(*modules: str) -> None:

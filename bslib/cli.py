@@ -34,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-console, errors = Console(), Console(stderr=True)
+console, errors = Console(markup=False), Console(stderr=True, markup=False)
 
 
 Chapter = StrEnum("Chapter", {name: name for name in CHAPTERS})  # type: ignore[misc]
@@ -187,7 +187,7 @@ def book(
 
             compute(_plan(None, profile, seed), target)
         index = pages.build(profile, store, seed, out=out)
-        console.print(f"The book is at [link={index.as_uri()}]{index}[/link]", soft_wrap=True)
+        console.print(f"The book is at {index}", style=f"link {index.as_uri()}", soft_wrap=True)
 
 
 live_lab = typer.Typer(
@@ -298,5 +298,6 @@ def _report_user_errors() -> Iterator[None]:
         raise typer.Exit(130) from None
     except (ValueError, KeyError, OSError, RuntimeError) as problem:
         text = problem.args[0] if isinstance(problem, KeyError) and problem.args else problem
-        errors.print(f"Error: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
+        said = "".join(c if c.isprintable() or c in "\n\t" else "?" for c in str(text))  # nothing that steers a terminal
+        errors.print(f"Error: {said}", style="red", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None

@@ -6,6 +6,7 @@ The scheduler is trusted. As with every Dask cluster, anyone who can reach it ca
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Executor
 from contextlib import contextmanager
@@ -41,14 +42,16 @@ def pools_at(address: str, device: str) -> Iterator[dict[str, Executor]]:
     RuntimeError
         If Dask is not installed, or several workers died while running the same job.
     """
-    if "://" not in address:
+    if not re.fullmatch(r"(tcp|tls|wss?)://(\[[\w:.%]+\]|[^\s/:\[\]]+):\d{1,5}", address):  # at others Dask's client hangs
         raise ValueError(f"scheduler must be an address such as tcp://host:8786, got {address!r}")
     if device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"the device of a run on a scheduler must be auto, cpu or cuda, got {device!r}")
     try:
-        from distributed import Client, KilledWorker
+        from distributed import Client, KilledWorker, Security
     except ImportError:
         raise RuntimeError("a run on a scheduler needs Dask: pip install '.[cluster]' in a clone of the book") from None
+    if address.startswith(("tls", "wss")) and not Security().get_connection_args("client").get("ssl_context"):
+        raise ValueError(f"{address!r} needs Dask's TLS settings, and there are none: see the page on clusters")
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # its errors are raised below, in one line
     try:
         client = Client(address, timeout=PATIENCE, set_as_default=False)

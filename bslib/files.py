@@ -1,17 +1,19 @@
-"""The user's cache folder, atomic file writes, and locks between processes."""
+"""The user's cache folder, atomic file writes, locks between processes, and workers that end with their parent."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import multiprocessing
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
-__all__ = ["atomic_path", "cache_folder", "locked"]
+__all__ = ["atomic_path", "cache_folder", "exit_with_parent", "locked"]
 
 
 def cache_folder() -> Path:
@@ -33,7 +35,8 @@ def cache_folder() -> Path:
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` on success, and delete it on an exception.
 
-    Readers see the old file or the complete new file, never a partial one. The new file is flushed to disk before it is renamed.
+    Readers see the old file or the complete new file, never a partial one. The new file is flushed to disk before it is renamed,
+    and its folder after that.
 
     Parameters
     ----------
@@ -57,6 +60,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     ('42', 1)
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is no file that could be replaced, but a folder or a special file: name another one")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
     os.close(handle)
@@ -72,8 +77,29 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise OSError(problem.errno, problem.strerror, str(path)) from None  # errors of writes to an open file have no name
         part.chmod(0o644)
         part.replace(path)
+        if os.name != "nt":  # Windows opens no folders
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)  # flushes the new name
+            except OSError as problem:
+                if problem.errno != errno.EINVAL:  # some network file systems do not flush folders
+                    raise
+            finally:
+                os.close(folder)
     finally:
         part.unlink(missing_ok=True)
+
+
+def exit_with_parent() -> None:
+    """Let a process of :mod:`multiprocessing` exit when its parent does, even if that is killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # only workers call this
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextlib.contextmanager

@@ -204,7 +204,9 @@ def class_counts(
                 counts[s].index_put_((segment, batch.point, labels), torch.ones_like(labels), accumulate=True)
                 shown.update(len(images))
     assert counts is not None  # a batch of at least one point has at least one sample
-    nested = counts.cumsum(1).cpu().numpy()[:, [order.index(m) for m in prefixes]]
+    nested = counts.cumsum_(1).cpu().numpy()  # in place: with many points and classes, a copy would be the largest allocation
+    if prefixes != order:
+        nested = nested[:, [order.index(m) for m in prefixes]]
     return nested[:, 0] if np.ndim(n) == 0 else nested
 
 

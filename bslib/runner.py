@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
@@ -27,7 +27,8 @@ import torch
 from tqdm.auto import tqdm
 
 from bslib.cluster import pools_at
-from bslib.files import locked
+from bslib.datasets import load
+from bslib.files import exit_with_parent, locked
 from bslib.jobs import compute
 from bslib.jobs.base import checkpoint_path
 from bslib.networks import FOR_A_GPU
@@ -122,8 +123,9 @@ def run_group(group: Group, store: Store, device: str, *, wait: bool = True, pro
     """Compute the missing records of specs that share one network; yields each spec when its record is written.
 
     A network and what treatments make of it count as one. The network is retrained if its weights file is missing or does not
-    match its record. Records measured on other weights are then recomputed, so that all records of a network refer to the same
-    weights. If another run is processing the same network, wait for it if ``wait`` is true; otherwise do nothing.
+    match its record, or if its record was made with other data or definitions. Records measured on other weights are then
+    recomputed, so that all records of a network refer to the same weights. If another run is processing the same network, wait for
+    it if ``wait`` is true; otherwise do nothing.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(THREADS)
@@ -210,8 +212,12 @@ def _lineage(spec: Spec) -> list[NetworkSpec]:
 
 
 def _has_weights(network: NetworkSpec, store: Store) -> bool:
+    """Return whether the weights are kept and are those of the record, which was made with today's data and definitions."""
     path = store.weights_path(network)
-    return network in store and path.is_file() and weights_digest(path) == store.get(network).result["weights"]
+    if missing_specs([network], store) or not path.is_file():
+        return False
+    record = store.get(network)
+    return weights_digest(path) == record.result["weights"] and load(network.dataset).fingerprint == record.data["fingerprint"]
 
 
 def _alone(group: Group, store: Store, *, wait: bool = True) -> AbstractContextManager[bool]:
@@ -225,6 +231,10 @@ def _run_marker(store: Store) -> Iterator[Path]:
     for left in store.folder.glob(".run-*.lock"):
         with locked(left, wait=False):
             pass
+    for left in store.folder.glob("*/.*"):  # parts of files, by atomic_path; no write takes a day
+        with suppress(FileNotFoundError):
+            if left.is_file() and time.time() - left.stat().st_mtime > 86_400:
+                left.unlink()
     sign = store.folder / f".run-{uuid.uuid4().hex}.lock"
     with locked(sign):
         yield sign
@@ -360,11 +370,4 @@ def _start_worker(lock: Any) -> None:
     tqdm.set_lock(lock)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, stop)
-    parent = multiprocessing.parent_process()
-    assert parent is not None  # only workers call this
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    exit_with_parent()

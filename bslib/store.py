@@ -1,10 +1,11 @@
 """Records and the store: the result of each spec, with its provenance.
 
 A record consists of up to two files named after the key of its spec. ``KEY.json`` is human-readable and holds the spec, the
-numbers and the provenance. ``KEY.npz`` holds the arrays, if there are any. Both files are written atomically, the JSON file last,
-so a record is never partially written. A checksum covers the spec, the data set, the numbers and the arrays. It does not cover
-times and hosts, so that two independent runs can be compared. Reading a record that does not match its key or its checksum raises
-an error that names the file.
+numbers and the provenance. ``KEY.CHECKSUM.npz`` holds the arrays, if there are any (``KEY.npz`` in format 1). Both files are
+written atomically, the JSON file last; arrays of the replaced record are removed afterwards. At any moment, the old record is
+there or the new one. A checksum covers the spec, the data set, the numbers and the arrays. It does not cover times and hosts,
+so that two independent runs can be compared; these have a checksum of their own. Reading a record that does not match its key or
+its checksums raises an error that names the file.
 """
 
 from __future__ import annotations
@@ -14,8 +15,7 @@ import hashlib
 import json
 import math
 import re
-import zipfile
-import zlib
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,23 +24,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bslib.drawings import changed_digests
+from bslib import datasets, drawings, threat_models
 from bslib.files import atomic_path, cache_folder
 from bslib.specs import DetectorSpec, NetworkSpec, ScoresSpec, Spec, spec_from
 
-__all__ = ["PUBLISHED", "Record", "Records", "Store", "missing_specs", "open_store", "plain_text", "published_folder"]
+__all__ = [
+    "PUBLISHED", "Record", "Records", "Store", "definitions", "missing_specs", "open_store", "plain_text", "published_folder",
+]  # fmt: skip
 
-FORMAT = 1
+#: The format of new records. Records of format 1, whose provenance has no checksum, are still read, by their own rule.
+FORMAT = 2
 
 #: Largest accepted sizes of a record's text and of its unpacked arrays in bytes, checked before they are read or unpacked.
 MOST_TEXT, MOST_ARRAYS = 2**22, 2**28
 
 #: The name of the committed store that the published book is rendered from; ``open_store`` opens it read-only.
 PUBLISHED = "published"
-
-#: Exceptions that numpy and zipfile raise for a truncated or corrupt file, besides OSError and ValueError.
-DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
-
 
 #: Text allowed in a record. Pages display it, so characters that Markdown, HTML or a terminal would interpret are excluded.
 _TEXT = re.compile(r"[\w ,./()+:;'%=~@-]{0,200}")
@@ -83,6 +82,8 @@ class Record:
         Name, fingerprint and source of the data set.
     provenance : dict
         Code version, device, precision, threads, seconds, date.
+    format : int
+        The version of the rule for the checksum.
     """
 
     spec: Spec
@@ -90,23 +91,39 @@ class Record:
     arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    format: int = FORMAT
 
     @property
-    def identity(self) -> str:
-        """Identifies this result among results of the same spec: a network's weights digest, otherwise the checksum."""
-        return str(self.result["weights"]) if isinstance(self.spec, NetworkSpec) else self.checksum
+    def identities(self) -> set[str]:
+        """What other records call this result: the digest of a network's weights, otherwise its checksum in any format."""
+        if isinstance(self.spec, NetworkSpec):
+            return {str(self.result["weights"])}
+        return {replace(self, format=version).checksum for version in range(1, FORMAT + 1)}
+
+    def same_result(self, other: Record) -> bool:
+        """Return whether two records of any formats have the same spec, result, data set and arrays."""
+        return self.checksum == replace(other, format=self.format).checksum
 
     @property
     def checksum(self) -> str:
         """SHA-256 of the spec, the result, the data set and the content of the arrays, in hexadecimal."""
         digest = hashlib.sha256()
-        plain = {"spec": self.spec.as_dict(), "result": dict(self.result), "data": dict(self.data)}
+        plain: dict[str, Any] = {"spec": self.spec.as_dict(), "result": dict(self.result), "data": dict(self.data)}
+        if self.format > 1:
+            plain["format"] = self.format
         digest.update(json.dumps(plain, sort_keys=True).encode())
-        for name in sorted(self.arrays):
-            array = np.ascontiguousarray(self.arrays[name])
-            digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
-            digest.update(array.tobytes())
+        for name, array in sorted(self.arrays.items()):
+            content = np.ascontiguousarray(array)
+            # JSON ends where it ends, so no two records give the same bytes. Format 1 joined the words by blanks.
+            words = [name, array.dtype.str, array.shape]
+            digest.update((json.dumps(words) if self.format > 1 else f"{name} {array.dtype.str} {content.shape}").encode())
+            digest.update(content.tobytes())
         return digest.hexdigest()
+
+    @property
+    def provenance_checksum(self) -> str:
+        """SHA-256 of the checksum and the provenance, in hexadecimal."""
+        return hashlib.sha256(json.dumps([self.checksum, dict(self.provenance)], sort_keys=True).encode()).hexdigest()
 
 
 class Store:
@@ -167,29 +184,28 @@ class Store:
         """
         if not self.writable:
             raise PermissionError(f"the store {self.folder} is read-only: name another one with --store")
-        for name in ("result", "data", "provenance"):
-            _check_plain(getattr(record, name), name)
-        if objects := [name for name, array in record.arrays.items() if array.dtype.hasobject]:
-            raise ValueError(f"arrays of a record hold numbers or text, not objects: {', '.join(objects)}")
-        text = json.dumps(
-            {
-                "format": FORMAT,
-                "spec": record.spec.as_dict(),
-                "result": dict(record.result),
-                "data": dict(record.data),
-                "provenance": dict(record.provenance),
-                "arrays": {name: [array.dtype.str, list(array.shape)] for name, array in record.arrays.items()},
-                "checksum": record.checksum,
-            },
-            indent=1,
-        )
+        _check(record)
+        text = {
+            "format": record.format,
+            "spec": record.spec.as_dict(),
+            "result": dict(record.result),
+            "data": dict(record.data),
+            "provenance": dict(record.provenance),
+            "arrays": {name: [array.dtype.str, list(array.shape)] for name, array in record.arrays.items()},
+            "checksum": record.checksum,
+        }
+        if record.format > 1:
+            text["provenance_checksum"] = record.provenance_checksum
         path = self._json(record.spec)
-        path.unlink(missing_ok=True)  # remove the old JSON first: new arrays must never be paired with an old JSON file
+        arrays, earlier = _arrays_path(path, text), _array_files(path)
         if record.arrays:
-            with atomic_path(path.with_suffix(".npz")) as part, part.open("wb") as file:
+            with atomic_path(arrays) as part, part.open("wb") as file:
                 np.savez_compressed(file, **record.arrays)  # type: ignore[arg-type]
         with atomic_path(path) as part:
-            part.write_text(text + "\n", encoding="utf-8")
+            part.write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
+        for old in earlier:
+            if old != arrays or not record.arrays:
+                old.unlink(missing_ok=True)
 
     def remove(self, spec: Spec) -> None:
         """Remove the record of ``spec`` from this folder, if it is there; a network's weights go with it.
@@ -202,8 +218,8 @@ class Store:
         if not self.writable:
             raise PermissionError(f"the store {self.folder} is read-only: name another one with --store")
         path = self._file(spec)
-        path.unlink(missing_ok=True)  # The JSON goes first, so that none names arrays that are gone.
-        path.with_suffix(".npz").unlink(missing_ok=True)
+        for old in (path, *_array_files(path)):  # the JSON goes first, so that none names arrays that are gone
+            old.unlink(missing_ok=True)
         if isinstance(spec, NetworkSpec):
             self.weights_path(spec).unlink(missing_ok=True)
 
@@ -221,7 +237,7 @@ class Store:
         path = self._file(spec)
         if not path.is_file():
             return 0 if self.base is None else self.base.bytes_of(spec)
-        return sum(part.stat().st_size for part in path.parent.glob(f"{path.stem}.[jn]*"))
+        return sum(part.stat().st_size for part in (path, *_array_files(path)))
 
     def weights_path(self, spec: NetworkSpec) -> Path:
         """Return the path of a network's weights; they are kept beside the records but never committed."""
@@ -262,9 +278,9 @@ class Records(Mapping[Spec, Record]):
 def missing_specs(plan: Iterable[Spec], store: Store, get: Callable[[Spec], Record] | None = None) -> list[Spec]:
     """Return the specs of a plan whose records are missing from a store or stale.
 
-    A record is stale if it was computed with other weights, patterns or trigger drawings than the current ones. A network whose
-    weights were lost, for example, is retrained, perhaps on another machine, and then has other weights. Records measured on the
-    old weights are stale. ``get`` replaces ``Store.get``, for example by a version that caches records.
+    A record is stale if it was computed with other weights, patterns, data or :func:`definitions` than the current ones. A
+    network whose weights were lost, for example, is retrained, perhaps on another machine, and then has other weights. Records
+    measured on the old weights are stale. ``get`` replaces ``Store.get``, for example by a version that caches records.
     """
     get = get or store.get
     once = functools.cache(get)  # many specs share the record of one network
@@ -273,13 +289,33 @@ def missing_specs(plan: Iterable[Spec], store: Store, get: Callable[[Spec], Reco
 
 def _is_stale(spec: Spec, store: Store, get: Callable[[Spec], Record], once: Callable[[Spec], Record]) -> bool:
     try:
-        result = get(spec).result
-        if result.get("triggers", {}) != changed_digests(spec.triggers):
+        record = get(spec)
+        if any(record.result.get(name, {}) != digests for name, digests in definitions(spec).items()):
             return True
-        needed = spec.needs.items()
-        return any(needs in store and result.get(name) != once(needs).identity for name, needs in needed)
-    except KeyError:  # another run is rewriting it
+        needed = {name: once(needs) for name, needs in spec.needs.items() if needs in store}
+        return any(
+            record.result.get(name) not in found.identities or record.data.get("fingerprint") != found.data.get("fingerprint")
+            for name, found in needed.items()
+        )
+    except KeyError:  # another run has removed it
         return True
+
+
+def definitions(spec: Spec) -> dict[str, dict[str, str]]:
+    """Return digests of the triggers, threat models and data sets that a spec names and that differ from the original ones.
+
+    Each record holds those that are not empty. If one changes, the record is stale.
+
+    >>> from bslib.specs import ImagesSpec
+    >>> definitions(ImagesSpec(dataset="digits", images=2, seed=0))
+    {'triggers': {}, 'threat_models': {}, 'datasets': {}}
+    """
+    attack, dataset = spec.on_network and spec.on_network.attack, getattr(spec, "dataset", None)
+    return {
+        "triggers": drawings.changed_digests(spec.triggers),
+        "threat_models": threat_models.changed_digests([attack.threat_model] if attack else []),
+        "datasets": datasets.changed_digests([dataset] if dataset else []),
+    }
 
 
 def open_store(store: str | Path | Store | None = None) -> Store:
@@ -340,32 +376,56 @@ def _version(path: Path) -> tuple[int, int] | None:
         return None
 
 
+def _arrays_path(path: Path, text: Mapping[str, Any]) -> Path:
+    return path.with_suffix(".npz" if text["format"] == 1 else f".{text['checksum'][:16]}.npz")
+
+
+def _array_files(path: Path) -> list[Path]:
+    return sorted(path.parent.glob(f"{path.stem}.*npz"))  # the record's own, and what killed writers of it left
+
+
 def _parse(path: Path) -> Record:
     try:
-        if path.stat().st_size > MOST_TEXT:
-            raise ValueError(f"its text has {path.stat().st_size:,} bytes, more than {MOST_TEXT:,}")
-        text = json.loads(path.read_text(encoding="utf-8"))
-        if text["format"] > FORMAT:
-            raise ValueError(f"it has format {text['format']}, this version reads up to {FORMAT}: update bslib")
-        if text["format"] < FORMAT:
-            raise ValueError(f"it has format {text['format']}, this version reads from {FORMAT} on")
+        text = json.loads(_regular(path, MOST_TEXT).read_text(encoding="utf-8"))
+        if text["format"] not in range(1, FORMAT + 1):
+            raise ValueError(f"it has format {text['format']}, this version reads formats 1 to {FORMAT}")
         if not all(isinstance(text[part], dict) for part in ("result", "data", "provenance")):
             raise ValueError("its result, data or provenance is no JSON object")
+        if not re.fullmatch("[0-9a-f]{64}", text["checksum"]):
+            raise ValueError("its checksum is none")
         arrays = {}
         if text["arrays"]:
-            with path.with_suffix(".npz").open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            named = _regular(_arrays_path(path, text), MOST_ARRAYS)
+            with named.open("rb") as raw, np.load(raw, allow_pickle=False) as file:  # np.load leaves damaged files open
                 if (size := sum(member.file_size for member in file.zip.infolist())) > MOST_ARRAYS:
                     raise ValueError(f"its arrays unpack to {size:,} bytes, more than {MOST_ARRAYS:,}")
                 arrays = {name: file[name] for name in text["arrays"]}
-        record = Record(spec_from(text["spec"]), text["result"], arrays, text["data"], text["provenance"])
+        record = Record(spec_from(text["spec"]), text["result"], arrays, text["data"], text["provenance"], text["format"])
         if record.spec.key != path.stem:
             raise ValueError(f"its spec has the key {record.spec.key}")
         if record.checksum != text["checksum"]:
             raise ValueError("its content does not fit its checksum")
-        for name in ("result", "data", "provenance"):
-            _check_plain(getattr(record, name), name)
-        if not isinstance(record.provenance.get("seconds", 0), int | float):
-            raise ValueError("its seconds are no number")
-    except (*DAMAGE, OSError, ValueError, KeyError, TypeError) as problem:
+        if record.format > 1 and record.provenance_checksum != text["provenance_checksum"]:
+            raise ValueError("its provenance does not fit its checksum")
+        _check(record)
+    except Exception as problem:  # json, zipfile and numpy raise almost any exception for a damaged file
         raise ValueError(f"the record {path} cannot be used: {problem}; remove it, and bslib run computes it again") from None
     return record
+
+
+def _regular(path: Path, most: int) -> Path:
+    """Return the path of a file; raise a ValueError if it is special, such as a pipe, or larger than ``most`` bytes."""
+    if not stat.S_ISREG((found := path.stat()).st_mode) or found.st_size > most:
+        raise ValueError(f"{path.name} has {found.st_size:,} bytes, more than {most:,}, or is no file")
+    return path
+
+
+def _check(record: Record) -> None:
+    """Raise a ValueError if a record holds anything but numbers and plain text."""
+    for name in ("result", "data", "provenance"):
+        _check_plain(getattr(record, name), name)
+    if not isinstance(record.provenance.get("seconds", 0), int | float):
+        raise ValueError("its seconds are no number")
+    _check_plain(list(record.arrays), "names of arrays")
+    if objects := [name for name, array in record.arrays.items() if array.dtype.kind not in "biufcSU"]:
+        raise ValueError(f"arrays of a record hold numbers or text, not objects: {', '.join(objects)}")

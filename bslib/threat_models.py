@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["THREAT_MODELS", "ThreatModel", "threat_model_named"]
+__all__ = ["THREAT_MODELS", "ThreatModel", "changed_digests", "threat_model_named"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +86,19 @@ THREAT_MODELS: dict[str, ThreatModel] = {
     "T2": ThreatModel(name="T2", fraction=0.15, one_target=False),
     "T3": ThreatModel(name="T3", count=250, one_target=True),
 }
+
+#: Digests of the paper's threat models.
+_FIRST = {"T1": "fbf98cb8a0a76d34", "T2": "8b756b8ac5c3b9a7", "T3": "2a2ca10265320941"}
+
+
+def changed_digests(names: Iterable[str]) -> dict[str, str]:
+    """Return the digests of threat models that differ from the paper's; each record stores those of its network's attack.
+
+    >>> changed_digests(["T1", "T3"])
+    {}
+    """
+    digests = {name: hashlib.sha256(repr(THREAT_MODELS[name]).encode()).hexdigest()[:16] for name in sorted(names)}
+    return {name: digest for name, digest in digests.items() if digest != _FIRST.get(name)}
 
 
 def threat_model_named(threat_model: str | ThreatModel) -> ThreatModel:

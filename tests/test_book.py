@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,7 +73,7 @@ def test_two_notebooks_are_executed_at_once_with_the_parameters(notebook: Callab
     assert (tmp_path / "1").exists(), "the notebooks run in cwd"
     noted = nbformat.read(made[0], as_version=4).metadata.papermill
     assert noted["parameters"] == {"seed": 7}
-    assert (noted["input_path"], noted["output_path"]) == ("sources/one.ipynb", "out/one.ipynb")
+    assert (noted["input_path"], noted["output_path"]) == ("sources/one.ipynb", "one.ipynb")
 
 
 @pytest.mark.timeout(300)
@@ -99,6 +101,83 @@ def test_a_notebook_that_does_not_exist_is_an_error_before_any_is_executed(noteb
     with pytest.raises(book.BookError, match=r"no such notebook: .*missing\.ipynb"):
         book.execute([notebook("good"), tmp_path / "missing.ipynb"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+RUNNING = "import os, pathlib, time\npathlib.Path('{name}').write_text(str(os.getpid()))\ntime.sleep(120)"
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended; one that nobody has waited for has."""
+    status = Path(f"/proc/{pid}/stat")
+    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def killed_at_work(code: str, tmp_path: Path, number: signal.Signals, *pids: Path) -> None:
+    """Run code in a process of its own, kill that once others have noted their pids, and see that all of them end."""
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, start_new_session=True, stderr=subprocess.DEVNULL)
+    waited = time.monotonic() + 120
+    while not all(path.exists() and path.read_text() for path in pids):
+        assert process.poll() is None and time.monotonic() < waited
+        time.sleep(0.05)
+    started = [int(path.read_text()) for path in pids]
+    assert not any(map(gone, started))
+    process.send_signal(number)
+    process.wait()
+    waited = time.monotonic() + 30
+    while not all(map(gone, started)):
+        assert time.monotonic() < waited, "processes of the build are still there"
+        time.sleep(0.05)
+    with pytest.raises(ProcessLookupError):  # nor is any worker
+        while time.monotonic() < waited:
+            os.killpg(process.pid, 0)
+            time.sleep(0.05)
+
+
+@pytest.mark.timeout(300)
+def test_workers_and_kernels_end_with_a_build_that_is_told_to(notebook: Callable[..., Path], tmp_path: Path) -> None:
+    sources = [str(notebook(name, RUNNING.format(name=name))) for name in ("one", "two")]
+    code = f"from bslib.book import execute; execute({sources!r}, 'out', jobs=2)"
+    killed_at_work(code, tmp_path, signal.SIGTERM, tmp_path / "one", tmp_path / "two")
+    assert not list((tmp_path / "out").glob("[!.]*")), "a notebook that was not executed to its end"
+
+
+@pytest.mark.timeout(300)
+def test_the_renderer_ends_with_a_build_that_is_killed(clone: Path, tmp_path: Path) -> None:
+    (clone / "book" / "slow.py").write_text(f"{RUNNING.format(name=tmp_path / 'sphinx')}\ndef setup(app): pass\n")
+    with (clone / "_config.yml").open("a") as config:
+        config.write("  local_extensions: {slow: book}\n")
+    code = f"from bslib.book import render; render({str(clone)!r}, 'out')"
+    killed_at_work(code, tmp_path, signal.SIGKILL, tmp_path / "sphinx")
+
+
+@pytest.fixture
+def clone(notebook: Callable[..., Path], tmp_path: Path) -> Path:
+    """A repository with one notebook, which prints its parameter, and a book of it."""
+    root = tmp_path / "tiny"
+    (root / "book").mkdir(parents=True)
+    (root / "notebooks").mkdir()
+    notebook("page", "import time\ntime.sleep(1)\nprint(f'the profile is {profile}, the store {store}')").rename(
+        root / "notebooks" / "page.ipynb"
+    )
+    (root / "_toc.yml").write_text("format: jb-book\nroot: book/executed/page\nchapters:\n- file: book/executed/status\n")
+    (root / "_config.yml").write_text("execute: {execute_notebooks: 'off'}\nsphinx:\n  config: {html_copy_source: true}\n")
+    return root
+
+
+@pytest.mark.timeout(300)
+def test_two_builds_in_one_clone_do_not_collide(clone: Path, tmp_path: Path) -> None:
+    """Each has a folder of its own; nothing else in the clone changes, and no page has a path of this machine."""
+    code = "import sys; from bslib import book; book.fetch_assets = lambda root: None\n"
+    code += "book.render.__kwdefaults__['strict'] = False; book.build(*sys.argv[1:3], out=sys.argv[1])"
+    before, store = files_below(clone), tmp_path / "somewhere" / "my-records"
+    running = [subprocess.Popen([sys.executable, "-c", code, name, store], cwd=clone) for name in ("one", "two")]
+    assert [process.wait(240) for process in running] == [0, 0]
+    for name in ("one", "two"):
+        text = (clone / name / "html/book/executed/page.html").read_text()
+        assert f"the profile is {name}, the store my-records" in text
+        pages = [path for path in (clone / name / "html").rglob("*") if path.suffix in (".html", ".ipynb", ".js", ".md")]
+        assert not [path for path in pages if str(tmp_path) in path.read_text()]
+    assert {name for name in files_below(clone) if not name.startswith(("one/", "two/"))} == before
 
 
 def test_status_page_says_what_papermill_noted(tmp_path: Path) -> None:

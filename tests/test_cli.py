@@ -166,9 +166,16 @@ def test_a_damaged_record_is_named(tiny, store):
 @pytest.mark.parametrize("arrays", [b"", b"PK\x05\x06" + bytes(18)], ids=["empty", "a zip of nothing"])
 def test_damaged_arrays_are_named(tiny, store, arrays):
     spec = plan("smoke")[1]
-    path = store.folder / "counts" / f"{spec.key}.npz"
+    (path,) = (store.folder / "counts").glob(f"{spec.key}.*npz")
     path.write_bytes(arrays)
     assert_refused(bslib_("status", "--profile", "smoke", "--store", store.folder), spec.key, "remove it")
+
+
+def test_names_are_neither_markup_nor_commands_to_a_terminal(tiny, tmp_path):
+    assert "x[/]y" in bslib_("status", "--profile", "smoke", "--store", tmp_path / "x[/]y").output
+    result = bslib_("records", "import", "\x1b[31mred\x07", "--store", tmp_path / "s")
+    assert_refused(result, "?[31mred? cannot be imported")
+    assert "\x1b[31mred" not in result.output and "\x07" not in result.output
 
 
 def test_a_long_message_is_one_line_in_a_narrow_terminal(tiny, tmp_path):

@@ -329,7 +329,10 @@ def test_resnets_go_to_the_gpus_first(completed, tiny_plan, tmp_path):
     [
         ({"scheduler": ""}, ValueError, "such as tcp://host:8786, got ''"),
         ({"scheduler": "host:8786"}, ValueError, "got 'host:8786'"),
-        ({"scheduler": "carrier://pigeon"}, ConnectionError, "'carrier://pigeon'"),
+        ({"scheduler": "carrier://pigeon"}, ValueError, "'carrier://pigeon'"),
+        ({"scheduler": "inproc://a"}, ValueError, "got 'inproc://a'"),
+        ({"scheduler": "tcp://[::1"}, ValueError, "got 'tcp://"),
+        ({"scheduler": "tls://127.0.0.1:9"}, ValueError, "needs Dask's TLS settings, and there are none"),
         ({"scheduler": "tcp://127.0.0.1:9"}, ConnectionError, "no Dask scheduler answers at 'tcp://127.0.0.1:9'"),
         ({"scheduler": "tcp://127.0.0.1:9", "device": "cuda:1"}, ValueError, "auto, cpu or cuda, got 'cuda:1'"),
         ({"scheduler": "tcp://127.0.0.1:9", "jobs": 2}, ValueError, "leave out jobs, got 2"),

@@ -7,6 +7,7 @@ import fcntl
 import multiprocessing
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ from test_cli import assert_refused, bslib_
 from test_runner import checksums, complete
 
 from bslib import runner
-from bslib.files import locked
+from bslib.files import atomic_path, locked
 from bslib.jobs import compute
 from bslib.specs import NetworkSpec
 from bslib.store import Store
@@ -179,6 +180,18 @@ def test_signs_of_killed_runs_are_removed(completed, tiny_plan, tmp_path):
     assert not sign.exists() and not held.exists()
 
 
+def test_what_killed_writers_left_is_removed_after_a_day(completed, tiny_plan, tmp_path):
+    """Not before: it may be another run's, which is writing it."""
+    store = Store(shutil.copytree(completed.folder, tmp_path / "store"))
+    old, new = (store.folder / "counts" / f".{'0' * 20}-{name}.npz" for name in ("old", "new"))
+    for left in (old, new):
+        left.write_bytes(b"half")
+    os.utime(old, (time.time() - 90_000,) * 2)
+    with runner._run_marker(store):
+        assert not old.exists() and new.exists()
+    assert checksums(store) == checksums(completed)
+
+
 # --- file systems ------------------------------------------------------------------------------------------------
 
 
@@ -223,6 +236,29 @@ def test_a_disk_that_takes_nothing_is_named(tmp_path, options, chapter, words):
     assert "Traceback" not in done.stderr
     left = [line for line in done.stdout.splitlines() if line.startswith(f"{folder}/")]
     assert not [name for name in left if not name.endswith(".npz")], "arrays without their text are no record"
+
+
+def test_a_file_and_then_its_folder_are_flushed(tmp_path, monkeypatch):
+    """In this order: content, name, folder. After a power cut there is the old file or the whole new one."""
+    done, replace, fsync = [], Path.replace, os.fsync
+
+    def noted(handle):
+        done.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(Path, "replace", lambda *paths: done.append("replace") or replace(*paths))
+    with atomic_path(tmp_path / "a.txt") as part:
+        part.write_text("a")
+    assert done == ["file", "replace", "folder"]
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_a_special_file_is_not_replaced(make, tmp_path):
+    make(tmp_path / "a")
+    with pytest.raises(OSError, match="is no file that could be replaced"), atomic_path(tmp_path / "a"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_a_read_only_store_is_refused_before_the_work(completed, tiny_plan):

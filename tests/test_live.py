@@ -97,6 +97,17 @@ def test_the_metadata_says_where_everything_comes_from(exported, untrained):
     assert np.array_equal(live.examples(folder).images.numpy() * 255, pictures.arrays["images"])
 
 
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"[]", b"\xff", b'{"format": 1}', b'{"format": 1, "classes": 3, "images": {"pixels": "=", "shape": [1e9]}}'],
+)
+def test_a_damaged_lab_is_named_with_what_mends_it(exported, tmp_path, text):
+    folder = shutil.copytree(exported[0], tmp_path / "lab")
+    (folder / "lab.json").write_bytes(text)
+    with pytest.raises(ValueError, match=f"the live lab in {folder} cannot be used .*run `bslib lab export` again"):
+        live.examples(folder)
+
+
 @pytest.mark.parametrize("number", PATTERNS)
 def test_triggers_stamp_in_the_browser_as_in_python(exported, number):
     rows = json.loads((exported[0] / "lab.json").read_text())["triggers"][str(number)]

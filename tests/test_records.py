@@ -32,7 +32,7 @@ def raw(kind, *, threat_model=None, **wanted):
         if threat_model and spec["network"].get("attack", {}).get("threat_model") != threat_model:
             continue
         if all(spec.get(name) == value for name, value in wanted.items()):
-            arrays = dict(np.load(path.with_suffix(".npz"))) if record["arrays"] else {}
+            arrays = dict(np.load(*path.parent.glob(f"{path.stem}.*npz"))) if record["arrays"] else {}
             found[spec["network"]["seed"] if kind in ("counts", "predictions") else spec["seed"]] = record, arrays
     return found
 
@@ -150,7 +150,7 @@ def of_networks_with(trigger):
         spec = json.loads(path.read_text())["spec"]
         attack = spec["network"].get("attack", {})
         if attack.get("threat_model") == "T2" and attack["trigger"] == trigger and spec.get("trigger") is None:
-            found[spec["network"]["seed"]] = dict(np.load(path.with_suffix(".npz")))
+            found[spec["network"]["seed"]] = dict(np.load(*path.parent.glob(f"{path.stem}.*npz")))
     return found
 
 
@@ -189,7 +189,7 @@ def raw_detector(dataset):
     for path in sorted((RECORDS / "counts").glob("*.json")):
         spec = json.loads(path.read_text())["spec"]
         if spec.get("held_out") and spec["sigmas"] == [0.1] and "pattern" not in spec and spec["network"]["dataset"] == dataset:
-            (counts,) = np.load(path.with_suffix(".npz"))["counts"][:, 0]
+            (counts,) = np.load(*path.parent.glob(f"{path.stem}.*npz"))["counts"][:, 0]
             of_network.setdefault(json.dumps(spec["network"]), {})[spec.get("trigger"), spec["seed"] % 10] = counts
     rows = []
     for name, batches in of_network.items():

@@ -17,7 +17,8 @@ import pytest
 import torch
 from conftest import write_profile
 
-from bslib import runner
+import bslib.jobs.network as network_job
+from bslib import datasets, jobs, runner
 from bslib.chapters import sizes_of
 from bslib.chapters.parameters.plan import networks_of, specs_of
 from bslib.jobs import compute
@@ -95,6 +96,20 @@ def test_what_is_there_is_left_alone(store, tiny_plan, carried_out):
     assert carried_out == [tiny_plan[2]]
     after = checksums(store)
     assert after.items() > before.items() and len(after) == 6
+
+
+def test_a_network_of_data_that_have_changed_is_trained_again(store, tiny_plan, carried_out, monkeypatch):
+    """Its kept weights are of the old data, and so are its other records."""
+    data = datasets.load("digits")
+    changed = datasets.dataset_of(
+        "digits", (255 - data.train_images, data.train_labels, data.test_images, data.test_labels), data.source
+    )
+    for module in (runner, jobs.base, network_job):
+        monkeypatch.setattr(module, "load", lambda name: changed)
+    remove(store, tiny_plan[1])
+    complete(tiny_plan, store)
+    assert carried_out == tiny_plan[:3], "the other network's records are all there, and nobody asks"
+    assert {store.get(spec).data["fingerprint"] for spec in tiny_plan[:3]} == {changed.fingerprint}
 
 
 def test_recomputed_records_are_the_same(store, completed, tiny_plan, carried_out):

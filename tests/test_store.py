@@ -18,9 +18,11 @@ import pytest
 import bslib.runner
 from bslib import store as store_module
 from bslib.chapters import records_for
+from bslib.datasets import DATASETS, Source
 from bslib.profiles import profile_named
-from bslib.specs import CountsSpec, ImagesSpec, NetworkSpec, ScoresSpec
-from bslib.store import FORMAT, PUBLISHED, Record, Store, open_store, published_folder
+from bslib.specs import AttackSpec, CountsSpec, ImagesSpec, NetworkSpec, ScoresSpec
+from bslib.store import FORMAT, PUBLISHED, Record, Store, definitions, missing_specs, open_store, published_folder
+from bslib.threat_models import THREAT_MODELS, ThreatModel
 
 NETWORK = NetworkSpec(dataset="digits", network="small-fashion", seed=0, epochs=1)
 COUNTS = CountsSpec(network=NETWORK, points=3, sigmas=(0.1,), ns=(10, 25), seed=0)
@@ -48,7 +50,8 @@ def store(tmp_path) -> Store:
 
 
 def path_of(store: Store, spec=COUNTS, suffix: str = ".json") -> Path:
-    return store.folder / spec.kind / f"{spec.key}{suffix}"
+    folder = store.folder / spec.kind
+    return next(folder.glob(f"{spec.key}.*npz")) if suffix == ".npz" else folder / f"{spec.key}{suffix}"
 
 
 def files_of(store: Store) -> dict[str, bytes]:
@@ -81,12 +84,13 @@ def test_a_record_comes_back_whole(store):
     for name, array in RECORD.arrays.items():
         assert found.arrays[name].dtype == array.dtype and found.arrays[name].shape == array.shape
         assert np.array_equal(found.arrays[name], array)
-    assert set(files_of(store)) == {f"counts/{COUNTS.key}.json", f"counts/{COUNTS.key}.npz"}
+    arrays = f"counts/{COUNTS.key}.{RECORD.checksum[:16]}.npz"
+    assert set(files_of(store)) == {f"counts/{COUNTS.key}.json", arrays}
 
 
 def test_a_record_without_arrays_is_one_file(store):
     store.put(BARE)
-    assert store.get(NETWORK).result == BARE.result and not path_of(store, NETWORK, ".npz").exists()
+    assert store.get(NETWORK).result == BARE.result and len(list((store.folder / "network").iterdir())) == 1
     assert [record.spec for record in store.iter_records()] == [COUNTS, NETWORK]
 
 
@@ -94,6 +98,7 @@ def test_put_replaces(store):
     newer = dataclasses.replace(RECORD, result={"weights": "cd" * 32}, arrays={"counts": np.ones((1, 2), np.int64)})
     store.put(newer)
     assert store.get(COUNTS).result == newer.result and list(store.get(COUNTS).arrays) == ["counts"]
+    assert len(files_of(store)) == 2, "the old arrays are gone"
 
 
 @pytest.mark.parametrize(
@@ -119,6 +124,38 @@ def test_the_checksum_leaves_out_times_and_memory_layout():
     assert other.checksum == RECORD.checksum
 
 
+def test_no_two_records_have_the_same_checksum_by_the_same_bytes():
+    """In format 1, which joins the words by blanks, these two do."""
+    one = Record(COUNTS, {}, {"a |u1 (0,)b": np.ones(1, np.uint8)})
+    other = Record(COUNTS, {}, {"a": np.ones(0, np.uint8), "b": np.ones(1, np.uint8)})
+    assert one.checksum != other.checksum and not one.same_result(other)
+    assert dataclasses.replace(one, format=1).checksum == dataclasses.replace(other, format=1).checksum
+    arrays = [{"x": np.zeros(())}, {"x": np.zeros(1)}, {"x": np.zeros((1, 1))}]
+    assert len({Record(COUNTS, {}, one).checksum for one in arrays}) == 3
+    assert len({Record(COUNTS, {}, one, format=1).checksum for one in arrays}) == 2
+
+
+def test_provenance_that_was_changed_is_refused(store):
+    """Also by somebody who says that the record is of format 1, in which it had no checksum."""
+    edit(store, lambda text: text["provenance"].update(device="another"))
+    assert_refused(store, why="its provenance does not fit its checksum")
+    edit(store, lambda text: text.update(format=1))
+    path_of(store, suffix=".npz").rename(path_of(store).with_suffix(".npz"))
+    assert_refused(store, why="its content does not fit its checksum")
+
+
+def test_records_of_format_1_are_read_and_kept_by_their_own_rule(store):
+    """A record that names their checksum stays valid, in a store where they are copied or computed again in today's format."""
+    old = dataclasses.replace(RECORD, format=1)
+    store.put(old)
+    assert set(files_of(store)) == {f"counts/{COUNTS.key}.json", f"counts/{COUNTS.key}.npz"}
+    assert store.get(COUNTS).checksum == old.checksum != RECORD.checksum and store.get(COUNTS).format == 1
+    assert store.get(COUNTS).same_result(RECORD) and RECORD.same_result(old)
+    assert old.identities == RECORD.identities == {old.checksum, RECORD.checksum}
+    store.put(RECORD)
+    assert store.get(COUNTS).format == FORMAT and len(files_of(store)) == 2
+
+
 def test_absent_is_a_key_error_that_names_the_key(store):
     assert IMAGES not in store
     with pytest.raises(KeyError, match=IMAGES.key):
@@ -131,7 +168,7 @@ def test_absent_is_a_key_error_that_names_the_key(store):
 
 @pytest.mark.parametrize("stage", ["savez_compressed", "write_text"])
 @pytest.mark.parametrize("present", [False, True], ids=["new", "replacing"])
-def test_a_put_that_fails_leaves_no_record(tmp_path, monkeypatch, stage, present):
+def test_a_put_that_fails_leaves_the_old_record(tmp_path, monkeypatch, stage, present):
     store = Store(tmp_path)
     if present:
         store.put(RECORD)
@@ -145,10 +182,10 @@ def test_a_put_that_fails_leaves_no_record(tmp_path, monkeypatch, stage, present
     with pytest.raises(OSError, match="disk full"):
         store.put(dataclasses.replace(RECORD, result={}))
     monkeypatch.undo()
-    assert COUNTS not in store and list(store.iter_records()) == []
-    assert b"half a rec" not in files_of(store).values() and set(files_of(store)) <= {f"counts/{COUNTS.key}.npz"}
+    assert [record.checksum for record in store.iter_records()] == [RECORD.checksum] * present
+    assert b"half a rec" not in files_of(store).values()
     store.put(RECORD)
-    assert store.get(COUNTS).checksum == RECORD.checksum
+    assert store.get(COUNTS).checksum == RECORD.checksum and len(files_of(store)) == 2
 
 
 def test_a_result_that_json_cannot_hold_leaves_the_old_record(store):
@@ -172,24 +209,25 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE)
 @pytest.mark.parametrize("part", ["data", "provenance", "result"])
-def test_a_record_that_would_be_read_as_markup_is_refused(store, part, text):
+def test_a_record_that_would_be_read_as_markup_is_refused(store, part, text, monkeypatch):
     """Its source, device and so on are shown on the book's pages."""
     hostile = dataclasses.replace(RECORD, **{part: getattr(RECORD, part) | {"source": text}})
     with pytest.raises(ValueError, match=f"its {part}: source holds .*, which is no plain text"):
         store.put(hostile)
-    path = path_of(store)
-    content = json.loads(path.read_text())
-    content[part]["source"], content["checksum"] = text, hostile.checksum
-    path.write_text(json.dumps(content))
+    forge(store, hostile, monkeypatch)
     with pytest.raises(ValueError, match=r"cannot be used: .* which is no plain text"):
         store.get(COUNTS)
 
 
-def test_numbers_that_are_none_are_refused(store):
-    path = path_of(store)
-    content = json.loads(path.read_text())
-    content["provenance"]["seconds"] = None
-    path.write_text(json.dumps(content))
+def forge(store: Store, record: Record, monkeypatch) -> None:
+    """Write a record as somebody would who computes the right checksums."""
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "_check", lambda record: None)
+        store.put(record)
+
+
+def test_numbers_that_are_none_are_refused(store, monkeypatch):
+    forge(store, dataclasses.replace(RECORD, provenance={"seconds": None}), monkeypatch)
     with pytest.raises(ValueError, match="its seconds are no number"):
         store.get(COUNTS)
     with pytest.raises(ValueError, match="no finite number"):
@@ -281,8 +319,8 @@ def test_json_that_is_no_record_is_refused(store, text):
 
 def test_a_record_under_another_name_is_refused(store):
     other = dataclasses.replace(COUNTS, seed=1)
-    for suffix in (".json", ".npz"):
-        path_of(store, suffix=suffix).rename(path_of(store, other, suffix))
+    for path in path_of(store).parent.iterdir():
+        path.rename(path.with_name(path.name.replace(COUNTS.key, other.key)))
     assert other in store
     assert_refused(store, other, why=COUNTS.key)
 
@@ -293,8 +331,8 @@ def test_a_newer_format_is_refused(store):
 
 
 def test_an_older_format_is_refused_with_the_command_that_mends_it(store):
-    edit(store, lambda text: text.update(format=FORMAT - 1))
-    assert_refused(store, why=f"format {FORMAT - 1}")
+    edit(store, lambda text: text.update(format=0))
+    assert_refused(store, why="format 0")
     with pytest.raises(ValueError, match="remove it, and bslib run computes it again"):
         store.get(COUNTS)
 
@@ -342,6 +380,39 @@ def test_arrays_that_unpack_to_too_much_are_refused_unread(store):
 def test_a_text_that_is_too_long_is_refused_unread(store):
     path_of(store).write_text(" " * (store_module.MOST_TEXT + 1))
     assert_refused(store, why="bytes, more than")
+
+
+# --- stale -------------------------------------------------------------------------------------------------------
+
+
+def test_a_threat_model_that_changes_makes_its_records_stale(store, monkeypatch):
+    attacked = dataclasses.replace(NETWORK, attack=AttackSpec(threat_model="T1", trigger=1, target=0))
+    counts = dataclasses.replace(COUNTS, network=attacked)
+    plan = [NETWORK, COUNTS, attacked, counts]
+    for spec in plan:
+        store.put(Record(spec, {"weights": "same"}))
+    assert missing_specs(plan, store) == []
+    monkeypatch.setitem(THREAT_MODELS, "T1", ThreatModel(name="T1", fraction=0.2, one_target=True))
+    assert missing_specs(plan, store) == [attacked, counts]
+    store.put(Record(attacked, {"weights": "same", **definitions(attacked)}))
+    assert missing_specs(plan, store) == [counts]
+    monkeypatch.undo()
+    assert missing_specs(plan, store) == [attacked]
+
+
+def test_an_added_data_set_that_changes_makes_its_records_stale(store, monkeypatch):
+    monkeypatch.setitem(DATASETS, "digits", Source("cifar10", tuple("0123456789")))
+    assert missing_specs([COUNTS], store) == [COUNTS]
+    store.put(dataclasses.replace(RECORD, result={**RECORD.result, **definitions(COUNTS)}))
+    assert missing_specs([COUNTS], store) == []
+    monkeypatch.setitem(DATASETS, "digits", Source("idx", tuple("0123456789")))
+    assert missing_specs([COUNTS], store) == [COUNTS]
+
+
+def test_records_of_other_data_than_their_network_are_stale(store):
+    for fingerprint, stale in [("f" * 64, []), ("e" * 64, [COUNTS])]:
+        store.put(Record(NETWORK, {"weights": "ab" * 32}, data={"fingerprint": fingerprint}))
+        assert missing_specs([NETWORK, COUNTS], store) == stale
 
 
 # --- read-only, base, names --------------------------------------------------------------------------------------

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
@@ -17,6 +20,32 @@ class Cost(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         return self.parse_text_to_nodes(as_markdown())
+
+
+class Reliability(SphinxDirective):
+    """What was killed, made to fail and fuzzed: the counts of ``reliability.json`` beside the page."""
+
+    def run(self) -> list[nodes.Node]:
+        path = Path(self.env.doc2path(self.env.docname)).with_suffix(".json")
+        self.env.note_dependency(str(path))
+        found = json.loads(path.read_text("utf-8"))
+        hows, kinds = list(found["interrupted"]), ("inputs", "refused", "read as before", "read as changed", "longest seconds")
+        changes = {name: [found["interrupted"][how][name] for how in hows] for name in found["interrupted"][hows[0]]}
+        fuzzed = {name: [row.get(kind, 0) for kind in kinds] for name, row in found["fuzzed"].items()}
+        runs = ", ".join(f"{count} {name}" for name, count in found["runs"].items())
+        total = sum(row["inputs"] for row in found["fuzzed"].values())
+        lines = [
+            *_table("file operations, each interrupted once, by", hows, changes), "",
+            *_table("fuzzed", kinds, fuzzed), "",
+            f"Runs: {runs}. In all {total:,} fuzzed files; the process that read them held {found['peak MiB']:,} MiB at the most."
+            f" **Broken promises: {len(found['failures'])}.** Code {found['code']}, {found['date'][:10]}.",
+        ]  # fmt: skip
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
+def _table(corner: str, columns: Iterable[str], rows: Mapping[str, Iterable[float]]) -> list[str]:
+    head = [f"| {corner} | {' | '.join(columns)} |", f"|---{'|--:' * len(list(columns))}|"]
+    return head + [f"| {name} | {' | '.join(f'{number:,}' for number in row)} |" for name, row in rows.items()]
 
 
 def tidy_scripts(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
@@ -57,6 +86,7 @@ def head_examples(app: Sphinx, what: str, name: str, obj: Any, options: Any, lin
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("cost", Cost)
+    app.add_directive("reliability", Reliability)
     app.connect("html-page-context", tidy_scripts, priority=900)
     app.connect("html-page-context", tidy_lists)
     app.connect("autodoc-process-docstring", head_examples, priority=400)  # napoleon comes at 500

@@ -112,15 +112,23 @@ def examples(folder: str | Path | None = None) -> Examples:
     folder = Path(folder) if folder is not None else published_folder().parent / "_static" / "live"
     if not (folder / "lab.json").is_file():
         raise FileNotFoundError(f"no live lab in {folder}: run this inside a clone of the repository, or name the folder")
+    _onnx()
+    try:
+        return _read(folder)
+    except Exception as problem:  # json, base64 and onnx raise almost any exception for a damaged file
+        raise ValueError(f"the live lab in {folder} cannot be used ({problem}): run `bslib lab export` again") from None
+
+
+def _read(folder: Path) -> Examples:
     about = json.loads((folder / "lab.json").read_text(encoding="utf-8"))
     if about["format"] != FORMAT:
-        raise ValueError(f"{folder / 'lab.json'} has format {about['format']}, this version reads {FORMAT}: update bslib")
+        raise ValueError(f"lab.json has format {about['format']}, this version reads {FORMAT}: update bslib")
     pixels = np.frombuffer(base64.b64decode(about["images"]["pixels"]), np.uint8).reshape(about["images"]["shape"])
     read = {}
     for name, spec in networks().items():
         content = (folder / f"{name}.onnx").read_bytes()
         if hashlib.sha256(content).hexdigest() != about["networks"][name]["sha256"]:
-            raise ValueError(f"{folder / name}.onnx does not fit its digest in lab.json: run `bslib lab export` again")
+            raise ValueError(f"{name}.onnx does not fit its digest in lab.json")
         read[name] = _network_from(content, spec, len(about["classes"]))
     return Examples(
         read["clean"],

@@ -13,10 +13,9 @@ from typing import Any
 
 import torch
 
-from bslib.drawings import changed_digests
 from bslib.provenance import code_version, device_name
 from bslib.specs import Spec
-from bslib.store import Record, Store
+from bslib.store import Record, Store, definitions
 
 __all__ = ["compute", "job_of"]
 
@@ -47,8 +46,7 @@ def compute(spec: Spec, store: Store, *, device: str, progress: bool = True) -> 
     started = time.monotonic()
     result, arrays, data = job_of(spec).compute(spec, store, torch.device(device), progress)
     seconds = time.monotonic() - started + result.pop("seconds before", 0.0)
-    if digests := changed_digests(spec.triggers):
-        result["triggers"] = digests
+    result |= {name: digests for name, digests in definitions(spec).items() if digests}
     engine = {"engine": result.pop("engine")} if "engine" in result else {}
     provenance = {
         "code": code_version(),

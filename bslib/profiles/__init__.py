@@ -59,14 +59,14 @@ def profile_named(name: str) -> Profile:
 @functools.cache
 def _read(path: Path, changed: int) -> tuple[str | None, dict[str, list[dict[str, Any]]]]:
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except ValueError as problem:
+        content = _with_tuples(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, RecursionError) as problem:
         raise ValueError(f"the profile {path} cannot be read: {problem}") from None
     store = content.pop("store", None)
     for chapter, tables in content.items():
-        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        if not isinstance(tables, tuple) or not all(isinstance(table, dict) for table in tables):
             raise ValueError(f"the profile {path} cannot be read: {chapter} must be tables, each headed [[{chapter}]]")
-    return store, {chapter: [_with_tuples(table) for table in tables] for chapter, tables in content.items()}
+    return store, {chapter: list(tables) for chapter, tables in content.items()}
 
 
 def _with_tuples(value: Any) -> Any:

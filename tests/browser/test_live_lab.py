@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from bslib.assets import fetch_assets
+from bslib.book import POLICY
 from bslib.entropy import plug_in
 from bslib.interactive.live import Examples, examples
 from bslib.triggers import pattern
@@ -38,7 +39,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "book").mkdir()
     found = re.search(r"```\{raw\} html\n(.*?)```", (ROOT / "book/live_lab.md").read_text("utf-8"), re.S)
     assert found, "the page has no raw block"
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+    head = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'  # as on every built page
+    head += '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
     head += '<link rel="icon" href="data:,"><title>Lab</title>'
     page = f'<!doctype html><html lang="en"><head>{head}</head><body>{found[1]}</body></html>'
     (folder / "book" / "live_lab.html").write_text(page, "utf-8")
@@ -340,6 +342,16 @@ def test_what_is_missing_is_named(context: BrowserContext, address: str) -> None
     page.get_by_role("button", name="Open the lab").click()
     page.wait_for_selector("wobbliness-lab[data-state=failed]")
     assert "could not be loaded: clean.onnx: 404" in page.get_by_role("status").inner_text()
+
+
+def test_a_network_that_was_swapped_is_refused(context: BrowserContext, address: str) -> None:
+    page = context.new_page()
+    swapped = (ROOT / "book/_static/live/backdoored.onnx").read_bytes()
+    page.route("**/clean.onnx", lambda route: route.fulfill(body=swapped))
+    page.goto(address)
+    page.get_by_role("button", name="Open the lab").click()
+    page.wait_for_selector("wobbliness-lab[data-state=failed]")
+    assert "clean.onnx is not the network that lab.json describes" in page.get_by_role("status").inner_text()
 
 
 def test_a_browser_without_webassembly_is_told(context: BrowserContext, address: str) -> None:

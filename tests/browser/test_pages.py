@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from bslib.book import POLICY
 from bslib.ledger import VERDICTS
 
 if TYPE_CHECKING:
@@ -74,6 +75,50 @@ def test_internal_links_lead_somewhere(page_name: str, built: Path, parsed: dict
         if not path.is_file() or no_such_place:
             broken.append(target)
     assert not broken
+
+
+@each_page
+def test_each_page_has_the_policy_before_anything_that_it_loads(page_name: str, built: Path) -> None:
+    """That the policy is not violated: a violation is an error on the console, and the tests of pages allow none."""
+    text = (built / page_name).read_text(encoding="utf-8")
+    policy = text.index(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}" />')
+    assert not re.search("<(script|link|style|img)", text[:policy])
+
+
+def test_the_policy_keeps_out_other_sites_frames_and_forms(origin: str, browser: Browser) -> None:
+    page = browser.new_page()
+    try:
+        page.goto(f"{origin}/book/reproduce.html")
+        page.evaluate(
+            "window.violated = []; addEventListener('securitypolicyviolation', e => violated.push(e.effectiveDirective))"
+        )
+        for attempt in (
+            "fetch('https://example.org').catch(() => 0)",
+            "document.body.append(Object.assign(document.createElement('img'), {src: 'https://example.org/a.png'}))",
+            "document.body.append(Object.assign(document.createElement('script'), {src: 'https://example.org/a.js'}))",
+            "document.body.append(Object.assign(document.createElement('iframe'), {src: 'https://example.org'}))",
+            "document.body.append(Object.assign(document.createElement('object'), {data: 'a.pdf'}))",
+            "document.head.append(Object.assign(document.createElement('base'), {href: 'https://example.org'}))",
+            "{ const f = Object.assign(document.createElement('form'), {action: 'https://example.org'}); document.body.append(f);"
+            " f.submit() }",
+        ):
+            page.evaluate(attempt)
+        page.wait_for_function("violated.length == 7")
+        directives = {"connect-src", "img-src", "script-src-elem", "frame-src", "object-src", "base-uri", "form-action"}
+        assert set(page.evaluate("violated")) == directives
+    finally:
+        page.close()
+
+
+def test_a_page_works_without_a_server(built: Path, browser: Browser) -> None:
+    page, problems = browser.new_page(), []
+    page.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
+    try:
+        page.goto((built / "book/executed/01_parameters.html").as_uri(), wait_until="networkidle")
+        page.evaluate("MathJax.startup.promise")
+        assert page.locator(".explorer svg").count() and page.locator("mjx-container").count() and problems == []
+    finally:
+        page.close()
 
 
 @each_page

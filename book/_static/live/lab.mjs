@@ -76,14 +76,14 @@ class WobblinessLab extends HTMLElement {
   }
 
   start() {
-    const networks = Object.entries(this.about.networks).map(([name, { file }]) => ({ name, file }));
+    const networks = Object.entries(this.about.networks).map(([name, { file, sha256 }]) => ({ name, file, sha256 }));
     this.worker = new Worker(new URL("worker.mjs", import.meta.url), { type: "module" });
     return new Promise((resolve, reject) => {
       const failed = (why) => (this.dataset.state === "loading" ? reject(new Error(why)) : this.fail(`The computation failed: ${why}`));
       this.worker.onerror = (event) => failed(event.message || "the browser does not run its worker");
       this.worker.onmessage = ({ data }) => {
         if (data.type === "counts") this.show(data);
-        else if (data.type === "ready") resolve();
+        else if (data.type === "ready") resolve((this.checked = data.checked));
         else failed(data.message);
       };
       this.worker.postMessage({ type: "load", networks, width: this.about.images.shape[3] });
@@ -196,7 +196,8 @@ class WobblinessLab extends HTMLElement {
   exactness() {
     const say = ([name, { key, agreement: a }]) =>
       `${name} (record ${key.slice(0, 6)}): ${(100 * a.labels).toFixed(2)} % of ${a.copies.toLocaleString("en")} labels, W within ${a.w_max.toFixed(3)} (on average ${a.w_mean.toFixed(4)})`;
-    return `The weights are rounded to 8 bits. Agreement with the unrounded networks under the same noise: ${Object.entries(this.about.networks).map(say).join("; ")}.`;
+    const unchecked = this.checked ? "" : "The networks were not compared with their digests: browsers do that only for https or localhost. ";
+    return `${unchecked}The weights are rounded to 8 bits. Agreement with the unrounded networks under the same noise: ${Object.entries(this.about.networks).map(say).join("; ")}.`;
   }
 
   listenToBrush() {

@@ -8,17 +8,21 @@ ort.env.wasm.numThreads = 1; // more need headers that a plain server does not s
 
 let sessions, side, latest, running;
 
+const digest = async (content) => Array.from(new Uint8Array(await crypto.subtle.digest("SHA-256", content)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+
 const load = async ({ networks, width }) => {
   side = width;
   const loaded = await Promise.all(
-    networks.map(async ({ name, file }) => {
+    networks.map(async ({ name, file, sha256 }) => {
       const response = await fetch(new URL(file, import.meta.url));
       if (!response.ok) throw new Error(`${file}: ${response.status} ${response.statusText}`);
-      return [name, await ort.InferenceSession.create(new Uint8Array(await response.arrayBuffer()))];
+      const content = await response.arrayBuffer();
+      if (crypto.subtle && (await digest(content)) !== sha256) throw new Error(`${file} is not the network that lab.json describes`);
+      return [name, await ort.InferenceSession.create(new Uint8Array(content))];
     }),
   );
   sessions = new Map(loaded);
-  postMessage({ type: "ready" });
+  postMessage({ type: "ready", checked: Boolean(crypto.subtle) }); // browsers hash only for https and localhost
 };
 
 const classify = async (session, pixels, count) => {
