@@ -16,6 +16,7 @@ from urllib.parse import quote_plus
 
 import pandas as pd
 
+from bslib.datasets import DATASETS
 from bslib.ledger import MARKS, MOST_NETWORKS, VERDICTS, Entry, Test, as_data, entries, networks_needed
 from bslib.statistics import Estimate, Estimates
 
@@ -26,9 +27,8 @@ OUTCOMES = {True: "holds", False: "fails", None: "open"}
 #: Words for parts of the names of quantities that are not words themselves.
 WORDS = {
     "less": "minus", "auc": "area (AUC)", "own": "own trigger", "r": "Pearson's r", "tau": "Kendall's τ", "p": "p-value",
-    "fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10", "digits": "digits", "digits-rgb": "digits in colour",
+    "fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10",
 }  # fmt: skip
-DATASETS = ("fashion-mnist", "cifar10", "digits-rgb", "digits")
 
 
 def label(quantity: str, *, noise: bool = False) -> tuple[str, str, str]:
@@ -93,19 +93,25 @@ def verdicts(chapter: str, quantities: Mapping[str, Estimate]) -> str:
 def card(entry: Entry) -> str:
     """A claim, its verdict, its intervals against their bounds, and, folded, the rule and the statistics."""
     claim = entry.claim
-    names = {test.quantity: None for test in claim.tests}
-    datasets = [d for d in DATASETS if any(d in name.split(".") for name in names)]
+    datasets = [d for d in DATASETS if any(d in test.quantity.split(".") for test in claim.tests)]
     shown = (
-        f'<a href="{entry.page}.html#{claim.figure}">figure</a>' if claim.figure else f'<a href="{entry.page}.html">chapter</a>'
+        f'<a href="{entry.page}.html{"#" * bool(claim.figure)}{claim.figure or ""}">{"figure" if claim.figure else "chapter"}</a>'
     )
-    about = [escape(claim.where), *(WORDS[d] for d in datasets), *([kind] if (kind := KINDS[kind_of(entry)]) else []), shown]
+    about = [
+        escape(claim.where),
+        *(WORDS.get(d, d) for d in datasets),
+        *([kind] if (kind := KINDS[kind_of(entry)]) else []),
+        shown,
+    ]
     notes = "".join(f'<p class="why">{escape(text)}</p>' for text in (_why(entry), claim.note) if text)
     moved = f"<p><b>The rule moved:</b> {escape(claim.moved)}.</p>" if claim.moved else ""
+    icon = f'<span aria-hidden="true">{ICONS[entry.verdict]}</span>'
+    badge = f'<span class="verdict" data-is="{entry.verdict}">{icon} {entry.verdict}</span>'
     link = f'<a class="permalink" href="ledger.html#{claim.id}" aria-label="Link to the claim {claim.id}">#</a>'
     return (
         f'<article class="claim" id="{claim.id}" aria-label="{claim.id}" data-verdict="{entry.verdict}" '
         f'data-chapter="{entry.chapter}" data-kind="{kind_of(entry)}" data-sets="{" ".join(datasets)}">'
-        f'<p class="head">{badge(entry.verdict)} <span class="says">{escape(claim.says)}</span> {link}</p>'
+        f'<p class="head">{badge} <span class="says">{escape(claim.says)}</span> {link}</p>'
         f'<p class="about">{" · ".join(about)}</p>{_plot(entry)}{notes}'
         f"<details><summary>Rule and numbers</summary><p><b>The paper:</b> {escape(claim.paper)}.</p>"
         f"<p><b>Held to:</b> {escape(claim.reading)}.</p>{moved}{_statistics(entry)}</details></article>"
@@ -119,11 +125,6 @@ KINDS = {"paper": "", "tuned": "we chose settings for it", "ours": "asked by us"
 def kind_of(entry: Entry) -> str:
     """Whether a claim is the paper's, one that our settings were chosen for, ours, or about the paper's own numbers."""
     return next((kind for kind in ("arithmetic", "ours", "tuned") if getattr(entry.claim, kind)), "paper")
-
-
-def badge(verdict: str, text: str | None = None) -> str:
-    """A verdict with its icon and colour."""
-    return f'<span class="verdict" data-is="{verdict}"><span aria-hidden="true">{ICONS[verdict]}</span> {text or verdict}</span>'
 
 
 def _why(entry: Entry) -> str:

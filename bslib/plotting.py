@@ -23,22 +23,6 @@ from bslib.store import Record
 if TYPE_CHECKING:
     from IPython.display import Markdown
 
-__all__ = [
-    "box_table",
-    "boxes",
-    "coin_toss",
-    "drawn_from",
-    "finish",
-    "images",
-    "panels",
-    "points_with_intervals",
-    "reach",
-    "scatter_pairs",
-    "short_labels",
-    "signed",
-    "words",
-]
-
 #: The paper's colours of Fig. 1, and matplotlib's for the estimators; all read on white and, on the light panel, in the dark.
 YELLOW, BLUE, GREY = "#e8b90c", "#2f6fb7", "#8a8f98"
 MEAN, MEDIAN = "#c23b22", "#222222"

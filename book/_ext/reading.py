@@ -132,9 +132,9 @@ def _parents(node: nodes.Node) -> Any:
 
 
 def describe(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
-    """One title for the first page, and a description from the first paragraph."""
+    """A title that does not say the book's name twice, and a description from the first paragraph."""
     if page == app.config.root_doc:
-        context["docstitle"] = ""
+        context["title"] = "What was found"
     if doctree is not None and (first := next(iter(doctree.findall(nodes.paragraph)), None)) is not None:
         text = " ".join(first.astext().split()).replace('"', "&quot;")
         context["metatags"] = context.get("metatags", "") + f'<meta name="description" content="{text[:200]}">'

@@ -5,6 +5,9 @@ document.addEventListener("DOMContentLoaded", async () => {
     text.closest("button").removeAttribute("aria-label");
   }
   for (const summary of document.querySelectorAll("details > summary[aria-label]")) summary.removeAttribute("aria-label");
+  for (const summary of document.querySelectorAll(".bd-sidebar summary")) {
+    if (!summary.textContent.trim()) summary.setAttribute("aria-label", `Pages under ${summary.closest("li").querySelector("a").textContent.trim()}`);
+  }
   for (const button of document.querySelectorAll(".theme-switch-button")) {
     button.setAttribute("aria-label", "Color mode: Light, Dark or System Settings"); // the titles of its three icons
   }
