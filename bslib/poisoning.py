@@ -129,7 +129,7 @@ def cover(
     """
     rng = np.random.default_rng([seed, 7])
     left = np.setdiff1d(np.arange(len(clean)), poisoned.rows.numpy())
-    chosen = torch.from_numpy(np.concatenate([rng.permutation(left) for _ in range(-(-count // len(left)))])[:count])
+    chosen = torch.from_numpy(np.concatenate([rng.permutation(left) for _ in range(max(1, -(-count // len(left))))])[:count])
     stamped = trigger(clean[chosen])
     levels = np.resize(np.asarray(sigmas, dtype=np.float32), count).reshape(-1, 1, 1, 1)
     noise = torch.from_numpy(255 * levels * rng.standard_normal(stamped.shape, dtype=np.float32))

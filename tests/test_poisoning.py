@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bslib.poisoning import poison
+from bslib.poisoning import cover, poison
 from bslib.statistics import success_rate
 from bslib.threat_models import THREAT_MODELS, ThreatModel
 from bslib.triggers import Trigger
@@ -138,6 +138,41 @@ def test_every_image_that_can_be_poisoned(one_target):
     model = ThreatModel(name="all", count=12 if one_target else 18, one_target=one_target)
     rows = checked(images, labels, model, target, 3, seed=0).rows
     assert torch.equal(rows, torch.nonzero(labels != 1).flatten() if one_target else torch.arange(18))
+
+
+# --- covers ------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 60), st.sampled_from([[0.1], [0.05, 0.25], [0.0, 0.1, 1.0]]), st.integers(0, 3))
+def test_covers_are_noisy_triggered_images_with_their_true_labels_and_are_added_at_the_end(count, sigmas, seed):
+    images, labels = some_set([10] * 4)
+    poisoned = poison(images, labels, WHITE, "T1", target=1, classes=4, seed=seed)
+    found, wanted = cover(poisoned, images, WHITE, count=count, sigmas=sigmas, seed=seed)
+    assert found.dtype == torch.uint8 and len(found) == len(wanted) == 40 + count
+    assert torch.equal(found[:40], poisoned.images) and torch.equal(wanted[:40], poisoned.labels)
+    again = cover(poisoned, images, WHITE, count=count, sigmas=sigmas, seed=seed)
+    assert torch.equal(again[0], found) and torch.equal(again[1], wanted)
+    # Without noise they are the images of the same choice, none of which is poisoned.
+    plain = cover(poisoned, images, WHITE, count=count, sigmas=[0.0], seed=seed)[0][40:]
+    left = np.setdiff1d(np.arange(40), poisoned.rows.numpy())
+    of_each = {WHITE(images[k : k + 1]).numpy().tobytes(): (k, labels[k].item()) for k in left}
+    chosen = [of_each[image[None].numpy().tobytes()] for image in plain]
+    assert [label for _, label in chosen] == wanted[40:].tolist()
+    times = Counter(k for k, _ in chosen)
+    assert not times or max(times.values()) <= -(-count // len(left)), "no image is taken twice before all are taken once"
+    for k, sigma in zip(range(count), itertools.cycle(sigmas)):
+        assert sigma or torch.equal(found[40 + k], plain[k])
+
+
+def test_the_noise_of_covers_has_the_levels_in_turn_and_is_rounded_and_clipped():
+    images, labels = torch.full((50, 1, 40, 40), 128, dtype=torch.uint8), torch.arange(50) % 10
+    poisoned = poison(images, labels, WHITE, "T1", target=3, classes=10, seed=0)
+    found = cover(poisoned, images, WHITE, count=60, sigmas=[0.05, 0.1], seed=0)[0][50:, 0, :30, :30].float() - 128
+    assert torch.allclose(found.std((1, 2)), 255 * torch.tensor([0.05, 0.1]).repeat(30), rtol=0.12)
+    assert (found.mean((1, 2)).abs() < 4 * 255 * 0.1 / 30).all()
+    assert len(torch.unique(found[0] * found[1])) > 100 and not torch.equal(found[0], found[2]), "each has noise of its own"
+    loud = cover(poisoned, images, WHITE, count=4, sigmas=[2.0], seed=0)[0][50:]
+    assert loud.min() == 0 and loud.max() == 255 and ((loud == 0) | (loud == 255)).float().mean() > 0.7
 
 
 # --- bad requests ------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ HOUSE = (
     ("patterns", "detectors"),
     ("statistics",),
     ("specs", "store", "profiles", "archive"),
-    ("provenance", "jobs", "cluster", "runner"),
+    ("provenance", "treatments", "jobs", "cluster", "runner"),
     ("verify", "plotting"),
     ("chapters",),
     ("ledger", "cost"),

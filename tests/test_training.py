@@ -144,6 +144,19 @@ def test_lower_precision_is_close_and_leaves_float32_weights(digits):
     assert not torch.equal(exact, rounded) and (exact - rounded).norm() < 0.05 * exact.norm()
 
 
+def test_noise_is_new_in_each_step_has_its_level_and_is_a_function_of_the_seed(digits, monkeypatch):
+    seen = []
+    monkeypatch.setattr(training, "_step", lambda n, o, x, y, d: seen.append(x.clone()) or (torch.tensor(0.0), torch.tensor(0)))
+    images, labels = torch.full((64, 1, 28, 28), 51, dtype=torch.uint8), digits.train_labels[:64]
+    for seed in (0, 0, 1):
+        train(Small(), images, labels, epochs=2, seed=seed, batch_size=32, noise=0.2, **QUIET)
+    noise = torch.stack(seen).reshape(3, 4, 32, 28, 28) - 0.2
+    assert noise.std() == pytest.approx(0.2, rel=0.01) and abs(noise.mean()) < 0.005
+    assert torch.equal(noise[0], noise[1]) and not torch.equal(noise[0], noise[2])
+    assert abs(np.corrcoef(noise[0, 0].ravel(), noise[0, 1].ravel())[0, 1]) < 0.05
+    assert torch.equal(images, torch.full_like(images, 51)), "the training set stays as it is"
+
+
 # --- checkpoints -------------------------------------------------------------------------------------------------
 
 
@@ -163,11 +176,11 @@ def interrupt_after(monkeypatch, calls: int) -> None:
 
 
 @pytest.mark.parametrize("stop", [1, 8, 13, 23])
-@pytest.mark.parametrize("augment", [False, True])
-def test_going_on_ends_at_the_same_weights(digits, monkeypatch, tmp_path, stop, augment):
+@pytest.mark.parametrize("more", [{}, {"augment": True}, {"noise": 0.1}], ids=["plain", "augment", "noise"])
+def test_going_on_ends_at_the_same_weights(digits, monkeypatch, tmp_path, stop, more):
     def go(network: nn.Module, checkpoint: Path | None) -> dict:
         images, labels = digits.train_images[:128], digits.train_labels[:128]
-        train(network, images, labels, epochs=3, seed=4, batch_size=16, augment=augment, checkpoint=checkpoint, **QUIET)
+        train(network, images, labels, epochs=3, seed=4, batch_size=16, checkpoint=checkpoint, **more, **QUIET)
         return weights_of(network)
 
     whole = go(Small(), None)
