@@ -39,7 +39,7 @@ HOUSE = (
     ("verify", "plotting"),
     ("chapters",),
     ("ledger", "cost"),
-    ("render", "interactive", "book", "timings"),
+    ("render", "interactive", "book", "timings", "audit"),
     ("cli",),
 )
 ROW = {name: row for row, names in enumerate(HOUSE) for name in names}
