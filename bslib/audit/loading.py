@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import inspect
 import pickle
+import re
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -58,7 +59,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         _check_archive(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as problem:
-        needed = str(problem).partition("Unsupported global: GLOBAL ")[2].split(" ")[0] or "more than tensors"
+        named = re.search(r"GLOBAL (\S+)", str(problem))
+        needed = named[1] if named else "more than tensors"
         remedy = "ask for torch.save(model.state_dict(), ...) or safetensors"
         raise ValueError(f"{path} was not read: it needs {needed}, and reading that could run code; {remedy}") from None
     except (
@@ -72,7 +74,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         AttributeError,
         MemoryError,
     ) as problem:
-        reason = (str(problem).splitlines() or [type(problem).__name__])[0][:200]
+        reason = (str(problem).splitlines() or [type(problem).__name__])[0].split(". ")[0][:200]
         raise ValueError(f"{path} was not read: it is truncated, corrupt or no weights file ({reason})") from None
     while isinstance(found, dict) and (name := next((n for n in WRAPPINGS if isinstance(found.get(n), dict)), None)):
         found = found[name]

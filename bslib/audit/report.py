@@ -33,7 +33,7 @@ BLIND = (
     "A clean bill is not a proof."
 )
 STYLE = """<style>
-.audit {font: 15px/1.5 system-ui, sans-serif; max-width: 960px; margin: 1em auto; color: #222; background: #fff; padding: 0 1em}
+.audit {font: 15px/1.5 system-ui, sans-serif; max-width: 960px; margin: 1em auto; padding: 0 1em; color: #222; background: #fff}
 .audit .verdict {color: #fff; padding: .6em 1em; border-radius: 6px; font-size: 1.5em}
 .audit table {border-collapse: collapse; margin: .6em 0; font-size: .9em} .audit img {max-width: 100%}
 .audit th, .audit td {border-bottom: 1px solid #ddd; padding: .2em .7em; text-align: right} .audit td:first-child {text-align: left}
