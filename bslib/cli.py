@@ -227,7 +227,7 @@ def audit(
         from bslib.audit.request import Request
 
         asked = {name: value for name, value in locals().items() if name not in ("html", "as_json", "Request")}
-        found = Request(**asked).audit(say=lambda text: console.print(text, markup=False, highlight=False))
+        found = Request(**asked).audit(say=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True))
         for path in filter(None, (html, as_json)):
             found.save(path)
             console.print(f"The report is in {path}", soft_wrap=True)

@@ -113,7 +113,7 @@ def describe(model: nn.Module, images: Tensor, overlay: Overlay, overlays: Tenso
 
 
 def own_trigger(model: nn.Module, images: Tensor, clean: NDArray[np.int64], overlay: Overlay, *, seed: int) -> dict[str, Any]:
-    """Test a trigger that the user suspects against patches with the same opacity and random pixels.
+    """Test a trigger that the user suspects against patches of the same shape and opacity, of random pixels at random places.
 
     Returns
     -------
@@ -123,18 +123,20 @@ def own_trigger(model: nn.Module, images: Tensor, clean: NDArray[np.int64], over
     """
     rng = np.random.default_rng([seed, 11])
 
-    def gain(pattern: Tensor) -> tuple[float, int]:
-        predicted = predict(model, Overlay(overlay.mask, pattern)(images))
-        moved = [
-            ((predicted == k) & (clean != k)).sum() / max(1, (clean != k).sum())
-            for k in range(1 + int(max(predicted.max(), clean.max())))
-        ]
-        return float(np.max(moved)), int(np.argmax(moved))
+    def gain(mask: Tensor, pattern: Tensor) -> tuple[float, int]:
+        predicted = predict(model, Overlay(mask, pattern)(images))
+        moved = np.bincount(predicted[predicted != clean], minlength=int(clean.max()) + 1)
+        others = len(clean) - np.bincount(clean, minlength=len(moved))
+        return float((moved / np.maximum(others, 1)).max()), int((moved / np.maximum(others, 1)).argmax())
 
-    success, target = gain(overlay.pattern)
-    controls = [gain(torch.from_numpy(rng.random(overlay.pattern.shape, dtype=np.float32)))[0] for _ in range(CONTROLS)]
+    success, target = gain(*overlay)
+    controls = []
+    for _ in range(CONTROLS):
+        shift = [int(rng.integers(side)) for side in overlay.mask.shape[1:]]
+        pattern = torch.from_numpy(rng.random(overlay.pattern.shape, dtype=np.float32))
+        controls.append(gain(overlay.mask.roll(shift, (1, 2)), pattern)[0])
     p = (1 + sum(control >= success for control in controls)) / (CONTROLS + 1)
-    return {"class": target, "success": success, "random patches": float(max(controls)), "p": p}
+    return {"class": target, "success": success, "random patches": max(controls), "p": p}
 
 
 def suspicious(w: Floats, predicted: NDArray[np.int64], names: Sequence[str], *, most: int = 20) -> list[dict[str, Any]]:

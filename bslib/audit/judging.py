@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special, stats
 
 from bslib.chapters import sizes_of
 from bslib.chapters.patterns.plan import cleanse_of, networks_of
@@ -98,10 +98,10 @@ def size_test(norms: ArrayLike, success: ArrayLike, references: ArrayLike | None
         others = log[used[used != c]]
         distance, spread = float(log[c] - others.mean()), float(others.std(ddof=1)) * error
         t = distance / spread if spread else math.copysign(math.inf, distance) if distance else 0.0
-        p[c] = min(1.0, k * float(stats.t.cdf(t, k - 2)))
+        p[c] = min(1.0, k * float(special.stdtr(k - 2, t)))
     if references is None:
         others = np.delete(log[used], np.nanargmin(log[used]))
-        critical = math.exp(others.mean() + float(stats.t.ppf(LEVEL / k, k - 2)) * others.std(ddof=1) * error)
+        critical = math.exp(others.mean() + float(special.stdtrit(k - 2, LEVEL / k)) * others.std(ddof=1) * error)
     return Sizes(p, critical)
 
 
@@ -199,7 +199,7 @@ def decide(
         reason = f"the trigger candidate of class {sizes.smallest} is smaller than chance explains (p = {p:.2g})"
         return Answer(LIKELY, [f"{reason}, and it sends {confirmed:.0%} of other images to that class"], p, level)
     if own_p <= level and own_success >= CONFIRMED:
-        reason = f"your trigger sends {own_success:.0%} of the images to one class, more than patches of random pixels do"
+        reason = f"your trigger sends {own_success:.0%} of the images to one class, more than random patches of its shape do"
         return Answer(LIKELY, [f"{reason} (p = {own_p:.2g})"], own_p, level)
     tested = int((~np.isnan(sizes.p)).sum())
     lacks = {

@@ -42,7 +42,7 @@ class Partial:
         """Return the arrays of this name, computed now if no earlier run finished them. A damaged file is computed again."""
         path = self.folder / f"{name}.npz"
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 return {key: file[key] for key in file.files}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
             found = compute()

@@ -104,7 +104,8 @@ def read_picture(path: Path, *, size: tuple[int, int] | None, channels: int, opa
     except Image.DecompressionBombError:
         raise ValueError(f"more than {MOST_PIXELS:,} pixels") from None
     except Exception as problem:  # Pillow's decoders raise many kinds, down to SyntaxError
-        raise ValueError((str(problem).splitlines() or [type(problem).__name__])[0][:120]) from None
+        reason = (str(problem).splitlines() or [""])[0].replace(str(path), "").strip(" '")
+        raise ValueError((reason or type(problem).__name__)[:120]) from None
     return _to_tensor(picture, size, channels, opacity)
 
 

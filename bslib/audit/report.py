@@ -27,16 +27,17 @@ __all__ = ["SCHEMA", "Audit"]
 SCHEMA = "bslib-audit-1"
 COLOURS = {LIKELY: "#c23b22", NO_SIGN: "#1b7f5c"}
 BLIND = (
-    "What this audit cannot see: backdoors that send each class to another one instead of all images to one class (the book's T2); "
-    "triggers that are not a patch at a fixed place, such as warps, filters, poses, or a change of the whole image; triggers that "
-    "need more pixels than classes differ in; attacks made to evade Neural Cleanse; and harm of any other kind. "
-    "A clean bill is not a proof."
+    "What this audit cannot see: backdoors that send each class to another one, not all images to one class (the book's T2); "
+    "triggers that are no patch at a fixed place, such as warps, filters, or a change of the whole image; triggers that need "
+    "more pixels than classes differ in; attacks made to evade Neural Cleanse; and harm of any other kind. "
+    '"No sign found" is not a proof.'
 )
 STYLE = """<style>
 .audit {font: 15px/1.5 system-ui, sans-serif; max-width: 960px; margin: 1em auto; padding: 0 1em; color: #222; background: #fff}
 .audit .verdict {color: #fff; padding: .6em 1em; border-radius: 6px; font-size: 1.5em}
 .audit table {border-collapse: collapse; margin: .6em 0; font-size: .9em} .audit img {max-width: 100%}
-.audit th, .audit td {border-bottom: 1px solid #ddd; padding: .2em .7em; text-align: right} .audit td:first-child {text-align: left}
+.audit th, .audit td {border-bottom: 1px solid #ddd; padding: .2em .7em; text-align: right}
+.audit td:first-child, .audit .facts td {text-align: left}
 .audit .flagged {background: #fbe3de} .audit small {color: #555}
 </style>"""
 
@@ -91,8 +92,10 @@ class Audit:
         parts.append(f'<p class="verdict" style="background:{colour}"><b>{escape(self.verdict.capitalize())}</b></p>')
         parts += [f"<p>{escape(reason[:1].upper() + reason[1:])}.</p>" for reason in found["reasons"]]
         parts.append(f"<p>{escape(self._false_alarms())}</p><p>{BLIND}</p>")
-        parts.append("<h2>Trigger candidates</h2>" + _image(self._candidates()))
-        parts.append(_table(*self._class_table(), flagged=[(row["p"] or 0) <= 0.05 for row in found["classes"]]))
+        parts.append("<h2>Trigger candidates, the smallest first</h2>" + _image(self._candidates()))
+        parts.append(
+            _table(*self._class_table(), flagged=[row["p"] is not None and row["p"] <= 0.05 for row in found["classes"]])
+        )
         parts.append("<h2>W and noise</h2>" + _image(self._w_curves()) + f"<p>{escape(self._noise())}</p>")
         if found["trigger"]:
             own = {name: value for name, value in found["trigger"].items() if name != "W"}
@@ -119,18 +122,12 @@ class Audit:
         text = f'The answer "backdoor likely" is given at p ≤ {level:.3g}: so many clean networks are accused wrongly, '
         text += "if the logarithms of the candidates' sizes scatter normally. "
         if null:
-            return (
-                text
-                + f"Of your {len(null)} reference networks, each against the others, {sum(p <= level for p in null)} would be accused."
-            )
+            accused = sum(p <= level for p in null)
+            return f"{text}Of your {len(null)} reference networks, each against the others, {accused} would be accused."
         clean = [row["flagged at 0.05"] for row in self.found["calibration"] if row["trigger"] is None]
-        of = sum(row["of"] for row in clean)
-        accused = (
-            f"Of the {of} clean networks of the book's records, {sum(row['count'] for row in clean)} are accused at 5 %. "
-            if of
-            else ""
-        )
-        return f"{text}{accused}Clean networks of your own (--reference) make this sharper."
+        accused, of = (sum(row[name] for row in clean) for name in ("count", "of"))
+        text += f"Of the {of} clean networks of the book's records, {accused} are accused at 5 %. " if of else ""
+        return f"{text}Clean networks of your own (--reference) make this sharper."
 
     def _noise(self) -> str:
         noise = self.found["noise"]
@@ -184,7 +181,8 @@ class Audit:
             return None
         order = sorted(range(len(self.found["classes"])), key=lambda at: self.found["classes"][at]["norm"])[:10]
         titles = [f"class {self.found['classes'][at]['class']}" for at in order]
-        return _row_of(self.pictures["masks"][order] * self.pictures["patterns"][order], titles)
+        masks, patterns = (self.pictures[name][order] for name in ("masks", "patterns"))
+        return _row_of(masks * patterns + (1 - masks) * 0.5, titles)  # on grey, so that black pixels are seen
 
     def _w_curves(self) -> Figure:
         from matplotlib.figure import Figure
@@ -199,6 +197,8 @@ class Audit:
             label = f"with the candidate of class {worst}" if suspect else None
             axis.plot(*zip(*means, strict=True), "-", color="#c23b22" if suspect else "#bbbbbb", label=label) if means else None
         axis.set(xscale="log", xlabel="sigma", ylabel="mean W (nats)")
+        axis.set_xticks(noise["sigmas"], [f"{sigma:g}" for sigma in noise["sigmas"]])
+        axis.minorticks_off()
         axis.legend(frameon=False)
         return figure
 
@@ -251,9 +251,8 @@ def _cell(value: Any) -> str:
 
 
 def _facts(facts: Mapping[str, Any]) -> str:
-    return _table(
-        ["", ""], [[name, value if not isinstance(value, Mapping | list) else json.dumps(value)] for name, value in facts.items()]
-    )
+    rows = [[name, json.dumps(value) if isinstance(value, Mapping | list) else value] for name, value in facts.items()]
+    return f'<div class="facts">{_table(["", ""], rows)}</div>'
 
 
 def _share(part: Mapping[str, float]) -> str:

@@ -124,7 +124,7 @@ def audit(
             checked = evidence.clean_accuracy(model, bare, images, labels, classes)
             noise, inputs = job.noise(), job.inputs(names)
         if checked["accuracy"]:
-            say(f"clean accuracy {checked['accuracy']['as given']:.1%}")
+            say(f"clean accuracy {checked['accuracy']['as given']:.1%}" + (checked["doubt"] and f": {checked['doubt']}"))
         doubts = [checked["doubt"]] if checked["doubt"] else []
         doubts += ["an ONNX file gives no gradients, so there are no trigger candidates"] if not job.differentiable else []
         with job.clock("trigger candidates"):

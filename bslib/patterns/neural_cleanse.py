@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["Candidates", "Schedule", "anomaly_index", "patched", "reverse_triggers"]
 
 EPSILON = 1e-7
-#: Features of the images in one update, at most, unless a single class needs more: 16 MiB, and what a network makes of them.
-MOST_FEATURES = 2**22
+#: Most features of the images in one update, on a CPU and on a GPU, unless a single class needs more. Memory grows with them.
+MOST_FEATURES, MOST_ON_GPU = 2**20, 2**24
 
 
 class Candidates(NamedTuple):
@@ -193,7 +193,8 @@ def reverse_triggers(
     # The starting values are where the results will be: a chunk reads its own before it writes them.
     never = torch.full((len(chosen),), torch.nan, dtype=torch.float32, device="cpu")
     kept = Candidates(masks, patterns, never, torch.zeros(len(chosen), dtype=torch.int64, device="cpu"))
-    size = max(1, MOST_FEATURES // (batch_size * images[0].numel()))
+    most = MOST_FEATURES if images.device.type == "cpu" else MOST_ON_GPU
+    size = max(1, most // (batch_size * images[0].numel()))
     chunks = [range(len(chosen))[start : start + size] for start in range(0, len(chosen), size)]
     lower = torch.autocast(images.device.type, dtype=dtype, enabled=dtype != torch.float32)
     with (
