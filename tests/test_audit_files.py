@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from test_cli import bslib_, wide  # noqa: F401
 from torch import nn
 
+import bslib
 from bslib.audit import loading, pictures
 from bslib.audit.pictures import read_folder, read_picture
 
@@ -113,6 +114,26 @@ def test_an_architecture_that_there_is_not(arch, message):
 def test_an_architecture_of_torchvision():
     assert loading.build("torchvision.models.resnet18", 7).fc.out_features == 7
     assert loading.known_normalisation("small-fashion") is None
+
+
+def test_an_onnx_file_is_run_by_openvino(tmp_path):
+    """Its batch is fixed at one; the audit runs it in batches, and says that there are no candidates."""
+    onnx, openvino = pytest.importorskip("onnx"), pytest.importorskip("openvino")
+    del openvino
+    value, helper = onnx.helper.make_tensor_value_info, onnx.helper
+    weight = helper.make_tensor("w", onnx.TensorProto.FLOAT, [36, 5], WEIGHT["1.weight"].T.flatten().tolist())
+    nodes = [helper.make_node("Flatten", ["x"], ["flat"]), helper.make_node("MatMul", ["flat", "w"], ["y"])]
+    ends = [[value(name, onnx.TensorProto.FLOAT, shape)] for name, shape in (("x", [1, 1, 6, 6]), ("y", [1, 5]))]
+    graph = helper.make_graph(nodes, "g", *ends, [weight])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), tmp_path / "n.onnx")
+    network, images = loading.OnnxNetwork(tmp_path / "n.onnx"), torch.rand(30, 1, 6, 6)
+    torch.testing.assert_close(network(images), images.flatten(1) @ WEIGHT["1.weight"].T, rtol=1e-2, atol=1e-2)
+    found = bslib.audit(loading.normalised(network, [0.0], [1.0]), images, progress=False)
+    assert found.verdict == "not enough evidence" and "gives no gradients" in found.found["reasons"][0]
+    assert "There are none" in found.html()
+    (tmp_path / "bad.onnx").write_bytes(b"no")
+    with pytest.raises(ValueError, match=r"bad.onnx was not read by OpenVINO"):
+        loading.OnnxNetwork(tmp_path / "bad.onnx")
 
 
 # --- images --------------------------------------------------------------------------------------------------------------

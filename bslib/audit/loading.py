@@ -196,7 +196,11 @@ class OnnxNetwork(nn.Module):
         except ImportError:
             raise ValueError("an ONNX file needs OpenVINO: pip install 'bslib[fast]'") from None
         try:
-            self._compiled = openvino.Core().compile_model(str(path), "CPU")
+            graph = openvino.Core().read_model(str(path))
+            shape = graph.inputs[0].partial_shape
+            shape[0] = -1  # exported files often have a fixed batch
+            graph.reshape({graph.inputs[0]: shape})
+            self._compiled = openvino.compile_model(graph, "CPU")
         except RuntimeError as problem:
             raise ValueError(f"{path} was not read by OpenVINO: {str(problem).splitlines()[-1][:200]}") from None
 

@@ -194,7 +194,7 @@ class _Job:
         self.held = order[len(images) // 2 :]
         self.points = images[self.held[:MEASURED]]
         self.predicted = predict(model, images)
-        self.differentiable = not isinstance(model, OnnxNetwork)
+        self.differentiable = not any(isinstance(module, OnnxNetwork) for module in model.modules())
         self.pictures: dict[str, NDArray[Any]] = {"clean": self.points[:4].cpu().numpy()}
         self.clock = _Clock()
 
