@@ -200,7 +200,7 @@ def finding() -> Audit:
 def test_the_pixel_of_a_backdoor_is_found(finding):
     assert finding.found["sizes"]["most suspicious class"] == 2
     row = finding.found["classes"][2]
-    assert row["norm"] < 1.5 and row["success held out"] > 0.9 and finding.pictures["masks"][2].argmax() == 35
+    assert row["norm"] < 1.5 and row["success held out"] > 0.9 and finding.pictures["masks"][0].argmax() == 35
     assert finding.found["images"]["accuracy"]["as given"] == 1 and finding.found["trigger"]["success"] == 1
 
 
@@ -252,7 +252,7 @@ def test_a_damaged_partial_result_is_computed_again(tmp_path):
 
 def test_the_digest_sees_weights_and_a_normalisation():
     network = cornered(backdoor=True)
-    normalised = bslib.audit.run.nn.Sequential(network)
+    normalised = nn.Sequential(network)
     before = digest_of(network)
     assert before == digest_of(cornered(backdoor=True)) != digest_of(normalised)
     network[1].weight.data[0, 0] += 1

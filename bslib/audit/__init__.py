@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bslib.audit.run import Audit
+    from bslib.audit.report import Audit
 
 __all__: list[str] = []
 

@@ -51,7 +51,7 @@ class Audit:
     found : dict
         Plain values, as in :meth:`as_dict`.
     pictures : dict of str to ndarray
-        Clean images, masks and patterns of the candidates, and images with the user's trigger.
+        Clean images, masks and patterns of the smallest candidates in ascending order, and images with the user's trigger.
     """
 
     found: Mapping[str, Any]
@@ -179,9 +179,9 @@ class Audit:
     def _candidates(self) -> Figure | None:
         if "masks" not in self.pictures:
             return None
-        order = sorted(range(len(self.found["classes"])), key=lambda at: self.found["classes"][at]["norm"])[:10]
-        titles = [f"class {self.found['classes'][at]['class']}" for at in order]
-        masks, patterns = (self.pictures[name][order] for name in ("masks", "patterns"))
+        masks, patterns = self.pictures["masks"], self.pictures["patterns"]
+        rows = sorted(self.found["classes"], key=lambda row: (np.isnan(row["success"]), row["norm"]))
+        titles = [f"class {row['class']}" for row in rows[: len(masks)]]
         return _row_of(masks * patterns + (1 - masks) * 0.5, titles)  # on grey, so that black pixels are seen
 
     def _w_curves(self) -> Figure:

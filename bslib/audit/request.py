@@ -14,7 +14,8 @@ from torch import nn
 from bslib.audit import loading
 from bslib.audit.evidence import Overlay
 from bslib.audit.pictures import read_folder, read_picture
-from bslib.audit.run import Audit, audit
+from bslib.audit.report import Audit
+from bslib.audit.run import audit
 
 __all__ = ["Request"]
 
