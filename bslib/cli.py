@@ -191,6 +191,8 @@ def book(
 
 @app.command()
 def audit(
+    weights: Annotated[Path, typer.Option(help="safetensors, a state dict of torch.save, or ONNX. No code in it is run.")],
+    images: Annotated[Path, typer.Option(help="Folder of clean images; subfolders are classes.")],
     arch: Annotated[
         str,
         typer.Option(
@@ -198,8 +200,6 @@ def audit(
             "which runs that file. Not needed for ONNX.",
         ),
     ] = "",
-    weights: Annotated[Path, typer.Option(help="safetensors, a state dict of torch.save, or ONNX. No code in it is run.")] = ...,  # type: ignore[assignment]
-    images: Annotated[Path, typer.Option(help="Folder of clean images; subfolders are classes.")] = ...,  # type: ignore[assignment]
     classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 10,
     size: Annotated[str, typer.Option(help="Height and width of the network's input, such as 224 or 28x32.")] = "224",
     channels: Annotated[int, typer.Option(help="1 (grey) or 3.")] = 3,

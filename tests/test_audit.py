@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import re
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +25,8 @@ from bslib.audit.evidence import Overlay
 from bslib.audit.judging import LIKELY, NO_SIGN, NOT_ENOUGH, Sizes, decide, leave_one_out_p, size_test
 from bslib.audit.partial import Partial, digest_of
 from bslib.audit.report import Audit
+
+ROOT = Path(__file__).resolve().parents[1]
 
 # --- the test of sizes ---------------------------------------------------------------------------------------------------
 
@@ -259,6 +264,19 @@ def test_the_digest_sees_weights_and_a_normalisation():
     assert digest_of(network) != before
 
 
+def test_references_are_audited_once_and_kept(monkeypatch, tmp_path):
+    references = [cornered(backdoor=False), cornered(backdoor=False)]
+    references[1][1].weight.data *= 1.5
+    options = {"references": references, "steps": 5, "cache": tmp_path, "progress": False}
+    found = bslib.audit(cornered(backdoor=True), pictures(), **options).found
+    assert len(found["sizes"]["p of references"]) == 2 and found["settings"]["references"] == 2
+    calls, make = [], bslib.audit.run.reverse_triggers
+    monkeypatch.setattr(bslib.audit.run, "reverse_triggers", lambda *a, **k: calls.append(k["steps"]) or make(*a, **k))
+    again = bslib.audit(cornered(backdoor=True), pictures(), **options).as_dict()
+    assert json.dumps(again["sizes"]) == json.dumps(Audit(found).as_dict()["sizes"])
+    assert calls.count(5) == 1, "the network's own candidates alone"
+
+
 def test_a_reference_must_have_the_same_classes():
     with pytest.raises(ValueError, match="references must have 5 classes as the network, got one with 6"):
         bslib.audit(cornered(backdoor=True), pictures(), references=[cornered(6, backdoor=False)], steps=1, progress=False)
@@ -282,3 +300,41 @@ def test_arguments_that_do_not_fit_are_named(change, message):
 def test_untested_classes_are_not_enough_evidence():
     found = bslib.audit(cornered(backdoor=False), pictures(), tested=[0, 1, 3], steps=2, progress=False)
     assert found.verdict == NOT_ENOUGH and "only 3 of 5 classes were tested" in found.found["reasons"]
+
+
+# --- the bench -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bench():
+    spec = importlib.util.spec_from_file_location("audit_bench", ROOT / "benchmarks" / "audit.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_says_what_the_bench_found(bench):
+    rows = json.loads((ROOT / "book" / "audit.json").read_text())["rows"]
+    page = (ROOT / "book" / "audit.md").read_text()
+    assert page.split(bench.MARKS[0])[1].split(bench.MARKS[1])[0].strip() == bench.tables(rows)
+    cases = [vars(case) for case in bench.cases()]
+    assert [row["case"] for row in rows] == [case for case in cases if any(row["case"] == case for row in rows)]
+
+
+def test_the_benchs_networks(bench):
+    """Ten clean and ten backdoored, whose seeds no record has."""
+    cases = bench.cases()
+    assert len(cases) == len({case.seed for case in cases}) == 20 and min(case.seed for case in cases) >= 1000
+    assert sum(case.trigger is None for case in cases) == 10
+    assert {(case.dataset, case.architecture) for case in cases} == {(d, a) for d in bench.EPOCHS for a in bench.ARCHITECTURES}
+
+
+def test_a_page_is_written_between_its_marks(bench, tmp_path):
+    rows = json.loads((ROOT / "book" / "audit.json").read_text())["rows"][:2]
+    page = tmp_path / "page.md"
+    page.write_text(f"before {bench.MARKS[0]} old {bench.MARKS[1]} after")
+    bench.write_page(page, rows)
+    written = page.read_text()
+    assert written.startswith("before ") and written.endswith(" after") and " old " not in written
+    assert "2 of 20 networks are audited so far" in written and written.count("| digits |") == 2

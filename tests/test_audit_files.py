@@ -268,9 +268,14 @@ def test_the_command_finds_the_backdoor_and_writes_reports(case):
         (["--images", "nowhere"], "nowhere is no folder"),
         (["--classes", 6], "shapes 1.weight [5, 36] instead of [6, 36]"),
         (["--trigger", "nowhere.png"], "the trigger nowhere.png: no regular file"),
+        (["--tested", "7.5"], "--tested must be whole numbers"),
+        (["--trigger", "TRIGGER", "--at", "3"], "--at must be a row and a column, got '3'"),
+        (["--trigger", "TRIGGER", "--at", "6,0"], "the trigger of 1x1 pixels at 6,0 does not fit into 6x6 pixels"),
+        (["--device", "gpu"], "device must be"),
         (["--tested", "7"], "tested classes must be from 0 to 4, got [7]"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(case, more, message):
-    done = bslib_("audit", *case[1], *more)
+    folder, options = case
+    done = bslib_("audit", *options, *(folder / "trigger.png" if word == "TRIGGER" else word for word in more))
     assert done.exit_code == 2 and message in done.output, done.output

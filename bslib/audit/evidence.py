@@ -19,7 +19,18 @@ from bslib.measure import class_counts, predict
 from bslib.patterns.neural_cleanse import patched
 from bslib.statistics import levene
 
-__all__ = ["LADDER", "Overlay", "choose_sigma", "compare_w", "held_out_success", "own_trigger", "suspicious", "w_of"]
+__all__ = [
+    "LADDER",
+    "Overlay",
+    "choose_sigma",
+    "clean_accuracy",
+    "compare_w",
+    "describe",
+    "held_out_success",
+    "own_trigger",
+    "suspicious",
+    "w_of",
+]
 
 Floats = NDArray[np.float64]
 #: Noise levels, in units of pixels in [0, 1].

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -16,8 +17,11 @@ from bslib.audit.evidence import Overlay
 from bslib.audit.pictures import read_folder, read_picture
 from bslib.audit.report import Audit
 from bslib.audit.run import audit
+from bslib.runner import chosen_device
 
 __all__ = ["Request"]
+
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(kw_only=True)
@@ -46,8 +50,8 @@ class Request:
     def audit(self, say: Callable[[str], None]) -> Audit:
         """Load everything, and audit."""
         height, width = self._size()
-        device = "cuda" if self.device == "auto" and torch.cuda.is_available() else self.device.replace("auto", "cpu")
         onnx = self.weights.suffix == ".onnx"
+        device = "cpu" if onnx else chosen_device(self.device)
         if not onnx and not self.arch:
             raise ValueError("--arch is needed: weights do not say which network they belong to")
         bare = loading.OnnxNetwork(self.weights) if onnx else self._network(self.weights)
@@ -64,7 +68,7 @@ class Request:
             pictures.labels,
             references=[loading.normalised(self._network(path), mean, std).to(device) for path in self.reference or []],
             trigger=self._overlay(height, width) if self.trigger else None,
-            tested=None if self.tested is None else [int(part) for part in _numbers("tested", self.tested)],
+            tested=None if self.tested is None else _numbers("tested", self.tested, int),
             names=pictures.names,
             bare=bare,
             seed=self.seed,
@@ -100,7 +104,7 @@ class Request:
         if (self.mean is None) != (self.std is None):
             raise ValueError("--mean and --std are given together or not at all")
         if self.mean is not None and self.std is not None:
-            mean, std = _numbers("mean", self.mean), _numbers("std", self.std)
+            mean, std = _numbers("mean", self.mean, float), _numbers("std", self.std, float)
         elif known := loading.known_normalisation(self.arch):
             mean, std = (list(part) for part in known)
             self.notes.append(
@@ -121,7 +125,9 @@ class Request:
         except ValueError as problem:
             raise ValueError(f"the trigger {self.trigger}: {problem}") from None
         h, w = opacity.shape
-        row, column = (int(part) for part in _numbers("at", self.at, 2))
+        if len(place := _numbers("at", self.at, int)) != 2:
+            raise ValueError(f"--at must be a row and a column, got {self.at!r}")
+        row, column = place
         top, left = (p + total - own + 1 if p < 0 else p for p, total, own in ((row, height, h), (column, width, w)))
         if not (0 <= top <= height - h and 0 <= left <= width - w):
             raise ValueError(f"the trigger of {h}x{w} pixels at {self.at} does not fit into {height}x{width} pixels")
@@ -133,11 +139,9 @@ class Request:
         return Overlay(mask, pattern)
 
 
-def _numbers(name: str, text: str, count: int | None = None) -> list[float]:
+def _numbers(name: str, text: str, kind: type[Number]) -> list[Number]:
     try:
-        numbers = [float(part) for part in text.split(",")]
+        return [kind(part) for part in text.split(",")]
     except ValueError:
-        raise ValueError(f"--{name} must be numbers with commas between, got {text!r}") from None
-    if count is not None and len(numbers) != count:
-        raise ValueError(f"--{name} must be {count} numbers, got {text!r}")
-    return numbers
+        whole = "whole " if kind is int else ""
+        raise ValueError(f"--{name} must be {whole}numbers with commas between, got {text!r}") from None
