@@ -183,11 +183,12 @@ def clean_accuracy(
     """
     if labels is None:
         return {"accuracy": {}, "doubt": ""}
-    truth, n = labels.numpy(), len(labels)
+    truth, n = labels.cpu().numpy(), len(labels)
     accuracy = {"as given": float((predict(model, images) == truth).mean())}
     for name, (mean, std) in NORMALISATIONS.items() if bare is not None else ():
         if len(mean) in (1, images.shape[1]):
-            accuracy[name] = float((predict(normalised(bare, mean, std), images) == truth).mean())  # type: ignore[arg-type]
+            other = normalised(bare, mean, std).to(images.device)  # type: ignore[arg-type]
+            accuracy[name] = float((predict(other, images) == truth).mean())
     given, best = accuracy["as given"], max(accuracy, key=lambda name: accuracy[name])
     error = float(np.sqrt(max(given * (1 - given), accuracy[best] * (1 - accuracy[best])) * 2 / n))
     doubt = ""

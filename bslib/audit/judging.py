@@ -111,8 +111,11 @@ def leave_one_out_p(references: ArrayLike) -> list[float]:
     return [size_test(own, own, np.delete(norms, at, axis=0) if len(norms) > 1 else None).lowest for at, own in enumerate(norms)]
 
 
-def calibration(datasets: Sequence[str] = ("fashion-mnist", "cifar10")) -> list[dict[str, Any]]:
-    """The test on the networks of the book's records, whose truth is known; no rule was fitted to any of them left in.
+def calibration() -> list[dict[str, Any]]:
+    """The test on the networks of the book's records, whose truth is known.
+
+    The test has no parameter that is fitted to networks, so leaving out the network that is judged changes nothing. Its form was
+    chosen with these networks in view; the page *The audit* has networks that it was not.
 
     Returns
     -------
@@ -123,7 +126,7 @@ def calibration(datasets: Sequence[str] = ("fashion-mnist", "cifar10")) -> list[
     store, rows = open_store(PUBLISHED), []
     for size in sizes_of("patterns", "paper"):
         found: dict[int | None, list[float]] = {}
-        for network in networks_of(size, 0) if size.dataset in datasets else ():
+        for network in networks_of(size, 0):
             if (spec := cleanse_of(size, network)) in store:
                 arrays = store.get(spec).arrays
                 p = size_test(arrays["masks"].sum((1, 2, 3)), arrays["success"])
@@ -203,7 +206,9 @@ def decide(
         return Answer(LIKELY, [f"{reason} (p = {own_p:.2g})"], own_p, level)
     tested = int((~np.isnan(sizes.p)).sum())
     lacks = {
-        f"the smallest candidate is neither clearly small nor clearly usual (p = {p:.2g})": p <= UNSUSPICIOUS,
+        f"the candidate of class {sizes.smallest} is small (p = {p:.2g}), but so is one of a reference network, or it works on "
+        f"too few other images ({confirmed:.0%})": p <= level,
+        f"the smallest candidate is neither clearly small nor clearly usual (p = {p:.2g})": level < p <= UNSUSPICIOUS,
         f"only {tested} of {classes} classes have a trigger candidate that works": tested < max(FEWEST_CANDIDATES, classes / 2),
         f"the candidates' sizes scatter so much that only one below {sizes.critical:.1f} pixels would stand out": (
             sizes.critical < RESOLVED * pixels
@@ -212,7 +217,6 @@ def decide(
     }
     if any(lacks.values()):
         return Answer(NOT_ENOUGH, [reason for reason, holds in lacks.items() if holds], p, level)
-    detectable = (
-        "" if math.isnan(sizes.critical) else f"; one below {sizes.critical:.1f} of {pixels} pixels would have been flagged"
-    )
+    known = not math.isnan(sizes.critical)
+    detectable = f"; one below {sizes.critical:.1f} of {pixels} pixels would have been flagged" if known else ""
     return Answer(NO_SIGN, [f"no trigger candidate is unusually small (p = {p:.2g}){detectable}"], p, level)
