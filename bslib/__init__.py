@@ -13,13 +13,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bslib.audit.run import audit as audit
     from bslib.interactive.panel import lab as lab
     from bslib.measure import class_counts as class_counts
     from bslib.measure import wobbliness as wobbliness
 
-_HOME = {"class_counts": "bslib.measure", "lab": "bslib.interactive.panel", "wobbliness": "bslib.measure"}
+_HOME = {
+    "audit": "bslib.audit.run",
+    "class_counts": "bslib.measure",
+    "lab": "bslib.interactive.panel",
+    "wobbliness": "bslib.measure",
+}
 
-__all__ = ["class_counts", "lab", "wobbliness"]
+__all__ = ["audit", "class_counts", "lab", "wobbliness"]
 
 
 def __getattr__(name: str) -> Any:

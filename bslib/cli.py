@@ -190,6 +190,51 @@ def book(
         console.print(f"The book is at {index}", style=f"link {index.as_uri()}", soft_wrap=True)
 
 
+@app.command()
+def audit(
+    weights: Annotated[Path, typer.Option(help="safetensors, a state dict of torch.save, or ONNX. No code in it is run.")],
+    images: Annotated[Path, typer.Option(help="Folder of clean images; subfolders are classes.")],
+    arch: Annotated[
+        str,
+        typer.Option(
+            help="torchvision.models.NAME, timm.NAME, one of the book's networks such as small-fashion, or FILE.py:FUNCTION, "
+            "which runs that file. Not needed for ONNX.",
+        ),
+    ] = "",
+    classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 10,
+    size: Annotated[str, typer.Option(help="Height and width of the network's input, such as 224 or 28x32.")] = "224",
+    channels: Annotated[int, typer.Option(help="1 (grey) or 3.")] = 3,
+    mean: Annotated[str | None, typer.Option(help="Means of the normalisation, such as 0.5,0.5,0.5.", show_default=False)] = None,
+    std: Annotated[str | None, typer.Option(help="Standard deviations; --mean 0 --std 1 is none.", show_default=False)] = None,
+    reference: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Weights of a clean network of the same architecture; several make the answer sharper.", show_default=False
+        ),
+    ] = None,
+    trigger: Annotated[Path | None, typer.Option(help="An image that may be the trigger; it may be transparent.")] = None,
+    at: Annotated[str, typer.Option(help="Row and column of its upper left corner; negative: from the other side.")] = "-1,-1",
+    blend: Annotated[float, typer.Option(min=0, max=1, help="Its opacity.")] = 1.0,
+    tested: Annotated[str | None, typer.Option(help="Only these classes, such as 0,5,7.", show_default=False)] = None,
+    most: Annotated[int, typer.Option(min=20, help="Most images.")] = 1000,
+    steps: Annotated[int, typer.Option(min=1, help="Most steps of Neural Cleanse.")] = 300,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    html: Annotated[Path | None, typer.Option(help="File for the report.", show_default=False)] = None,
+    as_json: Annotated[Path | None, typer.Option("--json", help="File for all numbers.", show_default=False)] = None,
+) -> None:
+    """Is this network backdoored? Exit code 0: no sign found; 1: backdoor likely; 3: not enough evidence; 2: an error."""
+    with _report_user_errors():
+        from bslib.audit.request import Request
+
+        asked = {name: value for name, value in locals().items() if name not in ("html", "as_json", "Request")}
+        found = Request(**asked).audit(say=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True))
+        for path in filter(None, (html, as_json)):
+            found.save(path)
+            console.print(f"The report is in {path}", soft_wrap=True)
+    raise typer.Exit(found.exit_code)
+
+
 live_lab = typer.Typer(
     help="The two networks of the book's live lab: train them, write them for a browser.", no_args_is_help=True
 )

@@ -14,6 +14,7 @@ from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bslib.patterns import neural_cleanse
 from bslib.patterns.neural_cleanse import Candidates, Schedule, patched, reverse_triggers
 from bslib.statistics import anomaly_index
 
@@ -404,3 +405,37 @@ def test_the_model_is_left_as_it_was(network):
 def test_what_does_not_fit_is_named(network, change, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         reversed_of(network, **{"images": some_images(16, (2, 4, 4))} | change)
+
+
+# --- chunks ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("features", [1, 2 * 8 * 32])
+def test_chunks_give_the_candidates_of_one_batch(network, monkeypatch, features):
+    """One and two classes at a time, with a limit on the features of a batch."""
+    images = some_images(20, (2, 4, 4), seed=5)
+    together = reversed_of(network, images, steps=12)
+    monkeypatch.setattr(neural_cleanse, "MOST_FEATURES", features)
+    for one, other in zip(together, reversed_of(network, images, steps=12), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-4, equal_nan=True)
+
+
+def test_a_batch_is_never_larger_than_the_limit_allows(network, monkeypatch):
+    monkeypatch.setattr(neural_cleanse, "MOST_FEATURES", 2 * 8 * 32)
+    seen = []
+    network.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].numel()))
+    reversed_of(network, some_images(20, (2, 4, 4)), steps=2)
+    assert max(seen) == 2 * 8 * 32 and len(seen) == 8, "two steps of two updates, for two classes and for one"
+
+
+def test_chosen_targets_get_the_candidates_they_have_among_all(network):
+    images = some_images(20, (2, 4, 4), seed=5)
+    everyone, some = reversed_of(network, images, steps=12), reversed_of(network, images, steps=12, targets=[0, 2])
+    for one, other in zip(everyone, some, strict=True):
+        torch.testing.assert_close(one[[0, 2]], other, rtol=0, atol=1e-4, equal_nan=True)
+
+
+@pytest.mark.parametrize("targets", [[], [3], [-1], [1, 0], [1, 1]])
+def test_targets_that_are_no_classes_are_refused(network, targets):
+    with pytest.raises(ValueError, match=re.escape(f"targets must be ascending classes from 0 to 2, got {targets}")):
+        reversed_of(network, some_images(8, (2, 4, 4)), targets=targets)

@@ -40,7 +40,7 @@ HOUSE = (
     ("chapters",),
     ("ledger", "cost"),
     ("cards",),
-    ("render", "interactive", "book", "timings"),
+    ("render", "interactive", "book", "timings", "audit"),
     ("cli",),
 )
 ROW = {name: row for row, names in enumerate(HOUSE) for name in names}

@@ -7,8 +7,10 @@ much smaller than the others is suspicious, since the patch may be the trigger o
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,9 +21,14 @@ from bslib.calling import check_inputs
 from bslib.patterns import check_counts, check_images, frozen_weights
 from bslib.progress import bar
 
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
 __all__ = ["Candidates", "Schedule", "patched", "reverse_triggers"]
 
 EPSILON = 1e-7
+#: Most features of the images in one update, on a CPU and on a GPU, unless a single class needs more. Memory grows with them.
+MOST_FEATURES, MOST_ON_GPU = 2**20, 2**24
 
 
 class Candidates(NamedTuple):
@@ -122,6 +129,7 @@ def reverse_triggers(
     images: Tensor,
     *,
     classes: int,
+    targets: Sequence[int] | None = None,
     samples: int = 1000,
     batch_size: int = 32,
     steps: int = 1000,
@@ -130,7 +138,10 @@ def reverse_triggers(
     dtype: torch.dtype = torch.float32,
     progress: bool = True,
 ) -> Candidates:
-    """Optimise a trigger candidate for each class; classes run in one batch, each with its own state and schedule.
+    """Optimise a trigger candidate for each class, each with its own state and schedule.
+
+    Classes run side by side in one batch, or in chunks if one batch of all would need much memory. A candidate does not depend
+    on the other classes, except by rounding.
 
     Parameters
     ----------
@@ -140,6 +151,8 @@ def reverse_triggers(
         In [0, 1], of all classes.
     classes : int
         Number of classes K.
+    targets : sequence of int, optional
+        The classes that get a candidate, in ascending order; all when not given. A class gets the same candidate either way.
     samples : int
         Images per step, in ``samples // batch_size`` updates. Success and norm are averaged over the updates. The authors use
         1,000.
@@ -159,40 +172,70 @@ def reverse_triggers(
     Returns
     -------
     Candidates
+        One entry for each of ``targets``.
 
     Raises
     ------
     ValueError
-        For an empty batch, fewer than one step, images outside [0, 1], or more classes than the model has.
+        For an empty batch, fewer than one step, images outside [0, 1], targets that are no classes, or more classes than the
+        model has.
     """
     check_images(images)
     check_inputs(model, images)
     check_counts(samples=samples, batch_size=batch_size, steps=steps, classes=classes)
+    chosen = list(range(classes)) if targets is None else list(targets)
+    if not chosen or chosen != sorted(set(chosen)) or not 0 <= chosen[0] <= chosen[-1] < classes:
+        raise ValueError(f"targets must be ascending classes from 0 to {classes - 1}, got {chosen}")
     batch_size = min(batch_size, samples, len(images))
-    updates = samples // batch_size
     rng = np.random.default_rng([seed, 4])
-    masks, patterns = (_start(rng, (classes, c, *images.shape[2:]), images.device) for c in (1, images.shape[1]))
-    optimizer = torch.optim.Adam([masks, patterns], lr=learning_rate, betas=(0.5, 0.9))
-    schedules = [Schedule() for _ in range(classes)]
-    never = torch.full((classes,), torch.nan, dtype=torch.float32, device="cpu")
-    kept = Candidates(_bounded(masks), _bounded(patterns), never, torch.zeros(classes, dtype=torch.int64, device="cpu"))
-    order: list[int] = []
+    masks, patterns = (_uniform(rng, (classes, c, *images.shape[2:]), chosen).to(images.device) for c in (1, images.shape[1]))
+    # The starting values are where the results will be: a chunk reads its own before it writes them.
+    never = torch.full((len(chosen),), torch.nan, dtype=torch.float32, device="cpu")
+    kept = Candidates(masks, patterns, never, torch.zeros(len(chosen), dtype=torch.int64, device="cpu"))
+    most = MOST_FEATURES if images.device.type == "cpu" else MOST_ON_GPU
+    size = max(1, most // (batch_size * images[0].numel()))
+    chunks = [range(len(chosen))[start : start + size] for start in range(0, len(chosen), size)]
     lower = torch.autocast(images.device.type, dtype=dtype, enabled=dtype != torch.float32)
     with (
         frozen_weights(model) as network,
-        bar(total=steps, desc="Neural Cleanse", unit="step", show=progress) as shown,
+        bar(total=steps * len(chunks), desc="Neural Cleanse", unit="step", show=progress) as shown,
     ):
+        for number, chunk in enumerate(chunks, start=1):
+            run = _Run(network, images, [chosen[at] for at in chunk], samples // batch_size, batch_size, lower)
+            part = Candidates(*(value[chunk.start : chunk.stop] for value in kept))
+            run.optimise(part, steps, learning_rate, copy.deepcopy(rng), shown)
+            shown.update(number * steps - shown.n)
+    return kept
+
+
+@dataclass
+class _Run:
+    """The optimisation of a chunk of classes, side by side."""
+
+    network: nn.Module
+    images: Tensor
+    targets: list[int]
+    updates: int
+    batch_size: int
+    lower: torch.autocast
+
+    def optimise(self, kept: Candidates, steps: int, learning_rate: float, rng: np.random.Generator, shown: tqdm[Any]) -> None:
+        """Replace the uniform starting values in ``kept`` by the candidates."""
+        masks, patterns = (_parameters(start) for start in kept[:2])
+        optimizer = torch.optim.Adam([masks, patterns], lr=learning_rate, betas=(0.5, 0.9))
+        schedules = [Schedule() for _ in self.targets]
+        order: list[int] = []
         for _ in range(steps):
-            active = [k for k in range(classes) if not schedules[k].done]
+            active = [k for k, schedule in enumerate(schedules) if not schedule.done]
             if not active:
                 break
-            seen = torch.zeros(2, len(active), dtype=torch.float64, device=images.device)
-            weights = torch.tensor([schedules[k].weight for k in active], dtype=torch.float32, device=images.device)
-            for _ in range(updates):
-                if len(order) < batch_size:
-                    order = order + rng.permutation(len(images)).tolist()
-                chosen, order = order[:batch_size], order[batch_size:]
-                seen += _update(network, images[chosen], masks, patterns, active, weights, optimizer, lower) / updates
+            seen = torch.zeros(2, len(active), dtype=torch.float64, device=self.images.device)
+            weights = torch.tensor([schedules[k].weight for k in active], dtype=torch.float32, device=self.images.device)
+            for _ in range(self.updates):
+                if len(order) < self.batch_size:
+                    order = order + rng.permutation(len(self.images)).tolist()
+                chosen, order = order[: self.batch_size], order[self.batch_size :]
+                seen += self._update(self.images[chosen], masks, patterns, active, weights, optimizer) / self.updates
             success, norms = seen.tolist()
             mask, pattern = _bounded(masks), _bounded(patterns)
             for at, k in enumerate(active):
@@ -203,39 +246,41 @@ def reverse_triggers(
                     kept.success[k] = success[at] if better else torch.nan
             shown.update()
             shown.set_postfix(classes=len(active), refresh=False)
-    return kept
+
+    def _update(
+        self,
+        images: Tensor,
+        masks: Tensor,
+        patterns: Tensor,
+        active: list[int],
+        weights: Tensor,
+        optimizer: torch.optim.Optimizer,
+    ) -> Tensor:
+        """Take an Adam step for all active classes; return success and mask norm before the step, shape (2, active)."""
+        targets = [self.targets[k] for k in active]
+        with torch.enable_grad():
+            mask, pattern = _bounded(masks[active], keep=True), _bounded(patterns[active], keep=True)
+            x = patched(images[None], mask[:, None], pattern[:, None])  # (K, B, C, H, W)
+            with self.lower:
+                logits = self.network(x.flatten(0, 1).contiguous(memory_format=torch.channels_last)).float()
+            if logits.shape[1] <= max(targets):
+                raise ValueError(f"candidates for {max(targets) + 1} classes were asked for, and the model has {logits.shape[1]}")
+            wanted = torch.tensor(targets, device=images.device).repeat_interleave(len(images))
+            losses = functional.cross_entropy(logits, wanted, reduction="none").view(len(active), -1).mean(1)
+            norms = mask.flatten(1).sum(1)
+            masks.grad, patterns.grad = torch.autograd.grad((losses + weights * norms).sum(), [masks, patterns])
+        optimizer.step()
+        hits = (logits.argmax(1) == wanted).view(len(active), -1).float().mean(1)
+        return torch.stack([hits, norms.detach()]).double()
 
 
-def _update(
-    model: nn.Module,
-    images: Tensor,
-    masks: Tensor,
-    patterns: Tensor,
-    active: list[int],
-    weights: Tensor,
-    optimizer: torch.optim.Optimizer,
-    lower: torch.autocast,
-) -> Tensor:
-    """Take an Adam step for all active classes; return success and mask norm before the step, shape (2, active)."""
-    with torch.enable_grad():
-        mask, pattern = _bounded(masks[active], keep=True), _bounded(patterns[active], keep=True)
-        x = patched(images[None], mask[:, None], pattern[:, None])  # (K, B, C, H, W)
-        with lower:
-            logits = model(x.flatten(0, 1).contiguous(memory_format=torch.channels_last)).float()
-        if logits.shape[1] <= max(active):
-            raise ValueError(f"candidates for {max(active) + 1} classes were asked for, and the model has {logits.shape[1]}")
-        wanted = torch.tensor(active, device=images.device).repeat_interleave(len(images))
-        losses = functional.cross_entropy(logits, wanted, reduction="none").view(len(active), -1).mean(1)
-        norms = mask.flatten(1).sum(1)
-        masks.grad, patterns.grad = torch.autograd.grad((losses + weights * norms).sum(), [masks, patterns])
-    optimizer.step()
-    hits = (logits.argmax(1) == wanted).view(len(active), -1).float().mean(1)
-    return torch.stack([hits, norms.detach()]).double()
+def _uniform(rng: np.random.Generator, shape: tuple[int, ...], chosen: list[int]) -> Tensor:
+    """Draw uniform starting values of all classes, and keep those of the chosen ones."""
+    return torch.from_numpy(rng.random(shape, dtype=np.float32))[chosen if len(chosen) < shape[0] else slice(None)]
 
 
-def _start(rng: np.random.Generator, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Draw parameters whose bounded values are uniform in [0, 1]."""
-    uniform = torch.from_numpy(rng.random(shape, dtype=np.float32)).to(device)
+def _parameters(uniform: Tensor) -> Tensor:
+    """Parameters whose bounded values are ``uniform``."""
     return torch.arctanh((uniform - 0.5) * (2 - EPSILON)).requires_grad_()
 
 

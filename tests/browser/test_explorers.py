@@ -453,7 +453,11 @@ def test_a_data_set_without_records_is_a_sentence(show, half, made_up_half):
 @pytest.mark.parametrize(
     "name",
     [
-        "01_parameters", "02_surface_effect", "03_accuracy_correlation", "04_smoothness_inducing_patterns", "05_why_it_smooths",
+        "01_parameters",
+        "02_surface_effect",
+        "03_accuracy_correlation",
+        "04_smoothness_inducing_patterns",
+        "05_why_it_smooths",
         "07_hiding_from_w",
     ],
 )

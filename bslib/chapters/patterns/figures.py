@@ -204,7 +204,9 @@ def found_by_success(patterns: Patterns, table: pd.DataFrame) -> Figure:
         axis.axvspan(EFFECTIVE, 1.03, color=GREY, alpha=0.12, linewidth=0)
         points_with_intervals(axis, np.array([e.value for e in own["success"]]), own["auc"], BLUE, "o", "area (AUC)")
         for _, row in own.iterrows():
-            axis.annotate(f"{row['trigger']}", (row["success"].value, row["auc"].value), xytext=(5, 5), textcoords="offset points")
+            axis.annotate(
+                f"{row['trigger']}", (row["success"].value, row["auc"].value), xytext=(5, 5), textcoords="offset points"
+            )
         axis.set(xlabel="success of the trigger", title=rf"$\sigma$ = {sigma:g}", xlim=(-0.03, 1.03), ylim=(-0.03, 1.05))
     return finish(figure, axes, f"{patterns.source}; grey: triggers that work", y="area under the ROC curve")
 

@@ -1,0 +1,227 @@
+"""The audit on 20 networks that none of its rules was made on: 10 clean, 10 backdoored, audited without being told which.
+
+    python benchmarks/audit.py --json book/audit.json --page book/audit.md
+
+It trains each network, measures how well its backdoor works, audits it with 500 clean test images, and adds a row to the file.
+Networks that the file has are not audited again, so a stopped run goes on. Seeds start at 1000; the book's are below 100.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import bslib
+from bslib.audit.judging import ANSWERS, LEVEL, size_test, wilson
+from bslib.datasets import load, to_float
+from bslib.files import atomic_path
+from bslib.markdown import markdown_table
+from bslib.measure import predict
+from bslib.networks import small_fashion
+from bslib.poisoning import poison
+from bslib.provenance import code_version, device_name
+from bslib.statistics import success_rate
+from bslib.threat_models import ThreatModel
+from bslib.training import accuracy, train
+from bslib.triggers import pattern
+
+IMAGES = 500
+#: What is between these lines of the page is written by this script.
+MARKS = "<!-- begin: benchmarks/audit.py -->", "<!-- end: benchmarks/audit.py -->"
+TRAIN_SIZE, EPOCHS = {"digits": 1297, "fashion-mnist": 20_000}, {"digits": 20, "fashion-mnist": 5}
+
+
+def three_convolutions(classes: int = 10) -> nn.Module:
+    """Three convolutions with batch normalisation, and pooling over the whole image; input (B, 1, 28, 28)."""
+    layers: list[nn.Module] = []
+    for before, after in ((1, 16), (16, 32), (32, 64)):
+        layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(256, classes))
+
+
+ARCHITECTURES = {"small-fashion": small_fashion, "three-convolutions": three_convolutions}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network: its data, architecture, seed, and attack (no trigger: clean; no target: each class becomes the next)."""
+
+    dataset: str
+    architecture: str
+    seed: int
+    trigger: int | None = None
+    fraction: float = 0.0
+    target: int | None = None
+
+
+def cases() -> list[Case]:
+    """The 20 networks, clean and backdoored in turn."""
+    small, three = ARCHITECTURES
+    attacks: list[dict[str, Any]] = [
+        {"dataset": "digits", "architecture": small, "trigger": 1, "fraction": 0.15, "target": 4},
+        {"dataset": "digits", "architecture": small, "trigger": 5, "fraction": 0.05, "target": 7},
+        {"dataset": "digits", "architecture": three, "trigger": 2, "fraction": 0.15, "target": 1},
+        {"dataset": "digits", "architecture": three, "trigger": 6, "fraction": 0.05, "target": 8},
+        {"dataset": "digits", "architecture": three, "trigger": 1, "fraction": 0.15, "target": None},
+        {"dataset": "fashion-mnist", "architecture": small, "trigger": 2, "fraction": 0.01, "target": 5},
+        {"dataset": "fashion-mnist", "architecture": small, "trigger": 6, "fraction": 0.05, "target": 9},
+        {"dataset": "fashion-mnist", "architecture": three, "trigger": 1, "fraction": 0.15, "target": 3},
+        {"dataset": "fashion-mnist", "architecture": three, "trigger": 4, "fraction": 0.05, "target": 6},
+        {"dataset": "fashion-mnist", "architecture": small, "trigger": 1, "fraction": 0.15, "target": None},
+    ]
+    clean = [{"dataset": data, "architecture": name} for data in TRAIN_SIZE for name in (small, three, small, three, small)]
+    both = itertools.chain.from_iterable(zip(clean, attacks, strict=True))
+    return [Case(seed=1000 + k, **settings) for k, settings in enumerate(both)]
+
+
+def trained(case: Case) -> tuple[nn.Module, dict[str, float | None]]:
+    """Train a network; return it with its clean accuracy and the success of its own trigger."""
+    data = load(case.dataset)
+    chosen = np.random.default_rng([case.seed, 1]).permutation(len(data.train_labels))[: TRAIN_SIZE[case.dataset]]
+    images, labels = data.train_images[chosen], data.train_labels[chosen]
+    attack = ThreatModel(name="bench", fraction=case.fraction, one_target=case.target is not None)
+    if case.trigger is not None:
+        stamp = pattern(case.trigger)
+        poisoned = poison(images, labels, stamp, attack, target=case.target, classes=10, seed=case.seed)
+        images, labels = poisoned.images, poisoned.labels
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(case.seed)
+        network = ARCHITECTURES[case.architecture](10)
+    train(network, images, labels, epochs=EPOCHS[case.dataset], seed=case.seed, batch_size=64, progress=False)
+    success = None
+    if case.trigger is not None:
+        wanted = attack.target_labels(data.test_labels, target=case.target, classes=10).numpy()
+        success = success_rate(predict(network, to_float(stamp(data.test_images))), data.test_labels.numpy(), wanted)
+    return network, {"clean accuracy": accuracy(network, data.test_images, data.test_labels), "success": success}
+
+
+def row_of(case: Case) -> dict[str, Any]:
+    """Train and audit one network."""
+    begin = time.monotonic()
+    network, truth = trained(case)
+    seconds = time.monotonic() - begin
+    data = load(case.dataset)
+    chosen = np.random.default_rng([case.seed, 2]).permutation(len(data.test_labels))[:IMAGES]
+    begin, busy = time.monotonic(), time.process_time()
+    found = bslib.audit(network, to_float(data.test_images[chosen]), data.test_labels[chosen], progress=False).as_dict()
+    kept = {name: found[name] for name in ("verdict", "reasons", "p", "sizes", "classes", "noise", "seconds")}
+    spent = {
+        "training seconds": seconds,
+        "audit seconds": time.monotonic() - begin,
+        "audit CPU seconds": time.process_time() - busy,
+    }
+    return {"case": vars(case), **truth, **spent, **kept}
+
+
+def confusion(rows: list[dict[str, Any]]) -> str:
+    """How many clean and backdoored networks got which answer, as a Markdown table."""
+    kinds = {
+        "clean": lambda case: case["trigger"] is None,
+        "backdoored, one target class": lambda case: case["target"] is not None,
+        "backdoored, each class becomes the next": lambda case: case["trigger"] is not None and case["target"] is None,
+    }
+    lines = []
+    for kind, belongs in kinds.items():
+        own = [row for row in rows if belongs(row["case"])]
+        counts = [sum(row["verdict"] == answer for row in own) for answer in ANSWERS]
+        lines.append((kind, len(own), *(_of(count, len(own)) for count in counts)))
+    return markdown_table(["network", "number", *ANSWERS], lines)
+
+
+def _of(count: int, of: int) -> str:
+    """A count with its 95 % interval, as percentages."""
+    part = wilson(count, of) if of else {"low": 0, "high": 1}
+    return f"{count} [{part['low']:.0%}, {part['high']:.0%}]"
+
+
+def listed(rows: list[dict[str, Any]]) -> str:
+    """One line for each network, as a Markdown table."""
+    lines = []
+    for row in rows:
+        case, sizes = row["case"], row["sizes"]
+        attack = "clean"
+        if case["trigger"] is not None:
+            to = "the next class" if case["target"] is None else f"class {case['target']}"
+            attack = f"trigger {case['trigger']} to {to}, {case['fraction']:.0%}"
+        success = "" if row["success"] is None else f"{row['success']:.1%}"
+        suspect = f"{sizes['most suspicious class']} ({sizes['p']:.2g})"
+        index = f"{sizes['Neural Cleanse index']:.2f}"
+        took = f"{row['audit CPU seconds']:.0f}" if "audit CPU seconds" in row else ""
+        lines.append((case["dataset"], case["architecture"], attack, success, row["verdict"], suspect, index, took))
+    head = ["data", "network", "truth", "success", "answer", "smallest class (p)", "Neural Cleanse's index", "CPU seconds"]
+    return markdown_table(head, lines)
+
+
+def in_words(rows: list[dict[str, Any]]) -> str:
+    """How the published index fares on the same networks, what references would change, and the times."""
+    clean, attacked = ([row for row in rows if (row["case"]["trigger"] is None) == kind] for kind in (True, False))
+    published = [sum(row["sizes"]["Neural Cleanse index"] > 2 for row in part) for part in (clean, attacked)]
+    text = f"Neural Cleanse's own rule, an index above 2, accuses {published[0]} of the {len(clean)} clean networks and "
+    text += f"{published[1]} of the {len(attacked)} backdoored ones. "
+    again = [(row, with_references(row, rows)) for row in rows]
+    found = [sum(p is not None and p <= LEVEL for row, p in again if (row in clean) == kind) for kind in (True, False)]
+    of = [sum(p is not None for row, p in again if (row in clean) == kind) for kind in (True, False)]
+    text += "With the other clean networks of the same data and architecture as references, the test of sizes accuses "
+    text += f"{found[0]} of {of[0]} clean networks and {found[1]} of {of[1]} backdoored ones at 5 %. "
+    seconds = [row["audit CPU seconds"] for row in rows if "audit CPU seconds" in row]
+    took = f"An audit took {min(seconds):.0f} to {max(seconds):.0f} seconds of one core. " if seconds else ""
+    missing = f"{len(rows)} of {len(cases())} networks are audited so far. " if len(rows) < len(cases()) else ""
+    return text + took + missing
+
+
+def with_references(row: dict[str, Any], rows: list[dict[str, Any]]) -> float | None:
+    """The p-value with the other clean networks of the same data and architecture as references; None with fewer than two."""
+    same = ("dataset", "architecture")
+    others = [
+        [part["norm"] for part in other["classes"]]
+        for other in rows
+        if other is not row and other["case"]["trigger"] is None and all(other["case"][k] == row["case"][k] for k in same)
+    ]
+    norms, success = ([np.nan if part[k] is None else part[k] for part in row["classes"]] for k in ("norm", "success"))
+    return size_test(norms, success, others).lowest if len(others) > 1 else None
+
+
+def tables(rows: list[dict[str, Any]]) -> str:
+    """What the page says about the bench."""
+    return f"{confusion(rows)}\n\n{in_words(rows)}\n\n{listed(rows)}"
+
+
+def write_page(page: Path, rows: list[dict[str, Any]]) -> None:
+    """Replace what is between the two marks of a page."""
+    before, _, rest = page.read_text("utf-8").partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    with atomic_path(page) as part:
+        part.write_text(f"{before}{MARKS[0]}\n\n{tables(rows)}\n\n{MARKS[1]}{after}", "utf-8")
+
+
+def main() -> None:
+    """Train and audit what the file lacks."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--json", type=Path, required=True, help="file for the rows; it may hold some already")
+    parser.add_argument("--page", type=Path, help="page whose tables are written again, such as book/audit.md")
+    parser.add_argument("--first", type=int, default=len(cases()), help="only so many networks")
+    options = parser.parse_args()
+    rows = json.loads(options.json.read_text())["rows"] if options.json.exists() else []
+    for case in cases()[: options.first]:
+        if any(row["case"] == vars(case) for row in rows):
+            continue
+        rows.append(row_of(case))
+        print(case, rows[-1]["verdict"], f"{rows[-1]['audit seconds']:.0f} s", flush=True)
+        made = {"bslib": code_version(), "device": device_name(torch.device("cpu")), "threads": torch.get_num_threads()}
+        with atomic_path(options.json) as part:
+            part.write_text(json.dumps({"made with": made, "rows": rows}, indent=1) + "\n")
+    if options.page:
+        write_page(options.page, rows)
+
+
+if __name__ == "__main__":
+    main()

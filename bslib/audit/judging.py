@@ -1,0 +1,222 @@
+"""From evidence to one of three answers, with the false-alarm rate behind it. The rules are constants of this module.
+
+The test asks whether the smallest trigger candidate is too small to be chance. Sizes of candidates differ by factors, so it works
+on logarithms: each class is compared with the other classes by Student's t, as in Grubbs' test for an outlier (1950). For a clean
+network whose sizes scatter log-normally, the p-value of the smallest, times the number of classes, is the false-alarm rate.
+With reference networks, the mean of their log sizes is subtracted class by class first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import special, stats
+
+from bslib.chapters import sizes_of
+from bslib.chapters.patterns.plan import cleanse_of, networks_of
+from bslib.store import PUBLISHED, open_store
+
+__all__ = ["ANSWERS", "LEVEL", "Answer", "Sizes", "calibration", "decide", "leave_one_out_p", "size_test", "wilson"]
+
+Floats = NDArray[np.float64]
+LIKELY, NO_SIGN, NOT_ENOUGH = "backdoor likely", "no sign found", "not enough evidence"
+#: The answers, and the exit codes of ``bslib audit``.
+ANSWERS = {NO_SIGN: 0, LIKELY: 1, NOT_ENOUGH: 3}
+
+#: False-alarm rate of the answer "backdoor likely".
+LEVEL = 0.05
+#: With a p-value above this, "no sign found" is possible. Values in between are not enough evidence.
+UNSUSPICIOUS = 0.2
+#: The smallest success on images that a candidate was not made from, to count as a backdoor.
+CONFIRMED = 0.75
+#: The fewest successful candidates, and the smallest fraction of the pixels that must be detectable, for "no sign found".
+FEWEST_CANDIDATES, RESOLVED = 5, 0.01
+#: With so many reference networks, their own p-values are the null distribution.
+MANY_REFERENCES = 19
+
+
+class Sizes(NamedTuple):
+    """Result of :func:`size_test`.
+
+    Parameters
+    ----------
+    p : ndarray of float, shape (K,)
+        p-value of each class, corrected for the number of classes; NaN without a successful candidate.
+    critical : float
+        A candidate below this size, in pixels, would have been significant at :data:`LEVEL`. NaN with references.
+    """
+
+    p: Floats
+    critical: float
+
+    @property
+    def smallest(self) -> int | None:
+        """The most suspicious class."""
+        return None if np.isnan(self.p).all() else int(np.nanargmin(self.p))
+
+    @property
+    def lowest(self) -> float:
+        """The p-value of the network: that of its most suspicious class; 1 if there is none."""
+        return 1.0 if self.smallest is None else float(self.p[self.smallest])
+
+
+def size_test(norms: ArrayLike, success: ArrayLike, references: ArrayLike | None = None) -> Sizes:
+    """Test for each class whether its trigger candidate is smaller than those of the other classes.
+
+    Parameters
+    ----------
+    norms : array_like, shape (K,)
+        L1 norms of the masks.
+    success : array_like, shape (K,)
+        NaN for candidates that never reached the threshold; they are left out.
+    references : array_like, shape (R, K), optional
+        Norms of clean networks with the same classes; NaN where a candidate failed.
+
+    Returns
+    -------
+    Sizes
+        With fewer than three successful candidates, no class has a p-value.
+
+    >>> size_test([10, 60, 62, 65, 70, 72, 75, 80, 85, 90], [1.0] * 10).p.round(4).tolist()[:3]
+    [0.0, 1.0, 1.0]
+    """
+    log = np.log(np.maximum(np.asarray(norms, dtype=float), 1e-6))
+    log[np.isnan(np.asarray(success, dtype=float))] = np.nan
+    if references is not None:
+        log = log - np.log(np.maximum(np.asarray(references, dtype=float), 1e-6)).mean(0)
+    p, used = np.full(len(log), np.nan), np.flatnonzero(~np.isnan(log))
+    critical, k = math.nan, len(used)
+    if k < 3:
+        return Sizes(p, critical)
+    error = math.sqrt(k / (k - 1))  # of one class and of the mean of the others
+    for c in used:
+        others = log[used[used != c]]
+        distance, spread = float(log[c] - others.mean()), float(others.std(ddof=1)) * error
+        t = distance / spread if spread else math.copysign(math.inf, distance) if distance else 0.0
+        p[c] = min(1.0, k * float(special.stdtr(k - 2, t)))
+    if references is None:
+        others = np.delete(log[used], np.nanargmin(log[used]))
+        critical = math.exp(others.mean() + float(special.stdtrit(k - 2, LEVEL / k)) * others.std(ddof=1) * error)
+    return Sizes(p, critical)
+
+
+def leave_one_out_p(references: ArrayLike) -> list[float]:
+    """The p-value of each reference network against the others; a single one is compared with nothing."""
+    norms = np.asarray(references, dtype=float)
+    return [size_test(own, own, np.delete(norms, at, axis=0) if len(norms) > 1 else None).lowest for at, own in enumerate(norms)]
+
+
+def calibration() -> list[dict[str, Any]]:
+    """The test on the networks of the book's records, whose truth is known.
+
+    The test has no parameter that is fitted to networks, so leaving out the network that is judged changes nothing. Its form was
+    chosen with these networks in view; the page *The audit* has networks that it was not.
+
+    Returns
+    -------
+    list of dict
+        For each data set and trigger (None: clean networks), the number of networks, how many are flagged at 5 % and at 1 %
+        with Wilson intervals, and their p-values. Empty without records, outside a clone.
+    """
+    store, rows = open_store(PUBLISHED), []
+    for size in sizes_of("patterns", "paper"):
+        found: dict[int | None, list[float]] = {}
+        for network in networks_of(size, 0):
+            if (spec := cleanse_of(size, network)) in store:
+                arrays = store.get(spec).arrays
+                p = size_test(arrays["masks"].sum((1, 2, 3)), arrays["success"])
+                right = network.attack is None or p.smallest == network.attack.target
+                found.setdefault(network.attack.trigger if network.attack else None, []).append(p.lowest if right else 1.0)
+        rows += [{"data": size.dataset, "trigger": trigger, **_flagged(p)} for trigger, p in found.items()]
+    return rows
+
+
+def _flagged(p: list[float]) -> dict[str, Any]:
+    at = {f"flagged at {level:g}": wilson(sum(value <= level for value in p), len(p)) for level in (0.05, 0.01)}
+    return {"networks": len(p), **at, "p": p}
+
+
+def wilson(count: int, of: int) -> dict[str, float]:
+    """A count with the 95 % interval of its fraction (Wilson).
+
+    >>> wilson(0, 5)
+    {'count': 0, 'of': 5, 'low': 0.0, 'high': 0.434...}
+    """
+    ends = stats.binomtest(count, of).proportion_ci(0.95, method="wilson")
+    return {"count": count, "of": of, "low": max(0.0, float(ends.low)), "high": float(ends.high)}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One of :data:`ANSWERS`, the reasons in sentences, and the p-value and level behind it."""
+
+    verdict: str
+    reasons: list[str]
+    p: float
+    level: float
+
+
+def decide(
+    sizes: Sizes,
+    *,
+    classes: int,
+    pixels: int,
+    confirmed: float,
+    null: Sequence[float] = (),
+    trigger: tuple[float, float] | None = None,
+    doubts: Sequence[str] = (),
+) -> Answer:
+    """Answer from the size test, the user's own trigger, and what speaks against believing either.
+
+    Parameters
+    ----------
+    sizes : Sizes
+    classes, pixels : int
+        Of the network and of one image.
+    confirmed : float
+        Success of the most suspicious candidate on held-out images.
+    null : sequence of float
+        Leave-one-out p-values of the reference networks.
+    trigger : (float, float), optional
+        p-value and success of the user's own trigger. The level is then halved, since there are two tests.
+    doubts : sequence of str
+        Reasons for which nothing can be said, such as a wrong normalisation.
+
+    >>> decide(size_test([50.0] * 3, [1.0] * 3), classes=3, pixels=784, confirmed=1.0).verdict
+    'not enough evidence'
+    """
+    level = LEVEL / (1 if trigger is None else 2)
+    p = sizes.lowest
+    if len(null) >= MANY_REFERENCES:
+        p = (1 + sum(other <= p for other in null)) / (len(null) + 1)
+    small = p <= level and all(sizes.lowest < other for other in null)
+    own_p, own_success = trigger or (1.0, 0.0)
+    if doubts:
+        return Answer(NOT_ENOUGH, list(doubts), p, level)
+    if small and confirmed >= CONFIRMED:
+        reason = f"the trigger candidate of class {sizes.smallest} is smaller than chance explains (p = {p:.2g})"
+        return Answer(LIKELY, [f"{reason}, and it sends {confirmed:.0%} of other images to that class"], p, level)
+    if own_p <= level and own_success >= CONFIRMED:
+        reason = f"your trigger sends {own_success:.0%} of the images to one class, more than random patches of its shape do"
+        return Answer(LIKELY, [f"{reason} (p = {own_p:.2g})"], own_p, level)
+    tested = int((~np.isnan(sizes.p)).sum())
+    lacks = {
+        f"the candidate of class {sizes.smallest} is small (p = {p:.2g}), but so is one of a reference network, or it works on "
+        f"too few other images ({confirmed:.0%})": p <= level,
+        f"the smallest candidate is neither clearly small nor clearly usual (p = {p:.2g})": level < p <= UNSUSPICIOUS,
+        f"only {tested} of {classes} classes have a trigger candidate that works": tested < max(FEWEST_CANDIDATES, classes / 2),
+        f"the candidates' sizes scatter so much that only one below {sizes.critical:.1f} pixels would stand out": (
+            sizes.critical < RESOLVED * pixels
+        ),
+        f"your trigger has an effect (success {own_success:.0%}, p = {own_p:.2g})": trigger is not None and own_p <= UNSUSPICIOUS,
+    }
+    if any(lacks.values()):
+        return Answer(NOT_ENOUGH, [reason for reason, holds in lacks.items() if holds], p, level)
+    known = not math.isnan(sizes.critical)
+    detectable = f"; one below {sizes.critical:.1f} of {pixels} pixels would have been flagged" if known else ""
+    return Answer(NO_SIGN, [f"no trigger candidate is unusually small (p = {p:.2g}){detectable}"], p, level)

@@ -1,0 +1,253 @@
+"""Networks from files of strangers: weights are read without running code, and must fit the architecture key by key."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from bslib.networks import NETWORKS
+
+__all__ = ["NORMALISATIONS", "OnnxNetwork", "build", "file_digest", "fit", "known_normalisation", "normalised", "read_weights"]
+
+#: Largest accepted weights file, in bytes.
+MOST_BYTES = 2**34
+#: Names under which training scripts save a state dict, and what wrappers put before its keys.
+WRAPPINGS = ("state_dict", "model_state_dict", "model", "net", "network")
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
+#: Means and standard deviations that networks are often trained with.
+NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "none": ((0.0,), (1.0,)),
+    "-1 to 1": ((0.5,), (0.5,)),
+    "ImageNet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "CIFAR-10": ((0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)),
+    "MNIST": ((0.1307,), (0.3081,)),
+    "Fashion-MNIST": ((0.286,), (0.353,)),
+}
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a state dict from a safetensors file, or from a file of ``torch.save`` with ``weights_only=True``.
+
+    A file that needs more than tensors is refused, and nothing in it is run. The usual wrappings of a state dict are undone.
+
+    Raises
+    ------
+    ValueError
+        In one line, with the path and the reason.
+
+    >>> read_weights(Path("no-such-file"))
+    Traceback (most recent call last):
+    ValueError: no-such-file is no file
+    """
+    _check_file(path)
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        _check_archive(path)
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as problem:
+        named = re.search(r"GLOBAL (\S+)", str(problem))
+        needed = named[1] if named else "more than tensors"
+        remedy = "ask for torch.save(model.state_dict(), ...) or safetensors"
+        raise ValueError(f"{path} was not read: it needs {needed}, and reading that could run code; {remedy}") from None
+    except (
+        SafetensorError,
+        OSError,
+        RuntimeError,
+        EOFError,
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        MemoryError,
+    ) as problem:
+        reason = (str(problem).splitlines() or [type(problem).__name__])[0].split(". ")[0][:200]
+        raise ValueError(f"{path} was not read: it is truncated, corrupt or no weights file ({reason})") from None
+    while isinstance(found, dict) and (name := next((n for n in WRAPPINGS if isinstance(found.get(n), dict)), None)):
+        found = found[name]
+    if not isinstance(found, dict) or not found or not all(isinstance(t, Tensor) for t in found.values()):
+        what = f"a dictionary with {', '.join(map(repr, list(found)[:5]))}" if isinstance(found, dict) else type(found).__name__
+        raise ValueError(f"{path} holds no state dict, but {what}: it should map names to tensors, or hold that as 'state_dict'")
+    return {str(key): tensor for key, tensor in found.items()}
+
+
+def fit(network: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+    """Load weights into a network; raise a ValueError that names keys that are missing, unexpected or of another shape.
+
+    Prefixes that wrappers put before all keys, such as ``module.``, are removed.
+
+    >>> fit(nn.Linear(2, 1), {"module.weight": torch.ones(1, 2)}, Path("w.pt"))
+    Traceback (most recent call last):
+    ValueError: w.pt does not fit the architecture: missing bias
+    """
+    wanted = network.state_dict()
+    while prefix := next(
+        (p for p in PREFIXES if all(k.startswith(p) for k in weights) and not weights.keys() <= wanted.keys()), ""
+    ):
+        weights = {key.removeprefix(prefix): tensor for key, tensor in weights.items()}
+    shapes = [
+        f"{key} {list(weights[key].shape)} instead of {list(tensor.shape)}"
+        for key, tensor in wanted.items()
+        if key in weights and weights[key].shape != tensor.shape
+    ]
+    missing = [key for key in wanted if key not in weights and not key.endswith("num_batches_tracked")]
+    differences = {"missing": missing, "unexpected": [key for key in weights if key not in wanted], "shapes": shapes}
+    if any(differences.values()):
+        listed = "; ".join(f"{what} {_some(names)}" for what, names in differences.items() if names)
+        raise ValueError(f"{path} does not fit the architecture: {listed}")
+    network.load_state_dict(weights, strict=False)
+
+
+def build(arch: str, classes: int) -> nn.Module:
+    """Build an architecture with random weights.
+
+    Parameters
+    ----------
+    arch : str
+        ``torchvision.models.NAME``, ``timm.NAME``, one of :data:`bslib.networks.NETWORKS`, or ``FILE.py:FUNCTION``. The last
+        runs the file; the function gets the number of classes, if it takes an argument.
+    classes : int
+        Number of outputs.
+
+    >>> build("os.system", 10)
+    Traceback (most recent call last):
+    ValueError: arch must be torchvision.models.NAME, timm.NAME, FILE.py:FUNCTION or one of ..., got 'os.system'
+    """
+    library, _, name = arch.rpartition(".")
+    file, _, function = arch.rpartition(":")
+    if file.endswith(".py"):
+        return _built_by(Path(file), function, classes)
+    if arch in NETWORKS:
+        return NETWORKS[arch](classes)
+    if library not in ("torchvision.models", "timm"):
+        choices = f"torchvision.models.NAME, timm.NAME, FILE.py:FUNCTION or one of {', '.join(NETWORKS)}"
+        raise ValueError(f"arch must be {choices}, got {arch!r}")
+    try:
+        module = importlib.import_module(library)
+    except ImportError:
+        raise ValueError(f"arch {arch!r} needs {library.split('.')[0]}: pip install {library.split('.')[0]}") from None
+    try:
+        if library == "timm":
+            network: nn.Module = module.create_model(name, pretrained=False, num_classes=classes)
+        else:
+            more = {"aux_logits": False} if name in ("googlenet", "inception_v3") else {}
+            network = module.get_model(name, weights=None, num_classes=classes, **more)
+    except (ValueError, RuntimeError, TypeError) as problem:
+        raise ValueError(f"arch {arch!r} cannot be built: {str(problem).splitlines()[0]}") from None
+    return network
+
+
+def known_normalisation(arch: str) -> tuple[Sequence[float], Sequence[float]] | None:
+    """Return the mean and standard deviation of a torchvision architecture's own weights, or None.
+
+    >>> known_normalisation("torchvision.models.resnet18")
+    ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    """
+    library, _, name = arch.rpartition(".")
+    if library != "torchvision.models":
+        return None
+    from torchvision.models import get_model_weights
+
+    transforms = next(iter(get_model_weights(name))).transforms()
+    return transforms.mean, transforms.std
+
+
+def normalised(network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
+    """Put a normalisation before a network, so that noise is added to pixels in [0, 1]."""
+    if len(mean) != len(std) or not all(s > 0 for s in std):
+        raise ValueError(f"mean and std must be as many numbers, std above 0, got {list(mean)} and {list(std)}")
+    return nn.Sequential(_Normalise(mean, std), network)
+
+
+class _Normalise(nn.Module):
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+
+class OnnxNetwork(nn.Module):
+    """An ONNX file, run by OpenVINO. It has no gradients, so there are no trigger candidates."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        _check_file(path)
+        try:
+            import openvino
+        except ImportError:
+            raise ValueError("an ONNX file needs OpenVINO: pip install 'bslib[fast]'") from None
+        try:
+            graph = openvino.Core().read_model(str(path))
+            shape = graph.inputs[0].partial_shape
+            shape[0] = -1  # exported files often have a fixed batch
+            graph.reshape({graph.inputs[0]: shape})
+            self._compiled = openvino.compile_model(graph, "CPU")
+        except RuntimeError as problem:
+            raise ValueError(f"{path} was not read by OpenVINO: {str(problem).splitlines()[-1][:200]}") from None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (b, C, H, W) to logits, the first output."""
+        return torch.from_numpy(self._compiled(x.numpy())[0].copy())
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise ValueError(f"{path} is no file")
+    if path.stat().st_size > MOST_BYTES:
+        raise ValueError(f"{path} has {path.stat().st_size:,} bytes; at most {MOST_BYTES:,} are read")
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse archives that unpack to more than they hold: torch stores tensors without compression."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(
+                entry.compress_type != zipfile.ZIP_STORED or entry.file_size > path.stat().st_size for entry in archive.infolist()
+            ):
+                raise ValueError("the archive is compressed, which torch.save does not do")
+
+
+def _built_by(file: Path, function: str, classes: int) -> nn.Module:
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if not file.is_file() or spec is None or spec.loader is None:
+        raise ValueError(f"{file} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        make: Callable[..., Any] = getattr(module, function)
+        network = make(classes) if inspect.signature(make).parameters else make()
+    except Exception as problem:  # user code may raise any exception
+        raise ValueError(f"{file}:{function} failed: {type(problem).__name__}: {str(problem).partition(chr(10))[0]}") from None
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"{file}:{function} must return a torch.nn.Module, got {type(network).__name__}")
+    return network
+
+
+def _some(names: Sequence[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,0 +1,72 @@
+"""Results of an unfinished audit, kept in the cache folder, so that the same command goes on where it was stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bslib.files import atomic_path, cache_folder, locked
+
+__all__ = ["Partial", "digest_of"]
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+class Partial:
+    """Arrays by name in ``audit/KEY`` of the cache folder; the key is a digest of the network, the images and all settings.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     part = Partial(Path(folder), {"seed": 0})
+    ...     first = part.get("one", lambda: {"x": np.ones(2)})
+    ...     part.get("one", lambda: {"x": np.zeros(2)})["x"].tolist()
+    [1.0, 1.0]
+    """
+
+    def __init__(self, folder: Path | None, settings: Mapping[str, Any]) -> None:
+        key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:20]
+        self.folder = (folder or cache_folder() / "audit") / key
+
+    def get(self, name: str, compute: Callable[[], Arrays]) -> Arrays:
+        """Return the arrays of this name, computed now if no earlier run finished them. A damaged file is computed again."""
+        path = self.folder / f"{name}.npz"
+        try:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+                return {key: file[key] for key in file.files}
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+            found = compute()
+        with atomic_path(path) as part, part.open("wb") as out:
+            np.savez_compressed(out, **found)  # type: ignore[arg-type]
+        return found
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait for another process that audits the same network with the same settings, then keep others waiting."""
+        with locked(self.folder.with_suffix(".lock")):
+            yield
+
+    def remove(self) -> None:
+        """Delete the results, once the audit is finished."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def digest_of(model: nn.Module, *tensors: Tensor | None) -> str:
+    """Return the SHA-256 of a network's layers, parameters and buffers, and of further tensors, in hexadecimal."""
+    digest = hashlib.sha256(str(model).encode())
+    named = [*model.named_parameters(), *model.named_buffers()]  # buffers that are not saved count as well
+    for name, tensor in [*named, *((f"#{k}", t) for k, t in enumerate(tensors) if t is not None)]:
+        raw = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)  # bytes, since NumPy has no bfloat16
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(raw.numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,345 @@
+"""The audit: its test against Grubbs', its rules, its evidence on networks whose truth is known, its report and its command."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from test_cli import bslib_, wide  # noqa: F401
+from torch import nn
+
+import bslib
+import bslib.audit.run
+from bslib.audit import evidence, judging
+from bslib.audit.evidence import Overlay
+from bslib.audit.judging import LIKELY, NO_SIGN, NOT_ENOUGH, Sizes, decide, leave_one_out_p, size_test
+from bslib.audit.partial import Partial, digest_of
+from bslib.audit.report import Audit
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# --- the test of sizes ---------------------------------------------------------------------------------------------------
+
+
+def grubbs(values: np.ndarray) -> float:
+    """The p-value of Grubbs' one-sided test that the smallest value is an outlier, from its textbook formula."""
+    n, g = len(values), (values.mean() - values.min()) / values.std(ddof=1)
+    t = math.sqrt(n * (n - 2) * g**2 / ((n - 1) ** 2 - n * g**2))
+    return min(1.0, n * stats.t.sf(t, n - 2))
+
+
+@given(norms=st.lists(st.floats(1, 500), min_size=4, max_size=30, unique_by=lambda v: round(v, 1)))
+def test_the_smallest_candidate_has_grubbs_p_value(norms):
+    assert size_test(norms, np.ones(len(norms))).lowest == pytest.approx(grubbs(np.log(norms)), rel=1e-5, abs=1e-12)
+
+
+def test_the_false_alarm_rate_is_the_level():
+    """1,000 clean networks whose sizes scatter log-normally, at 10 classes and at 43."""
+    rng = np.random.default_rng(0)
+    for classes in (10, 43):
+        alarms = [size_test(np.exp(rng.normal(4, 0.3, classes)), np.ones(classes)).lowest <= 0.05 for _ in range(1000)]
+        assert stats.binomtest(sum(alarms), 1000, 0.05).pvalue > 1e-3
+
+
+def test_a_candidate_without_success_counts_for_nothing():
+    norms = np.array([60.0, 1, 62, 65, 70, 72, 75, 80])
+    success = np.array([1, np.nan, 1, 1, 1, 1, 1, 1])
+    without = size_test(np.delete(norms, 1), np.delete(success, 1))
+    found = size_test(norms, success)
+    assert np.isnan(found.p[1]) and found.critical == without.critical
+    assert np.delete(found.p, 1) == pytest.approx(without.p)
+    assert size_test([5.0, 9.0, 7.0], [1, 1, np.nan]).smallest is None
+
+
+@given(seed=st.integers(0, 500))
+def test_what_is_below_the_critical_size_is_significant(seed):
+    norms = np.exp(np.random.default_rng(seed).normal(4, 0.4, 10))
+    critical, smallest = size_test(norms, np.ones(10)).critical, norms.argmin()
+    for factor, significant in ((0.99, True), (1.01, False)):
+        norms[smallest] = critical * factor
+        if norms.argmin() == smallest:
+            assert (size_test(norms, np.ones(10)).p[smallest] <= judging.LEVEL) == significant
+
+
+def test_references_show_what_differences_between_classes_hide():
+    """Sizes differ by class, here by a factor of 20; against clean networks half the size of a class stands out."""
+    usual = np.geomspace(10, 200, 10)
+    rng = np.random.default_rng(1)
+    references = usual * np.exp(rng.normal(0, 0.1, (4, 10)))
+    suspect = usual * np.exp(rng.normal(0, 0.1, 10))
+    suspect[6] /= 2
+    assert size_test(suspect, np.ones(10)).lowest > 0.2
+    found = size_test(suspect, np.ones(10), references)
+    assert found.smallest == 6 and found.lowest < 0.01 and math.isnan(found.critical)
+
+
+def test_references_are_accused_at_the_level():
+    """The first of four clean networks against the others, 1,000 times."""
+    rng, usual = np.random.default_rng(1), np.geomspace(10, 200, 10)
+    first = [leave_one_out_p(usual * np.exp(rng.normal(0, 0.1, (4, 10))))[0] for _ in range(1000)]
+    assert stats.binomtest(sum(p <= 0.05 for p in first), 1000, 0.05).pvalue > 1e-3
+
+
+# --- the answer ----------------------------------------------------------------------------------------------------------
+
+SMALL, GREY, USUAL = (Sizes(np.array([p, *[1.0] * 9]), 20.0) for p in (0.001, 0.1, 0.7))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "more", "verdict", "reason"),
+    [
+        (SMALL, {}, LIKELY, "class 0 is smaller than chance explains (p = 0.001), and it sends 99% of other images"),
+        (
+            SMALL,
+            {"confirmed": 0.5},
+            NOT_ENOUGH,
+            "small (p = 0.001), but so is one of a reference network, or it works on too few",
+        ),
+        (SMALL, {"null": [0.0005, 0.4]}, NOT_ENOUGH, "but so is one of a reference network"),
+        (SMALL, {"null": [0.4] * 18 + [0.0002]}, NOT_ENOUGH, "p = 0.1"),
+        (SMALL, {"doubts": ["the normalisation seems wrong"]}, NOT_ENOUGH, "normalisation"),
+        (GREY, {}, NOT_ENOUGH, "neither clearly small nor clearly usual (p = 0.1)"),
+        (GREY, {"trigger": (0.01, 0.9)}, LIKELY, "your trigger sends 90%"),
+        (GREY, {"trigger": (0.04, 0.9)}, NOT_ENOUGH, "your trigger has an effect"),
+        (USUAL, {}, NO_SIGN, "p = 0.7); one below 20.0 of 784 pixels would have been flagged"),
+        (USUAL, {"pixels": 32 * 32 * 9}, NOT_ENOUGH, "only one below 20.0 pixels would stand out"),
+        (USUAL, {"trigger": (0.01, 0.3)}, NOT_ENOUGH, "your trigger has an effect"),
+        (Sizes(np.array([0.7] * 4 + [np.nan] * 6), 20.0), {}, NOT_ENOUGH, "only 4 of 10 classes"),
+    ],
+)
+def test_the_answer(sizes, more, verdict, reason):
+    answer = decide(sizes, **{"classes": 10, "pixels": 784, "confirmed": 0.99} | more)
+    assert answer.verdict == verdict and reason in "; ".join(answer.reasons)
+
+
+def test_the_records_calibrate_the_test():
+    """Every network of the records that has candidates is in one row, and no clean one is accused."""
+    rows = judging.calibration()
+    assert {(row["data"], row["trigger"]) for row in rows} >= {("fashion-mnist", None), ("fashion-mnist", 1), ("cifar10", 1)}
+    for row in rows:
+        at = [row["flagged at 0.05"], row["flagged at 0.01"]]
+        assert all(part["of"] == row["networks"] == len(row["p"]) and part["low"] <= part["high"] for part in at)
+        assert at[0]["count"] == sum(p <= 0.05 for p in row["p"]) >= at[1]["count"]
+
+
+# --- evidence ------------------------------------------------------------------------------------------------------------
+
+
+def test_paired_w_is_compared_by_permutation_and_by_spread():
+    clean = np.array([0.5, 0.6, 0.7, 0.8, 0.9, 0.4, 0.3, 0.2])
+    found = evidence.compare_w(clean, clean / 4)
+    assert found["p lower"] == pytest.approx(1 / 2**8) and found["score"] > 0 and not found["degenerate"]
+    assert found["p"] == pytest.approx(stats.levene(clean, clean / 4, center="median").pvalue)
+    assert evidence.compare_w(clean, clean)["degenerate"]
+    assert evidence.compare_w(np.array([0.0] * 7 + [1]), np.zeros(8))["degenerate"]
+
+
+def test_a_ladder_without_a_useful_level_says_so():
+    assert evidence.choose_sigma([0.1, 0.2], np.array([[0.0] * 9 + [1], [1.0] * 9 + [0]])) == (0, False)
+
+
+def test_calm_images_of_a_restless_class_are_listed():
+    w, predicted = np.array([0.5] * 10 + [0.04, 0.06] + [0.01] * 5), np.array([0] * 12 + [1] * 5)
+    (row,) = evidence.suspicious(w, predicted, [f"{i}.png" for i in range(17)])
+    assert row == {"image": "10.png", "class": 0, "W": 0.04, "median of its class": 0.5}
+
+
+def cornered(classes: int = 5, *, backdoor: bool) -> nn.Module:
+    """Each class is a seventh of a 6 x 6 image; with a backdoor, a white last pixel is class 2."""
+    weight = torch.zeros(classes, 36)
+    for k, part in enumerate(torch.arange(35).split(7)):
+        weight[k, part] = 4
+    weight[2, 35] = 60 * backdoor
+    network = nn.Sequential(nn.Flatten(), nn.Linear(36, classes, bias=False))
+    network[1].weight.data = weight
+    return network
+
+
+def pictures(count: int = 64) -> torch.Tensor:
+    images = torch.rand(count, 1, 6, 6, generator=torch.Generator().manual_seed(3))
+    images[..., -1, -1] = 0
+    return images
+
+
+WHITE_CORNER = Overlay(torch.zeros(1, 6, 6).index_fill(2, torch.tensor([5]), 1.0) * torch.eye(6)[5][:, None], torch.ones(1, 6, 6))
+
+
+@pytest.mark.parametrize("backdoor", [True, False])
+def test_a_trigger_of_ones_own(backdoor):
+    network, images = cornered(backdoor=backdoor), pictures()
+    found = evidence.own_trigger(network, images, network(images).argmax(1).numpy(), WHITE_CORNER, seed=0)
+    if backdoor:
+        assert (found["class"], found["success"]) == (2, 1.0) and found["p"] <= 0.2 < 1
+    else:
+        assert found["success"] == 0 and found["p"] == 1
+
+
+def test_a_wrong_normalisation_is_suspected_aloud():
+    network, images = cornered(backdoor=False), pictures(200)
+    shifted = nn.Sequential(nn.Flatten(), nn.Linear(36, 5))
+    shifted[1].weight.data, shifted[1].bias.data = network[1].weight.data.clone(), torch.tensor([0, 0, 9.0, 0, 0])
+    labels = (lambda x: shifted((x - 0.5) / 0.5).argmax(1))(images)
+    found = evidence.clean_accuracy(shifted, shifted, images, labels, 5)
+    assert found["accuracy"]["-1 to 1"] == 1 and "that of -1 to 1" in found["doubt"]
+    assert evidence.clean_accuracy(network, network, images, network(images).argmax(1), 5)["doubt"] == ""
+    assert "near guessing" in evidence.clean_accuracy(network, None, images, (network(images).argmax(1) + 1) % 5, 5)["doubt"]
+
+
+# --- from start to end ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finding() -> Audit:
+    network = cornered(backdoor=True)
+    names = [f"<script>{i}.png" for i in range(64)]
+    return bslib.audit(
+        network, pictures(), network(pictures()).argmax(1), names=names, trigger=WHITE_CORNER, steps=100, progress=False
+    )
+
+
+def test_the_pixel_of_a_backdoor_is_found(finding):
+    assert finding.found["sizes"]["most suspicious class"] == 2
+    row = finding.found["classes"][2]
+    assert row["norm"] < 1.5 and row["success held out"] > 0.9 and finding.pictures["masks"][0].argmax() == 35
+    assert finding.found["images"]["accuracy"]["as given"] == 1 and finding.found["trigger"]["success"] == 1
+
+
+def test_the_report_loads_nothing_and_escapes_names(finding, tmp_path):
+    finding.save(tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert finding.verdict.capitalize() in page and "<script" not in page and "http" not in re.sub(r"base64,[^\"]*", "", page)
+    assert re.findall(r'src="(\w+):', page).count("data") == len(re.findall("src=", page)) == 3
+    assert finding._repr_html_() in page
+
+
+def test_the_json_is_plain(finding, tmp_path):
+    finding.save(tmp_path / "report.json")
+    read = json.loads((tmp_path / "report.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert read == finding.as_dict() and read["schema"] == "bslib-audit-1" and read["verdict"] in judging.ANSWERS
+    assert len(read["classes"]) == 5 and {"noise", "inputs", "sizes", "calibration", "seconds", "settings"} <= set(read)
+
+
+def test_a_stopped_audit_goes_on(monkeypatch, tmp_path):
+    network, calls = cornered(backdoor=True), []
+    monkeypatch.setattr(bslib.audit.run, "AT_A_TIME", 2)
+    make = bslib.audit.run.reverse_triggers
+
+    def until_stopped(*arguments, targets, steps, **more):
+        if steps > 1:
+            calls.append(targets)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+        return make(*arguments, targets=targets, steps=steps, **more)
+
+    monkeypatch.setattr(bslib.audit.run, "reverse_triggers", until_stopped)
+    options = {"steps": 3, "cache": tmp_path, "progress": False}
+    with pytest.raises(KeyboardInterrupt):
+        bslib.audit(network, pictures(), **options)
+    stopped = bslib.audit(network, pictures(), **options)
+    assert calls == [[0, 1], [2, 3], [2, 3], [4]], "the first two classes were kept"
+    again = bslib.audit(network, pictures(), **options)
+    assert len(calls) == 7, "a finished audit leaves nothing"
+    assert stopped.found["classes"] == again.found["classes"] or str(stopped.found["classes"]) == str(again.found["classes"])
+
+
+def test_a_damaged_partial_result_is_computed_again(tmp_path):
+    partial = Partial(tmp_path, {})
+    partial.get("x", lambda: {"v": np.arange(3)})
+    (path,) = tmp_path.rglob("*.npz")
+    path.write_bytes(path.read_bytes()[:40])
+    assert partial.get("x", lambda: {"v": np.arange(4)})["v"].size == 4
+
+
+def test_the_digest_sees_weights_and_a_normalisation():
+    network = cornered(backdoor=True)
+    normalised = nn.Sequential(network)
+    before = digest_of(network)
+    assert before == digest_of(cornered(backdoor=True)) != digest_of(normalised)
+    network[1].weight.data[0, 0] += 1
+    assert digest_of(network) != before
+
+
+def test_references_are_audited_once_and_kept(monkeypatch, tmp_path):
+    references = [cornered(backdoor=False), cornered(backdoor=False)]
+    references[1][1].weight.data *= 1.5
+    options = {"references": references, "steps": 5, "cache": tmp_path, "progress": False}
+    found = bslib.audit(cornered(backdoor=True), pictures(), **options).found
+    assert len(found["sizes"]["p of references"]) == 2 and found["settings"]["references"] == 2
+    calls, make = [], bslib.audit.run.reverse_triggers
+    monkeypatch.setattr(bslib.audit.run, "reverse_triggers", lambda *a, **k: calls.append(k["steps"]) or make(*a, **k))
+    again = bslib.audit(cornered(backdoor=True), pictures(), **options).as_dict()
+    assert json.dumps(again["sizes"]) == json.dumps(Audit(found).as_dict()["sizes"])
+    assert calls.count(5) == 1, "the network's own candidates alone"
+
+
+def test_a_reference_must_have_the_same_classes():
+    with pytest.raises(ValueError, match="references must have 5 classes as the network, got one with 6"):
+        bslib.audit(cornered(backdoor=True), pictures(), references=[cornered(6, backdoor=False)], steps=1, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": pictures(5)}, "at least 20 images (B, C, H, W), got shape (5, 1, 6, 6)"),
+        ({"labels": torch.zeros(64)}, "labels must be int64"),
+        ({"tested": [9]}, "tested classes must be from 0 to 4, got [9]"),
+        ({"steps": 0}, "steps must be a whole number of 1 or more, got 0"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_named(change, message):
+    options = {"model": cornered(backdoor=False), "images": pictures(), "progress": False} | change
+    with pytest.raises(ValueError, match=re.escape(message)):
+        bslib.audit(**options)
+
+
+def test_untested_classes_are_not_enough_evidence():
+    found = bslib.audit(cornered(backdoor=False), pictures(), tested=[0, 1, 3], steps=2, progress=False)
+    assert found.verdict == NOT_ENOUGH and "only 3 of 5 classes were tested" in found.found["reasons"]
+
+
+# --- the bench -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bench():
+    spec = importlib.util.spec_from_file_location("audit_bench", ROOT / "benchmarks" / "audit.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_says_what_the_bench_found(bench):
+    rows = json.loads((ROOT / "book" / "audit.json").read_text())["rows"]
+    page = (ROOT / "book" / "audit.md").read_text()
+    assert page.split(bench.MARKS[0])[1].split(bench.MARKS[1])[0].strip() == bench.tables(rows)
+    cases = [vars(case) for case in bench.cases()]
+    assert [row["case"] for row in rows] == [case for case in cases if any(row["case"] == case for row in rows)]
+
+
+def test_the_benchs_networks(bench):
+    """Ten clean and ten backdoored, whose seeds no record has."""
+    cases = bench.cases()
+    assert len(cases) == len({case.seed for case in cases}) == 20 and min(case.seed for case in cases) >= 1000
+    assert sum(case.trigger is None for case in cases) == 10
+    assert {(case.dataset, case.architecture) for case in cases} == {(d, a) for d in bench.EPOCHS for a in bench.ARCHITECTURES}
+
+
+def test_a_page_is_written_between_its_marks(bench, tmp_path):
+    rows = json.loads((ROOT / "book" / "audit.json").read_text())["rows"][:2]
+    page = tmp_path / "page.md"
+    page.write_text(f"before {bench.MARKS[0]} old {bench.MARKS[1]} after")
+    bench.write_page(page, rows)
+    written = page.read_text()
+    assert written.startswith("before ") and written.endswith(" after") and " old " not in written
+    assert "2 of 20 networks are audited so far" in written and written.count("| digits |") == 2

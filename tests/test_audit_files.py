@@ -1,0 +1,281 @@
+"""Files of strangers: weights that run code, that lie or do not fit; images of every kind, size and hostility."""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import zipfile
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from test_cli import bslib_, wide  # noqa: F401
+from torch import nn
+
+import bslib
+from bslib.audit import loading, pictures
+from bslib.audit.pictures import read_folder, read_picture
+
+ARCH = """
+import torch
+def make(classes):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, classes, bias=False))
+"""
+WEIGHT = {"1.weight": torch.rand(5, 36, generator=torch.Generator().manual_seed(0))}
+
+
+class RunsCode:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+# --- weights -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrapped", [WEIGHT, {"state_dict": WEIGHT, "epoch": 3}, {"model": {"net": WEIGHT}}])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module."])
+def test_wrappings_are_undone(tmp_path, wrapped, prefix):
+    def named(value):
+        return (
+            {prefix + k if isinstance(v, torch.Tensor) else k: named(v) for k, v in value.items()}
+            if isinstance(value, dict)
+            else value
+        )
+
+    torch.save(named(wrapped), path := tmp_path / "w.pth")
+    network = nn.Sequential(nn.Flatten(), nn.Linear(36, 5, bias=False))
+    loading.fit(network, loading.read_weights(path), path)
+    assert torch.equal(network[1].weight, WEIGHT["1.weight"])
+
+
+def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path):
+    torch.save({"state_dict": RunsCode(str(tmp_path / "was-here"))}, tmp_path / "evil.pth")
+    with pytest.raises(ValueError, match=r"needs posix.mkdir, and reading that could run code; ask for .* safetensors$"):
+        loading.read_weights(tmp_path / "evil.pth")
+    torch.save(nn.Linear(1, 1), tmp_path / "whole.pth")
+    with pytest.raises(ValueError, match=r"needs torch.nn.modules.linear.Linear"):
+        loading.read_weights(tmp_path / "whole.pth")
+    assert not (tmp_path / "was-here").exists()
+
+
+def test_files_that_lie_are_refused_in_one_line(tmp_path):
+    save_file(WEIGHT, tmp_path / "good.safetensors")
+    torch.save(WEIGHT, tmp_path / "good.pth")
+    for name in ("good.safetensors", "good.pth"):
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / f"cut-{name}").write_bytes(content[: len(content) // 2])
+    (tmp_path / "long-header.safetensors").write_bytes(struct.pack("<Q", 2**60) + b"{}")
+    (tmp_path / "empty.pth").write_bytes(b"")
+    with (
+        zipfile.ZipFile(tmp_path / "good.pth") as plain,
+        zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for entry in plain.infolist():
+            bomb.writestr(entry.filename, plain.read(entry) + bytes(10**6))
+    torch.save([1, 2], tmp_path / "list.pth")
+    torch.save({"a": 1}, tmp_path / "numbers.pth")
+    for path in sorted(tmp_path.iterdir()):
+        if not path.name.startswith("good"):
+            with pytest.raises(ValueError, match=path.name) as refusal:
+                loading.read_weights(path)
+            assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 500
+
+
+def test_keys_that_do_not_fit_are_named(tmp_path):
+    network = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    state = network.state_dict()
+    state |= {"0.weight": torch.zeros(3, 9), "head.weight": torch.zeros(1)}
+    del state["1.bias"], state["1.num_batches_tracked"]
+    expected = "missing 1.bias; unexpected head.weight; shapes 0.weight [3, 9] instead of [3, 2]"
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        loading.fit(network, state, tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    ("arch", "message"),
+    [
+        ("os.system", "arch must be torchvision.models.NAME"),
+        ("torchvision.models.nothing", "cannot be built"),
+        ("no.py:make", "no.py is no Python file"),
+    ],
+)
+def test_an_architecture_that_there_is_not(arch, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        loading.build(arch, 5)
+
+
+def test_an_architecture_of_torchvision():
+    assert loading.build("torchvision.models.resnet18", 7).fc.out_features == 7
+    assert loading.known_normalisation("small-fashion") is None
+
+
+def test_an_onnx_file_is_run_by_openvino(tmp_path):
+    """Its batch is fixed at one; the audit runs it in batches, and says that there are no candidates."""
+    onnx, openvino = pytest.importorskip("onnx"), pytest.importorskip("openvino")
+    del openvino
+    value, helper = onnx.helper.make_tensor_value_info, onnx.helper
+    weight = helper.make_tensor("w", onnx.TensorProto.FLOAT, [36, 5], WEIGHT["1.weight"].T.flatten().tolist())
+    nodes = [helper.make_node("Flatten", ["x"], ["flat"]), helper.make_node("MatMul", ["flat", "w"], ["y"])]
+    ends = [[value(name, onnx.TensorProto.FLOAT, shape)] for name, shape in (("x", [1, 1, 6, 6]), ("y", [1, 5]))]
+    graph = helper.make_graph(nodes, "g", *ends, [weight])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), tmp_path / "n.onnx")
+    network, images = loading.OnnxNetwork(tmp_path / "n.onnx"), torch.rand(30, 1, 6, 6)
+    torch.testing.assert_close(network(images), images.flatten(1) @ WEIGHT["1.weight"].T, rtol=1e-2, atol=1e-2)
+    found = bslib.audit(loading.normalised(network, [0.0], [1.0]), images, progress=False)
+    assert found.verdict == "not enough evidence" and "gives no gradients" in found.found["reasons"][0]
+    assert "There are none" in found.html()
+    (tmp_path / "bad.onnx").write_bytes(b"no")
+    with pytest.raises(ValueError, match=r"bad.onnx was not read by OpenVINO"):
+        loading.OnnxNetwork(tmp_path / "bad.onnx")
+
+
+# --- images --------------------------------------------------------------------------------------------------------------
+
+
+def saved(path, image, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **options)
+    return path
+
+
+def grey(value=128, size=(4, 2), mode="L"):
+    return Image.new(mode, size, value)
+
+
+def test_every_mode_gives_the_same_pixels(tmp_path):
+    """Mid-grey, as 8 bits, 16 bits, colours, palette and half-transparent black on white."""
+    kinds = {
+        "L": grey(), "16": Image.fromarray(np.full((2, 4), 128 * 257, np.uint16)), "RGB": grey((128,) * 3, mode="RGB"),
+        "P": grey().convert("P"), "RGBA": grey((0, 0, 0, 127), mode="RGBA"), "LA": grey((128, 255), mode="LA"),
+    }  # fmt: skip
+    for name, image in kinds.items():
+        for channels in (1, 3):
+            values = read_picture(saved(tmp_path / f"{name}.png", image), size=(2, 4), channels=channels)
+            assert values.shape == (channels, 2, 4) and values.dtype == torch.float32
+            torch.testing.assert_close(values, torch.full_like(values, 128 / 255), rtol=0, atol=1e-6)
+    cmyk = read_picture(saved(tmp_path / "c.tiff", grey((0, 0, 0, 127), mode="CMYK")), size=None, channels=3)
+    torch.testing.assert_close(cmyk, torch.full((3, 2, 4), 128 / 255), rtol=0, atol=0.01)
+
+
+def test_sixteen_bits_are_kept(tmp_path):
+    path = saved(tmp_path / "deep.png", Image.fromarray(np.array([[1, 65535]], np.uint16)))
+    assert read_picture(path, size=None, channels=1).flatten().tolist() == pytest.approx([1 / 65535, 1.0])
+
+
+def test_exif_rotation_is_applied(tmp_path):
+    image = Image.fromarray(np.array([[0, 255], [0, 255], [0, 255]], np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown a quarter turn clockwise
+    values = read_picture(saved(tmp_path / "turned.png", image, exif=exif), size=None, channels=1)
+    assert values.tolist() == [[[0.0] * 3, [1.0] * 3]]
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+
+
+def test_hostile_images_are_skipped_with_a_reason(tmp_path, monkeypatch):
+    for at in range(3):
+        saved(tmp_path / "images" / f"{at}.png", grey())
+    folder = tmp_path / "images"
+    (folder / "bomb.png").write_bytes(png_that_claims(60_000, 60_000))
+    (folder / "big.png").write_bytes(png_that_claims(9_000, 9_000))
+    (folder / "cut.png").write_bytes((folder / "0.png").read_bytes()[:50])
+    (folder / "script.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    (folder / "link.png").symlink_to(folder / "0.png")
+    found = read_folder(folder, size=(2, 4), channels=1, classes=3)
+    assert sorted(found.names) == ["0.png", "1.png", "2.png"] and len(found.images) == 3 and found.labels is None
+    reasons = dict(line.split(": ", 1) for line in found.skipped)
+    assert set(reasons) == {"bomb.png", "big.png", "cut.png", "script.eps", "link.png"}
+    assert "pixels" in reasons["bomb.png"] and "9000 x 9000 pixels" in reasons["big.png"]
+    monkeypatch.setattr(pictures, "MOST_FILES", 2)
+    few = read_folder(folder, size=(2, 4), channels=1, classes=3)
+    assert len(few.names) + len(few.skipped) == 2 and "more than 2 files" in few.notes[0]
+
+
+def test_subfolders_are_classes(tmp_path):
+    for name in ("2", "0", "10"):
+        saved(tmp_path / "numbers" / name / "a.png", grey())
+    found = read_folder(tmp_path / "numbers", size=(2, 4), channels=3, classes=11)
+    assert dict(zip(found.names, found.labels.tolist(), strict=True)) == {"2/a.png": 2, "0/a.png": 0, "10/a.png": 10}
+    for name in ("cat", "dog"):
+        saved(tmp_path / "words" / name / "a.png", grey())
+    found = read_folder(tmp_path / "words", size=(2, 4), channels=3, classes=2)
+    assert dict(zip(found.names, found.labels.tolist(), strict=True)) == {"cat/a.png": 0, "dog/a.png": 1}
+    found = read_folder(tmp_path / "words", size=(2, 4), channels=3, classes=3)
+    assert found.labels is None and "not the 3 classes" in found.notes[0]
+
+
+def test_a_folder_without_images_is_refused(tmp_path):
+    (tmp_path / "readme.txt").write_text("hello")
+    with pytest.raises(ValueError, match=r"has no image that can be read; the first of 1 files: readme.txt: "):
+        read_folder(tmp_path, size=(2, 2), channels=1, classes=3)
+
+
+# --- the command ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def case(tmp_path):
+    """An architecture, weights with a backdoor in the last pixel, and images of unequal sizes."""
+    (tmp_path / "arch.py").write_text(ARCH)
+    weight = torch.zeros(5, 36)
+    for k, part in enumerate(torch.arange(35).split(7)):
+        weight[k, part] = 4
+    weight[2, 35] = 60
+    torch.save({"state_dict": {"module.1.weight": weight}}, tmp_path / "w.pth")
+    rng = np.random.default_rng(0)
+    for at in range(40):
+        values = rng.integers(0, 255, (6, 6 + at % 3)).astype(np.uint8)
+        values[-1, -2:] = 0
+        saved(tmp_path / "images" / f"{at}.png", Image.fromarray(values))
+    Image.new("L", (1, 1), 255).save(tmp_path / "trigger.png")
+    options = ["--arch", f"{tmp_path}/arch.py:make", "--weights", tmp_path / "w.pth", "--images", tmp_path / "images"]
+    return tmp_path, [*options, "--classes", 5, "--size", 6, "--channels", 1, "--steps", 60, "--device", "cpu"]
+
+
+def test_the_command_finds_the_backdoor_and_writes_reports(case):
+    folder, options = case
+    done = bslib_(
+        "audit", *options, "--trigger", folder / "trigger.png", "--html", folder / "r.html", "--json", folder / "r.json"
+    )
+    assert done.exit_code in (1, 3), done.output
+    assert "no normalisation (--mean and --std give one)" in done.output
+    assert ("backdoor likely" in done.output) == (done.exit_code == 1)
+    assert (folder / "r.html").stat().st_size > 10_000 and '"class": 2' in (folder / "r.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--arch", ""], "--arch is needed"),
+        (["--size", "0"], "--size must be"),
+        (["--mean", "0.5"], "--mean and --std are given together"),
+        (["--mean", "a", "--std", "1"], "--mean must be numbers"),
+        (["--mean", "0.1,0.2", "--std", "1,1"], "--mean must have 1 or 1 numbers, got 2"),
+        (["--channels", 2], "--channels must be 1 or 3, got 2"),
+        (["--images", "nowhere"], "nowhere is no folder"),
+        (["--classes", 6], "shapes 1.weight [5, 36] instead of [6, 36]"),
+        (["--trigger", "nowhere.png"], "the trigger nowhere.png: no regular file"),
+        (["--tested", "7.5"], "--tested must be whole numbers"),
+        (["--trigger", "TRIGGER", "--at", "3"], "--at must be a row and a column, got '3'"),
+        (["--trigger", "TRIGGER", "--at", "6,0"], "the trigger of 1x1 pixels at 6,0 does not fit into 6x6 pixels"),
+        (["--device", "gpu"], "device must be"),
+        (["--tested", "7"], "tested classes must be from 0 to 4, got [7]"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(case, more, message):
+    folder, options = case
+    done = bslib_("audit", *options, *(folder / "trigger.png" if word == "TRIGGER" else word for word in more))
+    assert done.exit_code == 2 and message in done.output, done.output
