@@ -34,6 +34,7 @@ __all__ = [
     "further",
     "headlines",
     "in_short",
+    "networks",
     "provenance_table",
 ]
 
@@ -114,6 +115,15 @@ def downloads(results: Mapping[str, Results[Any]], drawings: Iterable[Any]) -> H
         links = [file_link(f"{name}-{dataset}.csv", content, name) for name, content in files.items()]
         lines.append(f"{dataset}: {' · '.join(links) or 'no numbers yet'}")
     return HTML("".join(f'<p class="downloads">{line}</p>' for line in lines))
+
+
+def networks(results: Mapping[str, Results[Any]]) -> str:
+    """What the networks of a chapter are, as a Markdown table for each data set with records.
+
+    ``results`` is what a chapter's ``load`` gives.
+    """
+    parts = [f"**{part.size.dataset}**\n\n{part.about_networks()}" for part in results.values() if part.networks]
+    return "\n\n".join(parts) or "(Not yet run.)"
 
 
 def further(others: Iterable[Results[Any]], drawings: Iterable[Any]) -> None:

@@ -124,8 +124,8 @@ def run_group(group: Group, store: Store, device: str, *, wait: bool = True, pro
 
     A network and what treatments make of it count as one. The network is retrained if its weights file is missing or does not
     match its record, or if its record was made with other data or definitions. Records measured on other weights are then
-    recomputed, so that all records of a network refer to the same weights. If another run is processing the same network, wait for
-    it if ``wait`` is true; otherwise do nothing.
+    recomputed, so that all records of a network refer to the same weights. If another run is processing the same network, wait
+    for it if ``wait`` is true; otherwise do nothing.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(THREADS)
