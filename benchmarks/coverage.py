@@ -3,7 +3,8 @@
     python benchmarks/coverage.py --json book/coverage.json
 
 W is zero-inflated and skewed, as in the records, and networks differ. Each quantity is estimated from 3, 5, 7 and 12 networks in
-500 simulated experiments. Its truth is the average over 200,000 networks.
+500 simulated experiments. Its truth is the average over 200,000 networks. "Two triggers" has so many networks of each, as the
+correlation of Fig. 5; "one trigger" has so many networks with a trigger, and as many clean ones.
 """
 
 from __future__ import annotations
@@ -63,6 +64,35 @@ def of_scores(scores: Floats) -> Estimate:
     return auc(scores.ravel(), positive, np.repeat(np.arange(len(scores)), BATCHES))
 
 
+def two_triggers(rng: np.random.Generator, networks: int) -> Floats:
+    """As :func:`pairs_of`, for networks with a trigger that works well and for as many with one that works badly."""
+    well, badly = pairs_of(rng, networks), pairs_of(rng, networks)
+    well[:, 0] += 1.5
+    well[:, 1] -= 0.8
+    return np.concatenate([well, badly])
+
+
+def of_two_triggers(pairs: Floats) -> Estimate:
+    """The estimate of tau, with the networks of each trigger as a stratum."""
+    without = [tau(np.delete(pairs, k, axis=0)) for k in range(len(pairs))]
+    strata = np.arange(len(pairs)) // (len(pairs) // 2)
+    return Replicates(np.array(tau(pairs)), np.array(without), len(pairs), strata).estimate(correlation=True)
+
+
+def one_trigger(rng: np.random.Generator, networks: int) -> Floats:
+    """As :func:`scores_of`, for networks with one trigger and for as many clean ones, whose first batch counts as missing."""
+    own, clean = scores_of(rng, networks), scores_of(rng, networks)
+    clean[:, 0] = np.nan
+    return np.concatenate([own, clean])
+
+
+def of_one_trigger(scores: Floats) -> Estimate:
+    """The estimate of the area, with the networks of each kind as a stratum."""
+    positive, networks = np.tile(np.arange(BATCHES) == 0, len(scores)), np.repeat(np.arange(len(scores)), BATCHES)
+    there, strata = np.isfinite(scores.ravel()), (networks >= len(scores) // 2).astype(int)
+    return auc(scores.ravel()[there], positive[there], networks[there], strata=strata[there].tolist())
+
+
 def relative(means: Floats) -> Floats:
     """The change of the mean by the trigger, as a fraction."""
     return means[..., 1] / means[..., 0] - 1
@@ -91,6 +121,16 @@ QUANTITIES: dict[str, tuple[Draw, Callable[[Floats], Estimate], Callable[[Floats
         scores_of,
         of_scores,
         lambda s: float(np.searchsorted(np.sort(s[:, 1:].ravel()), s[:, 0]).mean() / s[:, 1:].size),
+    ),
+    "area, one trigger": (
+        one_trigger,
+        of_one_trigger,
+        lambda s: float(np.searchsorted(np.sort(s[:, 1:].ravel()), s[: len(s) // 2, 0]).mean() / s[:, 1:].size),
+    ),
+    "Kendall's tau, two triggers": (
+        two_triggers,
+        of_two_triggers,
+        lambda p: float(np.mean([tau(np.concatenate([p[k::200], p[k + 20_000 :: 200]])) for k in range(100)])),
     ),
     "Kendall's tau": (pairs_of, of_pairs, lambda p: float(np.mean([tau(part) for part in np.split(p[:20_000], 100)]))),
 }

@@ -101,6 +101,10 @@ class Claim:
         Whether it is about how the paper's own numbers fit together, which needs no record and is no replication.
     ours : bool
         Whether the paper does not claim it, and we ask all the same.
+    tuned : bool
+        Whether we chose our settings so that it holds, on other networks or on these. It is counted apart.
+    moved : str
+        How the rule changed after the records had been made, when, and what the verdict was before.
     """
 
     id: str
@@ -112,6 +116,8 @@ class Claim:
     figure: str | None = None
     arithmetic: bool = False
     ours: bool = False
+    tuned: bool = False
+    moved: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -164,8 +164,8 @@ def class_counts(
     ------
     ValueError
         If sigma is negative or not finite, n is below 1, the batch is empty, x is not float32, is not finite or is on another
-        device than the model, ids or mask do not fit, the engine is unknown, or the model's output is not (b, C), contains NaN or differs
-        between evaluations of the same image. The message names the value received.
+        device than the model, ids or mask do not fit, the engine is unknown, or the model's output is not (b, C), contains NaN or
+        differs between evaluations of the same image. The message names the value received.
 
     Warns
     -----

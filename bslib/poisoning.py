@@ -110,7 +110,8 @@ def cover(
     count : int
         Number of images to add. They are drawn from those that are not poisoned, again and again if there are too few.
     sigmas : sequence of float
-        Noise levels, on the scale from 0 to 1; the images have them in turn. As in any image file, the sum is rounded and clipped.
+        Noise levels, on the scale from 0 to 1; the images have them in turn. The sum is rounded and clipped, as in any
+        image file.
     seed : int
         Seed of the choice of images and of the noise.
 

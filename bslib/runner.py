@@ -121,9 +121,9 @@ def run(
 def run_group(group: Group, store: Store, device: str, *, wait: bool = True, progress: bool = True) -> Iterator[Spec]:
     """Compute the missing records of specs that share one network; yields each spec when its record is written.
 
-    A network and what treatments make of it count as one. The network is retrained if its weights file is missing or does not match its record. Records measured on other weights are
-    then recomputed, so that all records of a network refer to the same weights. If another run is processing the same network,
-    wait for it if ``wait`` is true; otherwise do nothing.
+    A network and what treatments make of it count as one. The network is retrained if its weights file is missing or does not
+    match its record. Records measured on other weights are then recomputed, so that all records of a network refer to the same
+    weights. If another run is processing the same network, wait for it if ``wait`` is true; otherwise do nothing.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(THREADS)

@@ -29,6 +29,7 @@ __all__ = [
     "leave_one_out",
     "levene",
     "mean_of_networks",
+    "p_of_one_more",
     "share_of_networks",
     "success_rate",
     "variation_of_networks",
@@ -156,6 +157,23 @@ class Replicates(NamedTuple):
         low, high = np.clip([value - reach, value + reach], *((-1, 1) if correlation else within))
         return Estimate(value, float(low), float(high), self.networks)
 
+    def p_of_correlation(self, other: float, error: float) -> Estimate:
+        """The p-value for this correlation and another, independent one being the same, on Fisher's z scale.
+
+        Parameters
+        ----------
+        other : float
+            The other correlation.
+        error : float
+            Its standard error on that scale.
+        """
+        of_value, of_other, without = (np.arctanh(np.clip(r, -1 + 1e-9, 1 - 1e-9)) for r in (self.value, other, self.without))
+        defined = np.isfinite(without)
+        strata = np.zeros(len(without), dtype=int) if self.strata is None else self.strata
+        both = _together([_jackknife_error(without[defined], strata[defined]), (error, np.inf)])
+        p = float(2 * stats.t.sf(abs(float(of_value - of_other)) / both[0], both[1]))
+        return Estimate(p, p, p, 0)
+
     def at(self, *index: int) -> Replicates:
         """One entry of a statistic that is an array; the index counts from its last axes."""
         where: Any = (..., *index)
@@ -279,6 +297,28 @@ def mean_of_networks(shares: Sequence[float], trials: int) -> Estimate:
     if len(shares) == 1:
         return _wilson(float(shares[0]), trials, 1)
     return leave_one_out([np.array([share]) for share in shares]).estimate(within=(0, 1))
+
+
+def p_of_one_more(values: Sequence[float], value: float) -> Estimate:
+    """The p-value for one more network having this value, from the values of some: Student's t for a single prediction.
+
+    The paper reports one network where we measured several. The interval of our mean narrows with every network, and the paper's
+    network may lie outside of it although nothing differs.
+
+    Parameters
+    ----------
+    values : sequence of R floats
+        One for each network; with fewer than two, or without variation, the result is NaN.
+    value : float
+        That of the one network.
+
+    >>> print(p_of_one_more([0.1, 0.2, 0.3], 0.2))
+    1.000 [1.000, 1.000]
+    """
+    k = len(values)
+    spread = float(np.std(values, ddof=1)) * (1 + 1 / k) ** 0.5 if k > 1 else 0.0
+    p = float(2 * stats.t.sf(abs(value - float(np.mean(values))) / spread, k - 1)) if spread else float("nan")
+    return Estimate(p, p, p, 0)
 
 
 def variation_of_networks(values: Sequence[float]) -> Estimate:

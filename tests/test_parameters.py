@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 from math import log, sqrt
 
 import numpy as np
@@ -105,6 +106,13 @@ def test_every_quantity_has_the_value_worked_out_by_hand(by_hand):
         "spread_at_0.01": (sqrt(2.75 / 3) + 0.5 + sqrt(4.75 / 3)) * BIT / 3,
         "upper_quartile_at_0.01": (1.25 + 0.25 + 1.5) * BIT / 3
     }  # fmt: skip
+    bits, levels = np.array(OVER_N, dtype=float), np.std(OVER_SIGMA, axis=-1, ddof=1).mean(0) * BIT
+    wanted["smallest_spread_step"] = min(b - a for a, b in pairwise(levels))
+    for s, sigma in enumerate((0.1, 0.25)):
+        ranges = stats.iqr(bits[:, s], axis=-1).mean(0) * BIT
+        relative = bits[:, s].std(-1, ddof=1).mean(0) / bits[:, s].mean((0, 2))
+        wanted[f"quartiles_growth.{sigma}"] = ranges[-1] - ranges[0]
+        wanted[f"relative_spread_growth.{sigma}"] = relative[-1] - relative[0]
     first = {0.1: 6 * grassberger(4, 4), 0.25: 8 * grassberger(4, 4) + 3 * grassberger(2, 2, 2, 2)}
     two, four, eight = (grassberger(*[32 // classes] * classes) for classes in (2, 4, 8))
     for sigma, last in ((0.1, 5 * two + 5 * four + eight), (0.25, 8 * four + 4 * eight)):
@@ -184,8 +192,20 @@ def test_the_interval_of_networks_that_differ_is_students():
 def test_a_quantity_is_named_only_where_it_can_be_computed():
     size = dataclasses.replace(SIZE, networks=1, sigmas=(0.1, 0.5))
     found = in_bits(size, np.zeros((1, 2, 3, 4), dtype=int), np.zeros((1, 2, 4), dtype=int)).quantities()
-    growth = {"mean_growth", "mean_growth_corrected", "mean_growth_from_bias", "spread_growth"}  # but no share of W = 0
-    assert {name.split(".fashion")[0] for name in found} == {"accuracy", "epochs", "share_of_steps_that_shrink", *growth}
+    growth = {
+        "mean_growth",
+        "mean_growth_corrected",
+        "mean_growth_from_bias",
+        "spread_growth",
+        "quartiles_growth",
+    }  # but no share of W = 0
+    assert {name.split(".fashion")[0] for name in found} == {
+        "accuracy",
+        "epochs",
+        "share_of_steps_that_shrink",
+        "smallest_spread_step",
+        *growth,
+    }
     own, ends = found["accuracy.fashion-mnist"], stats.binomtest(9000, 10_000).proportion_ci(0.95, method="wilson")
     assert (own.low, own.high, own.networks) == pytest.approx((ends.low, ends.high, 1))
 

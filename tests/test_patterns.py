@@ -24,7 +24,8 @@ from bslib.store import Record, Records, Store
 matplotlib.use("agg")
 
 SMALL = {
-    "networks": 1, "detector_only": 0, "triggers": (1, 4), "points": 8, "sigmas": (0.1, 0.25, 0.05), "n": 12, "bounds": (10, 4),
+    "networks": 1, "detector_only": 0, "cleansed": 0, "triggers": (1, 4), "more_triggers": (),
+    "points": 8, "sigmas": (0.1, 0.25, 0.05), "n": 12, "bounds": (10, 4),
     "pattern_points": 4, "pattern_sigmas": (0.1, 0.25), "scored": 2,
 }  # fmt: skip
 FASHION, CIFAR = (dataclasses.replace(size, **SMALL) for size in sizes_of("patterns", "paper"))
@@ -105,13 +106,16 @@ def is_crafted(spec) -> bool:
 
 def test_the_paper_plan_has_the_papers_networks_and_no_spec_twice():
     specs = plan_of("patterns", "paper")
-    assert len(specs) == len(set(specs)) == 1553
+    assert len(specs) == len(set(specs)) == 1939
+    triggers = {"fashion-mnist": (1, 3, 4, 2, 5, 6), "cifar10": (1, 3, 4)}
     for dataset, threat, seeds in (("fashion-mnist", "T3", 7), ("cifar10", "T1", 3)):
+        kinds = (None, *triggers[dataset])
         networks = [s for s in specs if isinstance(s, NetworkSpec) and s.dataset == dataset]
         attacks = [n.attack and (n.attack.threat_model, n.attack.trigger, n.attack.target) for n in networks]
-        assert [n.seed for n in networks] == [seed for seed in range(seeds) for _ in range(4)], "one of each kind, then the next"
-        assert attacks == [t and (threat, t, seed) for seed in range(seeds) for t in (None, 1, 3, 4)], "target classes take turns"
-        assert {s.network.seed for s in specs if is_crafted(s) and s.dataset == dataset} == {0, 1, 2}
+        assert [n.seed for n in networks] == [seed for seed in range(seeds) for _ in kinds], "one of each kind, then the next"
+        assert attacks == [t and (threat, t, seed) for seed in range(seeds) for t in kinds], "target classes take turns"
+        crafted = {(s.network.attack is None, s.network.seed) for s in specs if is_crafted(s) and s.dataset == dataset}
+        assert crafted == {(clean, k) for clean in (True, False) for k in range(3)} | {(True, k) for k in range(3, seeds)}
     compared = [(s.dataset, s.network.seed, s.network.attack.trigger) for s in specs if getattr(s, "samples", 0) == 1000]
     assert compared == [("fashion-mnist", 0, 1)]
 
@@ -339,7 +343,10 @@ def test_quantities_come_from_three_networks_at_least():
 
 
 def test_every_claim_has_its_quantity_of_its_own_data_set():
-    parts = {size.dataset: part_of(None, dataclasses.replace(size, networks=3, triggers=(1, 3, 4))) for size in (FASHION, CIFAR)}
+    parts = {
+        size.dataset: part_of(None, dataclasses.replace(size, networks=3, triggers=(1, 3, 4), bounds=(10, 4, 26)))
+        for size in (FASHION, CIFAR)
+    }
     found, half = quantities(parts), quantities({"fashion-mnist": parts["fashion-mnist"]})
     assert half == {name: estimate for name, estimate in found.items() if "cifar10" not in name}
     assert [claim.id for claim in claims_of("patterns") if judge(claim, found) == "not yet run"] == []
@@ -391,9 +398,9 @@ def test_networks_without_all_records_of_a_pattern_are_left_out_of_its_numbers_a
 def test_what_is_missing_says_what_to_run(tmp_path):
     results = load(profile="paper", store=Store(tmp_path, writable=False))
     assert list(results) == ["fashion-mnist", "cifar10"] and not quantities(results)
-    for (dataset, part), held in zip(results.items(), (28, 12), strict=True):
+    for (dataset, part), held in zip(results.items(), (49, 12), strict=True):
         tables = part.tests, part.universal, part.universal_areas, part.candidates, part.others, part.detectors
-        assert all(table().empty for table in tables) and part.success_table().count("not yet run") == 3
+        assert all(table().empty for table in tables) and part.success_table().count("not yet run") == {49: 6, 12: 3}[held]
         assert part.cleanse_table() == part.detectors_table() == "(Not yet run.)"
         assert f"{held} clean and backdoored networks ({part.size.network}) on {dataset}, and the store" in part.missing
         assert all("`bslib run patterns --profile paper --store book/records` computes them" in draw(part).data for draw in DRAW)
@@ -404,3 +411,38 @@ def test_figures_are_drawn_of_both_profiles(profile):
     for size in (FASHION, CIFAR) if profile == "paper" else sizes_of("patterns", profile):
         part = part_of(None, size, profile=profile)
         assert all(isinstance(draw(part), Figure) for draw in DRAW) and not plt.get_fignums(), "else they are shown twice"
+
+
+def test_the_papers_claim_is_judged_on_triggers_that_work_and_more_triggers_count_nowhere_else():
+    size = dataclasses.replace(THREES, more_triggers=(2,))
+    nets = plan.networks_of(size, SEED)
+    changes = {}
+    for net in nets[3:]:
+        works = net.attack.trigger != 4
+        changes |= succeeds(net, 88 if works else 20) | (batch(net, net.attack.trigger, EVEN) if works else {})
+    part = part_of(changes, size)
+    found, without = part.quantities(), part_of(changes, THREES).quantities()
+    assert part.working() == [1, 2] and found["auc_working.fashion-mnist"].value == 1
+    assert found["auc.fashion-mnist"].value == without["auc.fashion-mnist"].value < 1
+    assert found["own_success.fashion-mnist"].value == without["own_success.fashion-mnist"].value
+    assert found["own_success.fashion-mnist.2"].value == pytest.approx(88 / 90)
+    table = part.by_trigger().query("sigma == 0.1").set_index("trigger")
+    assert table["auc"][2].value == 1 and table["auc"][4].value == 0.5 and len(part.by_trigger()) == 9
+    missing = part_of(changes, size, gone=lambda spec: spec.on_network in nets[-3:])
+    assert missing.missing is None and missing.working() == [1], "the chapter is there without the further triggers"
+    with pytest.raises(ValueError, match=r"more_triggers \(1,\) must not be among triggers"):
+        dataclasses.replace(size, more_triggers=(1,))
+
+
+def test_a_backdoor_is_told_from_a_patch_by_the_scores_of_as_many_points():
+    nets = plan.networks_of(THREES, SEED)
+    changes = {k: v for net in nets[3:] for k, v in batch(net, net.attack.trigger, EVEN).items()}
+    assert part_of(changes, THREES).quantities()["backdoor_against_patch.fashion-mnist"].value == 1
+    assert part_of(None, THREES).quantities()["backdoor_against_patch.fashion-mnist"].value == 0.5
+
+
+def test_further_clean_networks_get_neural_cleanse_alone():
+    size = dataclasses.replace(FASHION, detector_only=2, cleansed=1)
+    crafted, cleansed = plan.crafted_networks_of(size, SEED), plan.cleansed_networks_of(size, SEED)
+    assert [net.seed for net in crafted] == [SEED] * 3
+    assert [(net.attack, net.seed) for net in cleansed] == [(None, SEED + 1)]

@@ -22,6 +22,7 @@ from bslib.statistics import (
     leave_one_out,
     levene,
     mean_of_networks,
+    p_of_one_more,
     share_of_networks,
     variation_of_networks,
     without_outliers,
@@ -474,3 +475,27 @@ def test_what_has_no_records_says_so():
     assert f"{estimates['absent']:.1%} {estimates['there']:.1f}" == "(not yet run) 0.5 [0.2, 0.8]"
     assert isinstance(estimates["absent"], NotYetRun)
     assert "absent" not in estimates and estimates.get("absent") is None and len(estimates) == 1
+
+
+# --- comparisons with the paper ------------------------------------------------------------------------------------
+
+
+def test_one_more_network_lies_in_students_prediction_interval():
+    values = [0.10, 0.14, 0.11, 0.17, 0.12]
+    reach = stats.t.ppf(0.975, 4) * np.std(values, ddof=1) * (1 + 1 / 5) ** 0.5
+    for end in (np.mean(values) - reach, np.mean(values) + reach):
+        assert p_of_one_more(values, end).value == pytest.approx(0.05)
+    assert p_of_one_more(values, 0.128).value == pytest.approx(1) and p_of_one_more(values, 0.9).value < 1e-4
+    assert math.isnan(p_of_one_more([0.1], 0.1).value) and math.isnan(p_of_one_more([0.1, 0.1], 0.1).value)
+
+
+def test_two_correlations_are_the_same_half_of_five_times_in_a_hundred_on_either_side():
+    rng, found = np.random.default_rng(0), []
+    for _ in range(400):
+        x = rng.normal(0, 1, (2, 40))
+        y = 0.6 * x + 0.8 * rng.normal(0, 1, (2, 40))
+        without = [np.corrcoef(np.delete(x[0], k), np.delete(y[0], k))[0, 1] for k in range(40)]
+        ours = Replicates(np.array(np.corrcoef(x[0], y[0])[0, 1]), np.array(without), 40)
+        found.append(ours.p_of_correlation(float(np.corrcoef(x[1], y[1])[0, 1]), 37**-0.5).value)
+    assert stats.kstest(found, "uniform").pvalue > 0.01, "p-values of equal correlations are uniform"
+    assert ours.p_of_correlation(float(ours.value), 0.1).value == 1 and ours.p_of_correlation(-0.6, 0.1).value < 0.001

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from bslib.chapters import not_yet_run, plan_of, records_for, sizes_of
 from bslib.datasets import class_count
 from bslib.fields import check_fields
+from bslib.markdown import markdown_table
 from bslib.profiles import profile_named
 from bslib.specs import AttackSpec, NetworkSpec, Spec
 from bslib.store import Record, Records, Store
@@ -150,6 +151,33 @@ class Results(Generic[S]):
     def runs(self) -> list[tuple[Record, ...]]:
         """The records of :meth:`needed` for each complete network."""
         return [tuple(self.records[spec] for spec in self.needed(network)) for network in self.networks]
+
+    def about_networks(self) -> str:
+        """What the complete networks are, as a Markdown table with a row for each kind, from their specs and records."""
+        rows: list[tuple[Any, ...]] = []
+        kinds: dict[str, list[NetworkSpec]] = {}
+        for network in self.networks:
+            attack = network.attack
+            kinds.setdefault("clean" if attack is None else f"{attack.threat_model}, trigger {attack.trigger}", []).append(
+                network
+            )
+        for kind, some in kinds.items():
+            one, results = some[0], [self.records[network].result for network in some]
+            accuracies = sorted(result["clean_accuracy"] for result in results)
+            targets = sorted({network.attack.target for network in some if network.attack and network.attack.target is not None})
+            how = f"{one.epochs} epoch{'s' if one.epochs > 1 else ''}, rate {one.learning_rate:g}, batches of {one.batch_size}"
+            rows.append(
+                (
+                    kind,
+                    len(some),
+                    f"{accuracies[0]:.1%} to {accuracies[-1]:.1%}",
+                    f"{how}, weight decay {one.weight_decay:g}{', shifted and mirrored' if one.augment else ''}",
+                    ", ".join(map(str, targets)) or "none",
+                    ", ".join(sorted({f"{result['precision']}" for result in results})),
+                )
+            )
+        head = ["networks", "how many", "clean accuracy", "training (SGD with momentum, one-cycle rate)", "target", "precision"]
+        return markdown_table(head, rows)
 
     @property
     def details(self) -> str:

@@ -61,8 +61,8 @@ class BeyondSize(TrainedSize):
 
     def strip_of(self, network: NetworkSpec, trigger: int | None) -> DetectorSpec:
         """STRIP's scores of the same images."""
-        points = {"points": self.points, "overlays": min(100, self.points)}
-        return DetectorSpec(detector="strip", network=network, trigger=trigger, seed=network.seed, **points)
+        overlays, seed = min(100, self.points), network.seed
+        return DetectorSpec(detector="strip", network=network, trigger=trigger, points=self.points, overlays=overlays, seed=seed)
 
     def basics(self, network: NetworkSpec) -> list[Spec]:
         """A backdoored network, the success of its trigger, and W without and with it."""

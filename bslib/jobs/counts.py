@@ -30,8 +30,9 @@ def compute(spec: CountsSpec, store: Store, device: torch.device, progress: bool
         mask = region if spec.noise_on == "trigger" else ~region
     with evaluating(network) as logits:
         engine = compile_for_inference(logits, images, passes=len(images) * max(spec.ns) * len(spec.sigmas))
-        how = {"seed": spec.seed, "ids": ids, "mask": mask, "engine": engine, "progress": progress}
-        counts = class_counts(network, images, spec.sigmas, spec.ns, **how)
+        counts = class_counts(
+            network, images, spec.sigmas, spec.ns, seed=spec.seed, ids=ids, mask=mask, engine=engine, progress=progress
+        )
     arrays = {
         "counts": counts.astype(np.int32),
         "images": np.tile(chosen, len(batches)),

@@ -75,9 +75,7 @@ def _training_set(spec: NetworkSpec, data: Dataset) -> tuple[Tensor, Tensor]:
     if spec.attack is None:
         return images, labels
     attack, trigger = spec.attack, pattern(spec.attack.trigger)
-    poisoned = poison(
-        images, labels, trigger, attack.model, target=attack.target, classes=len(data.classes), seed=spec.seed
-    )
+    poisoned = poison(images, labels, trigger, attack.model, target=attack.target, classes=len(data.classes), seed=spec.seed)
     if attack.covers is None or attack.cover_sigmas is None:
         return poisoned.images, poisoned.labels
     return cover(poisoned, images, trigger, count=attack.covers, sigmas=attack.cover_sigmas, seed=spec.seed)

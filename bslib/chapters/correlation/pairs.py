@@ -12,7 +12,17 @@ from scipy import stats
 
 from bslib.statistics import Estimate, Replicates
 
-__all__ = ["FEWEST_PAIRS", "STRICT", "correlations", "estimates", "p_values", "partial_correlation", "replicates", "residuals"]
+__all__ = [
+    "FEWEST_PAIRS",
+    "STRICT",
+    "correlations",
+    "estimates",
+    "p_values",
+    "partial_correlation",
+    "replicates",
+    "residual_rank",
+    "residuals",
+]
 
 Floats = NDArray[np.float64]
 #: The columns of :meth:`Correlation.pairs` as arrays, since DataFrames are too slow.
@@ -142,6 +152,18 @@ def pearson(x: Floats, y: Floats) -> float:
     if len(x) < 2 or not (np.ptp(x) > 1e-12 and np.ptp(y) > 1e-12):  # NaN included
         return float("nan")
     return float(np.corrcoef(x, y)[0, 1])
+
+
+def residual_rank(pairs: Columns) -> float:
+    """Spearman's correlation of W and the distance of success from its linear fit on W; NaN with too few pairs.
+
+    It is positive where success varies more the larger W is.
+    """
+    success, w = pairs["success"], pairs["W"]
+    if len(w) < FEWEST_PAIRS or not (np.ptp(success) > 0 and np.ptp(w) > 0):
+        return float("nan")
+    distance = np.abs(success - np.polyval(np.polyfit(w, success, 1), w))
+    return float(stats.spearmanr(distance, w).statistic)
 
 
 def mean_difference(values: Floats, others: Floats) -> float:

@@ -45,7 +45,7 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
     """All specs of the chapter. Those of the first noise level come before those of the second.
 
     >>> len(plan("paper"))
-    780
+    442
     """
     specs: list[Spec] = []
     for size in sizes_of("correlation", profile):

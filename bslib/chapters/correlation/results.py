@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bslib.chapters.base import Results
 from bslib.chapters.correlation.pairs import (
+    FEWEST_PAIRS,
     STRICT,
     Statistic,
     correlations,
@@ -25,6 +26,7 @@ from bslib.chapters.correlation.pairs import (
     pearson,
     pearson_r,
     replicates,
+    residual_rank,
     spread_difference,
 )
 from bslib.chapters.correlation.plan import Size, clean_counts_of, counts_of, networks_of, predictions_of
@@ -43,6 +45,8 @@ from bslib.store import Record
 __all__ = ["Correlation", "load", "quantities"]
 
 Floats = NDArray[np.float64]
+#: What the paper reports for each threat model: Kendall's tau, Pearson's r, and the number of pairs behind them.
+REPORTED = {"T1": (-0.50, -0.77, 17), "T2": (-0.49, -0.58, 79)}
 #: Further noise levels at which Kendall's tau is a quantity.
 COMPARED_SIGMAS = (0.01, 0.25)
 
@@ -224,9 +228,11 @@ class Correlation(Results[Size]):
             f"spread_of_low_less_high.{data}": lambda p: spread_difference(p["W"], p["success"] < 0.4),
             f"spread_of_wobbly_less_smooth.{data}": lambda p: spread_difference(p["success"], p["W"] > median(p["W"])),
             f"partial_r.{data}": partial_correlation,
+            f"r_without.{data}": lambda p: pearson(p["success"], p["clean W"]),
+            f"residual_rank.{data}": residual_rank,
         }
         kept = pairs[pairs["success"] >= self.random_guess]
-        found = estimates(kept, of)
+        found = estimates(kept, of) | self._as_reported(kept) | self._failures(pairs)
         for one in self.size.triggers:
             found |= estimates(kept[kept["trigger"] == one], {f"r_alone.{data}.{one}": pearson_r})
         for sigma in (sigma for sigma in COMPARED_SIGMAS if sigma in self.sigmas):
@@ -241,6 +247,26 @@ class Correlation(Results[Size]):
             found[f"left_out.{data}.{trigger}"] = share_of_networks(below)
             success = [of_one.to_numpy() for _, of_one in own["success"].groupby(own["network"])]
             found[f"success.{data}.{trigger}"] = leave_one_out(success).estimate(within=(0, 1))
+        return found
+
+    def _as_reported(self, kept: pd.DataFrame) -> dict[str, Estimate]:
+        """The p-values for our correlations and the paper's being the same; its standard errors follow from its pairs."""
+        if self.size.threat_model not in REPORTED or len(kept) < FEWEST_PAIRS:
+            return {}
+        *reported, pairs = REPORTED[self.size.threat_model]
+        errors = ((0.437 / (pairs - 4)) ** 0.5, (pairs - 3) ** -0.5)  # of tau (Fieller et al., 1957) and of r
+        found = {}
+        for name, statistic, value, error in zip(("tau", "r"), (kendall_tau, pearson_r), reported, errors, strict=True):
+            found[f"p_of_{name}.{self.size.dataset}"] = replicates(kept, statistic).p_of_correlation(value, error)
+        return found
+
+    def _failures(self, pairs: pd.DataFrame) -> dict[str, Estimate]:
+        """The fraction of pairs with hardly any success (below 0.1) in the half with the smaller W, and in the other half."""
+        found, smooth = {}, pairs["W"] <= pairs["W"].median()
+        for name, half in (("smooth", pairs[smooth]), ("wobbly", pairs[~smooth])):
+            failed = [(own < 0.1).to_numpy() for _, own in half["success"].groupby(half["network"])]
+            if failed:
+                found[f"{name}_failures.{self.size.dataset}"] = share_of_networks(failed)
         return found
 
 

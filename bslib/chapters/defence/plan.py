@@ -10,8 +10,8 @@ from bslib.specs import CleanseSpec, CountsSpec, NetworkSpec, Spec
 
 __all__ = [
     "Size",
-    "candidates_of",
     "candidates_batch_of",
+    "candidates_of",
     "clean_networks_of",
     "cleansed_networks_of",
     "networks_of",

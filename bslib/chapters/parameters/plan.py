@@ -8,7 +8,7 @@ from bslib.chapters import sizes_of
 from bslib.chapters.base import NS, SIGMAS, TrainedSize
 from bslib.specs import CountsSpec, NetworkSpec, Spec
 
-__all__ = ["Size", "networks_of", "plan", "specs_of", "spread_of"]
+__all__ = ["Size", "networks_of", "plan", "specs_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +23,6 @@ class Size(TrainedSize):
         The sweep over n: the numbers of noisy copies, and the noise levels at which it is made.
     sigmas, n
         The sweep over sigma: the noise levels, and the number of noisy copies.
-    spread_points : int, optional
-        Test images of a second sweep over n, for the spread of W over images; none when not given.
     """
 
     points: int
@@ -32,7 +30,6 @@ class Size(TrainedSize):
     n_sigmas: tuple[float, ...] = (0.1, 0.25)
     sigmas: tuple[float, ...] = SIGMAS
     n: int = 250
-    spread_points: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -44,11 +41,10 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
     """All specs of the chapter, the most useful first.
 
     >>> len(plan("paper")), plan("paper")[0].network
-    (35, 'small-fashion')
+    (30, 'small-fashion')
     """
     sizes = sizes_of("parameters", profile)
-    specs: list[Spec] = [spec for size in sizes for network in networks_of(size, seed) for spec in specs_of(size, network)]
-    return specs + [spread_of(size, network) for size in sizes if size.spread_points for network in networks_of(size, seed)]
+    return [spec for size in sizes for network in networks_of(size, seed) for spec in specs_of(size, network)]
 
 
 def networks_of(size: Size, seed: int) -> list[NetworkSpec]:
@@ -68,9 +64,3 @@ def specs_of(size: Size, network: NetworkSpec) -> tuple[NetworkSpec, CountsSpec,
     over_n = CountsSpec(network=network, points=size.points, sigmas=size.n_sigmas, ns=size.ns, seed=seed)
     over_sigma = CountsSpec(network=network, points=size.points, sigmas=size.sigmas, ns=(size.n,), seed=seed)
     return network, over_n, over_sigma
-
-
-def spread_of(size: Size, network: NetworkSpec) -> CountsSpec:
-    """The sweep over n on more images, at the same noise levels."""
-    points = size.spread_points or size.points
-    return CountsSpec(network=network, points=points, sigmas=size.n_sigmas, ns=size.ns, seed=network.seed)

@@ -102,7 +102,7 @@ class ParameterResults(Results[Size]):
 
     def _quantities_over_n(self) -> dict[str, Estimate]:
         w = self.over_n()
-        found_of = leave_one_out(list(w), lambda v: np.stack([v.mean(-1), v.std(-1, ddof=1)]))
+        found_of = leave_one_out(list(w), _moments)
         n = self.size.ns.index(self.size.n)
         found = {}
         for s, sigma in enumerate(self.size.n_sigmas):
@@ -112,8 +112,12 @@ class ParameterResults(Results[Size]):
                     f"{what}_change_after_{self.size.n}": lambda v, m=m, s=s: _change(v[..., m, s, n], v[..., m, s, -1]),
                 }
                 for name, of in quantities.items():
-                    estimate = found_of.estimate(of)
-                    found[f"{name}.{self.size.dataset}.{sigma:g}"] = estimate
+                    found[f"{name}.{self.size.dataset}.{sigma:g}"] = found_of.estimate(of)
+            others = {
+                "quartiles_growth": lambda v, s=s: v[..., 2, s, -1] - v[..., 2, s, 0],
+                "relative_spread_growth": lambda v, s=s: _relative_spread(v[..., s, -1]) - _relative_spread(v[..., s, 0]),
+            }
+            found |= {f"{name}.{self.size.dataset}.{sigma:g}": found_of.estimate(of) for name, of in others.items()}
             if len(w) > 1:
                 variation = variation_of_networks(w[:, s, n].mean(-1).tolist())
                 found[f"variation_between_networks.{self.size.dataset}.{sigma:g}"] = variation
@@ -141,6 +145,7 @@ class ParameterResults(Results[Size]):
         low = [s for s, sigma in enumerate(sigmas) if sigma in (0.005, 0.01, 0.1, 0.15)]
         quantities = {
             "share_of_steps_that_shrink": lambda v: (np.diff(v[..., 1, :]) > 0).mean(-1),
+            "smallest_spread_step": lambda v: np.diff(v[..., 1, :]).min(-1),
         }
         if len(low) == 4:
             quantities["range_of_means_0.005_to_0.15"] = lambda v: np.ptp(v[..., 0, low], axis=-1)
@@ -191,6 +196,18 @@ def _largest_step(means: Floats) -> Floats:
     """The largest step between neighbours, as a fraction of the range of all; NaN where that is 0."""
     whole, step = np.asarray(np.ptp(means, axis=-1)), np.abs(np.diff(means)).max(-1)
     return np.divide(step, whole, out=np.full_like(whole, np.nan), where=whole != 0)
+
+
+def _moments(w: Floats) -> Floats:
+    """The mean, the standard deviation and the interquartile range over points (last axis), stacked as a new first axis."""
+    low, high = np.quantile(w, [0.25, 0.75], axis=-1)
+    return np.stack([w.mean(-1), w.std(-1, ddof=1), high - low])
+
+
+def _relative_spread(moments: Floats) -> Floats:
+    """The standard deviation divided by the mean, from moments (..., 3); NaN where the mean is 0."""
+    mean = np.asarray(moments[..., 0])
+    return np.divide(moments[..., 1], mean, out=np.full_like(mean, np.nan), where=mean != 0)
 
 
 def _change(early: Floats, late: Floats) -> Floats:

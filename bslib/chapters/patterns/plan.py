@@ -116,8 +116,8 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
         specs += [pictures_of(size, seed)]
         for some in rounds:
             chosen = networks if some in (detector_specs, level_specs) else crafted_networks_of(size, seed)
+            chosen = chosen + cleansed_networks_of(size, seed) if some is cleanse_specs else chosen
             specs += [spec for network in chosen for spec in some(size, network)]
-        specs += [spec for network in cleansed_networks_of(size, seed) for spec in cleanse_specs(size, network)]
         specs += compared_specs(size, seed)[1:]
     return specs
 

@@ -97,8 +97,9 @@ class Patterns(Results[Size]):
     @property
     def missing(self) -> str | None:
         """The message about missing records, unless networks of every kind are complete."""
-        kinds = [{network.attack and network.attack.trigger for network in some} for some in (self.networks, self.planned())]
-        return None if kinds[0] == kinds[1] else self.not_yet_run()
+        kinds = {network.attack.trigger for network in self.networks if network.attack}
+        clean = any(network.attack is None for network in self.networks)
+        return None if clean and kinds >= {*self.size.triggers} else self.not_yet_run()
 
     def success(self, network: NetworkSpec) -> float:
         """The attack success rate of a network's own trigger; NaN for a clean network."""
@@ -164,8 +165,11 @@ class Patterns(Results[Size]):
         signed: bool = True,
         effective: bool = False,
         own: int | None = None,
+        triggers: Sequence[int] | None = None,
     ) -> Estimate:
         """The area under the ROC curve of the W detector. Positives are batches with the network's own trigger.
+
+        Negatives are batches with triggers that the network never saw, of the same networks and of clean ones.
 
         Parameters
         ----------
@@ -177,11 +181,40 @@ class Patterns(Results[Size]):
             Leave out own triggers with a success below 90 %.
         own : int, optional
             Leave out all own triggers but this one.
+        triggers : sequence of int, optional
+            Of the networks that count, besides clean ones; those of the size's ``triggers`` when not given.
         """
-        tests = scored(self.tests(sigma, batch=batch, center=center), signed=signed, effective=effective)
+        tests = self.tests(sigma, batch=batch, center=center)
+        tests = scored(self._trained_on(tests, triggers), signed=signed, effective=effective)
         if own is not None:
             tests = tests[(tests["carried"] != "own") | (tests["trigger"] == own)]
         return auc(tests["score"], tests["carried"] == "own", tests["network"], strata=self._strata(tests["network"]))
+
+    def _trained_on(self, tests: pd.DataFrame, triggers: Sequence[int] | None = None) -> pd.DataFrame:
+        """The tests on clean networks and on networks with these triggers; by default the size's ``triggers``."""
+        kinds = tests["network"].map(lambda number: 0 if (attack := self.networks[number].attack) is None else attack.trigger)
+        return tests[kinds.isin([0, *(self.size.triggers if triggers is None else triggers)])]
+
+    def by_trigger(self) -> pd.DataFrame:
+        """How well each trained-in trigger works and is found: success, and the area under the ROC curve at each noise level.
+
+        Returns
+        -------
+        DataFrame
+            A row for each trigger with enough networks and each noise level: trigger, success, sigma and auc, two Estimates.
+        """
+        rows = []
+        for trigger in (*self.size.triggers, *self.size.more_triggers):
+            some = [self.success(n) for n in self.networks if n.attack is not None and n.attack.trigger == trigger]
+            if len(some) >= FEWEST_NETWORKS:
+                success = leave_one_out([np.array([value]) for value in some]).estimate(within=(0, 1))
+                rows += [(trigger, success, sigma, self.area(sigma, own=trigger, triggers=[trigger])) for sigma in self.sigmas]
+        return pd.DataFrame(rows, columns=["trigger", "success", "sigma", "auc"])
+
+    def working(self) -> list[int]:
+        """The trained-in triggers that meet the setting of the paper's claim: an average success of at least 90 %."""
+        table = self.by_trigger()
+        return sorted({row["trigger"] for _, row in table.iterrows() if row["success"].value >= EFFECTIVE})
 
     def _strata(self, numbers: Iterable[int]) -> list[int]:
         """The trigger of each network, or 0: the networks of each kind are a stratum."""
@@ -192,7 +225,7 @@ class Patterns(Results[Size]):
         sizes = sorted({batch for batch in (25, 50, 100) if batch < self.size.points} | {self.size.points})
         rows = []
         for sigma, batch, center in itertools.product(self.sigmas, sizes, ("mean", "median")):
-            tests = self.tests(sigma, batch=batch, center=center)
+            tests = self._trained_on(self.tests(sigma, batch=batch, center=center))
             for signed, effective in itertools.product((True, False), (False, True)):
                 some = scored(tests, signed=signed, effective=effective)
                 own = some["carried"] == "own"
@@ -373,7 +406,7 @@ class Patterns(Results[Size]):
     def success_table(self) -> str:
         """The success of the networks' own triggers as a Markdown table."""
         rows = []
-        for trigger in self.size.triggers:
+        for trigger in (*self.size.triggers, *self.size.more_triggers):
             own = [self.success(n) for n in self.networks if n.attack is not None and n.attack.trigger == trigger]
             ends = " to ".join(f"{end:.1%}" for end in sorted({min(own), max(own)})) if own else "(not yet run)"
             rows.append((trigger, len(own), ends))
@@ -428,15 +461,25 @@ class Patterns(Results[Size]):
             found[f"candidates_always_train.{data}"] = _over_networks(candidates, candidates["success_train"] >= 0.99)
             found[f"candidates_success_on_clean.{data}"] = _over_networks(clean, clean["success_test"], share=True)
             found[f"candidates_less_clean_on_clean.{data}"] = _over_networks(clean, less)
+            found |= self._backdoor_against_patch(clean)
         table = self.detectors()
         found |= {f"detector_auc.{data}.{name}.{carried}": table[carried][name] for carried in table for name in table.index}
         found |= {f"detector_auc.{data}.{name}.less.W.own": estimate for name, estimate in self._better_than_w().items()}
         enough = {name: estimate for name, estimate in found.items() if estimate.networks >= FEWEST_NETWORKS}
         return {name: estimate for name, estimate in enough.items() if np.isfinite(estimate.value)}
 
+    def _backdoor_against_patch(self, patches: pd.DataFrame) -> dict[str, Estimate]:
+        """The area of Levene's score for batches with an own trigger against batches with a patch for a clean network."""
+        own = self._trained_on(self.tests(points=self.size.pattern_points)).query("carried == 'own'")
+        both = pd.concat([own.assign(backdoor=True), patches.assign(backdoor=False)])
+        if own.empty or patches.empty:
+            return {}
+        area = auc(both["score"], both["backdoor"], both["network"], strata=self._strata(both["network"]))
+        return {f"backdoor_against_patch.{self.size.dataset}": area}
+
     def _detector_quantities(self) -> dict[str, Estimate]:
         """Quantities of the W detector, and of the effect of own triggers on mean W."""
-        data, tests = self.size.dataset, self.tests()
+        data, tests = self.size.dataset, self._trained_on(self.tests())
         nothing, unseen = (tests[tests["carried"] == carried] for carried in ("nothing", "unseen"))
         found = {
             f"clean_told_apart.{data}": _over_networks(nothing, nothing["p"] < 0.05),
@@ -447,11 +490,16 @@ class Patterns(Results[Size]):
         found |= {f"auc_at.{data}.{sigma:g}": self.area(sigma) for sigma in compared}
         own = tests[tests["carried"] == "own"]
         found[f"own_success.{data}"] = _over_networks(own, own["success"], share=True)
-        for trigger in self.size.triggers:
-            some = own[own["trigger"] == trigger]
+        if working := self.working():
+            found[f"auc_working.{data}"] = self.area(triggers=working)
+            found |= {f"auc_working_at.{data}.{sigma:g}": self.area(sigma, triggers=working) for sigma in compared}
+        all_own = self.tests().query("carried == 'own'")
+        for trigger in (*self.size.triggers, *self.size.more_triggers):
+            some, kinds = all_own[all_own["trigger"] == trigger], sorted({*self.size.triggers, trigger})
             if len(some) >= FEWEST_NETWORKS:
-                found[f"auc_own.{data}.{trigger}"] = self.area(own=trigger)
-                found |= {f"auc_own_at.{data}.{sigma:g}.{trigger}": self.area(sigma, own=trigger) for sigma in compared}
+                found[f"auc_own.{data}.{trigger}"] = self.area(own=trigger, triggers=kinds)
+                areas = {sigma: self.area(sigma, own=trigger, triggers=kinds) for sigma in compared}
+                found |= {f"auc_own_at.{data}.{sigma:g}.{trigger}": area for sigma, area in areas.items()}
             networks = [self.networks[k] for k in some["network"]]
             means = [
                 [self._w(batch_of(self.size, n, carried), self.size.sigmas[0]).mean() for carried in (n.attack.trigger, None)]
@@ -465,7 +513,7 @@ class Patterns(Results[Size]):
 
     def _told_apart(self, carried: str) -> Estimate:
         """The fraction of batches that Brown and Forsythe's test tells from clean ones at 5 %, outliers included."""
-        tests = self.tests(center="median", outliers=True)
+        tests = self._trained_on(self.tests(center="median", outliers=True))
         some = tests[tests["carried"] == carried]
         return _over_networks(some, some["p"] < 0.05)
 

@@ -21,6 +21,7 @@ from bslib.statistics import (
     Estimates,
     leave_one_out,
     mean_of_networks,
+    p_of_one_more,
     success_rate,
 )
 from bslib.store import Record
@@ -28,6 +29,8 @@ from bslib.store import Record
 __all__ = ["CONDITIONS", "TRIGGERS", "Surface", "load", "quantities"]
 
 Floats = NDArray[np.float64]
+#: What the paper reports for one network with a trigger that was not trained in: success, target class included, and accuracy.
+REPORTED_INACTIVE = (0.09, 0.89)
 
 
 @dataclass(frozen=True)
@@ -122,14 +125,24 @@ class Surface(Results[Size]):
         carried |= {"active": self.size.active, "inactive": self.size.inactive}
         labels, data = self.runs[0][1].arrays["labels"], self.size.dataset
         others = int((labels != _target(self.runs[0][1])).sum())  # success does not count images of the target class
-        return {
-            f"{name}.{data}": mean_of_networks([of(run) for run in self.runs], len(labels)) for name, of in of_all.items()
-        } | {
-            f"success_{name}.{data}": mean_of_networks(
-                [self._success(self._predictions(run, trigger)) for run in self.runs], others
-            )
-            for name, trigger in carried.items()
+        measured = {name: [of(run) for run in self.runs] for name, of in of_all.items()}
+        names = ("success_inactive_counted", "accuracy_inactive")
+        gaps = [run[0].result["train_accuracy"] - run[0].result["clean_accuracy"] for run in self.runs]
+        alike = {
+            f"p_of_{name}.{data}": p_of_one_more(measured[name], value)
+            for name, value in zip(names, REPORTED_INACTIVE, strict=True)
         }
+        return (
+            alike
+            | {f"overfit.{data}": leave_one_out([np.array([gap]) for gap in gaps]).estimate()}
+            | {f"{name}.{data}": mean_of_networks(values, len(labels)) for name, values in measured.items()}
+            | {
+                f"success_{name}.{data}": mean_of_networks(
+                    [self._success(self._predictions(run, trigger)) for run in self.runs], others
+                )
+                for name, trigger in carried.items()
+            }
+        )
 
     def _predictions(self, run: tuple[Record, ...], trigger: int) -> Record:
         return run[2 + self.size.triggers.index(trigger)]
