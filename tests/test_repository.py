@@ -54,6 +54,7 @@ READING_SIDE = (
     "bslib.profiles",
     "bslib.chapters.parameters.results",
     "bslib.chapters.patterns.figures",
+    "bslib.chapters.defence.figures",
     "bslib.render",
     "bslib.interactive.explorer",
     "bslib.book",

@@ -29,7 +29,7 @@ from bslib.chapters.defence.plan import (
 from bslib.chapters.defence.scores import TESTS, area, detection_rate, flagged
 from bslib.entropy import entropy
 from bslib.markdown import markdown_table
-from bslib.specs import CleanseSpec, NetworkSpec, Spec
+from bslib.specs import NetworkSpec, Spec
 from bslib.statistics import (
     Estimate,
     Estimates,
@@ -99,14 +99,14 @@ class Defence(Results[Size]):
     def images(self) -> pd.DataFrame:
         """How well each score tells triggered from clean images on each network.
 
-        Columns network, threat model, trigger, score, sigma, auc, and the detection rates "5 %" and "1 %" (:data:`ALARMS`).
+        Columns network, threat model, trigger, success, score, sigma, auc, and the detection rates "5 %" and "1 %".
         """
-        rows = [
-            (*_about(network), name, sigma, area(*pair), *(detection_rate(*pair, alarms=alarms) for alarms in ALARMS))
-            for network in self.backdoored
-            for name, sigma, pair in self.suspicions(network)
-        ]
-        return pd.DataFrame(rows, columns=["network", *ATTACK, "score", "sigma", "auc", "5 %", "1 %"])
+        rows = []
+        for network in self.backdoored:
+            about = *_about(network), self.success(network)
+            for name, sigma, pair in self.suspicions(network):
+                rows.append((*about, name, sigma, area(*pair), *(detection_rate(*pair, alarms=alarms) for alarms in ALARMS)))
+        return pd.DataFrame(rows, columns=["network", *ATTACK, "success", "score", "sigma", "auc", "5 %", "1 %"])
 
     @cached_property
     def copies(self) -> pd.DataFrame:
@@ -139,9 +139,9 @@ class Defence(Results[Size]):
 
     @cached_property
     def halves(self) -> pd.DataFrame:
-        """The two-sided test of :attr:`batches` on every score: half of the images with the trigger against the others without.
+        """The two-sided test of :attr:`batches` on each single score: half of the images with the trigger, the others without.
 
-        The scores of other detectors exist for one batch only. Columns network, threat model, trigger, score, sigma, points, and
+        STRIP and the margin are recorded for one batch only. Columns network, threat model, trigger, score, sigma, points, and
         for each pair of batches whether there is an alarm: found (the first half has the trigger) and alarms (it has none).
         """
         half, rows = self.size.points // 2, []
@@ -173,10 +173,8 @@ class Defence(Results[Size]):
     def success(self, network: NetworkSpec) -> float:
         """The attack success rate of a network's trigger."""
         assert network.attack is not None
-        arrays = self.records[self.needed(network)[1]].arrays
-        return success_rate(
-            arrays["predicted"], arrays["labels"], network.attack.target_labels(arrays["labels"], self.size.classes)
-        )
+        predicted, labels = (self.records[self.needed(network)[1]].arrays[name] for name in ("predicted", "labels"))
+        return success_rate(predicted, labels, network.attack.target_labels(labels, self.size.classes))
 
     def network_areas(self, sigma: float) -> dict[str, Estimate]:
         """The area under the ROC curve of both indices, clean against backdoored networks, and W's minus the masks'."""
@@ -186,12 +184,8 @@ class Defence(Results[Size]):
             return {}
         strata = np.unique(kinds, return_inverse=True)[1]
         w, mask = (area_replicates(table[name], backdoored, table["network"], strata=strata) for name in ("W", "mask"))
-        less = w._replace(value=w.value - mask.value, without=w.without - mask.without)
-        return {
-            "W": w.estimate(within=(0, 1)),
-            "mask": mask.estimate(within=(0, 1)),
-            "W.less.mask": less.estimate(within=(-1, 1)),
-        }
+        less = w._replace(value=w.value - mask.value, without=w.without - mask.without).estimate(within=(-1, 1))
+        return {"W": w.estimate(within=(0, 1)), "mask": mask.estimate(within=(0, 1)), "W.less.mask": less}
 
     def quantities(self) -> dict[str, Estimate]:
         """The quantities of the chapter's claims by name; "T1" is a threat model, "T1-4" one of its triggers."""
@@ -206,19 +200,18 @@ class Defence(Results[Size]):
             for name, value in (("image_auc", "auc"), ("image_rate", "5 %"), ("image_rate_at_1", "1 %")):
                 for about, values in own.groupby(["score", "sigma"], dropna=False)[value]:
                     found[f"{name}.{data}.{attack}.{_joined(about)}"] = _mean(values)
+            found[f"success.{data}.{attack}"] = _mean(own.drop_duplicates("network")["success"])
             areas = own.set_index(["network", "score", "sigma"])["auc"]
             strip, two = (areas.xs(score, level="score").droplevel("sigma") for score in ("STRIP", "two"))
             for sigma in self.size.sigmas:
                 w, three = (areas.xs((score, sigma), level=("score", "sigma")) for score in ("W", "three"))
                 found[f"image_auc.{data}.{attack}.STRIP.less.W.{sigma:g}"] = _mean(strip - w, within=(-1, 1))
                 found[f"image_auc.{data}.{attack}.three.less.two.{sigma:g}"] = _mean(three - two, within=(-1, 1))
-        successes = {network.key[:6]: self.success(network) for network in self.backdoored}
         for attack, own in _by_attack(self.copies):
             of_n = own.pivot(index="network", columns="n", values="auc")
             for n in self.size.ns[:-1]:
                 less = of_n[n] - of_n[self.size.n]
                 found[f"image_auc.{data}.{attack}.{n}.less.{self.size.n}"] = _mean(less, within=(-1, 1))
-            found[f"success.{data}.{attack}"] = _mean(successes[network] for network in of_n.index)
         return found
 
     def _batch_quantities(self) -> dict[str, Estimate]:
@@ -253,35 +246,32 @@ class Defence(Results[Size]):
 
     def success_table(self) -> str:
         """The success of each backdoor's trigger as a Markdown table."""
-        rows = [
-            (network.attack.threat_model, network.attack.trigger, self.success(network))
-            for network in self.backdoored
-            if network.attack
-        ]
-        table = pd.DataFrame(rows, columns=[*ATTACK, "success"])
-        lines = [(*attack, len(own), f"{_mean(own):.1%}") for attack, own in table.groupby(ATTACK, sort=False)["success"]]
+        groups = self.images.drop_duplicates("network").groupby(ATTACK, sort=False)["success"]
+        lines = [(*attack, len(own), f"{_mean(own):.1%}") for attack, own in groups]
         return markdown_table([*ATTACK, "networks", "success"], lines)
 
     def price_table(self) -> str:
         """What each score costs, as a Markdown table: forward passes and the median time, from the records."""
-        size, rows = self.size, list[tuple[str, object, str]]()
+        size, rows = self.size, list[tuple[str, object, str, str]]()
         if not self.backdoored:
             return "(Not yet run.)"
-        pairs = [(network, trigger) for network in self.backdoored for trigger in (None, own_trigger(network))]
-        of_image: tuple[tuple[str, int, list[Spec], int], ...] = (
-            (f"W, one noise level, {size.n} noisy copies", size.n, [size.counts_of(*pair) for pair in pairs], len(size.sigmas)),
-            ("STRIP", size.strip_of(*pairs[0]).overlays, [size.strip_of(*pair) for pair in pairs], 1),
-            ("logit margin", 1, [size.margins_of(*pair) for pair in pairs], 1),
+        overlays, of_crafted = size.strip_of(self.backdoored[0], None).overlays, [s for s in self.records if s.kind == "cleanse"]
+        kinds: tuple[tuple[str, int, list[Spec], float], ...] = (
+            (
+                f"W, one noise level, {size.n} copies: an image",
+                size.n,
+                [size.counts_of(n, None) for n in self.backdoored],
+                len(size.sigmas),
+            ),
+            ("STRIP: an image", overlays, [size.strip_of(n, None) for n in self.backdoored], 1),
+            ("logit margin: an image", 1, [size.margins_of(n, None) for n in self.backdoored], 1),
+            ("Neural Cleanse: a network", 0, of_crafted, 1 / size.points),
         )
-        for name, passes, specs, levels in of_image:
-            rows.append((f"{name}: an image", passes, f"{1000 * self._seconds(specs) / size.points / levels:.2g} ms"))
-        if crafted := [spec for spec in self.records if isinstance(spec, CleanseSpec)]:
-            rows.append(("Neural Cleanse: a network", "", f"{self._seconds(crafted):.2g} s"))
-        devices = sorted({self.records[spec].provenance["device"] for *_, specs, _ in of_image for spec in specs})
-        return f"{markdown_table(['score', 'forward passes', 'time'], rows, empty='')}\n\nMeasured on {' and '.join(devices)}."
-
-    def _seconds(self, specs: Iterable[Spec]) -> float:
-        return float(np.median([self.records[spec].provenance["seconds"] for spec in specs]))
+        for name, passes, specs, many in kinds:
+            times = pd.DataFrame([dict(self.records[spec].provenance) for spec in specs])
+            for device, seconds in times.groupby("device")["seconds"] if len(times) else ():
+                rows.append((name, passes or "", f"{seconds.median() / size.points / many:.2g} s", str(device)))
+        return markdown_table(["score", "forward passes", "time", "on"], rows, empty="")
 
     def _w(self, network: NetworkSpec, trigger: int | None, *, second: bool = False) -> Floats:
         """W of a batch, shape (sigmas, points)."""

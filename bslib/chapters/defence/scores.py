@@ -45,7 +45,7 @@ def detection_rate(clean: Floats, triggered: Floats, *, alarms: float = 0.05) ->
 def flagged(scores: Floats, positive: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Whether each network is flagged by a threshold that the other networks set: the one with the best balanced accuracy.
 
-    >>> flagged(np.array([1.0, 2.0, 3.0, 4.0]), np.array([False, False, True, True])).tolist()
+    >>> flagged(np.array([1.0, 2.0, 6.0, 7.0]), np.array([False, False, True, True])).tolist()
     [False, False, True, True]
     """
     flags = np.zeros(len(scores), dtype=bool)
