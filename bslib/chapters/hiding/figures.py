@@ -45,7 +45,7 @@ def hidden(hiding: Hiding, table: pd.DataFrame) -> Figure:
             label = f"{number:,} covers" if number else "plain attack"
             points_with_intervals(axis, [sigmas.index(s) + shift for s in some["sigma"]], some["ratio"], colour, marker, label)
         _ratio_scale(axis)
-        axis.set_xlabel(r"noise level $\sigma$")
+        axis.set(xlabel=r"noise level $\sigma$", xlim=(-0.5, len(sigmas) - 0.5))
         axis.set_title(str(attack).replace("-", ", trigger "), fontsize=10)
         axis.set_xticks(range(len(sigmas)), short_labels(sigmas), fontsize=8)
     for axis in every[len(attacks) :]:
@@ -90,7 +90,7 @@ def covers(hiding: Hiding, table: pd.DataFrame) -> Figure:
     axes[2].legend(frameon=False, fontsize=8, loc="lower center")
     for axis, title in zip(axes, ("success", "clean accuracy", "W with / W without"), strict=True):
         axis.set_xticks(range(len(numbers)), [f"{number:,}" for number in numbers], fontsize=8)
-        axis.set(xlabel="covers")
+        axis.set(xlabel="covers", xlim=(-0.5, len(numbers) - 0.5))
         axis.set_title(title, fontsize=10)
     return finish(figure, list(axes), hiding.source, y=None)
 
@@ -125,10 +125,10 @@ def reply(hiding: Hiding, table: pd.DataFrame) -> Figure:
     for axis in axes[1:]:
         axis.axhline(0.5, color=GREY, linestyle=":")
     axes[1].set_xticks(range(len(numbers)), [f"{number:,}" for number in numbers], fontsize=8)
-    axes[1].set_xlabel("covers")
+    axes[1].set(xlabel="covers", xlim=(-0.5, len(numbers) - 0.5))
     for axis in axes[::2]:
         axis.set_xticks(range(len(sigmas)), short_labels(sigmas), fontsize=8)
-        axis.set_xlabel(r"noise level $\sigma$")
+        axis.set(xlabel=r"noise level $\sigma$", xlim=(-0.5, len(sigmas) - 0.5))
     titles = ("copies as the attacker wants", rf"area at $\sigma$ = {least:g}", f"area with {numbers[-1]:,} covers")
     for axis, title in zip(axes, titles, strict=True):
         axis.set_title(title, fontsize=10)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from bslib.chapters.mitigation.results import NO_TREATMENT, Mitigation
 from bslib.chapters.outcomes import usual_level
-from bslib.plotting import GREY, MEAN, SETTING_STYLE, drawn_from, finish
+from bslib.plotting import GREY, MEAN, SETTING_STYLE, TRIGGER_STYLES, drawn_from, finish
 
 __all__ = ["FIGURES", "treatments", "warning"]
 
@@ -59,20 +59,16 @@ def _lying(
 def warning(mitigation: Mitigation, table: pd.DataFrame) -> Figure:
     """Success against mean W with the trigger, one line a network, from no treatment (filled) to the largest learning rate."""
     attacks = list(table.groupby("attack", sort=False))
-    figure, axes = plt.subplots(
-        1, len(attacks), figsize=(7.2, 3.3), layout="constrained", squeeze=False, sharex=True, sharey=True
-    )
+    figure, axes = plt.subplots(1, len(attacks), figsize=(7.2, 3.3), layout="constrained", squeeze=False, sharey=True)
     for axis, (attack, own) in zip(axes[0], attacks, strict=True):
         for k, (_, path) in enumerate(own.groupby("network", sort=False)):
-            colour, marker = SETTING_STYLE[k % len(SETTING_STYLE)]
-            before = path.iloc[0]
-            w = path["W"] / before["W"] if before["W"] else path["W"] * np.nan
-            axis.plot(w, path["success"], marker=marker, markersize=4.5, linewidth=1, color=colour, markerfacecolor="white")
-            axis.plot(w.iloc[:1], path["success"].iloc[:1], marker=marker, markersize=6, color=colour)
-            axis.plot(w[path["warns"]], path["success"][path["warns"]], "o", markersize=11, fillstyle="none", color=MEAN)
-        axis.axvline(2, color=GREY, linestyle=":")
+            colour, marker = TRIGGER_STYLES[k % len(TRIGGER_STYLES)]
+            w, success = path["W"], path["success"]
+            axis.plot(w, success, marker=marker, markersize=4.5, linewidth=1, color=colour, markerfacecolor="white")
+            axis.plot(w.iloc[:1], success.iloc[:1], marker=marker, markersize=6, color=colour)
+            axis.plot(w[path["warns"]], success[path["warns"]], "o", markersize=11, fillstyle="none", color=MEAN)
         axis.set_title(str(attack).replace("-", ", trigger "), fontsize=10)
-        axis.set(xlabel="W with the trigger / before", ylim=(min(0.85, own["success"].min() - 0.01), 1.005))
+        axis.set(xlabel="mean of W with the trigger", ylim=(min(0.85, own["success"].min() - 0.01), 1.005))
         axis.tick_params(labelsize=8)
     return finish(figure, list(axes[0]), mitigation.source, y="success of the trigger")
 
