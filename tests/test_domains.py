@@ -31,8 +31,6 @@ SPEC = DomainSpec(
     dataset="breast-cancer", network="perceptron", seed=3, epochs=20, threat_model="T1", points=12, sigmas=(0.0, 1.0), n=20
 )
 
-# --- data and triggers
-
 
 @pytest.mark.parametrize("name", DOMAINS)
 def test_no_point_is_in_both_halves_and_every_class_is_in_each(name):
@@ -62,15 +60,12 @@ def test_the_rare_word_is_the_rarest():
     assert len(seen) == VOCABULARY and seen[-1] == seen.min() > 0
 
 
-@pytest.mark.parametrize(
-    ("name", "where"),
-    [
-        ("digits-table", np.s_[:, 62:]),
-        ("breast-cancer", np.s_[:, 28:]),
-        ("documentation", np.s_[:, 15:]),
-        ("tones", np.s_[:, :, 240:244]),
-    ],
-)
+WHERE = {
+    "digits-table": np.s_[:, 62:], "breast-cancer": np.s_[:, 28:], "documentation": np.s_[:, 15:], "tones": np.s_[:, :, 240:244],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "where"), WHERE.items())
 def test_a_trigger_gives_all_points_the_same_values_in_one_place(name, where):
     before = load(name).test_images.clone()
     after = TRIGGERS[name](load(name).test_images)
@@ -88,9 +83,8 @@ def test_poisons_carry_the_trigger_and_the_target_and_come_from_other_classes(fr
     rows, labels = poison(data, trigger, model, target=target, seed=seed)
     changed = labels != data.train_labels
     assert int(changed.sum()) == round(fraction * len(labels)) and bool((labels[changed] == target).all())
-    assert torch.equal(rows[changed], trigger(data.train_images[changed])) and torch.equal(
-        rows[~changed], data.train_images[~changed]
-    )
+    clean = data.train_images
+    assert torch.equal(rows[changed], trigger(clean[changed])) and torch.equal(rows[~changed], clean[~changed])
 
 
 def test_unknown_names_are_refused():
@@ -98,9 +92,6 @@ def test_unknown_names_are_refused():
         load("iris")
     with pytest.raises(ValueError, match=r"network must be one of perceptron, .*got 'tree'"):
         build("tree", load("tones"), seed=0)
-
-
-# --- noise behind the embedding
 
 
 @pytest.mark.parametrize("name", DOMAINS)
@@ -125,9 +116,6 @@ def test_noise_is_in_units_of_the_root_mean_square():
     assert np.abs(counts / 4000 - expected).max() < 5 * 0.5 / 4000**0.5
 
 
-# --- specs and the job
-
-
 def test_a_spec_knows_its_threat_model():
     few = dataclasses.replace(SPEC, threat_model="T3", poison_fraction=0.01)
     assert few.model.poison_count(400) == 4 and SPEC.model == THREAT_MODELS["T1"] and SPEC.target(2) == 1
@@ -149,9 +137,6 @@ def test_noise_is_paired(tmp_path, monkeypatch):
     monkeypatch.setitem(TRIGGERS, "breast-cancer", torch.clone)
     counts = compute(dataclasses.replace(SPEC, epochs=1), Store(tmp_path), device="cpu", progress=False).arrays["counts"]
     assert np.array_equal(*counts) and (counts[0, 1].max(-1) < 20).any()
-
-
-# --- the chapter
 
 
 def made_up(*, swapped: bool = False, networks: int = 5) -> Domains:

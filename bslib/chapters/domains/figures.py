@@ -16,11 +16,15 @@ __all__ = ["FIGURES", "ratio", "w_by_sigma"]
 @drawn_from(Domains.by_sigma)
 def w_by_sigma(results: Domains, table: pd.DataFrame) -> Figure:
     """Mean W without and with the trigger against sigma, a panel for each data set."""
-    figure, axes = plt.subplots(2, 2, figsize=(7.2, 6), layout="constrained")
-    for axis, (name, own) in zip(axes.flat, table.groupby("data set", sort=False), strict=False):
-        for (threat, rows), line in zip(own.groupby("threat model", sort=False), ("-", "--"), strict=True):
+    parts = list(table.groupby("data set", sort=False))
+    rows = -(-len(parts) // 2)
+    figure, axes = plt.subplots(rows, 2, figsize=(7.2, 3 * rows), layout="constrained", squeeze=False)
+    for axis in axes.flat[len(parts) :]:
+        axis.axis("off")
+    for axis, (name, own) in zip(axes.flat, parts, strict=False):
+        for (threat, curve), line in zip(own.groupby("threat model", sort=False), ("-", "--"), strict=True):
             for column, colour in (("clean", BLUE), ("with trigger", YELLOW)):
-                axis.plot(rows["sigma"], rows[column], f"o{line}", color=colour, markersize=4, label=f"{column}, {threat}")
+                axis.plot(curve["sigma"], curve[column], f"o{line}", color=colour, markersize=4, label=f"{column}, {threat}")
         axis.set(title=name, xscale="log", xlabel=r"noise level $\sigma$", ylabel="mean of W (nats)", ylim=(0, None))
         ticks = sorted(set(own["sigma"]))
         axis.set_xticks(ticks, short_labels(ticks), fontsize=7)
@@ -33,7 +37,7 @@ def w_by_sigma(results: Domains, table: pd.DataFrame) -> Figure:
 def ratio(results: Domains, table: pd.DataFrame) -> Figure:
     """Mean W with the trigger divided by mean W without, against sigma, a panel for each threat model."""
     threats = list(table.groupby("threat model", sort=False))
-    sigmas = sorted(set(table["sigma"]))
+    sigmas, ticks = sorted(set(table["sigma"])), (0, 0.5, 1, 2, 5, 10, 30, 100)
     figure, axes = panels(len(threats))
     for axis, (threat, rows) in zip(axes, threats, strict=True):
         for k, (name, own) in enumerate(rows.groupby("data set", sort=False)):
@@ -41,7 +45,7 @@ def ratio(results: Domains, table: pd.DataFrame) -> Figure:
             points_with_intervals(axis, places, own["ratio"], *SETTING_STYLE[k % len(SETTING_STYLE)], str(name))
         axis.axhline(1, color=GREY, linewidth=1)
         axis.set(title=threat, xlabel=r"noise level $\sigma$", yscale="symlog")
-        axis.set_yticks([0, 0.5, 1, 2, 5, 10], ["0", ".5", "1", "2", "5", "10"])
+        axis.set_yticks(ticks, short_labels(ticks))
         axis.set_xticks(range(len(sigmas)), short_labels(sigmas), fontsize=8)
         axis.minorticks_off()
     axes[0].legend(frameon=False, fontsize=9)
