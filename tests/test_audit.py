@@ -279,7 +279,7 @@ def test_references_are_audited_once_and_kept(monkeypatch, tmp_path):
     monkeypatch.setattr(bslib.audit.run, "reverse_triggers", lambda *a, **k: calls.append(k["steps"]) or make(*a, **k))
     again = bslib.audit(cornered(backdoor=True), pictures(), **options).as_dict()
     assert json.dumps(again["sizes"]) == json.dumps(Audit(found).as_dict()["sizes"])
-    assert calls.count(5) == 1, "the network's own candidates alone"
+    assert calls and 5 not in calls, "the time is estimated, and nothing is made again"
 
 
 def test_a_reference_must_have_the_same_classes():
