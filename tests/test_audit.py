@@ -15,7 +15,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from test_cli import bslib_, wide  # noqa: F401
 from torch import nn
 
 import bslib
