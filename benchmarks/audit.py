@@ -113,7 +113,8 @@ def row_of(case: Case) -> dict[str, Any]:
     chosen = np.random.default_rng([case.seed, 2]).permutation(len(data.test_labels))[:IMAGES]
     begin, busy = time.monotonic(), time.process_time()
     found = bslib.audit(network, to_float(data.test_images[chosen]), data.test_labels[chosen], progress=False).as_dict()
-    kept = {name: found[name] for name in ("verdict", "reasons", "p", "sizes", "classes", "noise", "seconds")}
+    kept = {name: found[name] for name in ("verdict", "reasons", "p", "sizes", "noise", "seconds")}
+    kept["classes"] = [shortened(row, f"{found['noise']['chosen']:g}") for row in found["classes"]]
     spent = {
         "training seconds": seconds,
         "audit seconds": time.monotonic() - begin,
@@ -203,6 +204,18 @@ def write_page(page: Path, rows: list[dict[str, Any]]) -> None:
         part.write_text(f"{before}{MARKS[0]}\n\n{tables(rows)}\n\n{MARKS[1]}{after}", "utf-8")
 
 
+def shortened(row: dict[str, Any], sigma: str) -> dict[str, Any]:
+    """A class of a report, with W at one noise level."""
+    return {name: value for name, value in row.items() if name != "W"} | {"W at chosen sigma": row["W"][sigma]}
+
+
+def write_rows(path: Path, made: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Write the file, one network a line."""
+    lines = ",\n".join(json.dumps(row) for row in rows)
+    with atomic_path(path) as part:
+        part.write_text(f'{{"made with": {json.dumps(made)}, "rows": [\n{lines}\n]}}\n')
+
+
 def main() -> None:
     """Train and audit what the file lacks."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
@@ -217,8 +230,7 @@ def main() -> None:
         rows.append(row_of(case))
         print(case, rows[-1]["verdict"], f"{rows[-1]['audit seconds']:.0f} s", flush=True)
         made = {"bslib": code_version(), "device": device_name(torch.device("cpu")), "threads": torch.get_num_threads()}
-        with atomic_path(options.json) as part:
-            part.write_text(json.dumps({"made with": made, "rows": rows}, indent=1) + "\n")
+        write_rows(options.json, made, rows)
     if options.page:
         write_page(options.page, rows)
 

@@ -15,7 +15,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from test_cli import bslib_, wide  # noqa: F401
 from torch import nn
 
 import bslib
@@ -248,8 +247,8 @@ def test_a_stopped_audit_goes_on(monkeypatch, tmp_path):
     stopped = bslib.audit(network, pictures(), **options)
     assert calls == [[0, 1], [2, 3], [2, 3], [4]], "the first two classes were kept"
     again = bslib.audit(network, pictures(), **options)
-    assert len(calls) == 7, "a finished audit leaves nothing"
-    assert stopped.found["classes"] == again.found["classes"] or str(stopped.found["classes"]) == str(again.found["classes"])
+    assert len(calls) == 4, "a finished audit is repeated from what it kept"
+    assert str(stopped.found["classes"]) == str(again.found["classes"])
 
 
 def test_a_damaged_partial_result_is_computed_again(tmp_path):
@@ -279,7 +278,7 @@ def test_references_are_audited_once_and_kept(monkeypatch, tmp_path):
     monkeypatch.setattr(bslib.audit.run, "reverse_triggers", lambda *a, **k: calls.append(k["steps"]) or make(*a, **k))
     again = bslib.audit(cornered(backdoor=True), pictures(), **options).as_dict()
     assert json.dumps(again["sizes"]) == json.dumps(Audit(found).as_dict()["sizes"])
-    assert calls.count(5) == 1, "the network's own candidates alone"
+    assert calls and 5 not in calls, "the time is estimated, and nothing is made again"
 
 
 def test_a_reference_must_have_the_same_classes():

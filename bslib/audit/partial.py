@@ -1,10 +1,9 @@
-"""Results of an unfinished audit, kept in the cache folder, so that the same command goes on where it was stopped."""
+"""Results of the slow stages, kept in the cache folder: the same command goes on where it was stopped, or is repeated fast."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -55,10 +54,6 @@ class Partial:
         """Wait for another process that audits the same network with the same settings, then keep others waiting."""
         with locked(self.folder.with_suffix(".lock")):
             yield
-
-    def remove(self) -> None:
-        """Delete the results, once the audit is finished."""
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def digest_of(model: nn.Module, *tensors: Tensor | None) -> str:

@@ -90,7 +90,7 @@ def audit(
     steps : int
         Most steps of Neural Cleanse.
     cache : Path, optional
-        Folder for unfinished work; ``audit`` in the cache folder when not given.
+        Folder for results of the slow stages; ``audit`` in the cache folder when not given.
     progress : bool
         Show progress bars.
     say : callable
@@ -144,7 +144,6 @@ def audit(
         size = images[0, 0].numel()
         answer = decide(sizes, classes=classes, pixels=size, confirmed=confirmed, null=null, trigger=tried, doubts=doubts)
     say(f"{answer.verdict}: {'; '.join(answer.reasons)}")
-    partial.remove()
     found = asdict(answer) | {
         "sizes": {
             "most suspicious class": sizes.smallest,
