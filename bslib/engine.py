@@ -11,7 +11,6 @@ re-evaluated in float32 (:class:`NearTieFallback`). The labels are therefore tho
 from __future__ import annotations
 
 import copy
-import gc
 import hashlib
 import math
 import sys
@@ -426,7 +425,6 @@ def _on_openvino(network: Logits, x: Tensor) -> Variants:
             )
     except Exception as problem:  # the converter may raise any exception for an unsupported module
         raise _Unsuitable(f"OpenVINO cannot convert it ({type(problem).__name__})") from None
-    gc.collect()  # the converter leaves cycles that keep the model's weights alive
 
     def variant(dtype: torch.dtype) -> Forward:
         if dtype not in (torch.float32, torch.bfloat16):

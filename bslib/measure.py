@@ -204,7 +204,9 @@ def class_counts(
                 counts[s].index_put_((segment, batch.point, labels), torch.ones_like(labels), accumulate=True)
                 shown.update(len(images))
     assert counts is not None  # a batch of at least one point has at least one sample
-    nested = counts.cumsum_(1).cpu().numpy()  # in place: with many points and classes, a copy would be the largest allocation
+    for k in range(1, len(order)):  # cumulative, in place: with many points and classes, a copy would need the most memory
+        counts[:, k] += counts[:, k - 1]
+    nested = counts.cpu().numpy()
     if prefixes != order:
         nested = nested[:, [order.index(m) for m in prefixes]]
     return nested[:, 0] if np.ndim(n) == 0 else nested

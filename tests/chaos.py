@@ -52,7 +52,7 @@ def content(store: Store) -> dict[str, bytes]:
         found[path.relative_to(store.folder).as_posix()] = path.read_bytes()
         if path.suffix == ".json":
             text = json.loads(path.read_bytes())
-            del text["provenance"]
+            del text["provenance"], text["provenance_checksum"]
             found[path.relative_to(store.folder).as_posix()] = json.dumps(text).encode()
     return {name: data for name, data in found.items() if not name.endswith(".lock")}
 

@@ -32,7 +32,8 @@ class Reliability(SphinxDirective):
         hows, kinds = list(found["interrupted"]), ("inputs", "refused", "read as before", "read as changed", "longest seconds")
         changes = {name: [found["interrupted"][how][name] for how in hows] for name in found["interrupted"][hows[0]]}
         fuzzed = {name: [row.get(kind, 0) for kind in kinds] for name, row in found["fuzzed"].items()}
-        runs = ", ".join(f"{count} {name}" for name, count in found["runs"].items())
+        runs = ", ".join(f"{count} {name}" for name, count in found.get("runs", {}).items())
+        runs = runs or "not yet counted; `python benchmarks/reliability.py --json book/reliability.json --only runs` does it"
         total = sum(row["inputs"] for row in found["fuzzed"].values())
         lines = [
             *_table("file operations, each interrupted once, by", hows, changes), "",

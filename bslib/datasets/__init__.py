@@ -102,13 +102,9 @@ def changed_digests(names: Iterable[str]) -> dict[str, str]:
     >>> changed_digests(["digits", "cifar10"])
     {}
     """
-    return {name: _source_digest(_source(name)) for name in names if _source(name).module != _PINNED.get(name)}
-
-
-@functools.cache
-def _source_digest(source: Source) -> str:
-    code = Path(__file__).with_name(f"{source.module}.py").read_bytes()
-    return hashlib.sha256(repr(source).encode() + code).hexdigest()[:16]
+    added = {name: source for name in names if (source := _source(name)).module != _PINNED.get(name)}
+    code = {name: Path(__file__).with_name(f"{source.module}.py").read_bytes() for name, source in added.items()}
+    return {name: hashlib.sha256(repr(added[name]).encode() + code[name]).hexdigest()[:16] for name in added}
 
 
 def class_count(name: str) -> int:
