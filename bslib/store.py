@@ -314,7 +314,8 @@ def definitions(spec: Spec) -> dict[str, dict[str, str]]:
     return {
         "triggers": drawings.changed_digests(spec.triggers),
         "threat_models": threat_models.changed_digests([attack.threat_model] if attack else []),
-        "datasets": datasets.changed_digests([dataset] if dataset else []),
+        # The data of other domains are no data sets of images.
+        "datasets": datasets.changed_digests([dataset] if dataset in datasets.DATASETS else []),
     }
 
 
