@@ -145,7 +145,7 @@ class Finding:
     headline : bool
         Whether the landing page has it.
     short : int
-        Its place among the lines with which the landing page begins, and its chapter; 0 for none.
+        Its place among the lines with which its chapter begins, and below 10 the landing page; 0 for none.
     """
 
     id: str

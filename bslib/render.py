@@ -64,6 +64,8 @@ def in_short(numbers: Mapping[str, Estimates], *, evidence: str = "") -> str:
     :::
     """
     chosen = [(f, own) for name, own in numbers.items() for f in findings_of(name) if f.short]
+    if len(numbers) > 1:
+        chosen = [(finding, own) for finding, own in chosen if finding.short < 10]
     chosen.sort(key=lambda pair: pair[0].short)
     style = (lambda e: f"{e:.2f}".split(" [")[0]) if evidence else format_estimate
     lines = [line for finding, own in chosen if (line := _as_list([finding], own, bold=True, style=style))]
