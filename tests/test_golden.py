@@ -53,7 +53,7 @@ def in_digits(quantity: tuple[str, dict]) -> str:
 def tables(notebook: dict) -> dict[str, str]:
     """A digest of each figure's table in an executed notebook."""
     html = "".join("".join(o.get("data", {}).get("text/html", "")) for c in notebook["cells"] for o in c.get("outputs", []))
-    found = re.findall(r'download="([\w-]+)\.csv" href="data:text/csv;base64,([^"]+)"', html)
+    found = re.findall(r'download="(\w+-[\w-]+)\.csv" href="data:text/csv;base64,([^"]+)"', html)
     return {name: digest(b64decode(content).decode()) for name, content in found}
 
 
