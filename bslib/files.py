@@ -91,7 +91,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def exit_with_parent() -> None:
-    """Let a process of :mod:`multiprocessing` exit when its parent does, even if that is killed."""
+    """Let a process of ``multiprocessing`` exit when its parent does, even if that is killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None  # only workers call this
 

@@ -45,7 +45,7 @@ __all__ = ["BATCHES", "Defence", "load", "quantities"]
 Floats = NDArray[np.float64]
 #: The fractions of clean images that may raise an alarm.
 ALARMS = (0.05, 0.01)
-#: Points in a batch. A batch is an alarm if p is below :data:`LEVEL`.
+#: Points in a batch. A batch is an alarm if p is below ``LEVEL``.
 BATCHES, LEVEL = (10, 25, 50, 100), 0.05
 ATTACK = ["threat model", "trigger"]
 
