@@ -307,7 +307,9 @@ def test_rules_that_moved_are_listed_with_their_date(ledger):
     lines = re.findall("<li>.*?</li>", moved_rules(ledger))
     dated = [entry.claim.id for entry in ledger if entry.claim.moved]
     assert not [entry.claim.id for entry in ledger if re.search(r"\d (Nov|Dec)ember", entry.claim.reading)], "said in one place"
-    assert all("ember" in line for line in lines) and sorted(re.findall(r'"ledger.html#([\w-]+)"', "".join(lines))) == sorted(dated)
+    assert all("ember" in line for line in lines) and sorted(re.findall(r'"ledger.html#([\w-]+)"', "".join(lines))) == sorted(
+        dated
+    )
 
 
 def test_a_number_held_to_two_bounds_is_shown_once():

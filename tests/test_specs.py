@@ -17,11 +17,13 @@ from bslib.specs import (
     CountsSpec,
     DetectorSpec,
     ImagesSpec,
+    MarginsSpec,
     NetworkSpec,
     PredictionsSpec,
     ScoresSpec,
     Spec,
     ToySpec,
+    TreatmentSpec,
     UniversalSpec,
     spec_from,
 )
@@ -29,6 +31,8 @@ from bslib.specs import (
 NETWORK = NetworkSpec(dataset="digits", network="small-fashion", seed=0, epochs=1)
 COUNTS = CountsSpec(network=NETWORK, points=5, sigmas=(0.1, 0.25), ns=(10, 25), seed=0)
 IMAGES = ImagesSpec(dataset="digits", images=12, seed=0)
+TREATMENT = TreatmentSpec(method="prune", images=10, epochs=0, fraction=0.5)
+MARGINS = MarginsSpec(network=NETWORK, points=5, seed=0)
 ATTACK = AttackSpec(threat_model="T1", trigger=1, target=3)
 PREDICTIONS = PredictionsSpec(network=NETWORK)
 TOY = ToySpec(points=((0.0, 0.5),), sigma=0.12, n=250, seed=0)
@@ -64,6 +68,8 @@ OTHERS = {
         "weight_decay": 0.0,
         "augment": True,
         "attack": ATTACK,
+        "noise": 0.1,
+        "treatment": TREATMENT,
     },
     COUNTS: {
         "network": dataclasses.replace(NETWORK, seed=1),
@@ -76,8 +82,11 @@ OTHERS = {
         "paired": True,
         "held_out": True,
         "pattern": UNIVERSAL,
+        ("noise_on", "trigger"): ("rest", 1),
     },
-    ATTACK: {"threat_model": "T2", "trigger": 2, "target": 4},
+    ATTACK: {"threat_model": "T2", "trigger": 2, "target": 4, "poisons": 50, ("covers", "cover_sigmas"): (5, (0.1,))},
+    TREATMENT: {"method": "unlearn", "images": 11, ("epochs", "learning_rate"): (2, 0.01), "fraction": 0.2},
+    MARGINS: {"network": dataclasses.replace(NETWORK, seed=1), "trigger": 1, "points": 6, "seed": 1},
     PREDICTIONS: {"network": dataclasses.replace(NETWORK, seed=1), "trigger": 1, "images": 10},
     IMAGES: {"dataset": "digits-rgb", "images": 11, "seed": 1, "stamped": True},
     UNIVERSAL: {
@@ -173,10 +182,17 @@ def test_keys_are_what_they_were(spec):
     assert spec.key == KEYS[spec]
 
 
+def changes_of(spec) -> list[dict]:
+    """What to replace in a spec, one field at a time, or two that go together."""
+    pairs = ((name, value) if isinstance(name, tuple) else ((name,), (value,)) for name, value in OTHERS[spec].items())
+    return [dict(zip(names, values, strict=True)) for names, values in pairs]
+
+
 @pytest.mark.parametrize("spec", KEYS, ids=lambda spec: spec.kind)
 def test_every_field_changes_the_key(spec):
-    assert set(OTHERS[spec]) == {field.name for field in dataclasses.fields(spec)}
-    keys = [dataclasses.replace(spec, **{name: value}).key for name, value in OTHERS[spec].items()]
+    changes = changes_of(spec)
+    assert {name for change in changes for name in change} == {field.name for field in dataclasses.fields(spec)}
+    keys = [dataclasses.replace(spec, **change).key for change in changes]
     assert len({spec.key, *keys}) == len(keys) + 1
 
 
@@ -218,7 +234,7 @@ def test_what_is_carried_changes_the_key():
     """Any field of the pattern, and whether the same numbers speak of one kind of pattern or of another."""
     for spec in (COUNTS, SCORES):
         carried = [UNIVERSAL, CLEANSE]
-        carried += [dataclasses.replace(p, **{name: value}) for p in carried for name, value in OTHERS[p].items()]
+        carried += [dataclasses.replace(p, **change) for p in carried for change in changes_of(p)]
         keys = {dataclasses.replace(spec, network=pattern.network, pattern=pattern).key for pattern in carried}
         assert len({spec.key, *keys}) == len(carried) + 1
 

@@ -97,7 +97,10 @@ def test_3_is_the_smallest_and_5_a_larger_smiley():
 
 @pytest.mark.parametrize("number", [0, 7, "1", None])
 def test_an_unknown_pattern_is_named(number):
-    with pytest.raises(ValueError, match=re.escape(f"trigger must be one of 1, 2, 3, 4, 5, 6, got {number!r}")):
+    with pytest.raises(
+        ValueError,
+        match=re.escape(f"trigger must be one of 1, 2, 3, 4, 5, 6, or the number of a square such as 139, got {number!r}"),
+    ):
         pattern(number)
 
 
