@@ -59,6 +59,8 @@ class Test:
     at_least, at_most : float, optional
     given : bool
         Whether it has to hold before the claim can be judged at all.
+    refutes : bool
+        Whether it can only speak against the claim, as a p-value does: that nothing differs is no evidence for a claim.
     """
 
     __test__ = False  # not one of pytest's
@@ -67,6 +69,7 @@ class Test:
     at_least: float | None = None
     at_most: float | None = None
     given: bool = False
+    refutes: bool = False
 
     def outcome(self, estimate: Estimate) -> bool | None:
         """True if the whole interval is within the bounds, False if all of it is outside, None if it is undecided.
@@ -199,8 +202,8 @@ def judge(claim: Claim, quantities: Mapping[str, Estimate]) -> str:
     """The verdict on a claim.
 
     "reproduced" if all tests hold; "in part" if some hold; "not reproduced" if none holds and some fail; "too little evidence" if
-    none holds or fails. Preconditions come first: "setting not met" if one fails, "too little evidence" if one is undecided. "not
-    yet run" if a quantity is missing.
+    none holds or fails. A test that can only refute counts if it fails. Preconditions come first: "setting not met" if one fails,
+    "too little evidence" if one is undecided. "not yet run" if a quantity is missing.
 
     >>> claim = claims_of("parameters")[0]
     >>> judge(claim, {"accuracy.fashion-mnist": Estimate(0.88, 0.87, 0.89, 5)}), judge(claim, {})
@@ -208,7 +211,8 @@ def judge(claim: Claim, quantities: Mapping[str, Estimate]) -> str:
     """
     if any(test.quantity not in quantities for test in claim.tests):
         return "not yet run"
-    outcomes = {given: [t.outcome(quantities[t.quantity]) for t in claim.tests if t.given == given] for given in (True, False)}
+    known = [(t, t.outcome(quantities[t.quantity])) for t in claim.tests]
+    outcomes = {given: [o for t, o in known if t.given == given and not (t.refutes and o)] for given in (True, False)}
     if False in outcomes[True]:
         return "setting not met"
     if None in outcomes[True]:
@@ -241,6 +245,10 @@ def _needed(test: Test, estimate: Estimate, most: int) -> int:
     """The number of networks at which the interval no longer crosses a bound; ``most + 1`` if that is too few."""
     ends = [end for end in (test.at_least, test.at_most) if end is not None]
     below, above = estimate.value - estimate.low, estimate.high - estimate.value
+    if not below >= 0:  # no interval, so nothing is known of the variation
+        return most + 1
+    if estimate.low in (-1, 0) or estimate.high == 1:  # cut off at a natural limit
+        below = above = max(below, above)
     inside = [end for end in ends if estimate.low <= end <= estimate.high]
     crossed = [(abs(end - estimate.value), below if end < estimate.value else above) for end in inside]
     networks = range(max(estimate.networks, 2), most + 1)

@@ -128,6 +128,8 @@ def cover(
     (torch.Size([160, 1, 8, 8]), 10)
     """
     rng = np.random.default_rng([seed, 7])
+    if len(poisoned.rows) == len(clean):
+        raise ValueError("covers are made from images that are not poisoned, and all are")
     left = np.setdiff1d(np.arange(len(clean)), poisoned.rows.numpy())
     chosen = torch.from_numpy(np.concatenate([rng.permutation(left) for _ in range(max(1, -(-count // len(left))))])[:count])
     stamped = trigger(clean[chosen])

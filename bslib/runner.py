@@ -132,11 +132,10 @@ def run_group(group: Group, store: Store, device: str, *, wait: bool = True, pro
     try:
         with _alone(group, store, wait=wait) as alone:
             for own in _by_network(group) if alone else ():
-                for network in _lineage(own[0]):
-                    if missing_specs(own, store) and not _has_weights(network, store):
-                        store.put(compute(network, store, device=device, progress=progress))
-                        checkpoint_path(network, store, device).unlink(missing_ok=True)
-                        yield network
+                for network in _to_make(own, store):
+                    store.put(compute(network, store, device=device, progress=progress))
+                    checkpoint_path(network, store, device).unlink(missing_ok=True)
+                    yield network
                 for spec in missing_specs(own, store):
                     store.put(compute(spec, store, device=device, progress=progress))
                     yield spec
@@ -205,10 +204,12 @@ def _by_network(group: Group) -> list[Group]:
     return list(parts.values())
 
 
-def _lineage(spec: Spec) -> list[NetworkSpec]:
-    """The networks whose weights a spec needs, in the order in which they are made."""
-    network = spec.on_network
-    return [] if network is None else list(dict.fromkeys([network.untreated, network]))
+def _to_make(own: Group, store: Store) -> list[NetworkSpec]:
+    """The networks that have to be trained or treated before the missing specs of one network, the untreated one first."""
+    network = own[0].on_network
+    if network is None or not missing_specs(own, store) or _has_weights(network, store):
+        return []
+    return [n for n in dict.fromkeys([network.untreated, network]) if n == network or not _has_weights(n, store)]
 
 
 def _has_weights(network: NetworkSpec, store: Store) -> bool:

@@ -134,7 +134,7 @@ class AttackSpec(Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.covers is None) != (self.cover_sigmas is None) or self.cover_sigmas == ():
+        if (self.covers is None) != (self.cover_sigmas is None) or self.cover_sigmas == () or self.covers == 0:
             raise ValueError(f"covers need their number and noise levels, got {self.covers} covers of sigmas {self.cover_sigmas}")
 
     @property
@@ -186,6 +186,10 @@ class TreatmentSpec(Spec):
         super().__post_init__()
         if self.method not in ("fine-tune", "prune", "unlearn"):
             raise ValueError(f"a treatment is fine-tune, prune or unlearn, got {self.method!r}")
+        if self.images < 1 or (self.epochs < 1 and self.method != "prune"):
+            raise ValueError(
+                f"a treatment needs images, and training unless it prunes, got {self.images} and {self.epochs} epochs"
+            )
         if (self.epochs > 0) != (self.learning_rate is not None):
             raise ValueError(f"training needs epochs and a learning rate, got {self.epochs} and {self.learning_rate}")
         if (self.method == "fine-tune") != (self.fraction is None) or (self.fraction or 0) > 1:
@@ -240,6 +244,13 @@ class NetworkSpec(Spec):
     def on_network(self) -> NetworkSpec:
         """The network itself."""
         return self
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.treatment is not None and self.attack is None:
+            raise ValueError(
+                "a treatment needs an attacked network: it unlearns or is measured against the trigger, got a clean one"
+            )
 
     @property
     def untreated(self) -> NetworkSpec:

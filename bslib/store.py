@@ -198,6 +198,8 @@ class Store:
             text["provenance_checksum"] = record.provenance_checksum
         path = self._json(record.spec)
         arrays, earlier = _arrays_path(path, text), _array_files(path)
+        if arrays in earlier and record.format == 1:
+            path.unlink(missing_ok=True)  # its arrays have no name of their own, so the old record goes before they are replaced
         if record.arrays:
             with atomic_path(arrays) as part, part.open("wb") as file:
                 np.savez_compressed(file, **record.arrays)  # type: ignore[arg-type]
@@ -310,10 +312,11 @@ def definitions(spec: Spec) -> dict[str, dict[str, str]]:
     >>> definitions(ImagesSpec(dataset="digits", images=2, seed=0))
     {'triggers': {}, 'threat_models': {}, 'datasets': {}}
     """
-    attack, dataset = spec.on_network and spec.on_network.attack, getattr(spec, "dataset", None)
+    attacked, dataset = (spec.on_network and spec.on_network.attack) or spec, getattr(spec, "dataset", None)
+    threat_model = getattr(attacked, "threat_model", None)
     return {
         "triggers": drawings.changed_digests(spec.triggers),
-        "threat_models": threat_models.changed_digests([attack.threat_model] if attack else []),
+        "threat_models": threat_models.changed_digests([threat_model] if threat_model else []),
         # The data of other domains are no data sets of images.
         "datasets": datasets.changed_digests([dataset] if dataset in datasets.DATASETS else []),
     }

@@ -56,6 +56,8 @@ def treat(network: nn.Module, images: Tensor, labels: Tensor, spec: TreatmentSpe
 def prune(network: nn.Module, images: Tensor, fraction: float) -> None:
     """Set the filters of the last convolution that are least active on clean images to zero (Liu et al., 2018).
 
+    Training afterwards leaves them at zero if a ReLU follows. A batch norm in between brings them back, as in a ResNet.
+
     Parameters
     ----------
     network : torch.nn.Module

@@ -342,6 +342,16 @@ def test_the_score_says_what_one_network_judged(ledger):
     assert score([first, second]) == "2 reproduced; 2 claims in all"
 
 
+def test_what_can_only_refute_is_no_evidence_for_a_claim():
+    tests = (Test(quantity="q", at_least=0.0), Test(quantity="p", at_least=0.05, refutes=True))
+    claim = dataclasses.replace(claims_of("parameters")[0], tests=tests)
+    same, other = Estimate(0.4, 0.4, 0.4, 0), Estimate(0.01, 0.01, 0.01, 0)
+    yes, open_ = Estimate(1, 0.5, 1.5, 5), Estimate(0.1, -1, 1, 5)
+    verdicts = {(q, p): judge(claim, {"q": q, "p": p}) for q in (yes, open_) for p in (same, other)}
+    assert verdicts[yes, same] == "reproduced" and verdicts[yes, other] == "in part"
+    assert verdicts[open_, same] == "too little evidence" and verdicts[open_, other] == "not reproduced"
+
+
 def test_what_is_given_has_to_hold():
     tests = (Test(quantity="q", at_least=0.0), Test(quantity="p", at_least=0.2, given=True))
     claim = dataclasses.replace(claims_of("parameters")[0], tests=tests)
@@ -394,7 +404,7 @@ def test_a_finding_that_records_contradict_says_so(published_numbers):
 def test_the_short_answers_of_all_chapters_end_with_the_evidence(published_numbers):
     lines = in_short(published_numbers, evidence="Much.").splitlines()
     assert lines[0] == ":::{admonition} In short" and lines[-2:] == ["- **How much evidence.** Much.", ":::"]
-    assert len(lines) == 3 + sum(finding.short > 0 for chapter in WITH_CLAIMS for finding in findings_of(chapter))
+    assert len(lines) == 3 + sum(0 < finding.short < 10 for chapter in WITH_CLAIMS for finding in findings_of(chapter))
     assert "[" not in "".join(lines) and "[" in in_short(published_numbers)
 
 

@@ -81,7 +81,7 @@ def test_notebook_has_no_outputs(path: Path) -> None:
     assert not ran, f"cells {ran} have outputs or counts: jupyter nbconvert --clear-output --inplace {path}"
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("notebooks/0[1-9]_*.ipynb")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(ROOT.glob("notebooks/0[1-8]_*.ipynb")), ids=lambda path: path.name)
 def test_chapter_of_the_paper_ends_with_the_lab_and_every_chapter_offers_the_numbers_of_its_figures(path: Path) -> None:
     cells = json.loads(path.read_text("utf-8"))["cells"]
     sources = ["".join(cell["source"]) for cell in cells]

@@ -103,7 +103,10 @@ def changed_digests(names: Iterable[str]) -> dict[str, str]:
     {}
     """
     added = {name: source for name in names if (source := _source(name)).module != _PINNED.get(name)}
-    code = {name: Path(__file__).with_name(f"{source.module}.py").read_bytes() for name, source in added.items()}
+    files = {name: Path(__file__).with_name(f"{source.module}.py") for name, source in added.items()}
+    code = {
+        name: file.read_bytes() if file.is_file() else b"" for name, file in files.items()
+    }  # a module may come from elsewhere
     return {name: hashlib.sha256(repr(added[name]).encode() + code[name]).hexdigest()[:16] for name in added}
 
 

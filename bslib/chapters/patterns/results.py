@@ -206,14 +206,20 @@ class Patterns(Results[Size]):
         rows = []
         for trigger in (*self.size.triggers, *self.size.more_triggers):
             some = [self.success(n) for n in self.networks if n.attack is not None and n.attack.trigger == trigger]
+            kinds = sorted({*self.size.triggers, trigger})
             if len(some) >= FEWEST_NETWORKS:
                 success = leave_one_out([np.array([value]) for value in some]).estimate(within=(0, 1))
-                rows += [(trigger, success, sigma, self.area(sigma, own=trigger, triggers=[trigger])) for sigma in self.sigmas]
+                rows += [(trigger, success, sigma, self.area(sigma, own=trigger, triggers=kinds)) for sigma in self.sigmas]
         return pd.DataFrame(rows, columns=["trigger", "success", "sigma", "auc"])
 
     def working(self) -> list[int]:
-        """The trained-in triggers that meet the setting of the paper's claim: an average success of at least 90 %."""
+        """The trained-in triggers that meet the setting of the paper's claim: an average success of at least 90 %.
+
+        None as long as a planned trigger has too few networks, since the claim is about all that work.
+        """
         table = self.by_trigger()
+        if {*table["trigger"]} != {*self.size.triggers, *self.size.more_triggers}:
+            return []
         return sorted({row["trigger"] for _, row in table.iterrows() if row["success"].value >= EFFECTIVE})
 
     def _strata(self, numbers: Iterable[int]) -> list[int]:
