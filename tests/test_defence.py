@@ -172,7 +172,7 @@ def test_batches_with_and_without_the_trigger_have_the_same_images_and_the_secon
     assert first.seed == triggered.seed == SIZE.strip_of(network, 1).seed == SIZE.margins_of(network, 1).seed != second.seed
     assert all(spec.held_out and spec.paired for spec in (first, triggered, second))
     specs = plan_of("defence", "paper")
-    assert len(specs) == len(set(specs)) == 430 and {s.seed for s in specs if s.kind == "network"} == set(range(100, 105))
+    assert len(specs) == len(set(specs)) == 455 and {s.seed for s in specs if s.kind == "network"} == set(range(100, 110))
 
 
 def test_areas_and_rates_of_images_are_means_over_the_networks(part):
@@ -273,7 +273,7 @@ def test_an_empty_store_says_what_to_run(tmp_path):
     results = load(profile="paper", store=Store(tmp_path, writable=False))
     [part] = results.values()
     assert not quantities(results) and part.images.empty and part.batches.empty and part.halves.empty and part.candidates.empty
-    assert {draw(part).data for draw in figures.FIGURES} == {part.missing} and "40 clean and backdoored networks" in part.missing
+    assert {draw(part).data for draw in figures.FIGURES} == {part.missing} and "45 clean and backdoored networks" in part.missing
 
 
 def test_figures_and_tables_show_every_attack(part):

@@ -239,7 +239,12 @@ def test_marks_and_verdict_agree(ledger):
             continue
         assert len(marks) == len(entry.claim.tests) == card.count("<circle")
         given = {mark for mark, test in zip(marks, entry.claim.tests, strict=True) if test.given}
-        own = {mark for mark, test in zip(marks, entry.claim.tests, strict=True) if not test.given}
+        own = {
+            mark
+            for mark, test in zip(marks, entry.claim.tests, strict=True)
+            if not test.given and not (test.refutes and mark == "✓")
+        }
+        assert card.count(", can only refute</small>") == sum(test.refutes for test in entry.claim.tests)
         if given - {"✓"}:
             wanted = "setting not met" if "✗" in given else "too little evidence"
         else:
@@ -323,7 +328,7 @@ def test_the_score_counts_every_entry(ledger):
     words = score(ledger)
     kinds = {kind: [entry.claim.id for entry in ledger if kind_of(entry) == kind] for kind in KINDS}
     assert kinds["arithmetic"] == ["t1-networks-17", "t1-networks-20", "t2-pairs-79"]
-    assert kinds["ours"][:2] == ["smoother-cifar", "t1-within-triggers"] and "not-a-single-image" in kinds["ours"]
+    assert {"smoother-cifar", "t1-within-triggers", "not-a-single-image"} <= set(kinds["ours"])
     assert "fashion-accuracy" in kinds["tuned"] and sum(map(len, kinds.values())) == len(ledger)
     bar = dict(re.findall(r'data-is="([^"]+)" [^>]*><b>(\d+)</b>', score_bar(ledger)))
     for verdict in VERDICTS:

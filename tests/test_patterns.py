@@ -429,7 +429,9 @@ def test_the_papers_claim_is_judged_on_triggers_that_work_and_more_triggers_coun
     table = part.by_trigger().query("sigma == 0.1").set_index("trigger")
     assert table["auc"][2].value == 1 and table["auc"][4].value == 0.5 and len(part.by_trigger()) == 9
     missing = part_of(changes, size, gone=lambda spec: spec.on_network in nets[-3:])
-    assert missing.missing is None and missing.working() == [], "the chapter is there without the further triggers, and the claim waits"
+    assert missing.missing is None and missing.working() == [], (
+        "the chapter is there without the further triggers, and the claim waits"
+    )
     with pytest.raises(ValueError, match=r"more_triggers \(1,\) must not be among triggers"):
         dataclasses.replace(size, more_triggers=(1,))
 

@@ -69,7 +69,7 @@ OTHERS = {
         "augment": True,
         "attack": ATTACK,
         "noise": 0.1,
-        "treatment": TREATMENT,
+        ("attack", "treatment"): (ATTACK, TREATMENT),
     },
     COUNTS: {
         "network": dataclasses.replace(NETWORK, seed=1),

@@ -44,7 +44,7 @@ class Size(BeyondSize):
     """
 
     attacks: tuple[Attack, ...] = (("T1", 1), ("T1", 4), ("T2", 3), ("T2", 5), ("T3", 1), ("T3", 2), ("T3", 4))
-    clean_networks: int = 5
+    clean_networks: int = 10
     ns: tuple[int, ...] = (10, 25, 50, 100, 250)
     cleansed: tuple[Attack, ...] = (("T1", 1), ("T3", 2))
     crafted_on: int = 500

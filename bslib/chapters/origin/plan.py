@@ -34,7 +34,7 @@ class Size(BeyondSize):
     attacks: tuple[Attack, ...] = (("T1", 1), ("T1", 4), ("T2", 3), ("T2", 5), ("T3", 1), ("T3", 2), ("T3", 4))
     sides: tuple[int, ...] = (1, 2, 3, 5, 8)
     greys: tuple[int, ...] = (2, 4, 6, 9)
-    poisons: tuple[int, ...] = (50, 250, 1000)
+    poisons: tuple[int, ...] = (50, 250, 1000, 9000)
     cell_networks: int = 1
     cell_sigmas: tuple[float, ...] = (0.05, 0.1, 0.25)
 

@@ -33,7 +33,7 @@ DIGITS = 10
 class Plane(Results[Size]):
     """The phase diagram: networks with square triggers of different sizes and greys, and numbers of poisons.
 
-    Its numbers are quantities once every cell has its networks: those that are made last have the most poisons.
+    A number of poisons counts once every cell with it has its networks, since the rest would be other squares.
     """
 
     chapter: ClassVar[str] = "origin"
@@ -46,6 +46,13 @@ class Plane(Results[Size]):
     def needed(self, network: NetworkSpec) -> Sequence[Spec]:
         """The network, its success, margins and counts."""
         return cell_specs(self.size, network)
+
+    @cached_property
+    def networks(self) -> list[NetworkSpec]:
+        """The complete networks, of those numbers of poisons for which none is missing."""
+        complete = super().networks
+        lacking = {attack_of(network).poisons for network in set(self.planned()).difference(complete)}
+        return [network for network in complete if attack_of(network).poisons not in lacking]
 
     def w(self) -> Floats:
         """Mean W without and with the square, shape (networks, 2, sigmas)."""
@@ -72,8 +79,8 @@ class Plane(Results[Size]):
         return cells.assign(change=cells["W"] - cells["clean W"])
 
     def quantities(self) -> dict[str, Estimate]:
-        """The quantities of the phase diagram by name; none before every cell has its networks."""
-        if len(self.networks) < len(self.planned()):
+        """The quantities of the phase diagram by name."""
+        if not self.networks:
             return {}
         data, w = self.size.dataset, self.w()
         success = np.array([success_of(run[1], self.size.classes) for run in self.runs])
