@@ -20,6 +20,7 @@ from torch import nn
 
 import bslib
 from bslib.audit import loading, pictures
+from bslib.audit.evidence import Overlay
 from bslib.audit.partial import digest_of
 from bslib.audit.pictures import read_folder, read_picture
 
@@ -160,6 +161,9 @@ def test_an_onnx_file_is_run_by_openvino(tmp_path):
     found = bslib.audit(loading.normalised(network, [0.0], [1.0]), images, progress=False)
     assert found.verdict == "not enough evidence" and "gives no gradients" in found.found["reasons"][0]
     assert "There are none" in found.html()
+    transparent = Overlay(torch.zeros(1, 6, 6), torch.zeros(1, 6, 6))
+    tried = bslib.audit(network, images, trigger=transparent, cache=tmp_path, progress=False)
+    assert "your trigger does no more than random patches" in "; ".join(tried.found["reasons"])
     weight.float_data[0] += 1
     graph.initializer[0].CopyFrom(weight)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), tmp_path / "other.onnx")
