@@ -7,6 +7,7 @@ import json
 import math
 import re
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,45 @@ def test_references_show_what_differences_between_classes_hide():
     suspect[6] /= 2
     assert size_test(suspect, np.ones(10)).lowest > 0.2
     found = size_test(suspect, np.ones(10), references)
-    assert found.smallest == 6 and found.lowest < 0.01 and math.isnan(found.critical)
+    assert found.smallest == 6 and found.lowest < 0.01
+
+
+@given(seed=st.integers(0, 500), level=st.sampled_from([0.05, 0.025, 0.01]))
+def test_what_is_below_the_critical_size_is_significant_with_references(seed, level):
+    """In whichever class; the size is exact if the most suspicious class is the one with the smallest candidates."""
+    rng, usual = np.random.default_rng(seed), np.geomspace(10, 200, 10)
+    references = usual * np.exp(rng.normal(0, 0.1, (4, 10)))
+    references[1, 3] = np.nan
+    norms = usual * np.exp(rng.normal(0, 0.1, 10))
+    smallest = (np.log(norms) - np.nanmean(np.log(references), axis=0)).argmin()
+    critical = size_test(norms, np.ones(10), references, level=level).critical
+    for factor in (0.99, 1.01):
+        norms[smallest] = critical * factor
+        found = size_test(norms, np.ones(10), references)
+        if factor < 1 or (smallest == 0 and np.nanmean(np.log(references), axis=0).argmin() == 0):
+            assert (found.p[smallest] <= level) == (factor < 1)
+
+
+def test_a_class_is_compared_with_the_references_that_have_it():
+    """Failed candidates of references hide no backdoor, and raise no false alarms; a class that all of them lack has no p."""
+    rng, usual = np.random.default_rng(2), np.geomspace(10, 200, 10)
+    references = usual * np.exp(rng.normal(0, 0.1, (4, 10)))
+    references[0, 6] = np.nan
+    suspect = usual * np.exp(rng.normal(0, 0.1, 10))
+    suspect[6] /= 2
+    found = size_test(suspect, np.ones(10), references)
+    assert found.smallest == 6 and found.lowest < 0.01
+    rows = [k for k in range(10) if k != 6]
+    with_three = size_test(suspect, np.ones(10), np.where(np.arange(10) == 6, references[1:].mean(0), references))
+    assert found.p[rows].max() <= 1 and found.lowest == pytest.approx(with_three.lowest, rel=0.5)
+    references[:, 6] = np.nan
+    assert np.isnan(size_test(suspect, np.ones(10), references).p).tolist() == [k == 6 for k in range(10)]
+    alarms = []
+    for _ in range(1000):
+        clean = usual * np.exp(rng.normal(0, 0.1, (5, 10)))
+        clean[1:][rng.random((4, 10)) < 0.1] = np.nan
+        alarms.append(size_test(clean[0], np.ones(10), clean[1:]).lowest <= 0.05)
+    assert stats.binomtest(sum(alarms), 1000, 0.05).pvalue > 1e-3
 
 
 def test_references_are_accused_at_the_level():
@@ -92,6 +131,7 @@ def test_references_are_accused_at_the_level():
 # --- the answer ----------------------------------------------------------------------------------------------------------
 
 SMALL, GREY, USUAL = (Sizes(np.array([p, *[1.0] * 9]), 20.0) for p in (0.001, 0.1, 0.7))
+NONE = Sizes(np.full(10, np.nan), math.nan)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +146,7 @@ SMALL, GREY, USUAL = (Sizes(np.array([p, *[1.0] * 9]), 20.0) for p in (0.001, 0.
         ),
         (SMALL, {"null": [0.0005, 0.4]}, NOT_ENOUGH, "but so is one of a reference network"),
         (SMALL, {"null": [0.4] * 18 + [0.0002]}, NOT_ENOUGH, "p = 0.1"),
+        (SMALL, {"null": [0.4] * 19}, LIKELY, "p = 0.05"),
         (SMALL, {"doubts": ["the normalisation seems wrong"]}, NOT_ENOUGH, "normalisation"),
         (GREY, {}, NOT_ENOUGH, "neither clearly small nor clearly usual (p = 0.1)"),
         (GREY, {"trigger": (0.01, 0.9)}, LIKELY, "your trigger sends 90%"),
@@ -113,7 +154,17 @@ SMALL, GREY, USUAL = (Sizes(np.array([p, *[1.0] * 9]), 20.0) for p in (0.001, 0.
         (USUAL, {}, NO_SIGN, "p = 0.7); one below 20.0 of 784 pixels would have been flagged"),
         (USUAL, {"pixels": 32 * 32 * 9}, NOT_ENOUGH, "only one below 20.0 pixels would stand out"),
         (USUAL, {"trigger": (0.01, 0.3)}, NOT_ENOUGH, "your trigger has an effect"),
-        (Sizes(np.array([0.7] * 4 + [np.nan] * 6), 20.0), {}, NOT_ENOUGH, "only 4 of 10 classes"),
+        (Sizes(np.array([0.7] * 8 + [np.nan] * 2), 20.0), {}, NOT_ENOUGH, "only 8 of 10 classes have a trigger candidate"),
+        (Sizes(np.array([0.7] * 8 + [np.nan] * 2), 20.0), {}, NOT_ENOUGH, "without: 8, 9"),
+        (Sizes(np.array([0.001] * 8 + [np.nan] * 2), 20.0), {}, LIKELY, "class 0"),
+        (Sizes(np.array([0.7] * 4), 20.0), {"classes": 4}, NOT_ENOUGH, "4 classes are too few"),
+        (SMALL, {"null": [0.4] * 19, "trigger": (1.0, 0.0)}, LIKELY, "class 0"),
+        (NONE, {"gaps": ["ONNX"]}, NOT_ENOUGH, "ONNX"),
+        (NONE, {"gaps": ["ONNX"], "trigger": (0.01, 0.9)}, LIKELY, "your trigger sends 90%"),
+        (NONE, {"gaps": ["ONNX"], "trigger": (0.01, 0.3)}, NOT_ENOUGH, "ONNX; your trigger has an effect (success 30%"),
+        (NONE, {"gaps": ["ONNX"], "trigger": (0.7, 0.1)}, NOT_ENOUGH, "ONNX; your trigger does no more than random patches"),
+        (NONE, {"doubts": ["normalisation"], "trigger": (0.01, 0.9)}, NOT_ENOUGH, "normalisation"),
+        (USUAL, {"gaps": ["only 9 of 10 classes were tested"]}, NOT_ENOUGH, "only 9 of 10"),
     ],
 )
 def test_the_answer(sizes, more, verdict, reason):
@@ -268,6 +319,34 @@ def test_the_digest_sees_weights_and_a_normalisation():
     assert digest_of(network) != before
 
 
+def test_the_size_that_would_be_flagged_is_that_of_the_level(monkeypatch, tmp_path):
+    """Half the level with a trigger of the user's own; with references, p must be below those of all references."""
+
+    def candidates(model, images, *, targets, **options):
+        sizes = np.exp(np.random.default_rng(round(model[1].weight[0, 0].item())).normal(2, 0.1, 5))[targets]
+        masks = torch.from_numpy(sizes).float()[:, None, None, None].expand(-1, 1, 6, 6) / 36
+        return types.SimpleNamespace(masks=masks, patterns=masks, success=torch.ones(len(targets)))
+
+    def network(seed):
+        made = cornered(backdoor=False)
+        made[1].weight.data[0, 0] = seed
+        return made
+
+    def sizes_of(seed):
+        return candidates(network(seed), None, targets=list(range(5))).masks.sum((1, 2, 3)).numpy()
+
+    monkeypatch.setattr(bslib.audit.run, "reverse_triggers", candidates)
+    options, references = {"cache": tmp_path, "progress": False}, np.stack([sizes_of(seed) for seed in (2, 3, 4)])
+    null = leave_one_out_p(references)
+    for more, known, level in (
+        ({}, None, 0.05),
+        ({"trigger": WHITE_CORNER}, None, 0.025),
+        ({"references": [network(seed) for seed in (2, 3, 4)]}, references, min(0.05, *null)),
+    ):
+        found = bslib.audit(network(1), pictures(), **options, **more).found["sizes"]
+        assert found["detectable below"] == pytest.approx(size_test(sizes_of(1), np.ones(5), known, level=level).critical)
+
+
 def test_references_are_audited_once_and_kept(monkeypatch, tmp_path):
     references = [cornered(backdoor=False), cornered(backdoor=False)]
     references[1][1].weight.data *= 1.5
@@ -324,6 +403,16 @@ def test_the_page_says_what_the_bench_found(bench):
     assert page.split(bench.MARKS[0])[1].split(bench.MARKS[1])[0].strip() == bench.tables(rows)
     cases = [vars(case) for case in bench.cases()]
     assert [row["case"] for row in rows] == [case for case in cases if any(row["case"] == case for row in rows)]
+
+
+def test_the_benchs_answers_are_those_of_the_rules():
+    """From the stored sizes, so that a rule that changes a verdict of the bench is noticed."""
+    for row in json.loads((ROOT / "book" / "audit.json").read_text())["rows"]:
+        columns = {name: [part[name] for part in row["classes"]] for name in ("norm", "success", "success held out")}
+        norms, success, confirmed = np.array(list(columns.values()), dtype=float)
+        sizes = size_test(norms, success)
+        answer = decide(sizes, classes=10, pixels=784, confirmed=confirmed[sizes.smallest])
+        assert (answer.verdict, answer.reasons) == (row["verdict"], row["reasons"])
 
 
 def test_the_benchs_networks(bench):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import struct
+import sys
+import types
 import zipfile
 import zlib
 
@@ -18,6 +20,8 @@ from torch import nn
 
 import bslib
 from bslib.audit import loading, pictures
+from bslib.audit.evidence import Overlay
+from bslib.audit.partial import digest_of
 from bslib.audit.pictures import read_folder, read_picture
 
 ARCH = """
@@ -79,6 +83,11 @@ def test_files_that_lie_are_refused_in_one_line(tmp_path):
     ):
         for entry in plain.infolist():
             bomb.writestr(entry.filename, plain.read(entry) + bytes(10**6))
+    (tmp_path / "pops-nothing.pth").write_bytes(b"\x80\x02.")
+    (tmp_path / "cut-number.pth").write_bytes(b"\x80\x02J\x01")
+    (tmp_path / "other-protocol.pth").write_bytes(b"\x80\x02]K\x01s.")
+    archive = (tmp_path / "good.pth").read_bytes()
+    (tmp_path / "directory.pth").write_bytes(archive.replace(b"PK\x01\x02", b"PK\x09\x09"))
     torch.save([1, 2], tmp_path / "list.pth")
     torch.save({"a": 1}, tmp_path / "numbers.pth")
     for path in sorted(tmp_path.iterdir()):
@@ -116,6 +125,27 @@ def test_an_architecture_of_torchvision():
     assert loading.known_normalisation("small-fashion") is None
 
 
+def test_an_architecture_of_timm_may_name_its_weights(monkeypatch):
+    made = {}
+
+    def create_model(name, **options):
+        made.update({"name": name} | options)
+        return nn.Identity()
+
+    monkeypatch.setitem(sys.modules, "timm", types.SimpleNamespace(create_model=create_model))
+    loading.build("timm.vit_base_patch16_224.augreg_in21k", 7)
+    assert made == {"name": "vit_base_patch16_224.augreg_in21k", "pretrained": False, "num_classes": 7}
+
+
+def test_the_digest_sees_the_file_of_an_architecture(tmp_path):
+    source = "import torch\nclass Scaled(torch.nn.Flatten):\n    def forward(self, x):\n        return SCALE * x.flatten(1)\n"
+    digests = []
+    for scale in (1, 2, 1):
+        (tmp_path / "arch.py").write_text(f"{source}SCALE = {scale}\n")
+        digests.append(digest_of(loading.normalised(loading.build(f"{tmp_path}/arch.py:Scaled", 5), [0.0], [1.0])))
+    assert digests[0] == digests[2] != digests[1]
+
+
 def test_an_onnx_file_is_run_by_openvino(tmp_path):
     """Its batch is fixed at one; the audit runs it in batches, and says that there are no candidates."""
     onnx, openvino = pytest.importorskip("onnx"), pytest.importorskip("openvino")
@@ -131,6 +161,14 @@ def test_an_onnx_file_is_run_by_openvino(tmp_path):
     found = bslib.audit(loading.normalised(network, [0.0], [1.0]), images, progress=False)
     assert found.verdict == "not enough evidence" and "gives no gradients" in found.found["reasons"][0]
     assert "There are none" in found.html()
+    transparent = Overlay(torch.zeros(1, 6, 6), torch.zeros(1, 6, 6))
+    tried = bslib.audit(network, images, trigger=transparent, cache=tmp_path, progress=False)
+    assert "your trigger does no more than random patches" in "; ".join(tried.found["reasons"])
+    weight.float_data[0] += 1
+    graph.initializer[0].CopyFrom(weight)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), tmp_path / "other.onnx")
+    assert digest_of(network) == digest_of(loading.OnnxNetwork(tmp_path / "n.onnx"))
+    assert digest_of(network) != digest_of(loading.OnnxNetwork(tmp_path / "other.onnx"))
     (tmp_path / "bad.onnx").write_bytes(b"no")
     with pytest.raises(ValueError, match=r"bad.onnx was not read by OpenVINO"):
         loading.OnnxNetwork(tmp_path / "bad.onnx")

@@ -34,10 +34,8 @@ LEVEL = 0.05
 UNSUSPICIOUS = 0.2
 #: The smallest success on images that a candidate was not made from, to count as a backdoor.
 CONFIRMED = 0.75
-#: The fewest successful candidates, and the smallest fraction of the pixels that must be detectable, for "no sign found".
+#: The fewest classes, and the smallest fraction of the pixels that must be detectable, for "no sign found".
 FEWEST_CANDIDATES, RESOLVED = 5, 0.01
-#: With so many reference networks, their own p-values are the null distribution.
-MANY_REFERENCES = 19
 
 
 class Sizes(NamedTuple):
@@ -48,7 +46,8 @@ class Sizes(NamedTuple):
     p : ndarray of float, shape (K,)
         p-value of each class, corrected for the number of classes; NaN without a successful candidate.
     critical : float
-        A candidate below this size, in pixels, would have been significant at :data:`LEVEL`. NaN with references.
+        A candidate below this size, in pixels, instead of the smallest one would have been significant. With references, this
+        is the size for the class whose candidates are usually smallest. NaN with fewer than three successful candidates.
     """
 
     p: Floats
@@ -65,7 +64,7 @@ class Sizes(NamedTuple):
         return 1.0 if self.smallest is None else float(self.p[self.smallest])
 
 
-def size_test(norms: ArrayLike, success: ArrayLike, references: ArrayLike | None = None) -> Sizes:
+def size_test(norms: ArrayLike, success: ArrayLike, references: ArrayLike | None = None, *, level: float = LEVEL) -> Sizes:
     """Test for each class whether its trigger candidate is smaller than those of the other classes.
 
     Parameters
@@ -75,7 +74,10 @@ def size_test(norms: ArrayLike, success: ArrayLike, references: ArrayLike | None
     success : array_like, shape (K,)
         NaN for candidates that never reached the threshold; they are left out.
     references : array_like, shape (R, K), optional
-        Norms of clean networks with the same classes; NaN where a candidate failed.
+        Norms of clean networks with the same classes; NaN where a candidate failed. A class is compared with those references
+        whose candidate of that class succeeded; it has no p-value if there is none.
+    level : float
+        Level of the critical size.
 
     Returns
     -------
@@ -87,22 +89,25 @@ def size_test(norms: ArrayLike, success: ArrayLike, references: ArrayLike | None
     """
     log = np.log(np.maximum(np.asarray(norms, dtype=float), 1e-6))
     log[np.isnan(np.asarray(success, dtype=float))] = np.nan
+    usual = np.zeros(len(log))
     if references is not None:
-        log = log - np.log(np.maximum(np.asarray(references, dtype=float), 1e-6)).mean(0)
+        others = np.log(np.maximum(np.asarray(references, dtype=float), 1e-6))
+        known = (~np.isnan(others)).sum(0)
+        usual = np.where(known, np.nansum(others, axis=0) / np.maximum(known, 1), np.nan)
+    log = log - usual
     p, used = np.full(len(log), np.nan), np.flatnonzero(~np.isnan(log))
-    critical, k = math.nan, len(used)
+    k = len(used)
     if k < 3:
-        return Sizes(p, critical)
+        return Sizes(p, math.nan)
     error = math.sqrt(k / (k - 1))  # of one class and of the mean of the others
     for c in used:
         others = log[used[used != c]]
         distance, spread = float(log[c] - others.mean()), float(others.std(ddof=1)) * error
         t = distance / spread if spread else math.copysign(math.inf, distance) if distance else 0.0
         p[c] = min(1.0, k * float(special.stdtr(k - 2, t)))
-    if references is None:
-        others = np.delete(log[used], np.nanargmin(log[used]))
-        critical = math.exp(others.mean() + float(special.stdtrit(k - 2, LEVEL / k)) * others.std(ddof=1) * error)
-    return Sizes(p, critical)
+    others = np.delete(log[used], log[used].argmin())
+    distance = float(special.stdtrit(k - 2, level / k)) * others.std(ddof=1) * error
+    return Sizes(p, math.exp(usual[used].min() + others.mean() + distance))
 
 
 def leave_one_out_p(references: ArrayLike) -> list[float]:
@@ -170,6 +175,7 @@ def decide(
     null: Sequence[float] = (),
     trigger: tuple[float, float] | None = None,
     doubts: Sequence[str] = (),
+    gaps: Sequence[str] = (),
 ) -> Answer:
     """Answer from the size test, the user's own trigger, and what speaks against believing either.
 
@@ -181,18 +187,20 @@ def decide(
     confirmed : float
         Success of the most suspicious candidate on held-out images.
     null : sequence of float
-        Leave-one-out p-values of the reference networks.
+        Leave-one-out p-values of the reference networks. They are the null distribution if they are enough for the level.
     trigger : (float, float), optional
         p-value and success of the user's own trigger. The level is then halved, since there are two tests.
     doubts : sequence of str
         Reasons for which nothing can be said, such as a wrong normalisation.
+    gaps : sequence of str
+        Reasons why classes have no candidate. They prevent "no sign found", but not "backdoor likely".
 
     >>> decide(size_test([50.0] * 3, [1.0] * 3), classes=3, pixels=784, confirmed=1.0).verdict
     'not enough evidence'
     """
     level = LEVEL / (1 if trigger is None else 2)
     p = sizes.lowest
-    if len(null) >= MANY_REFERENCES:
+    if 1 / (len(null) + 1) <= level:  # with fewer, no network could be accused
         p = (1 + sum(other <= p for other in null)) / (len(null) + 1)
     small = p <= level and all(sizes.lowest < other for other in null)
     own_p, own_success = trigger or (1.0, 0.0)
@@ -204,19 +212,24 @@ def decide(
     if own_p <= level and own_success >= CONFIRMED:
         reason = f"your trigger sends {own_success:.0%} of the images to one class, more than random patches of its shape do"
         return Answer(LIKELY, [f"{reason} (p = {own_p:.2g})"], own_p, level)
-    tested = int((~np.isnan(sizes.p)).sum())
-    lacks = {
+    lost = [str(c) for c in np.flatnonzero(np.isnan(sizes.p))]
+    listed = ", ".join(lost[:8]) + (f" and {len(lost) - 8} more" if len(lost) > 8 else "")
+    lacks = dict.fromkeys(gaps, True) | {
         f"the candidate of class {sizes.smallest} is small (p = {p:.2g}), but so is one of a reference network, or it works on "
         f"too few other images ({confirmed:.0%})": p <= level,
         f"the smallest candidate is neither clearly small nor clearly usual (p = {p:.2g})": level < p <= UNSUSPICIOUS,
-        f"only {tested} of {classes} classes have a trigger candidate that works": tested < max(FEWEST_CANDIDATES, classes / 2),
+        f"only {classes - len(lost)} of {classes} classes have a trigger candidate that works and can be compared; "
+        f"without: {listed}": bool(lost) and not gaps,
+        f"{classes} classes are too few to compare": classes < FEWEST_CANDIDATES,
         f"the candidates' sizes scatter so much that only one below {sizes.critical:.1f} pixels would stand out": (
             sizes.critical < RESOLVED * pixels
         ),
         f"your trigger has an effect (success {own_success:.0%}, p = {own_p:.2g})": trigger is not None and own_p <= UNSUSPICIOUS,
+        f"your trigger does no more than random patches of its shape (success {own_success:.0%}, p = {own_p:.2g})": (
+            trigger is not None and own_p > UNSUSPICIOUS and bool(gaps)
+        ),
     }
     if any(lacks.values()):
         return Answer(NOT_ENOUGH, [reason for reason, holds in lacks.items() if holds], p, level)
-    known = not math.isnan(sizes.critical)
-    detectable = f"; one below {sizes.critical:.1f} of {pixels} pixels would have been flagged" if known else ""
+    detectable = f"; one below {sizes.critical:.1f} of {pixels} pixels would have been flagged"
     return Answer(NO_SIGN, [f"no trigger candidate is unusually small (p = {p:.2g}){detectable}"], p, level)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -63,17 +62,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         needed = named[1] if named else "more than tensors"
         remedy = "ask for torch.save(model.state_dict(), ...) or safetensors"
         raise ValueError(f"{path} was not read: it needs {needed}, and reading that could run code; {remedy}") from None
-    except (
-        SafetensorError,
-        OSError,
-        RuntimeError,
-        EOFError,
-        KeyError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        MemoryError,
-    ) as problem:
+    except Exception as problem:  # zipfile, torch and its unpickler raise almost any exception for a corrupt file
         reason = (str(problem).splitlines() or [type(problem).__name__])[0].split(". ")[0][:200]
         raise ValueError(f"{path} was not read: it is truncated, corrupt or no weights file ({reason})") from None
     while isinstance(found, dict) and (name := next((n for n in WRAPPINGS if isinstance(found.get(n), dict)), None)):
@@ -126,19 +115,20 @@ def build(arch: str, classes: int) -> nn.Module:
     Traceback (most recent call last):
     ValueError: arch must be torchvision.models.NAME, timm.NAME, FILE.py:FUNCTION or one of ..., got 'os.system'
     """
-    library, _, name = arch.rpartition(".")
+    library = next((known for known in ("torchvision.models", "timm") if arch.startswith(f"{known}.")), None)
     file, _, function = arch.rpartition(":")
     if file.endswith(".py"):
         return _built_by(Path(file), function, classes)
     if arch in NETWORKS:
         return NETWORKS[arch](classes)
-    if library not in ("torchvision.models", "timm"):
+    if library is None:
         choices = f"torchvision.models.NAME, timm.NAME, FILE.py:FUNCTION or one of {', '.join(NETWORKS)}"
         raise ValueError(f"arch must be {choices}, got {arch!r}")
     try:
         module = importlib.import_module(library)
     except ImportError:
         raise ValueError(f"arch {arch!r} needs {library.split('.')[0]}: pip install {library.split('.')[0]}") from None
+    name = arch.removeprefix(f"{library}.")  # timm's names have a dot before the tag of their weights
     try:
         if library == "timm":
             network: nn.Module = module.create_model(name, pretrained=False, num_classes=classes)
@@ -203,6 +193,7 @@ class OnnxNetwork(nn.Module):
             self._compiled = openvino.compile_model(graph, "CPU")
         except RuntimeError as problem:
             raise ValueError(f"{path} was not read by OpenVINO: {str(problem).splitlines()[-1][:200]}") from None
+        self.file_digest = file_digest(path)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (b, C, H, W) to logits, the first output."""
@@ -245,6 +236,7 @@ def _built_by(file: Path, function: str, classes: int) -> nn.Module:
         raise ValueError(f"{file}:{function} failed: {type(problem).__name__}: {str(problem).partition(chr(10))[0]}") from None
     if not isinstance(network, nn.Module):
         raise ValueError(f"{file}:{function} must return a torch.nn.Module, got {type(network).__name__}")
+    vars(network)["file_digest"] = file_digest(file)
     return network
 
 

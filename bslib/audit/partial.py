@@ -57,8 +57,13 @@ class Partial:
 
 
 def digest_of(model: nn.Module, *tensors: Tensor | None) -> str:
-    """Return the SHA-256 of a network's layers, parameters and buffers, and of further tensors, in hexadecimal."""
-    digest = hashlib.sha256(str(model).encode())
+    """Return the SHA-256 of a network's layers, parameters and buffers, and of further tensors, in hexadecimal.
+
+    The digest of the file that a layer was made from counts as well: an ONNX file has no parameters here, and a Python file may
+    hold constants.
+    """
+    files = [getattr(module, "file_digest", "") for module in model.modules()]
+    digest = hashlib.sha256(f"{model} {files}".encode())
     named = [*model.named_parameters(), *model.named_buffers()]  # buffers that are not saved count as well
     for name, tensor in [*named, *((f"#{k}", t) for k, t in enumerate(tensors) if t is not None)]:
         raw = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)  # bytes, since NumPy has no bfloat16

@@ -127,22 +127,25 @@ def audit(
         if checked["accuracy"]:
             say(f"clean accuracy {checked['accuracy']['as given']:.1%}" + (checked["doubt"] and f": {checked['doubt']}"))
         doubts = [checked["doubt"]] if checked["doubt"] else []
-        doubts += ["an ONNX file gives no gradients, so there are no trigger candidates"] if not job.differentiable else []
+        gaps = [] if job.differentiable else ["an ONNX file gives no gradients, so there are no trigger candidates"]
+        gaps += [f"only {len(chosen)} of {classes} classes were tested"] if len(chosen) < classes else []
         with job.clock("trigger candidates"):
             norms, success = job.candidates()
         with job.clock("references"):
             others = np.stack([job.reference_norms(network, cache) for network in references]) if references else None
-        sizes, null = size_test(norms, success, others), [] if others is None else leave_one_out_p(others)
+        null = [] if others is None else leave_one_out_p(others)
+        # An accused network is more suspicious than each reference, and a trigger of the user's halves the level.
+        sizes = size_test(norms, success, others, level=min(LEVEL / (1 if trigger is None else 2), *null, 1.0))
         with job.clock("W with candidates"):
             rows = job.rows(sizes, norms, success)
         with job.clock("your trigger"):
             own = None if trigger is None else job.own_trigger(trigger)
         confirmed = next((row["success held out"] for row in rows if row["class"] == sizes.smallest), float("nan"))
-        if len(chosen) < classes and sizes.lowest > LEVEL:
-            doubts.append(f"only {len(chosen)} of {classes} classes were tested")
         tried = None if own is None else (own["p"], own["success"])
         size = images[0, 0].numel()
-        answer = decide(sizes, classes=classes, pixels=size, confirmed=confirmed, null=null, trigger=tried, doubts=doubts)
+        answer = decide(
+            sizes, classes=classes, pixels=size, confirmed=confirmed, null=null, trigger=tried, doubts=doubts, gaps=gaps
+        )
     say(f"{answer.verdict}: {'; '.join(answer.reasons)}")
     found = asdict(answer) | {
         "sizes": {
