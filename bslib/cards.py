@@ -161,7 +161,8 @@ def _plot(entry: Entry) -> str:
             last = (what, test.given)
         outcome, estimate = test.outcome(measured[test.quantity]), measured[test.quantity]
         rows.append(
-            f'<div class="line {OUTCOMES[outcome]}"><span class="name">{detail or data * several} <small>{test}{", can only refute" * test.refutes}</small></span>'
+            f'<div class="line {OUTCOMES[outcome]}"><span class="name">{detail or data * several} '
+            f"<small>{test}{', can only refute' * test.refutes}</small></span>"
             f"{_track(test, estimate, min(ends) - pad, max(ends) + pad)}"
             f'<span class="value">{_value(estimate)} <span class="fares">{MARKS[outcome]}</span></span></div>'
         )
