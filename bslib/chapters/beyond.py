@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from bslib.chapters.base import TrainedSize
-from bslib.specs import AttackSpec, CountsSpec, DetectorSpec, MarginsSpec, NetworkSpec, PredictionsSpec, Spec
+from bslib.specs import AttackSpec, CleanseSpec, CountsSpec, DetectorSpec, MarginsSpec, NetworkSpec, PredictionsSpec, Spec
 from bslib.threat_models import threat_model_named
 
-__all__ = ["FIRST_SEED", "Attack", "BeyondSize", "own_trigger"]
+__all__ = ["FIRST_SEED", "Attack", "BeyondSize", "CleansedSize", "candidates_batch_of", "candidates_of", "own_trigger"]
 
 #: The seed of the first network of each kind.
 FIRST_SEED = 100
@@ -69,6 +69,47 @@ class BeyondSize(TrainedSize):
         trigger = own_trigger(network)
         success = PredictionsSpec(network=network, trigger=trigger, images=self.test_images)
         return [network, success, self.counts_of(network, None), self.counts_of(network, trigger)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleansedSize(BeyondSize):
+    """The size of a chapter that also runs Neural Cleanse.
+
+    Parameters
+    ----------
+    crafted_on, samples, steps, checked
+        As in the patterns chapter.
+    candidate_points : int
+        Test images that W around a candidate is measured on.
+    candidate_sigmas : tuple of float
+        Noise levels there.
+    """
+
+    crafted_on: int = 500
+    samples: int = 64
+    steps: int = 1000
+    checked: int = 5000
+    candidate_points: int = 100
+    candidate_sigmas: tuple[float, ...] = (0.05, 0.1, 0.25)
+
+
+def candidates_of(size: CleansedSize, network: NetworkSpec) -> CleanseSpec:
+    """Neural Cleanse on a network."""
+    how = {"images": size.crafted_on, "samples": size.samples, "steps": size.steps, "checked": size.checked}
+    return CleanseSpec(network=network, seed=network.seed, **how)
+
+
+def candidates_batch_of(size: CleansedSize, crafted: CleanseSpec) -> CountsSpec:
+    """Class counts of held-out images with each candidate."""
+    return CountsSpec(
+        network=crafted.network,
+        points=size.candidate_points,
+        sigmas=size.candidate_sigmas,
+        ns=(size.n,),
+        seed=crafted.network.seed,
+        held_out=True,
+        pattern=crafted,
+    )
 
 
 def own_trigger(network: NetworkSpec) -> int:

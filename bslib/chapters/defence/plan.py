@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bslib.chapters import sizes_of
-from bslib.chapters.beyond import Attack, BeyondSize, own_trigger
-from bslib.specs import CleanseSpec, CountsSpec, NetworkSpec, Spec
+from bslib.chapters.beyond import Attack, CleansedSize, candidates_batch_of, candidates_of, own_trigger
+from bslib.specs import CountsSpec, NetworkSpec, Spec
 
 __all__ = [
     "Size",
@@ -22,7 +22,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, kw_only=True)
-class Size(BeyondSize):
+class Size(CleansedSize):
     """The size of the chapter on one data set.
 
     Parameters
@@ -35,24 +35,12 @@ class Size(BeyondSize):
         Numbers of noisy copies at which W is compared; the last is ``n``.
     cleansed : tuple of (threat model, trigger)
         The backdoors on which Neural Cleanse runs, as it does on every clean network; each one of ``attacks``.
-    crafted_on, samples, steps, checked
-        As in the patterns chapter, for Neural Cleanse.
-    candidate_points : int
-        Test images that W around a candidate is measured on.
-    candidate_sigmas : tuple of float
-        Noise levels there.
     """
 
     attacks: tuple[Attack, ...] = (("T1", 1), ("T1", 4), ("T2", 3), ("T2", 5), ("T3", 1), ("T3", 2), ("T3", 4))
     clean_networks: int = 10
     ns: tuple[int, ...] = (10, 25, 50, 100, 250)
     cleansed: tuple[Attack, ...] = (("T1", 1), ("T3", 2))
-    crafted_on: int = 500
-    samples: int = 64
-    steps: int = 1000
-    checked: int = 5000
-    candidate_points: int = 100
-    candidate_sigmas: tuple[float, ...] = (0.05, 0.1, 0.25)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -117,22 +105,3 @@ def ladder_of(size: Size, network: NetworkSpec, trigger: int | None) -> CountsSp
 def second_batch_of(size: Size, network: NetworkSpec) -> CountsSpec:
     """Class counts of other clean images, for the false alarms of a test on two batches."""
     return size.counts_of(network, None, seed=network.seed + 10_000)
-
-
-def candidates_of(size: Size, network: NetworkSpec) -> CleanseSpec:
-    """Neural Cleanse on a network."""
-    how = {"images": size.crafted_on, "samples": size.samples, "steps": size.steps, "checked": size.checked}
-    return CleanseSpec(network=network, seed=network.seed, **how)
-
-
-def candidates_batch_of(size: Size, crafted: CleanseSpec) -> CountsSpec:
-    """Class counts of held-out images with each candidate."""
-    return CountsSpec(
-        network=crafted.network,
-        points=size.candidate_points,
-        sigmas=size.candidate_sigmas,
-        ns=(size.n,),
-        seed=crafted.network.seed,
-        held_out=True,
-        pattern=crafted,
-    )

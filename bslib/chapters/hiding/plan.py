@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bslib.chapters import sizes_of
-from bslib.chapters.beyond import Attack, BeyondSize, own_trigger
-from bslib.specs import CleanseSpec, CountsSpec, NetworkSpec, Spec
+from bslib.chapters.beyond import Attack, CleansedSize, candidates_batch_of, candidates_of, own_trigger
+from bslib.specs import NetworkSpec, Spec
 
 __all__ = ["Size", "candidates_batch_of", "candidates_of", "networks_of", "plan", "specs_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Size(BeyondSize):
+class Size(CleansedSize):
     """The size of the chapter on one data set.
 
     Parameters
@@ -23,18 +23,11 @@ class Size(BeyondSize):
         Numbers of noisy images, ascending; the first attack is measured with each.
     cover_sigmas : tuple of float
         The noise levels of these images.
-    crafted_on, samples, steps, checked, candidate_points
-        As in the defence chapter, for Neural Cleanse on the first attack with the most covers.
     """
 
     attacks: tuple[Attack, ...] = (("T1", 1), ("T1", 4), ("T1", 5), ("T2", 5), ("T3", 2))
     covers: tuple[int, ...] = (50, 250, 1000, 9000)
     cover_sigmas: tuple[float, ...] = (0.05, 0.1, 0.25)
-    crafted_on: int = 500
-    samples: int = 64
-    steps: int = 1000
-    checked: int = 5000
-    candidate_points: int = 100
 
 
 def plan(profile: str, *, seed: int = 0) -> list[Spec]:
@@ -73,22 +66,3 @@ def specs_of(size: Size, network: NetworkSpec) -> list[Spec]:
     strip = [size.strip_of(network, trigger) for trigger in carried]
     rest = size.counts_of(network, own_trigger(network), noise_on="rest")
     return [*size.basics(network), *strip, rest, *(size.margins_of(network, trigger) for trigger in carried)]
-
-
-def candidates_of(size: Size, network: NetworkSpec) -> CleanseSpec:
-    """Neural Cleanse on a network."""
-    how = {"images": size.crafted_on, "samples": size.samples, "steps": size.steps, "checked": size.checked}
-    return CleanseSpec(network=network, seed=network.seed, **how)
-
-
-def candidates_batch_of(size: Size, crafted: CleanseSpec) -> CountsSpec:
-    """Class counts of held-out images with each candidate, at the noise levels of the covers."""
-    return CountsSpec(
-        network=crafted.network,
-        points=size.candidate_points,
-        sigmas=size.cover_sigmas,
-        ns=(size.n,),
-        seed=crafted.network.seed,
-        held_out=True,
-        pattern=crafted,
-    )
