@@ -174,9 +174,10 @@ def in_words(rows: list[dict[str, Any]]) -> str:
     text += "With the other clean networks of the same data and architecture as references, the test of sizes accuses "
     text += f"{found[0]} of {of[0]} clean networks and {found[1]} of {of[1]} backdoored ones at 5 %. "
     seconds = [row["audit CPU seconds"] for row in rows if "audit CPU seconds" in row]
-    took = f"An audit took {min(seconds):.0f} to {max(seconds):.0f} seconds of one core. " if seconds else ""
+    span = (min(seconds, default=0), max(seconds, default=0))
+    took = f"The {len(seconds)} audits whose time was taken took {span[0]:.0f} to {span[1]:.0f} seconds of one core. "
     missing = f"{len(rows)} of {len(cases())} networks are audited so far. " if len(rows) < len(cases()) else ""
-    return text + took + missing
+    return text + (took if seconds else "") + missing
 
 
 def with_references(row: dict[str, Any], rows: list[dict[str, Any]]) -> float | None:

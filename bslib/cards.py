@@ -29,29 +29,50 @@ WORDS = {
     "less": "minus", "auc": "area (AUC)", "own": "own trigger", "r": "Pearson's r", "tau": "Kendall's τ", "p": "p-value",
     "fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10",
 }  # fmt: skip
+#: Where noise falls, and the tests that batches are put to, in names of quantities.
+PLACES = {"trigger": "noise on it", "rest": "noise beside it", "all": "noise everywhere"}
+TESTS = ("levene", "brown-forsythe", "mann-whitney", "permutation", "two-sided")
 
 
 def label(quantity: str, *, noise: bool = False) -> tuple[str, str, str]:
-    """The name of a quantity in words: what it is, its data set, and its noise level, trigger or bound.
+    """The name of a quantity in words: what it is, its data set, and its noise level, trigger, bound, batch or number of covers.
 
     Numbers with a fraction are noise levels. Whole numbers are noise levels if ``noise``; otherwise they are triggers, bounds of
     universal perturbations, or a sample size.
 
     >>> label("active_less_clean.fashion-mnist.0.05"), label("own_success.cifar10.3")
     (('active minus clean', 'Fashion-MNIST', 'σ = 0.05'), ('own trigger success', 'CIFAR-10', 'trigger 3'))
+    >>> label("as_wanted.fashion-mnist.T1-4.rest.1")[2], label("beside_less_clean.fashion-mnist.T1-1.0.1")[2]
+    ('T1, trigger 4, noise beside it, σ = 1', 'T1, trigger 1, σ = 0.1')
+    >>> label("batch_rate.fashion-mnist.T1.mann-whitney.25.0.25")[2], label("ratio.fashion-mnist.T1-1.9000.0.05")[2]
+    ('T1, mann-whitney, 25 images, σ = 0.25', 'T1, trigger 1, 9,000 covers, σ = 0.05')
     """
-    stem, *rest = re.findall(r"(?:(?<![a-z\d])\d+\.\d+|[^.])+", quantity)
+    stem, *rest = re.findall(r"(?:(?<![^._ ])0\.\d+|[^.])+", quantity)
     datasets = [part for part in rest if part in DATASETS]
     if len(datasets) > 1:
         rest.remove("less")
-    details = []
-    for part in rest:
-        if re.fullmatch(r"\d+(\.\d+)?", part):
-            whole = "bound {}/255" if "universal" in stem else "n = {}" if "reported" in stem else "trigger {}"
-            details.append(("σ = {}" if noise or "." in part else whole).format(part))
-        elif part not in datasets:
-            details.append(_in_words(part))
+    rest = [part for part in rest if part not in datasets]
+    whole = "bound {}/255" if "universal" in stem else "n = {}" if "reported" in stem else "trigger {}"
+    details = [_detail(part, rest[:k], rest, "σ = {}" if noise else whole) for k, part in enumerate(rest)]
     return _in_words(stem), " minus ".join(WORDS.get(d, d) for d in datasets), ", ".join(details).replace(", minus, ", " minus ")
+
+
+def _detail(part: str, before: list[str], rest: list[str], whole: str) -> str:
+    """One part of the name of a quantity in words; ``whole`` is the form of whole numbers that nothing else explains."""
+    attacked, last = any(re.fullmatch(r"T\d(-\d)?", other) for other in before), before[-1] if before else ""
+    if re.fullmatch(r"T\d-\d", part):
+        return part.replace("-", ", trigger ")
+    if part in PLACES and attacked:
+        return PLACES[part]
+    if re.fullmatch(r"0\.\d+", part) or (last in PLACES and part.isdigit()):
+        return f"σ = {part}"
+    if not part.isdigit():
+        return _in_words(part)
+    if last in TESTS:
+        return f"{part} images"
+    if "less" in rest and attacked:
+        return f"{part} copies"
+    return f"{int(part):,} covers" if attacked and last.startswith("T") and int(part) != 1 else whole.format(part)
 
 
 def _in_words(name: str) -> str:
@@ -80,7 +101,7 @@ def verdicts(chapter: str, quantities: Mapping[str, Estimate]) -> str:
     """The verdicts on a chapter's claims as cards.
 
     >>> verdicts("parameters", {}).count("<article")
-    16
+    20
     """
     legend = (
         "Each line is a measured number. The interval has to lie in the shaded part: ✓ all of it does, ✗ none, ~ some of it. "
@@ -154,7 +175,7 @@ def _plot(entry: Entry) -> str:
         family = [other for other in there if stems[other.quantity] == stems[test.quantity]]
         ends = [x for other in family for x in (*_ends(measured[other.quantity]), other.at_least, other.at_most) if x is not None]
         pad = 0.06 * (max(ends) - min(ends)) or 0.5
-        noise = any(re.search(r"\d\.\d", other.quantity) for other in family)
+        noise = any(re.search(r"(?<![^.])0\.\d", other.quantity) for other in family)
         what, data, detail = label(test.quantity, noise=noise)
         if (what, test.given) != last:
             rows.append(f'<p class="what">{"Presupposed: " * test.given}{what}</p>')
