@@ -94,7 +94,7 @@ def test_correlation_sends_the_pairs_at_every_noise_level_and_no_counts():
 
 def test_patterns_sends_what_is_there_of_the_detectors_batches_and_says_what_they_carry():
     part = patterns.load(profile="paper", store="published")["fashion-mnist"]
-    first, last = part.networks[0], part.networks[-1]
+    first, last = part.networks[0], [n for n in part.networks if n.attack and n.attack.trigger in part.size.triggers][-1]
     crafted = {spec.pattern: part.records[spec] for spec in part.records if isinstance(spec, CountsSpec) and 0.1 in spec.sigmas}
     lost = next(p for p in crafted if isinstance(p, UniversalSpec) and p.network == first and p.bound == 10)
     found = Records({spec: record for spec, record in part.records.items() if getattr(spec, "pattern", None) != lost})
@@ -106,7 +106,7 @@ def test_patterns_sends_what_is_there_of_the_detectors_batches_and_says_what_the
     assert [batch["points"] for batch in own] == [250] * 8 + [100] * 14 and own[0]["success"] is own[0]["own"] is None
     cleanse = next(p for p in crafted if isinstance(p, CleanseSpec) and p.network == first)
     assert own[-1]["rest"] == rest(crafted[cleanse].arrays["counts"][0, 0, -100:])
-    own, trigger = [b for b in batches if b["network"] == len(part.networks) - 1 and b["sigma"] == 0.25], last.attack.trigger
+    own, trigger = [b for b in batches if b["network"] == part.networks.index(last) and b["sigma"] == 0.25], last.attack.trigger
     carried = ["clean", "nothing", *("own" if k == trigger else "unseen" for k in range(1, 7))]
     assert [batch["carried"] for batch in own[:8]] == carried
     assert {(batch["own"], batch["success"], batch["n"]) for batch in own} == {(trigger, part.success(last), 250)}

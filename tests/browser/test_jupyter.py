@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 EXPLORER = """from bslib.chapters.surface.results import load
 from bslib.interactive.explorer import explorer
 explorer("surface", load(profile="paper", store="published"))"""
-START = 6
+START = 7
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def told(words: str) -> dict[str, tuple[str, set[str]]]:
 
 
 def test_the_last_cell_of_a_chapter_is_alive(page: Page, example: Examples) -> None:
-    start, moved, stamped = in_words(example, 0.1), in_words(example, 0.25), in_words(example, 0.1, stamped=True)
+    start, moved, stamped = in_words(example, 0.25), in_words(example, 0.4), in_words(example, 0.25, stamped=True)
     assert shown(page, start) == told(start)
     handle = page.locator(".widget-slider", has_text="Noise").locator(".noUi-handle")
     handle.focus()

@@ -23,7 +23,7 @@ def _plane(origin: Origin) -> dict[str, Any]:
         "source": plane.missing or plane.source,
         "sigma": min(size.cell_sigmas, key=lambda level: abs(level - 0.1)),
         "sigmas": size.cell_sigmas,
-        "poisons": size.poisons,
+        "poisons": [count for count in size.poisons if count in set(cells["poisons"])],
         "sides": size.sides,
         "greys": [grey / 9 for grey in size.greys],
         "cells": cells.to_dict("records"),
