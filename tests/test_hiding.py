@@ -22,7 +22,15 @@ from bslib.store import Record, Records, Store
 
 (PAPER,) = sizes_of("hiding", "paper")
 SIZE = dataclasses.replace(
-    PAPER, networks=3, points=6, sigmas=(0.05, 0.1), n=8, attacks=(("T1", 1), ("T2", 5)), covers=(5, 40), cover_sigmas=(0.1,)
+    PAPER,
+    networks=3,
+    points=6,
+    sigmas=(0.05, 0.1),
+    n=8,
+    attacks=(("T1", 1), ("T2", 5)),
+    covers=(5, 40),
+    cover_sigmas=(0.1,),
+    candidate_sigmas=(0.1,),
 )
 #: The true classes of the six images of a batch; the targets are 0, 1 and 2, so network 1 has one image of its target class.
 LABELS = np.array([1, 4, 5, 6, 7, 8])
