@@ -103,5 +103,5 @@ def ladder_of(size: Size, network: NetworkSpec, trigger: int | None) -> CountsSp
 
 
 def second_batch_of(size: Size, network: NetworkSpec) -> CountsSpec:
-    """Class counts of other clean images, for the false alarms of a test on two batches."""
+    """Counts of a second clean batch, for the false alarms of a test on two; a few images are in both, since both are drawn."""
     return size.counts_of(network, None, seed=network.seed + 10_000)
