@@ -25,7 +25,7 @@ from bslib.store import Record, Records, Store
 
 matplotlib.use("agg")
 
-SMALL = {"networks": 1, "points": 2, "clean_points": 1, "sigmas": (0.1, 0.25), "ns": (6, 12)}
+SMALL = {"networks": 1, "further": 0, "points": 2, "clean_points": 1, "sigmas": (0.1, 0.25), "ns": (6, 12)}
 T2, T1 = (dataclasses.replace(size, **SMALL) for size in sizes_of("correlation", "paper"))
 #: For each network (of trigger 3, of trigger 5) and class: images of ten that are sent, and classes that noise leads to.
 HITS = [[0, 1, 2, 3, 4, 5, 6, 7, 8, 9], [10, 9, 8, 10, 7, 9, 0, 10, 6, 8]]
@@ -76,14 +76,16 @@ KEPT = frame().query("success >= 0.1")
 
 def test_the_paper_plan_has_the_papers_networks_and_no_spec_twice():
     specs = plan_of("correlation", "paper")
-    assert len(specs) == len(set(specs)) == 442
-    for dataset, threat, networks in (("fashion-mnist", "T2", 5), ("cifar10", "T1", 12)):
+    assert len(specs) == len(set(specs)) == 546
+    for dataset, threat, networks, further in (("fashion-mnist", "T2", 5, 13), ("cifar10", "T1", 12, 0)):
         nets = [spec for spec in specs if isinstance(spec, NetworkSpec) and spec.dataset == dataset]
         attacks = [(n.attack.trigger, n.seed, n.attack.threat_model, n.attack.target) for n in nets]
-        assert attacks == [(k, s, threat, None if threat == "T2" else s % 10) for k in (3, 5) for s in range(networks)]
+        runs = [(k, s) for some in (range(networks), range(networks, networks + further)) for k in (3, 5) for s in some]
+        assert attacks == [(k, s, threat, None if threat == "T2" else s % 10) for k, s in runs]
         for net in nets:
             clean, *triggered = (spec for spec in specs if isinstance(spec, CountsSpec) and spec.network == net)
-            assert clean.trigger is None and {s.trigger for s in triggered} == {net.attack.trigger} and len(triggered) == 10
+            levels = 10 if net.seed < networks else 1
+            assert clean.trigger is None and {s.trigger for s in triggered} == {net.attack.trigger} and len(triggered) == levels
             assert {(s.seed, s.paired, s.by_class) for s in triggered} == {(clean.seed, True, True if threat == "T2" else None)}
             assert clean.sigmas == triggered[0].sigmas == (0.1,) and clean.paired, "the same images under the same noise"
 
@@ -257,10 +259,19 @@ def test_a_network_counts_when_it_is_measured_at_the_first_level():
     assert [network.seed for network in dataclasses.replace(part_of(size), size=T2, seed=1).networks] == [1, 1]
 
 
+def test_further_networks_have_pairs_at_the_first_level_alone_behind_those_of_every_level():
+    size = dataclasses.replace(T1, networks=1, further=1)
+    part = part_of(size, [45, 90, 9, 18], [1] * 4, at={(0.1, 12): [4, 5, 6, 7], (0.25, 12): [8, 9]}, clean=[1, 1, 1, 1])
+    first, other = part.pairs(), part.pairs(0.25)
+    assert first["trigger"].tolist() == [3, 5, 3, 5] and other["network"].tolist() == [0, 1] == first["network"].tolist()[:2]
+    assert np.exp(first["W"]).tolist() == pytest.approx([4, 5, 6, 7]) and np.exp(other["W"]).tolist() == pytest.approx([8, 9])
+    assert part.sigmas == [0.1, 0.25] and "4 of 4 networks under T1, 2 of them at σ = 0.1 alone" in part.source
+
+
 def test_what_is_missing_says_what_to_run(tmp_path):
     results = load(profile="paper", store=Store(tmp_path, writable=False))
     assert list(results) == ["fashion-mnist", "cifar10"] and all("reported" in name for name in quantities(results))
-    for (dataset, part), networks in zip(results.items(), (10, 24), strict=True):
+    for (dataset, part), networks in zip(results.items(), (36, 24), strict=True):
         assert part.networks == part.sigmas == [] and part.breakdown() == {} and part.trigger_table() == "(Not yet run.)"
         assert f"{networks} backdoored networks ({part.size.network}) on {dataset}, and the store holds none" in part.missing
         for draw in DRAW:

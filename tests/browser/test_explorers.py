@@ -125,7 +125,7 @@ def surface():
 
 @pytest.fixture(scope="module")
 def correlation():
-    return published("correlation", networks=3)
+    return published("correlation", networks=3, further=2)
 
 
 @pytest.fixture(scope="module")

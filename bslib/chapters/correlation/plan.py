@@ -22,6 +22,8 @@ class Size(TrainedSize):
         Under T2 each class of a network gives a pair of success and mean W, under the others each network.
     triggers : tuple of int
         The patterns that networks are trained on.
+    further : int
+        Further networks with each trigger, which are measured at the first noise level alone.
     test_images : int, optional
         Images that success is measured on; the whole test set when not given.
     points : int
@@ -35,6 +37,7 @@ class Size(TrainedSize):
     threat_model: str
     test_images: int | None = None
     triggers: tuple[int, ...] = (3, 5)
+    further: int = 0
     points: int
     clean_points: int
     sigmas: tuple[float, ...] = (0.1, 0.05, 0.25, 0.01, 0.5, 0.2, 0.15, 1.0, 0.75, 0.005)
@@ -45,7 +48,7 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
     """All specs of the chapter. Those of the first noise level come before those of the second.
 
     >>> len(plan("paper"))
-    442
+    546
     """
     specs: list[Spec] = []
     for size in sizes_of("correlation", profile):
@@ -53,16 +56,21 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
         specs += [
             spec for network in networks for spec in (network, predictions_of(size, network), clean_counts_of(size, network))
         ]
-        specs += [counts_of(size, network, sigma) for sigma in size.sigmas for network in networks]
+        specs += [counts_of(size, network, sigma) for sigma in size.sigmas for network in networks_of(size, seed, sigma)]
     return specs
 
 
-def networks_of(size: Size, seed: int) -> list[NetworkSpec]:
-    """The backdoored networks, trigger by trigger."""
+def networks_of(size: Size, seed: int, sigma: float | None = None) -> list[NetworkSpec]:
+    """The backdoored networks that are measured at a noise level, trigger by trigger; by default at the first, which are all.
+
+    The further networks come last, so that the pairs of every level are the first ones of all pairs.
+    """
+    last = size.networks + (size.further if sigma in (None, size.sigmas[0]) else 0)
     return [
-        size.attacked_network(run, size.threat_model, trigger)
+        size.attacked_network(seed + run, size.threat_model, trigger)
+        for runs in (range(size.networks), range(size.networks, last))
         for trigger in size.triggers
-        for run in range(seed, seed + size.networks)
+        for run in runs
     ]
 
 

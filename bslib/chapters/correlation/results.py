@@ -79,17 +79,25 @@ class Correlation(Results[Size]):
 
     @cached_property
     def sigmas(self) -> list[float]:
-        """The noise levels at which each of these networks is measured, ascending."""
+        """The noise levels at which each of these networks is measured that should be, ascending."""
         return sorted(
             sigma
             for sigma in self.size.sigmas
-            if self.networks and all(counts_of(self.size, network, sigma) in self.records for network in self.networks)
+            if self.networks
+            and all(counts_of(self.size, network, sigma) in self.records for _, network in self._measured_at(sigma))
         )
+
+    def _measured_at(self, sigma: float) -> list[tuple[int, NetworkSpec]]:
+        """The complete networks that are planned at a noise level, with their numbers."""
+        planned = {*networks_of(self.size, self.seed, sigma)}
+        return [(number, network) for number, network in enumerate(self.networks) if network in planned]
 
     @property
     def details(self) -> str:
-        """The threat model, and the number of images of a pair."""
-        return f" under {self.size.threat_model}, {self.size.points} images a pair"
+        """The threat model, the number of images of a pair, and how many networks are measured at one noise level alone."""
+        further = len(self.networks) - len(self._measured_at(self.size.sigmas[-1]))
+        alone = f", {further} of them at σ = {self.size.sigmas[0]:g} alone" if further else ""
+        return f" under {self.size.threat_model}{alone}, {self.size.points} images a pair"
 
     def pairs(self, sigma: float | None = None, *, n: int | None = None) -> pd.DataFrame:
         """The pairs of success and mean W, one row each.
@@ -106,11 +114,12 @@ class Correlation(Results[Size]):
             The largest number of noisy copies when not given.
         """
         at = self.size.ns.index(n or self.size.ns[-1])
+        sigma = self.size.sigmas[0] if sigma is None else sigma
         rows: list[dict[str, Any]] = []
-        for number, network in enumerate(self.networks):
+        for number, network in self._measured_at(sigma):
             assert network.attack is not None
             predictions = self.records[predictions_of(self.size, network)].arrays
-            triggered = self.records[counts_of(self.size, network, self.size.sigmas[0] if sigma is None else sigma)]
+            triggered = self.records[counts_of(self.size, network, sigma)]
             clean = self.records[clean_counts_of(self.size, network)]
             classes, attack = triggered.arrays["counts"].shape[-1], network.attack
             for label in [None] if attack.target is not None else range(classes):

@@ -369,7 +369,7 @@ function ofCorrelation(data) {
     show(settings) {
       const { pairs, means } = part(settings);
       const w = means.find((m) => m.sigma === settings.sigma && m.n === settings.n).W;
-      const all = pairs.success.map((success, k) => ({
+      const all = pairs.success.slice(0, w.length).map((success, k) => ({  // further networks come last, at one noise level alone
         success, W: w[k], kept: success >= settings.below, trigger: pairs.trigger[k],
         name: `network ${pairs.network[k] + 1}, trigger ${pairs.trigger[k]}` + (pairs.class[k] < 0 ? "" : `, class ${pairs.class[k]}`),
         row: [pairs.network[k], pairs.trigger[k], pairs.class[k] < 0 ? "" : pairs.class[k], success, w[k]],
