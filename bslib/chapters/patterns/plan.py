@@ -88,11 +88,16 @@ class Size(TrainedSize):
     scored: int = 100
     overlays: int = 100
 
+    @property
+    def trained(self) -> tuple[int, ...]:
+        """The triggers that networks are trained on."""
+        return (*self.triggers, *self.more_triggers)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.pattern_sigmas[:1] != self.sigmas[:1] or not {*self.pattern_sigmas} <= {*self.sigmas}:
             raise ValueError(f"pattern_sigmas must begin with the first of sigmas {self.sigmas}, got {self.pattern_sigmas}")
-        if not {*self.triggers, *self.more_triggers} <= {*PAPERS}:
+        if not {*self.trained} <= {*PAPERS}:
             raise ValueError(f"the patterns chapter measures {PAPERS}, got {self.triggers} and {self.more_triggers}")
         if {*self.triggers} & {*self.more_triggers} or self.cleansed > self.detector_only:
             raise ValueError(
@@ -129,18 +134,22 @@ def pictures_of(size: Size, seed: int) -> ImagesSpec:
 
 def networks_of(size: Size, seed: int) -> list[NetworkSpec]:
     """Clean networks, and the same number with each trigger."""
-    attacks = [None, *size.triggers, *size.more_triggers]
     return [
-        size.network_spec(run) if trigger is None else size.attacked_network(run, size.threat_model, trigger)
-        for trigger in attacks
+        size.attacked_network(run, size.threat_model, trigger) if trigger else size.network_spec(run)
+        for trigger in (None, *size.trained)
         for run in range(seed, seed + size.networks + size.detector_only)
     ]
 
 
+def trained_trigger(network: NetworkSpec) -> int:
+    """The trigger that a network was trained on; 0 for a clean network."""
+    return 0 if network.attack is None else network.attack.trigger
+
+
 def crafted_networks_of(size: Size, seed: int) -> list[NetworkSpec]:
     """The networks that patterns are crafted for, and that the other detectors score, sorted by seed."""
-    last = seed + size.networks
-    chosen = [n for n in networks_of(size, seed) if n.seed < last and (n.attack is None or n.attack.trigger in size.triggers)]
+    kinds = (0, *size.triggers)
+    chosen = [n for n in networks_of(size, seed) if n.seed < seed + size.networks and trained_trigger(n) in kinds]
     return sorted(chosen, key=lambda network: network.seed)
 
 
