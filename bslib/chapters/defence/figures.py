@@ -10,7 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bslib.chapters.defence.results import ATTACK, LEVEL, Defence, nearest
+from bslib.chapters.beyond import nearest
+from bslib.chapters.defence.results import ATTACK, LEVEL, Defence
 from bslib.chapters.defence.scores import detection_rate
 from bslib.plotting import (
     BLUE,

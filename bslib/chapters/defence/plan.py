@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bslib.chapters import sizes_of
-from bslib.chapters.beyond import Attack, CleansedSize, candidates_batch_of, candidates_of, own_trigger
+from bslib.chapters.beyond import Attack, CleansedSize, candidates_batch_of, candidates_of, nearest, own_trigger
 from bslib.specs import CountsSpec, NetworkSpec, Spec
 
 __all__ = [
@@ -98,8 +98,7 @@ def clean_specs_of(size: Size, network: NetworkSpec) -> list[Spec]:
 
 def ladder_of(size: Size, network: NetworkSpec, trigger: int | None) -> CountsSpec:
     """Class counts at each number of noisy copies, at one noise level."""
-    level = min(size.sigmas, key=lambda sigma: abs(sigma - 0.1))
-    return size.counts_of(network, trigger, sigmas=(level,), ns=size.ns)
+    return size.counts_of(network, trigger, sigmas=(nearest(size.sigmas),), ns=size.ns)
 
 
 def second_batch_of(size: Size, network: NetworkSpec) -> CountsSpec:

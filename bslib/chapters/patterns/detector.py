@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 
+from bslib.chapters.outcomes import mean_of
 from bslib.chapters.patterns.batches import FEWEST_NETWORKS, Batches, over_networks
 from bslib.chapters.patterns.plan import batch_of, trained_trigger
-from bslib.statistics import Estimate, leave_one_out
+from bslib.statistics import Estimate
 
 __all__ = ["EFFECTIVE", "area", "by_trigger", "quantities", "scored", "sensitivity", "working"]
 
@@ -82,7 +82,7 @@ def by_trigger(part: Batches) -> pd.DataFrame:
     for trigger in part.size.trained:
         some = [part.success(network) for network in part.networks if trained_trigger(network) == trigger]
         if len(some) >= FEWEST_NETWORKS:
-            success = leave_one_out([np.array([value]) for value in some]).estimate(within=(0, 1))
+            success = mean_of(some, within=(0, 1))
             rows += [(trigger, success, sigma, area(part, sigma, own=trigger)) for sigma in part.sigmas]
     return pd.DataFrame(rows, columns=["trigger", "success", "sigma", "auc"])
 
@@ -144,4 +144,4 @@ def _less_clean(part: Batches, trigger: int) -> Estimate:
     """Mean W with the own trigger minus mean W without, over the networks with this trigger."""
     first, networks = part.size.sigmas[0], [network for network in part.networks if trained_trigger(network) == trigger]
     means = ([part.w(batch_of(part.size, n, carried), first).mean() for carried in (trigger, None)] for n in networks)
-    return leave_one_out([np.array([with_it - without]) for with_it, without in means]).estimate()
+    return mean_of(with_it - without for with_it, without in means)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
+from bslib.chapters.outcomes import defined, quantities
 from bslib.chapters.patterns import candidates, detector, others, universal
 from bslib.chapters.patterns.batches import FEWEST_NETWORKS, Batches
 from bslib.chapters.patterns.detector import scored
-from bslib.statistics import Estimate, Estimates
+from bslib.statistics import Estimate
 
 __all__ = ["Patterns", "load", "quantities", "scored"]
 
@@ -30,16 +28,7 @@ class Patterns(Batches):
         found = {} if self.missing else detector.quantities(self)
         for subject in (universal, candidates, others):
             found |= subject.quantities(self)
-        return {
-            name: estimate
-            for name, estimate in found.items()
-            if estimate.networks >= FEWEST_NETWORKS and np.isfinite(estimate.value)
-        }
+        return {name: own for name, own in defined(found).items() if own.networks >= FEWEST_NETWORKS}
 
 
 load = Patterns.load
-
-
-def quantities(results: Mapping[str, Patterns]) -> Estimates:
-    """The quantities of every data set."""
-    return Estimates.of(part.quantities() for part in results.values())
