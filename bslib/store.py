@@ -252,7 +252,7 @@ class Store:
         """Return the file of the record of ``spec``: its own, or the combined file of earlier versions if only that exists."""
         path = self._json(spec)
         combined = spec.combined if isinstance(spec, DetectorSpec) and not path.is_file() else None
-        return path if combined is None or not self._json(combined[0]).is_file() else self._json(combined[0])
+        return path if combined is None or not self._json(combined).is_file() else self._json(combined)
 
 
 class Records(Mapping[Spec, Record]):

@@ -45,7 +45,7 @@ class BeyondSize(TrainedSize):
         return range(FIRST_SEED + seed, FIRST_SEED + seed + (self.networks if networks is None else networks))
 
     def attacked(self, seed: int, attack: Attack, **more: Any) -> NetworkSpec:
-        """A backdoored network, with further fields of its :class:`~bslib.specs.AttackSpec`."""
+        """A backdoored network, with further fields of its :class:`~bslib.specs.networks.AttackSpec`."""
         network = self.attacked_network(seed, *attack)
         return network if network.attack is None else replace(network, attack=replace(network.attack, **more))
 

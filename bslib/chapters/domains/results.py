@@ -29,7 +29,7 @@ class Domain(Results[Any]):
     described: ClassVar[str] = "backdoored "
 
     def planned(self) -> list[Any]:
-        """The planned networks, as :class:`~bslib.specs.DomainSpec`."""
+        """The planned networks, as :class:`~bslib.specs.others.DomainSpec`."""
         return [spec for threat in THREATS for spec in specs_of(self.size, threat, self.seed)]
 
     def needed(self, network: Any) -> list[Any]:
