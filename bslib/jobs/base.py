@@ -26,6 +26,7 @@ __all__ = [
     "crafting_images",
     "draw_points",
     "draw_points_of_each_class",
+    "measuring_points",
     "split_test_set",
     "trained_network",
 ]
@@ -67,6 +68,12 @@ def split_test_set(available: int) -> tuple[np.ndarray, np.ndarray]:
     """
     order = np.random.default_rng([0, 5]).permutation(available)
     return order[: available // 2], order[available // 2 :]
+
+
+def measuring_points(available: int, points: int, seed: int) -> np.ndarray:
+    """Draw ``points`` indices of test images from the half that no pattern is crafted on."""
+    _, measuring = split_test_set(available)
+    return measuring[draw_points(len(measuring), points, seed)]
 
 
 def trained_network(spec: NetworkSpec, store: Store, device: torch.device) -> tuple[Dataset, nn.Module, str]:
