@@ -18,7 +18,7 @@ from bslib.chapters.patterns import figures, plan
 from bslib.chapters.patterns.candidates import candidates
 from bslib.chapters.patterns.detector import by_trigger, sensitivity, working
 from bslib.chapters.patterns.others import others
-from bslib.chapters.patterns.results import Patterns, load, quantities
+from bslib.chapters.patterns.results import Patterns, load, quantities, scored
 from bslib.chapters.patterns.universal import universal, universal_areas
 from bslib.ledger import claims_of, judge
 from bslib.profiles import PROFILES
@@ -184,7 +184,7 @@ def test_the_area_counts_ties_half_and_an_unsigned_score_any_difference():
     part = part_of(batch(ONE, 1, EVEN) | batch(CLEAN, 0, EVEN) | batch(CLEAN, 5, MORE))
     assert part.tests()["score"].value_counts().to_dict() == {0: 18, 700: 2, -700: 1}  # own ones: 700 and 0
     assert part.area().value == pytest.approx((18.5 + 9.5) / 38)
-    assert part.area(signed=False).value == pytest.approx((18 + 8.5) / 38)
+    assert part.area_of(scored(part.tests(), signed=False), "own").value == pytest.approx((18 + 8.5) / 38)
     assert part.area(own=1).value == pytest.approx(18.5 / 19) and part.area(own=4).value == pytest.approx(9.5 / 19)
     assert part.area().networks == 2 and part.area(own=4).networks == 1
     part.tests()["score"].array[:] = 0

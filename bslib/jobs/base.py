@@ -20,16 +20,9 @@ from bslib.training import load_weights
 from bslib.triggers import pattern
 
 __all__ = [
-    "Parts",
-    "carrying",
-    "checkpoint_path",
-    "crafting_images",
-    "draw_points",
-    "draw_points_of_each_class",
-    "measuring_points",
-    "split_test_set",
-    "trained_network",
-]
+    "Parts", "carrying", "checkpoint_path", "crafting_images", "draw_points", "draw_points_of_each_class", "measuring_points",
+    "split_test_set", "trained_network",
+]  # fmt: skip
 
 #: The return value of a job: the result, the arrays, and the data set or None.
 Parts = tuple[dict[str, Any], dict[str, np.ndarray], Dataset | None]

@@ -14,18 +14,8 @@ from scipy import stats
 
 from bslib.chapters.base import Results
 from bslib.chapters.beyond import nearest, own_trigger
-from bslib.chapters.defence.plan import (
-    Size,
-    candidates_batch_of,
-    candidates_of,
-    clean_networks_of,
-    clean_specs_of,
-    cleansed_networks_of,
-    ladder_of,
-    networks_of,
-    second_batch_of,
-    specs_of,
-)
+from bslib.chapters.defence import plan
+from bslib.chapters.defence.plan import Size
 from bslib.chapters.defence.scores import TESTS, detection_rate, flagged
 from bslib.chapters.outcomes import area, attack_success, defined, mean_of, quantities, w_by_sigma
 from bslib.entropy import entropy
@@ -52,11 +42,11 @@ class Defence(Results[Size]):
 
     def planned(self) -> list[NetworkSpec]:
         """The planned networks."""
-        return [*networks_of(self.size, self.seed), *clean_networks_of(self.size, self.seed)]
+        return [*plan.networks_of(self.size, self.seed), *plan.clean_networks_of(self.size, self.seed)]
 
     def needed(self, network: NetworkSpec) -> Sequence[Spec]:
         """The network and what is measured on it, without Neural Cleanse."""
-        return clean_specs_of(self.size, network) if network.attack is None else specs_of(self.size, network)
+        return plan.clean_specs_of(self.size, network) if network.attack is None else plan.specs_of(self.size, network)
 
     @property
     def details(self) -> str:
@@ -106,7 +96,7 @@ class Defence(Results[Size]):
         """The same of W at one noise level with n noisy copies: columns network, threat model, trigger, n, auc, "5 %"."""
         rows = []
         for network in self.backdoored:
-            ladder = [ladder_of(self.size, network, trigger) for trigger in (None, own_trigger(network))]
+            ladder = [plan.ladder_of(self.size, network, trigger) for trigger in (None, own_trigger(network))]
             of_n = (-entropy(self.records[spec].arrays["counts"][0]) for spec in ladder)
             rows += [(*_about(network), n, area(*w), detection_rate(*w)) for n, *w in zip(self.size.ns, *of_n, strict=True)]
         return pd.DataFrame(rows, columns=["network", *ATTACK, "n", "auc", "5 %"])
@@ -120,9 +110,10 @@ class Defence(Results[Size]):
         """
         about, pairs, rows = [], [], []
         for network in self.networks:
+            second = w_by_sigma(self.records[plan.second_batch_of(self.size, network)])
             for carried, trigger in [("clean", None)] + ([("trigger", network.attack.trigger)] if network.attack else []):
                 about.append((*_about(network), carried))
-                pairs.append((self._w(network, None, second=True), self._w(network, trigger)))
+                pairs.append((second, self._w(network, trigger)))
         for points in (points for points in BATCHES if points <= self.size.points and pairs):
             clean, tested = (_split(np.stack(of), points) for of in zip(*pairs, strict=True))
             for name, test in TESTS.items():
@@ -153,9 +144,9 @@ class Defence(Results[Size]):
         Columns network, threat model and trigger (None for clean networks), sigma, mask, W.
         """
         rows = []
-        for network in cleansed_networks_of(self.size, self.seed):
-            crafted = candidates_of(self.size, network)
-            batch = candidates_batch_of(self.size, crafted)
+        for network in plan.cleansed_networks_of(self.size, self.seed):
+            crafted = plan.candidates_of(self.size, network)
+            batch = plan.candidates_batch_of(self.size, crafted)
             if crafted in self.records and batch in self.records:
                 arrays, mask = self.records[crafted].arrays, self.records[crafted].result["anomaly_index"]
                 w = w_by_sigma(self.records[batch]).reshape(len(batch.sigmas), -1, batch.points).mean(-1)
@@ -242,17 +233,15 @@ class Defence(Results[Size]):
         size, rows = self.size, list[tuple[str, object, str, str]]()
         if not self.backdoored:
             return "(Not yet run.)"
-        overlays, of_crafted = size.strip_of(self.backdoored[0], None).overlays, [s for s in self.records if s.kind == "cleanse"]
-        kinds: tuple[tuple[str, int, list[Spec], float], ...] = (
-            (
-                f"W, one noise level, {size.n} copies: an image",
-                size.n,
-                [size.counts_of(n, None) for n in self.backdoored],
-                len(size.sigmas),
-            ),
-            ("STRIP: an image", overlays, [size.strip_of(n, None) for n in self.backdoored], 1),
-            ("logit margin: an image", 1, [size.margins_of(n, None) for n in self.backdoored], 1),
-            ("Neural Cleanse: a network", 0, of_crafted, 1 / size.points),
+        counts, strips, margins = (
+            [of(network, None) for network in self.backdoored] for of in (size.counts_of, size.strip_of, size.margins_of)
+        )
+        crafted = [spec for spec in self.records if spec.kind == "cleanse"]
+        kinds: tuple[tuple[str, int, Sequence[Spec], float], ...] = (
+            (f"W, one noise level, {size.n} copies: an image", size.n, counts, len(size.sigmas)),
+            ("STRIP: an image", size.strip_of(self.backdoored[0], None).overlays, strips, 1),
+            ("logit margin: an image", 1, margins, 1),
+            ("Neural Cleanse: a network", 0, crafted, 1 / size.points),
         )
         for name, passes, specs, many in kinds:
             times = pd.DataFrame([dict(self.records[spec].provenance) for spec in specs])
@@ -260,9 +249,9 @@ class Defence(Results[Size]):
                 rows.append((name, passes or "", f"{seconds.median() / size.points / many:.2g} s", str(device)))
         return markdown_table(["score", "forward passes", "time", "on"], rows, empty="")
 
-    def _w(self, network: NetworkSpec, trigger: int | None, *, second: bool = False) -> Floats:
+    def _w(self, network: NetworkSpec, trigger: int | None) -> Floats:
         """W of a batch, shape (sigmas, points)."""
-        return w_by_sigma(self.records[second_batch_of(self.size, network) if second else self.size.counts_of(network, trigger)])
+        return w_by_sigma(self.records[self.size.counts_of(network, trigger)])
 
 
 load = Defence.load

@@ -40,9 +40,7 @@ def area(
     part: Batches,
     sigma: float | None = None,
     *,
-    batch: int | None = None,
     center: str = "mean",
-    signed: bool = True,
     effective: bool = False,
     own: int | None = None,
     triggers: Sequence[int] | None = None,
@@ -53,9 +51,9 @@ def area(
 
     Parameters
     ----------
-    sigma, batch, center
+    sigma, center
         As for :meth:`~bslib.chapters.patterns.batches.Batches.tests`.
-    signed, effective
+    effective : bool
         As for :func:`scored`.
     own : int, optional
         Leave out all own triggers but this one.
@@ -64,7 +62,7 @@ def area(
     """
     if triggers is None:
         triggers = part.size.triggers if own is None else (*part.size.triggers, own)
-    tests = scored(part.trained_on(part.tests(sigma, batch=batch, center=center), triggers), signed=signed, effective=effective)
+    tests = scored(part.trained_on(part.tests(sigma, center=center), triggers), effective=effective)
     if own is not None:
         tests = tests[(tests["carried"] != "own") | (tests["trigger"] == own)]
     return part.area_of(tests, "own")

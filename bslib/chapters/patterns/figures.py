@@ -73,21 +73,19 @@ def roc(patterns: Patterns, table: pd.DataFrame) -> Figure:
 def roc_by_setting(patterns: Patterns, table: pd.DataFrame) -> Figure:
     """The area under the ROC curve against sigma, by batch size (left) and by the form of the score (right)."""
     full = patterns.size.points
-    usual = (table["center"] == "mean") & table["signed"] & ~table["effective"]
-    choices: list[list[tuple[str, pd.Series[bool]]]] = [
-        [(f"{size} points", usual & (table["batch"] == size)) for size in sorted(set(table["batch"]))],
-        [
-            ("mean, signed", usual & (table["batch"] == full)),
-            ("median", (table["center"] == "median") & table["signed"] & ~table["effective"] & (table["batch"] == full)),
-            ("no sign", (table["center"] == "mean") & ~table["signed"] & ~table["effective"] & (table["batch"] == full)),
-            ("90 % success", (table["center"] == "mean") & table["signed"] & table["effective"] & (table["batch"] == full)),
-        ],
-    ]
+    # Batch, centre, whether the score is signed, and whether the positives are effective triggers alone, by label.
+    by_batch = {f"{size} points": (size, "mean", True, False) for size in sorted(set(table["batch"]))}
+    by_score = {
+        "mean, signed": (full, "mean", True, False),
+        "median": (full, "median", True, False),
+        "no sign": (full, "mean", False, False),
+        "90 % success": (full, "mean", True, True),
+    }
     figure, axes = panels(2)
-    sigmas = sorted(set(table["sigma"]))
-    for axis, lines in zip(axes, choices, strict=True):
-        for k, (label, where) in enumerate(lines):
-            own = table[where]
+    sigmas, settings = sorted(set(table["sigma"])), table.groupby(["batch", "center", "signed", "effective"])
+    for axis, lines in zip(axes, (by_batch, by_score), strict=True):
+        for k, (label, setting) in enumerate(lines.items()):
+            own = settings.get_group(setting) if setting in settings.groups else table[:0]
             places = [sigmas.index(sigma) + 0.12 * (k - 1.5) for sigma in own["sigma"]]
             points_with_intervals(axis, places, own["area"], *SETTING_STYLE[k % len(SETTING_STYLE)], label)
         axis.axhline(0.5, color=GREY, linestyle=":")

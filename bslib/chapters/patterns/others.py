@@ -7,17 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from bslib.chapters.patterns import plan
 from bslib.chapters.patterns.batches import Batches
-from bslib.chapters.patterns.plan import (
-    batch_of,
-    carried_of,
-    cleanse_of,
-    cleanse_specs,
-    crafted_batch_of,
-    score_of,
-    scores_specs,
-    universal_specs,
-)
 from bslib.detectors import DETECTORS
 from bslib.markdown import markdown_table
 from bslib.specs import CleanseSpec, DetectorSpec, NetworkSpec, UniversalSpec
@@ -39,13 +30,13 @@ def others(part: Batches) -> pd.DataFrame:
     """
     rows = []
     for number, network in enumerate(part.networks):
-        crafted = [*universal_specs(part.size, network), *cleanse_specs(part.size, network)]
+        crafted = [*plan.universal_specs(part.size, network), *plan.cleanse_specs(part.size, network)]
         measured = [name for name in DETECTORS if _has_scores(part, network, name)]
         if not measured or any(spec not in part.records for spec in crafted):
             continue
-        smallest = int(part.records[cleanse_of(part.size, network)].arrays["masks"].sum((1, 2, 3)).argmin())
-        for what in carried_of(part.size, network):
-            spec = score_of(part.size, network, measured[0], **what)
+        smallest = int(part.records[plan.cleanse_of(part.size, network)].arrays["masks"].sum((1, 2, 3)).argmin())
+        for what in plan.carried_of(part.size, network):
+            spec = plan.score_of(part.size, network, measured[0], **what)
             at = smallest if isinstance(spec.pattern, CleanseSpec) else 0
             found = {DETECTORS[name].label: _suspicion(part, network, name, at, what) for name in measured}
             rows.append({"network": number, "carried": _carried(spec), "W": _w_score(part, spec, at)} | found)
@@ -53,8 +44,8 @@ def others(part: Batches) -> pd.DataFrame:
 
 
 def _has_scores(part: Batches, network: NetworkSpec, detector: str) -> bool:
-    own = [spec for spec in scores_specs(part.size, network) if isinstance(spec, DetectorSpec) and spec.detector == detector]
-    return all(spec in part.records for spec in own)
+    scores = plan.scores_specs(part.size, network)
+    return all(spec in part.records for spec in scores if spec.detector == detector)
 
 
 def _carried(spec: DetectorSpec) -> str:
@@ -67,19 +58,19 @@ def _carried(spec: DetectorSpec) -> str:
 
 
 def _suspicion(part: Batches, network: NetworkSpec, detector: str, at: int, what: Mapping[str, Any]) -> float:
-    score = float(part.records[score_of(part.size, network, detector, **what)].arrays["scores"][at].mean())
+    score = float(part.records[plan.score_of(part.size, network, detector, **what)].arrays["scores"][at].mean())
     if not DETECTORS[detector].against_clean:
         return -score
-    return float(part.records[score_of(part.size, network, detector)].arrays["scores"].mean()) - score
+    return float(part.records[plan.score_of(part.size, network, detector)].arrays["scores"].mean()) - score
 
 
 def _w_score(part: Batches, spec: DetectorSpec, at: int) -> float:
     """Levene's score of the batch that carries what ``spec`` carries, or the candidate ``at``, with ``pattern_points`` points."""
     sigma, points = part.size.sigmas[0], part.size.pattern_points
     if spec.pattern is None:
-        counted = batch_of(part.size, spec.network, spec.trigger)
+        counted = plan.batch_of(part.size, spec.network, spec.trigger)
     else:
-        counted = crafted_batch_of(part.size, spec.pattern)
+        counted = plan.crafted_batch_of(part.size, spec.pattern)
     return levene(part.clean_w(spec.network, sigma), part.w(counted, sigma)[at * points : (at + 1) * points]).score
 
 
