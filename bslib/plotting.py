@@ -66,7 +66,7 @@ def images(record: Record | str, columns: int = 6) -> Figure | Markdown:
     Parameters
     ----------
     record : Record or str
-        Of an :class:`~bslib.specs.ImagesSpec`; or what to say instead.
+        Of an :class:`~bslib.specs.others.ImagesSpec`; or what to say instead.
     columns : int
     """
     if isinstance(record, str):

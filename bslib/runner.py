@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -131,7 +131,7 @@ def run_group(group: Group, store: Store, device: str, *, wait: bool = True, pro
     torch.set_num_threads(THREADS)
     try:
         with _alone(group, store, wait=wait) as alone:
-            for own in _by_network(group) if alone else ():
+            for own in _groups(group, by=lambda spec: spec.on_network or spec) if alone else ():
                 for network in _to_make(own, store):
                     store.put(compute(network, store, device=device, progress=progress))
                     checkpoint_path(network, store, device).unlink(missing_ok=True)
@@ -183,25 +183,17 @@ def _stages(plan: Iterable[Spec]) -> list[list[Group]]:
     return [_groups(stage) for stage in stages if stage]
 
 
-def _groups(plan: Iterable[Spec]) -> list[Group]:
-    """Group the plan by network; a spec that needs no network forms its own group."""
-    groups: dict[Spec, Group] = {}
-    for spec in plan:
-        groups.setdefault(_shared(spec), []).append(spec)
-    return list(groups.values())
-
-
 def _shared(spec: Spec) -> Spec:
     """What the specs of a group have in common: the network before any treatment, or the spec itself."""
     return spec if spec.on_network is None else spec.on_network.untreated
 
 
-def _by_network(group: Group) -> list[Group]:
-    """Split a group into the specs of each network, treated or not."""
-    parts: dict[Spec, Group] = {}
-    for spec in group:
-        parts.setdefault(spec.on_network or spec, []).append(spec)
-    return list(parts.values())
+def _groups(specs: Iterable[Spec], by: Callable[[Spec], Spec] = _shared) -> list[Group]:
+    """Group specs by their network; a spec that needs no network forms its own group."""
+    groups: dict[Spec, Group] = {}
+    for spec in specs:
+        groups.setdefault(by(spec), []).append(spec)
+    return list(groups.values())
 
 
 def _to_make(own: Group, store: Store) -> list[NetworkSpec]:
@@ -248,13 +240,15 @@ def _run_groups(
     groups: list[Group], pools: dict[str, Executor], store: Store, sign: Path, *, wait: bool, progress: bool
 ) -> Iterator[int]:
     """Run groups on workers; yields the number of new records at least once a second."""
-    placed = [(group, _device_of(group, pools)) for group in groups]
-    placed.sort(key=lambda pair: pair[1] != "cuda")  # GPU jobs first, otherwise CPU jobs would occupy the GPU workers
     finished: Queue[Future[list[Record]]] = Queue()
     running: dict[Future[list[Record]], Group] = {}
     there: dict[Future[list[Record]], int] = {}
-    for group, device in placed:
-        known = _known(group, store)
+    placed = [(group, _device_of(group, pools)) for group in groups]
+    # GPU jobs first, otherwise CPU jobs would occupy the GPU workers
+    for group, device in sorted(placed, key=lambda pair: pair[1] != "cuda"):
+        # A worker without access to the store's folder needs the records of the network, the patterns and the group itself.
+        needed = dict.fromkeys([*(needed for spec in group for needed in spec.needs.values()), *group])
+        known = [store.get(spec) for spec in needed if spec in store]
         future = pools[device].submit(_work, group, store, known, sign, device, wait=wait, progress=progress)
         running[future], there[future] = group, len(group) - len(missing_specs(group, store))
         future.add_done_callback(finished.put)
@@ -280,12 +274,6 @@ def _device_of(group: Group, pools: dict[str, Executor]) -> str:
     return "cuda" if network is not None and network.network in FOR_A_GPU else "cpu"
 
 
-def _known(group: Group, store: Store) -> list[Record]:
-    """Return the existing records of a group, its network and its patterns, for a worker without access to the store's folder."""
-    needed = dict.fromkeys([*(needed for spec in group for needed in spec.needs.values()), *group])
-    return [store.get(spec) for spec in needed if spec in store]
-
-
 def _keep(records: list[Record], group: Group, store: Store) -> None:
     """Store the records from a worker without access to the store's folder: all or none, since they refer to one network."""
     if records:
@@ -305,25 +293,19 @@ def _work(
 ) -> list[Record]:
     """Compute a group in the store; without access to its folder, use a temporary store and return the new records."""
     try:
-        return _work_alone(group, store, known, sign, device, wait=wait, progress=progress)
+        with _ONE_AT_A_TIME:
+            if sign.is_file():
+                for _ in run_group(group, store, device, wait=wait, progress=progress):
+                    if not sign.is_file():  # the run has ended, but this cluster worker is still alive
+                        break
+                return []
+            with tempfile.TemporaryDirectory() as folder:
+                own = Store(Path(folder))
+                for record in known:
+                    own.put(record)
+                return [own.get(spec) for spec in run_group(group, own, device, progress=progress)]
     except SystemExit:  # asked to stop and cleaned up; without an exit, the pool would start the next group
         os._exit(_TOLD_TO_STOP)
-
-
-def _work_alone(
-    group: Group, store: Store, known: list[Record], sign: Path, device: str, *, wait: bool, progress: bool
-) -> list[Record]:
-    with _ONE_AT_A_TIME:
-        if sign.is_file():
-            for _ in run_group(group, store, device, wait=wait, progress=progress):
-                if not sign.is_file():  # the run has ended, but this cluster worker is still alive
-                    break
-            return []
-        with tempfile.TemporaryDirectory() as folder:
-            own = Store(Path(folder))
-            for record in known:
-                own.put(record)
-            return [own.get(spec) for spec in run_group(group, own, device, progress=progress)]
 
 
 @contextmanager

@@ -182,8 +182,7 @@ class Store:
         PermissionError
             If the store is read-only.
         """
-        if not self.writable:
-            raise PermissionError(f"the store {self.folder} is read-only: name another one with --store")
+        self._refuse_if_read_only()
         _check(record)
         text = {
             "format": record.format,
@@ -217,8 +216,7 @@ class Store:
         PermissionError
             When the store is read-only.
         """
-        if not self.writable:
-            raise PermissionError(f"the store {self.folder} is read-only: name another one with --store")
+        self._refuse_if_read_only()
         path = self._file(spec)
         for old in (path, *_array_files(path)):  # the JSON goes first, so that none names arrays that are gone
             old.unlink(missing_ok=True)
@@ -226,7 +224,7 @@ class Store:
             self.weights_path(spec).unlink(missing_ok=True)
 
     def iter_records(self) -> Iterator[Record]:
-        """Iterate over the records of this folder, then over the base's other records; sorted by kind and key, and verified."""
+        """Iterate over the records of this folder, sorted by kind and key, then over the base's other records; all verified."""
         for path in sorted(self.folder.glob("*/[!.]*.json")):  # leftover temporary files of killed processes begin with a dot
             if (record := _read(path)) is not None:
                 yield from (one for one in _in_todays_kinds(record) if self._file(one.spec) == path)
@@ -245,6 +243,10 @@ class Store:
         """Return the path of a network's weights; they are kept beside the records but never committed."""
         return self.folder / "weights" / f"{spec.key}.safetensors"
 
+    def _refuse_if_read_only(self) -> None:
+        if not self.writable:
+            raise PermissionError(f"the store {self.folder} is read-only: name another one with --store")
+
     def _json(self, spec: Spec) -> Path:
         return self.folder / spec.kind / f"{spec.key}.json"
 
@@ -252,7 +254,7 @@ class Store:
         """Return the file of the record of ``spec``: its own, or the combined file of earlier versions if only that exists."""
         path = self._json(spec)
         combined = spec.combined if isinstance(spec, DetectorSpec) and not path.is_file() else None
-        return path if combined is None or not self._json(combined[0]).is_file() else self._json(combined[0])
+        return path if combined is None or not self._json(combined).is_file() else self._json(combined)
 
 
 class Records(Mapping[Spec, Record]):

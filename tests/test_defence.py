@@ -20,7 +20,8 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from bslib.chapters import plan_of, sizes_of
 from bslib.chapters.defence import figures, plan
 from bslib.chapters.defence.results import Defence, load, quantities
-from bslib.chapters.defence.scores import TESTS, area, detection_rate, flagged, permutation_test
+from bslib.chapters.defence.scores import TESTS, detection_rate, flagged, permutation_test
+from bslib.chapters.outcomes import area
 from bslib.ledger import claims_of, findings_of, judge
 from bslib.specs import CleanseSpec, CountsSpec, DetectorSpec, MarginsSpec, PredictionsSpec
 from bslib.statistics import anomaly_index, levene

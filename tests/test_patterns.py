@@ -15,7 +15,11 @@ from sklearn.metrics import roc_auc_score
 
 from bslib.chapters import plan_of, sizes_of
 from bslib.chapters.patterns import figures, plan
-from bslib.chapters.patterns.results import Patterns, load, quantities
+from bslib.chapters.patterns.candidates import candidates
+from bslib.chapters.patterns.detector import by_trigger, sensitivity, working
+from bslib.chapters.patterns.others import others
+from bslib.chapters.patterns.results import Patterns, load, quantities, scored
+from bslib.chapters.patterns.universal import universal, universal_areas
 from bslib.ledger import claims_of, judge
 from bslib.profiles import PROFILES
 from bslib.specs import CleanseSpec, CountsSpec, DetectorSpec, ImagesSpec, NetworkSpec, PredictionsSpec, UniversalSpec
@@ -166,7 +170,7 @@ def test_each_noise_level_has_its_own_counts_and_is_there_where_every_network_ha
     assert scores == [[0, 0], [-700, 0], [700, 0]] and part.sigmas == [0.05, 0.1, 0.25]
     assert [part.area(sigma).value for sigma in (None, 0.25, 0.05)] == [0.5, 0.25, 0.75]
     some = part_of(gone=lambda spec: spec == plan.batch_of(FASHION, FOUR, 3, 0.25))
-    assert some.sigmas == [0.1] and some.networks == [CLEAN, ONE, FOUR] and set(some.sensitivity()["sigma"]) == {0.1}
+    assert some.sigmas == [0.1] and some.networks == [CLEAN, ONE, FOUR] and set(sensitivity(some)["sigma"]) == {0.1}
 
 
 def test_smaller_batches_are_cut_from_the_points_and_what_is_left_over_is_not_used():
@@ -180,7 +184,7 @@ def test_the_area_counts_ties_half_and_an_unsigned_score_any_difference():
     part = part_of(batch(ONE, 1, EVEN) | batch(CLEAN, 0, EVEN) | batch(CLEAN, 5, MORE))
     assert part.tests()["score"].value_counts().to_dict() == {0: 18, 700: 2, -700: 1}  # own ones: 700 and 0
     assert part.area().value == pytest.approx((18.5 + 9.5) / 38)
-    assert part.area(signed=False).value == pytest.approx((18 + 8.5) / 38)
+    assert part.area_of(scored(part.tests(), signed=False), "own").value == pytest.approx((18 + 8.5) / 38)
     assert part.area(own=1).value == pytest.approx(18.5 / 19) and part.area(own=4).value == pytest.approx(9.5 / 19)
     assert part.area().networks == 2 and part.area(own=4).networks == 1
     part.tests()["score"].array[:] = 0
@@ -202,7 +206,7 @@ def test_own_triggers_below_90_percent_can_be_left_out_and_success_is_of_images_
 @pytest.mark.parametrize(("points", "sizes"), [(25, [25]), (60, [25, 50, 60])])
 def test_sensitivity_has_every_setting_once(points, sizes):
     size = dataclasses.replace(FASHION, points=points)
-    table = part_of(batch(ONE, 1, [2] * points, size=size) | succeeds(FOUR, 45), size).sensitivity()
+    table = sensitivity(part_of(batch(ONE, 1, [2] * points, size=size) | succeeds(FOUR, 45), size))
     settings = table[["sigma", "batch", "center", "signed", "effective"]]
     assert len(settings) == len(settings.drop_duplicates()) == 3 * len(sizes) * 8 and sorted(set(table["batch"])) == sizes
     for (sigma, effective), own in table.groupby(["sigma", "effective"]):
@@ -211,14 +215,13 @@ def test_sensitivity_has_every_setting_once(points, sizes):
 
 def test_a_universal_perturbation_is_described_by_what_it_changes_and_where_to():
     said = {UNIVERSAL: {"with": np.array([7, 7, 7, 8, 4, 5, 6, 7, 8, 9])}, OTHER_BOUND: {"with": np.arange(10)}}
-    counts = batch(ONE, UNIVERSAL, EVEN[:4]) | batch(ONE, UNIVERSAL, [4, 4, 4, 2], 0.25) | batch(ONE, None, HALF)
-    table = part_of(said | counts).universal().query("network == 1").set_index(["bound", "sigma"])
-    assert len(table) == 4 and (table["fooled"] == 0.6).all(), "the best pass counts"
+    counts = batch(ONE, UNIVERSAL, EVEN[:4]) | batch(ONE, UNIVERSAL, MORE[:4], 0.25) | batch(ONE, None, HALF)
+    table = universal(part_of(said | counts)).query("network == 1").set_index(["bound", "sigma"])
+    assert len(table) == 4
     row, nobody = table.loc[10, 0.1], table.loc[4, 0.1]
-    assert (row["fooled held out"], row["classes"]) == pytest.approx((0.4, 4 / 3**0.75)), "to two classes, three to one"
-    assert (row["score"], row["p"], row["W"]) == (700, 0, pytest.approx(LOG2)), "against as many clean points"
-    assert table.loc[(10, 0.25), "W"] == pytest.approx(7 / 4 * LOG2)
-    assert nobody["fooled held out"] == 0 and math.isnan(nobody["classes"])
+    assert (row["fooled"], row["classes"]) == pytest.approx((0.4, 4 / 3**0.75)), "to two classes, three to one"
+    assert (row["score"], table.loc[(10, 0.25), "score"]) == (700, -700), "against as many clean points"
+    assert nobody["fooled"] == 0 and math.isnan(nobody["classes"])
 
 
 def test_perturbations_are_told_from_second_clean_batches_of_the_same_networks():
@@ -238,7 +241,7 @@ def test_each_candidate_has_its_own_mask_and_points_and_the_backdoors_class_is_m
     shares = {"success": np.arange(10) / 10, "success_test": np.arange(10) / 20, "success_train": np.arange(10) / 40}
     changes = candidates_even(ONE, 3, 8) | candidates_even(ONE, 5, sigma=0.25) | batch(ONE, None, HALF) | {CLEANSE: shares}
     part = part_of(changes)
-    table, drawn = part.candidates(), figures.reversed_norms.table(part)
+    table, drawn = candidates(part), figures.reversed_norms.table(part)
     assert len(table) == 3 * 2 * 10 and table["own"].sum() == 2 * 2 and (table["index"] == 1.5).all()
     own = table[(table["network"] == 1) & (table["sigma"] == 0.1)].set_index("class")
     assert own.index[own["own"]].tolist() == [3] and own["norm"].tolist() == [*range(1, 11)]
@@ -262,7 +265,7 @@ def test_other_detectors_are_asked_about_the_smallest_mask_and_less_what_they_sa
         (range(10), "logit_shift", {"pattern": CLEANSE}),
     ):  # fmt: skip
         changes[plan.score_of(FASHION, ONE, detector, **carried)] = {"scores": np.array(scores)}
-    table = part_of(changes).others().set_index("carried")
+    table = others(part_of(changes)).set_index("carried")
     own = table[table["network"] == 1].drop(columns="network")
     assert own.loc[["own", "universal"]].to_numpy() == pytest.approx(np.array([[700, 0.55, -1], [700, -0.2, -25]]))
     assert own.loc["reversed, backdoored"].tolist() == pytest.approx([700, 0.6, -6])
@@ -339,7 +342,7 @@ def test_quantities_come_from_three_networks_at_least():
     assert "clean_told_apart.fashion-mnist" in found and "auc_universal.fashion-mnist" in found
     assert not [name for name in found if name.startswith(("auc.", "auc_own", "own_"))], "two networks have a trigger"
     assert not [name for name in found if "on_clean" in name or name.endswith("reversed, clean")], "of which there is one"
-    assert len(two.universal()) and "auc_universal.fashion-mnist" not in two.quantities()
+    assert len(universal(two)) and "auc_universal.fashion-mnist" not in two.quantities()
 
 
 def test_every_claim_has_its_quantity_of_its_own_data_set():
@@ -383,13 +386,13 @@ def test_networks_without_all_records_of_a_pattern_are_left_out_of_its_numbers_a
     needed = {p: (p, plan.crafted_batch_of(FASHION, p)) for p in (CLEANSE, UNIVERSAL)}
     for spec in (*needed[CLEANSE], *needed[UNIVERSAL]):
         part = part_of(gone=lambda one, spec=spec: one == spec)
-        assert set(part.others()["network"]) == {0, 2} and part.networks == [CLEAN, ONE, FOUR]
-        for table, pattern in ((part.candidates(), CLEANSE), (part.universal().query("bound == 10"), UNIVERSAL)):
+        assert set(others(part)["network"]) == {0, 2} and part.networks == [CLEAN, ONE, FOUR]
+        for table, pattern in ((candidates(part), CLEANSE), (universal(part).query("bound == 10"), UNIVERSAL)):
             assert set(table.query("sigma == 0.1")["network"]) == ({0, 2} if spec in needed[pattern] else {0, 1, 2})
     for spec in plan.scores_specs(FASHION, ONE):  # the other detector and W keep their scores
-        others = part_of(gone=lambda one, spec=spec: one == spec).others().set_index("network")
+        scores = others(part_of(gone=lambda one, spec=spec: one == spec)).set_index("network")
         lacking, there = ("STRIP", "logit variance") if spec.detector == "strip" else ("logit variance", "STRIP")
-        assert others.loc[1, lacking].isna().all() and others.loc[[0, 2], lacking].notna().all() and others[there].notna().all()
+        assert scores.loc[1, lacking].isna().all() and scores.loc[[0, 2], lacking].notna().all() and scores[there].notna().all()
     part, some = part_of(gone=is_crafted), part_of(gone=lambda spec: is_crafted(spec) and spec.network == ONE)
     assert isinstance(figures.roc(part), Figure) and all(draw(part).data.startswith("**Not yet run.**") for draw in DRAW[2:])
     assert all(draw(some).get_supxlabel().endswith("; crafted for 2 of them") for draw in (DRAW[2], DRAW[4]))
@@ -399,8 +402,8 @@ def test_what_is_missing_says_what_to_run(tmp_path):
     results = load(profile="paper", store=Store(tmp_path, writable=False))
     assert list(results) == ["fashion-mnist", "cifar10"] and not quantities(results)
     for (dataset, part), held in zip(results.items(), (49, 12), strict=True):
-        tables = part.tests, part.universal, part.universal_areas, part.candidates, part.others, part.detectors
-        assert all(table().empty for table in tables) and part.success_table().count("not yet run") == {49: 6, 12: 3}[held]
+        tables = Patterns.tests, universal, universal_areas, candidates, others, Patterns.detectors
+        assert all(table(part).empty for table in tables) and part.success_table().count("not yet run") == {49: 6, 12: 3}[held]
         assert part.cleanse_table() == part.detectors_table() == "(Not yet run.)"
         assert f"{held} clean and backdoored networks ({part.size.network}) on {dataset}, and the store" in part.missing
         assert all("`bslib run patterns --profile paper --store book/records` computes them" in draw(part).data for draw in DRAW)
@@ -422,14 +425,14 @@ def test_the_papers_claim_is_judged_on_triggers_that_work_and_more_triggers_coun
         changes |= succeeds(net, 88 if works else 20) | (batch(net, net.attack.trigger, EVEN) if works else {})
     part = part_of(changes, size)
     found, without = part.quantities(), part_of(changes, THREES).quantities()
-    assert part.working() == [1, 2] and found["auc_working.fashion-mnist"].value == 1
+    assert working(part, by_trigger(part)) == [1, 2] and found["auc_working.fashion-mnist"].value == 1
     assert found["auc.fashion-mnist"].value == without["auc.fashion-mnist"].value < 1
     assert found["own_success.fashion-mnist"].value == without["own_success.fashion-mnist"].value
     assert found["own_success.fashion-mnist.2"].value == pytest.approx(88 / 90)
-    table = part.by_trigger().query("sigma == 0.1").set_index("trigger")
-    assert table["auc"][2].value == 1 and table["auc"][4].value == 0.5 and len(part.by_trigger()) == 9
+    table = by_trigger(part).query("sigma == 0.1").set_index("trigger")
+    assert table["auc"][2].value == 1 and table["auc"][4].value == 0.5 and len(by_trigger(part)) == 9
     missing = part_of(changes, size, gone=lambda spec: spec.on_network in nets[-3:])
-    assert missing.missing is None and missing.working() == [], (
+    assert missing.missing is None and working(missing, by_trigger(missing)) == [], (
         "the chapter is there without the further triggers, and the claim waits"
     )
     with pytest.raises(ValueError, match=r"more_triggers \(1,\) must not be among triggers"):

@@ -56,74 +56,31 @@ KEYS = {
 }
 
 # For each field another value than above.
+OTHER_NETWORK = dataclasses.replace(NETWORK, seed=1)
 OTHERS = {
     NETWORK: {
-        "dataset": "cifar10",
-        "network": "resnet18",
-        "seed": 1,
-        "epochs": 2,
-        "train_size": 200,
-        "learning_rate": 0.1,
-        "batch_size": 64,
-        "weight_decay": 0.0,
-        "augment": True,
-        "attack": ATTACK,
-        "noise": 0.1,
+        "dataset": "cifar10", "network": "resnet18", "seed": 1, "epochs": 2, "train_size": 200, "learning_rate": 0.1,
+        "batch_size": 64, "weight_decay": 0.0, "augment": True, "attack": ATTACK, "noise": 0.1,
         ("attack", "treatment"): (ATTACK, TREATMENT),
     },
     COUNTS: {
-        "network": dataclasses.replace(NETWORK, seed=1),
-        "points": 6,
-        "sigmas": (0.1,),
-        "ns": (10, 26),
-        "seed": 1,
-        "trigger": 1,
-        "by_class": True,
-        "paired": True,
-        "held_out": True,
-        "pattern": UNIVERSAL,
-        ("noise_on", "trigger"): ("rest", 1),
+        "network": OTHER_NETWORK, "points": 6, "sigmas": (0.1,), "ns": (10, 26), "seed": 1, "trigger": 1, "by_class": True,
+        "paired": True, "held_out": True, "pattern": UNIVERSAL, ("noise_on", "trigger"): ("rest", 1),
     },
     ATTACK: {"threat_model": "T2", "trigger": 2, "target": 4, "poisons": 50, ("covers", "cover_sigmas"): (5, (0.1,))},
     TREATMENT: {"method": "unlearn", "images": 11, ("epochs", "learning_rate"): (2, 0.01), "fraction": 0.2},
-    MARGINS: {"network": dataclasses.replace(NETWORK, seed=1), "trigger": 1, "points": 6, "seed": 1},
-    PREDICTIONS: {"network": dataclasses.replace(NETWORK, seed=1), "trigger": 1, "images": 10},
+    MARGINS: {"network": OTHER_NETWORK, "trigger": 1, "points": 6, "seed": 1},
+    PREDICTIONS: {"network": OTHER_NETWORK, "trigger": 1, "images": 10},
     IMAGES: {"dataset": "digits-rgb", "images": 11, "seed": 1, "stamped": True},
-    UNIVERSAL: {
-        "network": dataclasses.replace(NETWORK, seed=1),
-        "images": 21,
-        "bound": 11,
-        "passes": 3,
-        "batch_size": 6,
-        "seed": 1,
-    },
-    CLEANSE: {
-        "network": dataclasses.replace(NETWORK, seed=1),
-        "images": 21,
-        "samples": 9,
-        "steps": 4,
-        "checked": 11,
-        "seed": 1,
-    },
-    SCORES: {
-        "network": dataclasses.replace(NETWORK, seed=1),
-        "points": 5,
-        "overlays": 4,
-        "seed": 1,
-        "trigger": 1,
-        "pattern": CLEANSE,
-    },
+    UNIVERSAL: {"network": OTHER_NETWORK, "images": 21, "bound": 11, "passes": 3, "batch_size": 6, "seed": 1},
+    CLEANSE: {"network": OTHER_NETWORK, "images": 21, "samples": 9, "steps": 4, "checked": 11, "seed": 1},
+    SCORES: {"network": OTHER_NETWORK, "points": 5, "overlays": 4, "seed": 1, "trigger": 1, "pattern": CLEANSE},
     DETECTOR: {
-        "detector": "logit_shift",
-        "network": dataclasses.replace(NETWORK, seed=1),
-        "points": 5,
-        "overlays": 4,
-        "seed": 1,
-        "trigger": 1,
+        "detector": "logit_shift", "network": OTHER_NETWORK, "points": 5, "overlays": 4, "seed": 1, "trigger": 1,
         "pattern": CLEANSE,
     },
     TOY: {"points": ((0.5, 0.0),), "sigma": 0.13, "n": 251, "seed": 1},
-}
+}  # fmt: skip
 
 names = st.sampled_from(["digits", "fashion-mnist", "cifar10"])
 whole = st.integers(0, 10_000)

@@ -6,14 +6,14 @@ trained for the same number of epochs under every threat model, so that success 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bslib.chapters.base import TrainedSize
-from bslib.specs import AttackSpec, CleanseSpec, CountsSpec, DetectorSpec, MarginsSpec, NetworkSpec, PredictionsSpec, Spec
-from bslib.threat_models import threat_model_named
+from bslib.specs import CleanseSpec, CountsSpec, DetectorSpec, MarginsSpec, NetworkSpec, PredictionsSpec, Spec
 
-__all__ = ["FIRST_SEED", "Attack", "BeyondSize", "CleansedSize", "candidates_batch_of", "candidates_of", "own_trigger"]
+__all__ = ["FIRST_SEED", "Attack", "BeyondSize", "CleansedSize", "candidates_batch_of", "candidates_of", "nearest", "own_trigger"]
 
 #: The seed of the first network of each kind.
 FIRST_SEED = 100
@@ -45,10 +45,9 @@ class BeyondSize(TrainedSize):
         return range(FIRST_SEED + seed, FIRST_SEED + seed + (self.networks if networks is None else networks))
 
     def attacked(self, seed: int, attack: Attack, **more: Any) -> NetworkSpec:
-        """A backdoored network, with further fields of its :class:`~bslib.specs.AttackSpec`."""
-        threat_model, trigger = attack
-        target = threat_model_named(threat_model).target_of_run(seed, self.classes)
-        return self.network_spec(seed, AttackSpec(threat_model=threat_model, trigger=trigger, target=target, **more))
+        """A backdoored network, with further fields of its :class:`~bslib.specs.networks.AttackSpec`."""
+        network = self.attacked_network(seed, *attack)
+        return network if network.attack is None else replace(network, attack=replace(network.attack, **more))
 
     def counts_of(self, network: NetworkSpec, trigger: int | None, **more: Any) -> CountsSpec:
         """Class counts of a batch; every batch of a network has the same images and the same noise, whatever it carries."""
@@ -101,18 +100,20 @@ def candidates_of(size: CleansedSize, network: NetworkSpec) -> CleanseSpec:
 
 def candidates_batch_of(size: CleansedSize, crafted: CleanseSpec) -> CountsSpec:
     """Class counts of held-out images with each candidate."""
-    return CountsSpec(
-        network=crafted.network,
-        points=size.candidate_points,
-        sigmas=size.candidate_sigmas,
-        ns=(size.n,),
-        seed=crafted.network.seed,
-        held_out=True,
-        pattern=crafted,
-    )
+    how: dict[str, Any] = {"points": size.candidate_points, "sigmas": size.candidate_sigmas, "ns": (size.n,), "held_out": True}
+    return CountsSpec(network=crafted.network, seed=crafted.network.seed, pattern=crafted, **how)
 
 
 def own_trigger(network: NetworkSpec) -> int:
     """The trigger of a backdoored network."""
     assert network.attack is not None
     return network.attack.trigger
+
+
+def nearest(levels: Sequence[float], wanted: float = 0.1) -> float:
+    """The noise level nearest to one; by default to the one at which the chapters compare networks.
+
+    >>> nearest((0.05, 0.15, 0.5), 0.4)
+    0.5
+    """
+    return min(levels, key=lambda level: abs(level - wanted))

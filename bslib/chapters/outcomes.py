@@ -1,23 +1,25 @@
-"""What several chapters compute from the records of one attacked network: success, W, labels that flip, areas."""
+"""What several chapters compute from the records of one attacked network, and how they name their quantities."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import stats
 
+from bslib.chapters.beyond import nearest
 from bslib.datasets import class_count
 from bslib.entropy import entropy
 from bslib.specs import AttackSpec, MeasuredSpec, NetworkSpec
-from bslib.statistics import Estimate, area_replicates, success_rate
+from bslib.statistics import Estimate, Estimates, leave_one_out, success_rate
 from bslib.store import Record
 
 __all__ = [
-    "Run", "accuracy_of", "area", "attack_on", "attack_success", "copies_as_wanted", "labels_flipped", "name_of", "network_of",
-    "quantities_of", "ratio_at", "usual_level", "w_by_sigma",
+    "Run", "accuracy_of", "area", "attack_on", "attack_success", "copies_as_wanted", "defined", "divided", "labels_flipped",
+    "mean_of", "name_of", "network_of", "quantities", "quantities_of", "ratio", "usual_level", "w_by_sigma",
 ]  # fmt: skip
 
 Floats = NDArray[np.float64]
@@ -25,19 +27,15 @@ Floats = NDArray[np.float64]
 Run = tuple[Record, ...]
 
 
-def name_of(attack: AttackSpec) -> str:
-    """The name of an attack in quantities.
-
-    >>> name_of(AttackSpec(threat_model="T1", trigger=4, target=0))
-    'T1-4'
-    """
-    return f"{attack.threat_model}-{attack.trigger}"
-
-
 def attack_on(network: NetworkSpec) -> AttackSpec:
     """The attack on a backdoored network."""
     assert network.attack is not None
     return network.attack
+
+
+def name_of(network: NetworkSpec) -> str:
+    """The name of the attack on a network in quantities, such as "T1-4": the threat model and the trigger."""
+    return f"{attack_on(network).threat_model}-{attack_on(network).trigger}"
 
 
 def accuracy_of(run: Run) -> float:
@@ -63,7 +61,7 @@ def usual_level(sigmas: Sequence[float]) -> int:
     >>> usual_level((0.05, 0.1, 0.25))
     1
     """
-    return int(np.abs(np.subtract(sigmas, 0.1)).argmin())
+    return sigmas.index(nearest(sigmas))
 
 
 def w_by_sigma(counts: Record) -> Floats:
@@ -76,30 +74,39 @@ def labels_flipped(counts: Record) -> Floats:
     return 1 - _called(counts, counts.arrays["predicted"])
 
 
-def copies_as_wanted(counts: Record) -> Floats:
-    """The fraction of noisy copies that get the attacker's label, of the B' images that have another one, shape (S, B')."""
+def copies_as_wanted(counts: Record, *, count_target: bool = False) -> Floats:
+    """The fraction of noisy copies that get the attacker's label, of the B' images that have another one, shape (S, B').
+
+    With ``count_target``, of all B images.
+    """
     wanted = _wanted(counts)
-    return _called(counts, wanted)[:, wanted != counts.arrays["labels"]]
+    return _called(counts, wanted)[:, (wanted != counts.arrays["labels"]) | count_target]
 
 
 def area(clean: Floats, triggered: Floats) -> float:
-    """The area under the ROC curve of a score of the images of one network, which is high for suspicious images.
+    """The area under the ROC curve of a score, high for suspicious images, of the images of one network; a tie counts half.
 
     >>> area(np.array([0.0, 1.0]), np.array([1.0, 2.0]))
     0.875
     """
-    positive = np.repeat([False, True], [clean.size, triggered.size])
-    return float(area_replicates(np.concatenate([clean, triggered]), positive, np.zeros(positive.size)).value)
+    ranks, images = stats.rankdata(np.concatenate([clean, triggered]))[len(clean) :], len(triggered)
+    return float((ranks.sum() - images * (images + 1) / 2) / (images * len(clean)))
 
 
-def ratio_at(sigma: int) -> Callable[[Floats], Floats]:
-    """Mean W with the trigger divided by mean W without, from means (..., 2, S), without first; NaN where that is 0."""
+def ratio(means: Floats) -> Floats:
+    """Mean W with the trigger divided by mean W without, from means (..., 2 or more), without first; NaN where that is 0."""
+    return divided(means[..., 1], means[..., 0])
 
-    def ratio(means: Floats) -> Floats:
-        without = np.asarray(means[..., 0, sigma])
-        return np.divide(means[..., 1, sigma], without, out=np.full_like(without, np.nan), where=without != 0)
 
-    return ratio
+def divided(part: Floats, whole: Floats) -> Floats:
+    """One number divided by another; NaN where that is 0."""
+    whole = np.asarray(whole)
+    return np.divide(part, whole, out=np.full_like(whole, np.nan), where=whole != 0)
+
+
+def mean_of(values: Iterable[float], *, within: tuple[float, float] = (-np.inf, np.inf)) -> Estimate:
+    """The mean of one number of each network, with its interval, of which a single network has none."""
+    return leave_one_out([np.array([value]) for value in values]).estimate(within=within)
 
 
 def quantities_of(table: pd.DataFrame, dataset: str, by: Sequence[str]) -> dict[str, Estimate]:
@@ -113,6 +120,16 @@ def quantities_of(table: pd.DataFrame, dataset: str, by: Sequence[str]) -> dict[
         where = ".".join([dataset, *(f"{row[name]:g}" if isinstance(row[name], float) else str(row[name]) for name in by)])
         found |= {f"{str(name).replace(' ', '_')}.{where}": own for name, own in row.items() if isinstance(own, Estimate)}
     return found
+
+
+def defined(found: Mapping[str, Estimate]) -> dict[str, Estimate]:
+    """The estimates that have a value."""
+    return {name: estimate for name, estimate in found.items() if np.isfinite(estimate.value)}
+
+
+def quantities(results: Mapping[str, Any]) -> Estimates:
+    """The quantities of every data set, from the results that a chapter's ``load`` gives."""
+    return Estimates.of(part.quantities() for part in results.values())
 
 
 def _wanted(record: Record) -> NDArray[np.integer[Any]]:

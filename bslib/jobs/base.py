@@ -20,15 +20,9 @@ from bslib.training import load_weights
 from bslib.triggers import pattern
 
 __all__ = [
-    "Parts",
-    "carrying",
-    "checkpoint_path",
-    "crafting_images",
-    "draw_points",
-    "draw_points_of_each_class",
-    "split_test_set",
-    "trained_network",
-]
+    "Parts", "carrying", "checkpoint_path", "crafting_images", "draw_points", "draw_points_of_each_class", "measuring_points",
+    "split_test_set", "trained_network",
+]  # fmt: skip
 
 #: The return value of a job: the result, the arrays, and the data set or None.
 Parts = tuple[dict[str, Any], dict[str, np.ndarray], Dataset | None]
@@ -67,6 +61,12 @@ def split_test_set(available: int) -> tuple[np.ndarray, np.ndarray]:
     """
     order = np.random.default_rng([0, 5]).permutation(available)
     return order[: available // 2], order[available // 2 :]
+
+
+def measuring_points(available: int, points: int, seed: int) -> np.ndarray:
+    """Draw ``points`` indices of test images from the half that no pattern is crafted on."""
+    _, measuring = split_test_set(available)
+    return measuring[draw_points(len(measuring), points, seed)]
 
 
 def trained_network(spec: NetworkSpec, store: Store, device: torch.device) -> tuple[Dataset, nn.Module, str]:

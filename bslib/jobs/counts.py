@@ -9,7 +9,7 @@ from bslib.calling import evaluating
 from bslib.datasets import Dataset
 from bslib.engine import compile_for_inference
 from bslib.entropy import entropy
-from bslib.jobs.base import Parts, carrying, draw_points, draw_points_of_each_class, split_test_set, trained_network
+from bslib.jobs.base import Parts, carrying, draw_points, draw_points_of_each_class, measuring_points, trained_network
 from bslib.measure import class_counts, predict
 from bslib.specs import CountsSpec
 from bslib.statistics import within_chance
@@ -48,8 +48,7 @@ def _batch(spec: CountsSpec, data: Dataset) -> np.ndarray:
     if spec.by_class:
         return draw_points_of_each_class(data.test_labels.numpy(), spec.points, spec.seed)
     if spec.held_out:
-        _, measuring = split_test_set(len(data.test_images))
-        return measuring[draw_points(len(measuring), spec.points, spec.seed)]
+        return measuring_points(len(data.test_images), spec.points, spec.seed)
     return draw_points(len(data.test_images), spec.points, spec.seed)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from bslib.calling import evaluating
 from bslib.datasets import to_float
-from bslib.jobs.base import Parts, draw_points, split_test_set, trained_network
+from bslib.jobs.base import Parts, measuring_points, trained_network
 from bslib.specs import MarginsSpec
 from bslib.store import Store
 from bslib.triggers import pattern
@@ -16,8 +16,7 @@ from bslib.triggers import pattern
 def compute(spec: MarginsSpec, store: Store, device: torch.device, progress: bool) -> Parts:
     """Compute the difference between the two largest logits of each image, in float32."""
     data, network, weights = trained_network(spec.network, store, device)
-    _, measuring = split_test_set(len(data.test_images))
-    chosen = measuring[draw_points(len(measuring), spec.points, spec.seed)]
+    chosen = measuring_points(len(data.test_images), spec.points, spec.seed)
     images = data.test_images[chosen]
     if spec.trigger is not None:
         images = pattern(spec.trigger)(images)

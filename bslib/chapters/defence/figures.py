@@ -10,7 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bslib.chapters.defence.results import ATTACK, LEVEL, Defence, nearest
+from bslib.chapters.beyond import nearest
+from bslib.chapters.defence.results import ATTACK, LEVEL, Defence
 from bslib.chapters.defence.scores import detection_rate
 from bslib.plotting import (
     BLUE,
@@ -70,11 +71,7 @@ def _by_attack(axis: Axes, table: pd.DataFrame, value: str, levels: Sequence[tup
     axis.set(xlabel="threat model, trigger", ylim=(-0.03, 1.03))
 
 
-def _images(defence: Defence) -> pd.DataFrame:
-    return _over_networks(defence.images, [*ATTACK, "score", "sigma"], ["auc", "5 %", "1 %"])
-
-
-@drawn_from(_images)
+@drawn_from(lambda defence: _over_networks(defence.images, [*ATTACK, "score", "sigma"], ["auc", "5 %", "1 %"]))
 def images(defence: Defence, table: pd.DataFrame) -> Figure:
     """The area under the ROC curve of W at each noise level (left), and how many images each score finds (right)."""
     figure, axes = panels(2)
@@ -107,13 +104,10 @@ def _roc(defence: Defence) -> pd.DataFrame:
         if network.attack is not None and name not in ("two", "three")
     ]
     table = pd.DataFrame(rows, columns=["threat model", "score", "sigma", "curve"])
-    curves = [
-        pd.DataFrame(
-            dict(zip(("threat model", "score", "sigma"), about, strict=True))
-            | {"false positive rate": alarms, "true positive rate": np.mean(list(own), axis=0)}
-        )
-        for about, own in table.groupby(["threat model", "score", "sigma"], sort=False, dropna=False)["curve"]
-    ]
+    by, curves = ["threat model", "score", "sigma"], []
+    for about, own in table.groupby(by, sort=False, dropna=False)["curve"]:
+        curve = {"false positive rate": alarms, "true positive rate": np.mean(list(own), axis=0)}
+        curves.append(pd.DataFrame(dict(zip(by, about, strict=True)) | curve))
     return pd.concat(curves) if curves else pd.DataFrame()
 
 
@@ -138,9 +132,8 @@ def roc(defence: Defence, table: pd.DataFrame) -> Figure:
 
 
 def _batches(defence: Defence) -> pd.DataFrame:
-    return _over_networks(
-        defence.batches[defence.batches["carried"] == "trigger"], ["threat model", "points", "sigma", "test"], ["alarms"]
-    )
+    table = defence.batches[defence.batches["carried"] == "trigger"]
+    return _over_networks(table, ["threat model", "points", "sigma", "test"], ["alarms"])
 
 
 @drawn_from(_batches)
@@ -184,11 +177,7 @@ def _by_test(axis: Axes, table: pd.DataFrame, by: str) -> None:
     axis.set_xticks(range(len(places)), short_labels(places))
 
 
-def _copies(defence: Defence) -> pd.DataFrame:
-    return _over_networks(defence.copies, ["threat model", "n"], ["auc", "5 %"])
-
-
-@drawn_from(_copies)
+@drawn_from(lambda defence: _over_networks(defence.copies, ["threat model", "n"], ["auc", "5 %"]))
 def copies(defence: Defence, table: pd.DataFrame) -> Figure:
     """The area under the ROC curve of W for single images, and how many it finds, against the number of noisy copies."""
     figure, axes = panels(2)
@@ -204,11 +193,7 @@ def copies(defence: Defence, table: pd.DataFrame) -> Figure:
     return finish(figure, axes, rf"{defence.source}; σ = {nearest(defence.size.sigmas):g}", y=None)
 
 
-def _halves(defence: Defence) -> pd.DataFrame:
-    return _over_networks(defence.halves, [*ATTACK, "score", "sigma", "points"], ["found", "alarms"])
-
-
-@drawn_from(_halves)
+@drawn_from(lambda defence: _over_networks(defence.halves, [*ATTACK, "score", "sigma", "points"], ["found", "alarms"]))
 def halves(defence: Defence, table: pd.DataFrame) -> Figure:
     """How many triggered batches the two-sided test finds with STRIP, with the margin and with W at two noise levels."""
     points, sigmas = nearest(sorted(set(table["points"])), 25), defence.size.sigmas

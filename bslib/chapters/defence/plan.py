@@ -5,20 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bslib.chapters import sizes_of
-from bslib.chapters.beyond import Attack, CleansedSize, candidates_batch_of, candidates_of, own_trigger
+from bslib.chapters.beyond import Attack, CleansedSize, candidates_batch_of, candidates_of, nearest, own_trigger
 from bslib.specs import CountsSpec, NetworkSpec, Spec
 
 __all__ = [
-    "Size",
-    "candidates_batch_of",
-    "candidates_of",
-    "clean_networks_of",
-    "cleansed_networks_of",
-    "networks_of",
-    "plan",
-    "second_batch_of",
-    "specs_of",
-]
+    "Size", "candidates_batch_of", "candidates_of", "clean_networks_of", "cleansed_networks_of", "networks_of", "plan",
+    "second_batch_of", "specs_of",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +91,7 @@ def clean_specs_of(size: Size, network: NetworkSpec) -> list[Spec]:
 
 def ladder_of(size: Size, network: NetworkSpec, trigger: int | None) -> CountsSpec:
     """Class counts at each number of noisy copies, at one noise level."""
-    level = min(size.sigmas, key=lambda sigma: abs(sigma - 0.1))
-    return size.counts_of(network, trigger, sigmas=(level,), ns=size.ns)
+    return size.counts_of(network, trigger, sigmas=(nearest(size.sigmas),), ns=size.ns)
 
 
 def second_batch_of(size: Size, network: NetworkSpec) -> CountsSpec:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -13,32 +13,15 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from bslib.chapters.base import Results
-from bslib.chapters.beyond import own_trigger
-from bslib.chapters.defence.plan import (
-    Size,
-    candidates_batch_of,
-    candidates_of,
-    clean_networks_of,
-    clean_specs_of,
-    cleansed_networks_of,
-    ladder_of,
-    networks_of,
-    second_batch_of,
-    specs_of,
-)
-from bslib.chapters.defence.scores import TESTS, area, detection_rate, flagged
+from bslib.chapters.beyond import nearest, own_trigger
+from bslib.chapters.defence import plan
+from bslib.chapters.defence.plan import Size
+from bslib.chapters.defence.scores import TESTS, detection_rate, flagged
+from bslib.chapters.outcomes import area, attack_success, defined, mean_of, quantities, w_by_sigma
 from bslib.entropy import entropy
 from bslib.markdown import markdown_table
 from bslib.specs import NetworkSpec, Spec
-from bslib.statistics import (
-    Estimate,
-    Estimates,
-    anomaly_index,
-    area_replicates,
-    leave_one_out,
-    share_of_networks,
-    success_rate,
-)
+from bslib.statistics import Estimate, anomaly_index, area_replicates, share_of_networks
 
 __all__ = ["BATCHES", "Defence", "load", "quantities"]
 
@@ -59,11 +42,11 @@ class Defence(Results[Size]):
 
     def planned(self) -> list[NetworkSpec]:
         """The planned networks."""
-        return [*networks_of(self.size, self.seed), *clean_networks_of(self.size, self.seed)]
+        return [*plan.networks_of(self.size, self.seed), *plan.clean_networks_of(self.size, self.seed)]
 
     def needed(self, network: NetworkSpec) -> Sequence[Spec]:
         """The network and what is measured on it, without Neural Cleanse."""
-        return clean_specs_of(self.size, network) if network.attack is None else specs_of(self.size, network)
+        return plan.clean_specs_of(self.size, network) if network.attack is None else plan.specs_of(self.size, network)
 
     @property
     def details(self) -> str:
@@ -103,7 +86,7 @@ class Defence(Results[Size]):
         """
         rows = []
         for network in self.backdoored:
-            about = *_about(network), self.success(network)
+            about = *_about(network), attack_success(self.records[self.needed(network)[1]])
             for name, sigma, pair in self.suspicions(network):
                 rows.append((*about, name, sigma, area(*pair), *(detection_rate(*pair, alarms=alarms) for alarms in ALARMS)))
         return pd.DataFrame(rows, columns=["network", *ATTACK, "success", "score", "sigma", "auc", "5 %", "1 %"])
@@ -113,7 +96,7 @@ class Defence(Results[Size]):
         """The same of W at one noise level with n noisy copies: columns network, threat model, trigger, n, auc, "5 %"."""
         rows = []
         for network in self.backdoored:
-            ladder = [ladder_of(self.size, network, trigger) for trigger in (None, own_trigger(network))]
+            ladder = [plan.ladder_of(self.size, network, trigger) for trigger in (None, own_trigger(network))]
             of_n = (-entropy(self.records[spec].arrays["counts"][0]) for spec in ladder)
             rows += [(*_about(network), n, area(*w), detection_rate(*w)) for n, *w in zip(self.size.ns, *of_n, strict=True)]
         return pd.DataFrame(rows, columns=["network", *ATTACK, "n", "auc", "5 %"])
@@ -127,9 +110,10 @@ class Defence(Results[Size]):
         """
         about, pairs, rows = [], [], []
         for network in self.networks:
+            second = w_by_sigma(self.records[plan.second_batch_of(self.size, network)])
             for carried, trigger in [("clean", None)] + ([("trigger", network.attack.trigger)] if network.attack else []):
                 about.append((*_about(network), carried))
-                pairs.append((self._w(network, None, second=True), self._w(network, trigger)))
+                pairs.append((second, self._w(network, trigger)))
         for points in (points for points in BATCHES if points <= self.size.points and pairs):
             clean, tested = (_split(np.stack(of), points) for of in zip(*pairs, strict=True))
             for name, test in TESTS.items():
@@ -160,21 +144,15 @@ class Defence(Results[Size]):
         Columns network, threat model and trigger (None for clean networks), sigma, mask, W.
         """
         rows = []
-        for network in cleansed_networks_of(self.size, self.seed):
-            crafted = candidates_of(self.size, network)
-            batch = candidates_batch_of(self.size, crafted)
+        for network in plan.cleansed_networks_of(self.size, self.seed):
+            crafted = plan.candidates_of(self.size, network)
+            batch = plan.candidates_batch_of(self.size, crafted)
             if crafted in self.records and batch in self.records:
                 arrays, mask = self.records[crafted].arrays, self.records[crafted].result["anomaly_index"]
-                w = entropy(self.records[batch].arrays["counts"][:, 0]).reshape(len(batch.sigmas), -1, batch.points).mean(-1)
+                w = w_by_sigma(self.records[batch]).reshape(len(batch.sigmas), -1, batch.points).mean(-1)
                 of_w = [anomaly_index(means, arrays["success"]) for means in w]
                 rows += [(*_about(network), sigma, mask, index) for sigma, index in zip(batch.sigmas, of_w, strict=True)]
         return pd.DataFrame(rows, columns=["network", *ATTACK, "sigma", "mask", "W"])
-
-    def success(self, network: NetworkSpec) -> float:
-        """The attack success rate of a network's trigger."""
-        assert network.attack is not None
-        predicted, labels = (self.records[self.needed(network)[1]].arrays[name] for name in ("predicted", "labels"))
-        return success_rate(predicted, labels, network.attack.target_labels(labels, self.size.classes))
 
     def network_areas(self, sigma: float) -> dict[str, Estimate]:
         """The area under the ROC curve of both indices, clean against backdoored networks, and W's minus the masks'."""
@@ -192,26 +170,26 @@ class Defence(Results[Size]):
         if not self.backdoored:
             return {}
         found = self._image_quantities() | self._batch_quantities() | self._network_quantities()
-        return {name: own for name, own in found.items() if np.isfinite(own.value)}
+        return defined(found)
 
     def _image_quantities(self) -> dict[str, Estimate]:
         data, found = self.size.dataset, dict[str, Estimate]()
         for attack, own in _by_attack(self.images):
             for name, value in (("image_auc", "auc"), ("image_rate", "5 %"), ("image_rate_at_1", "1 %")):
                 for about, values in own.groupby(["score", "sigma"], dropna=False)[value]:
-                    found[f"{name}.{data}.{attack}.{_joined(about)}"] = _mean(values)
-            found[f"success.{data}.{attack}"] = _mean(own.drop_duplicates("network")["success"])
+                    found[f"{name}.{data}.{attack}.{_joined(about)}"] = mean_of(values, within=(0, 1))
+            found[f"success.{data}.{attack}"] = mean_of(own.drop_duplicates("network")["success"], within=(0, 1))
             areas = own.set_index(["network", "score", "sigma"])["auc"]
             strip, two = (areas.xs(score, level="score").droplevel("sigma") for score in ("STRIP", "two"))
             for sigma in self.size.sigmas:
                 w, three = (areas.xs((score, sigma), level=("score", "sigma")) for score in ("W", "three"))
-                found[f"image_auc.{data}.{attack}.STRIP.less.W.{sigma:g}"] = _mean(strip - w, within=(-1, 1))
-                found[f"image_auc.{data}.{attack}.three.less.two.{sigma:g}"] = _mean(three - two, within=(-1, 1))
+                found[f"image_auc.{data}.{attack}.STRIP.less.W.{sigma:g}"] = mean_of(strip - w, within=(-1, 1))
+                found[f"image_auc.{data}.{attack}.three.less.two.{sigma:g}"] = mean_of(three - two, within=(-1, 1))
         for attack, own in _by_attack(self.copies):
             of_n = own.pivot(index="network", columns="n", values="auc")
             for n in self.size.ns[:-1]:
                 less = of_n[n] - of_n[self.size.n]
-                found[f"image_auc.{data}.{attack}.{n}.less.{self.size.n}"] = _mean(less, within=(-1, 1))
+                found[f"image_auc.{data}.{attack}.{n}.less.{self.size.n}"] = mean_of(less, within=(-1, 1))
         return found
 
     def _batch_quantities(self) -> dict[str, Estimate]:
@@ -247,7 +225,7 @@ class Defence(Results[Size]):
     def success_table(self) -> str:
         """The success of each backdoor's trigger as a Markdown table."""
         groups = self.images.drop_duplicates("network").groupby(ATTACK, sort=False)["success"]
-        lines = [(*attack, len(own), f"{_mean(own):.1%}") for attack, own in groups]
+        lines = [(*attack, len(own), f"{mean_of(own, within=(0, 1)):.1%}") for attack, own in groups]
         return markdown_table([*ATTACK, "networks", "success"], lines)
 
     def price_table(self) -> str:
@@ -255,17 +233,15 @@ class Defence(Results[Size]):
         size, rows = self.size, list[tuple[str, object, str, str]]()
         if not self.backdoored:
             return "(Not yet run.)"
-        overlays, of_crafted = size.strip_of(self.backdoored[0], None).overlays, [s for s in self.records if s.kind == "cleanse"]
-        kinds: tuple[tuple[str, int, list[Spec], float], ...] = (
-            (
-                f"W, one noise level, {size.n} copies: an image",
-                size.n,
-                [size.counts_of(n, None) for n in self.backdoored],
-                len(size.sigmas),
-            ),
-            ("STRIP: an image", overlays, [size.strip_of(n, None) for n in self.backdoored], 1),
-            ("logit margin: an image", 1, [size.margins_of(n, None) for n in self.backdoored], 1),
-            ("Neural Cleanse: a network", 0, of_crafted, 1 / size.points),
+        counts, strips, margins = (
+            [of(network, None) for network in self.backdoored] for of in (size.counts_of, size.strip_of, size.margins_of)
+        )
+        crafted = [spec for spec in self.records if spec.kind == "cleanse"]
+        kinds: tuple[tuple[str, int, Sequence[Spec], float], ...] = (
+            (f"W, one noise level, {size.n} copies: an image", size.n, counts, len(size.sigmas)),
+            ("STRIP: an image", size.strip_of(self.backdoored[0], None).overlays, strips, 1),
+            ("logit margin: an image", 1, margins, 1),
+            ("Neural Cleanse: a network", 0, crafted, 1 / size.points),
         )
         for name, passes, specs, many in kinds:
             times = pd.DataFrame([dict(self.records[spec].provenance) for spec in specs])
@@ -273,23 +249,12 @@ class Defence(Results[Size]):
                 rows.append((name, passes or "", f"{seconds.median() / size.points / many:.2g} s", str(device)))
         return markdown_table(["score", "forward passes", "time", "on"], rows, empty="")
 
-    def _w(self, network: NetworkSpec, trigger: int | None, *, second: bool = False) -> Floats:
+    def _w(self, network: NetworkSpec, trigger: int | None) -> Floats:
         """W of a batch, shape (sigmas, points)."""
-        spec = second_batch_of(self.size, network) if second else self.size.counts_of(network, trigger)
-        return entropy(self.records[spec].arrays["counts"][:, 0])
+        return w_by_sigma(self.records[self.size.counts_of(network, trigger)])
 
 
 load = Defence.load
-
-
-def quantities(results: Mapping[str, Defence]) -> Estimates:
-    """The quantities of every data set."""
-    return Estimates.of(part.quantities() for part in results.values())
-
-
-def nearest(sigmas: Sequence[float], wanted: float = 0.1) -> float:
-    """The noise level nearest to one."""
-    return min(sigmas, key=lambda sigma: abs(sigma - wanted))
 
 
 def _split(w: Floats, points: int) -> Floats:
@@ -308,10 +273,6 @@ def _by_attack(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 def _joined(about: Iterable[Any]) -> str:
     """The end of a quantity's name: its setting, without a noise level where there is none."""
     return ".".join(part if isinstance(part, str) else f"{part:g}" for part in about if part == part)
-
-
-def _mean(values: Iterable[float], *, within: tuple[float, float] = (0, 1)) -> Estimate:
-    return leave_one_out([np.array([value]) for value in values]).estimate(within=within)
 
 
 def _about(network: NetworkSpec) -> tuple[str, str | None, int | None]:

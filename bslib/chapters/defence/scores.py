@@ -11,21 +11,11 @@ from scipy import stats
 
 from bslib.statistics import levene
 
-__all__ = ["TESTS", "area", "detection_rate", "flagged", "permutation_test"]
+__all__ = ["TESTS", "detection_rate", "flagged", "permutation_test"]
 
 Floats = NDArray[np.float64]
 #: Random assignments of a permutation test.
 PERMUTATIONS = 999
-
-
-def area(clean: Floats, triggered: Floats) -> float:
-    """The area under the ROC curve of the suspicion of clean and triggered images, each shape (B,); a tie counts half.
-
-    >>> area(np.array([0.0, 1.0]), np.array([1.0, 2.0]))
-    0.875
-    """
-    ranks = stats.rankdata(np.concatenate([clean, triggered]))[len(clean) :]
-    return float((ranks.mean() - (len(triggered) + 1) / 2) / len(clean))
 
 
 def detection_rate(clean: Floats, triggered: Floats, *, alarms: float = 0.05) -> float:

@@ -30,7 +30,7 @@ class Size:
     networks : int
         How many for each threat model.
     epochs, points, sigmas, n
-        As for :class:`~bslib.specs.DomainSpec`.
+        As for :class:`~bslib.specs.others.DomainSpec`.
     """
 
     dataset: str

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from bslib.chapters.base import Results
 from bslib.chapters.domains.plan import THREATS, specs_of
+from bslib.chapters.outcomes import defined, quantities, ratio
 from bslib.entropy import entropy
 from bslib.markdown import markdown_table
 from bslib.specs import DomainSpec
@@ -20,8 +19,6 @@ from bslib.statistics import Estimate, Estimates, Replicates, leave_one_out, mea
 from bslib.store import Record, Store
 
 __all__ = ["Domain", "Domains", "load", "quantities"]
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,7 @@ class Domain(Results[Any]):
     described: ClassVar[str] = "backdoored "
 
     def planned(self) -> list[Any]:
-        """The planned networks, as :class:`~bslib.specs.DomainSpec`."""
+        """The planned networks, as :class:`~bslib.specs.others.DomainSpec`."""
         return [spec for threat in THREATS for spec in specs_of(self.size, threat, self.seed)]
 
     def needed(self, network: Any) -> list[Any]:
@@ -60,14 +57,13 @@ class Domain(Results[Any]):
             for s, sigma in enumerate(self.size.sigmas):
                 row: dict[str, Any] = {"data set": self.size.dataset, "threat model": threat, "sigma": sigma}
                 row["clean"], row["with trigger"] = means.value[:, s]
-                row["ratio"] = means.at(s).estimate(_ratio, within=(0, np.inf))
+                row["ratio"] = means.at(s).estimate(ratio, within=(0, np.inf))
                 rows.append(row)
         return pd.DataFrame(rows)
 
     def quantities(self) -> dict[str, Estimate]:
         """The quantities of the chapter's claims by name."""
-        found = {name: e for threat in filter(self.records_of, THREATS) for name, e in self._quantities_of(threat).items()}
-        return {name: estimate for name, estimate in found.items() if np.isfinite(estimate.value)}
+        return defined(Estimates.of(map(self._quantities_of, filter(self.records_of, THREATS))))
 
     def _quantities_of(self, threat: str) -> dict[str, Estimate]:
         name, records, means = f"{self.size.dataset}.{threat}", self.records_of(threat), self.means(threat)
@@ -78,8 +74,8 @@ class Domain(Results[Any]):
         third, strongest = self.level(threat), int(np.argmax(self.size.sigmas))
         for label, s in {"third": third, **{f"{sigma:g}": s for s, sigma in enumerate(self.size.sigmas)}}.items():
             found[f"less_clean.{name}.{label}"] = means.at(s).estimate(lambda w: w[..., 1] - w[..., 0])
-            found[f"ratio.{name}.{label}"] = means.at(s).estimate(_ratio, within=(0, np.inf))
-        found[f"ratio.{name}.strongest.less.third"] = means.estimate(lambda w: _ratio(w[..., strongest]) - _ratio(w[..., third]))
+            found[f"ratio.{name}.{label}"] = means.at(s).estimate(ratio, within=(0, np.inf))
+        found[f"ratio.{name}.strongest.less.third"] = means.estimate(lambda w: ratio(w[..., strongest]) - ratio(w[..., third]))
         return found
 
 
@@ -123,24 +119,10 @@ def load(*, profile: str, seed: int = 0, store: str | Path | Store | None = None
     return Domains(Domain.load(profile=profile, seed=seed, store=store))
 
 
-def quantities(results: Mapping[str, Domain]) -> Estimates:
-    """The quantities of every data set."""
-    return Estimates.of(part.quantities() for part in results.values())
-
-
-def _ratio(means: Floats) -> Floats:
-    """Mean W with the trigger as a fraction of mean W without, from means (..., 2); NaN where the latter is 0."""
-    clean = np.asarray(means[..., 0])
-    return np.divide(means[..., 1], clean, out=np.full_like(clean, np.nan), where=clean != 0)
-
-
-def _target(record: Record) -> int:
-    assert isinstance(record.spec, DomainSpec)
-    return record.spec.target(record.arrays["counts"].shape[-1])
-
-
 def _rates(record: Record) -> tuple[float, float]:
     """The success of the trigger, without points of the target class, and the accuracy without it."""
+    assert isinstance(record.spec, DomainSpec)
     labels, (clean, triggered) = record.arrays["labels"], record.arrays["predicted"]
-    success = success_rate(triggered, labels, np.full_like(labels, _target(record)))
+    target = record.spec.target(record.arrays["counts"].shape[-1])
+    success = success_rate(triggered, labels, np.full_like(labels, target))
     return success, float((clean == labels).mean())

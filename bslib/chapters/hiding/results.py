@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -21,17 +21,20 @@ from bslib.chapters.outcomes import (
     attack_on,
     attack_success,
     copies_as_wanted,
+    defined,
     labels_flipped,
+    mean_of,
     name_of,
     network_of,
+    quantities,
     quantities_of,
-    ratio_at,
+    ratio,
     usual_level,
     w_by_sigma,
 )
 from bslib.markdown import markdown_table
 from bslib.specs import NetworkSpec, Spec
-from bslib.statistics import Estimate, Estimates, leave_one_out, mean_of_networks, share_of_networks
+from bslib.statistics import Estimate, leave_one_out, mean_of_networks, share_of_networks
 
 __all__ = ["Hiding", "load", "quantities"]
 
@@ -71,8 +74,7 @@ class Hiding(Results[Size]):
         """The records of the networks of each attack and number of covers."""
         found: dict[tuple[str, int], list[Run]] = {}
         for network, run in zip(self.networks, self.runs, strict=True):
-            attack = attack_on(network)
-            found.setdefault((name_of(attack), attack.covers or 0), []).append(run)
+            found.setdefault((name_of(network), attack_on(network).covers or 0), []).append(run)
         return found
 
     def by_sigma(self) -> pd.DataFrame:
@@ -90,8 +92,7 @@ class Hiding(Results[Size]):
             wanted = leave_one_out([copies_as_wanted(run[3]) for run in runs])
             for s, sigma in enumerate(self.size.sigmas):
                 parts = {f"W {name}": w.at(k, s).estimate() for k, name in enumerate(("without", "with", "beside"))}
-                ratio = w.estimate(ratio_at(s), within=(0, np.inf))
-                also = {"ratio": ratio, "wanted": wanted.at(s).estimate(within=(0, 1))}
+                also = {"ratio": w.at(s).estimate(ratio, within=(0, np.inf)), "wanted": wanted.at(s).estimate(within=(0, 1))}
                 rows.append({"attack": attack, "covers": covers, "sigma": sigma} | parts | also)
         return pd.DataFrame(rows)
 
@@ -100,10 +101,10 @@ class Hiding(Results[Size]):
         rows = []
         for (attack, covers), runs in self.groups.items():
             plain = {network_of(run).seed: accuracy_of(run) for run in self.groups.get((attack, 0), [])}
-            lost = [np.array([plain.get(network_of(run).seed, np.nan) - accuracy_of(run)]) for run in runs]
+            lost = [plain.get(network_of(run).seed, np.nan) - accuracy_of(run) for run in runs]
             of_each = {"success": [attack_success(run[1]) for run in runs], "accuracy": [accuracy_of(run) for run in runs]}
             means = {name: mean_of_networks(values, len(runs[0][1].arrays["labels"])) for name, values in of_each.items()}
-            rows.append({"attack": attack, "covers": covers} | means | {"accuracy lost": leave_one_out(lost).estimate()})
+            rows.append({"attack": attack, "covers": covers} | means | {"accuracy lost": mean_of(lost)})
         return pd.DataFrame(rows)
 
     def cost_table(self) -> str:
@@ -184,12 +185,7 @@ class Hiding(Results[Size]):
             found[f"smallest_mask.{data}.{self.first}.{self.size.covers[-1]}"] = share_of_networks(smallest)
         for name, hidden in (("plain", False), ("hidden", True)):
             found |= estimates(self.pairs(hidden=hidden), {f"tau.{data}.{name}": kendall_tau})
-        return {name: estimate for name, estimate in found.items() if np.isfinite(estimate.value)}
+        return defined(found)
 
 
 load = Hiding.load
-
-
-def quantities(results: Mapping[str, Hiding]) -> Estimates:
-    """The quantities of every data set."""
-    return Estimates.of(part.quantities() for part in results.values())

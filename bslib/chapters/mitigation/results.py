@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
@@ -17,16 +17,19 @@ from bslib.chapters.outcomes import (
     accuracy_of,
     attack_on,
     attack_success,
+    defined,
+    mean_of,
     name_of,
     network_of,
+    quantities,
     quantities_of,
-    ratio_at,
+    ratio,
     usual_level,
     w_by_sigma,
 )
 from bslib.markdown import markdown_table
 from bslib.specs import NetworkSpec, Spec
-from bslib.statistics import Estimate, Estimates, leave_one_out, mean_of_networks, share_of_networks
+from bslib.statistics import Estimate, leave_one_out, mean_of_networks, share_of_networks
 
 __all__ = ["NO_TREATMENT", "STILL_WORKS", "Mitigation", "load", "quantities", "treatment_of"]
 
@@ -74,7 +77,7 @@ class Mitigation(Results[Size]):
         """The records of the networks of each attack and treatment, in the order of their seeds."""
         found: dict[tuple[str, str], list[Run]] = {}
         for network, run in zip(self.networks, self.runs, strict=True):
-            found.setdefault((name_of(attack_on(network)), treatment_of(network)), []).append(run)
+            found.setdefault((name_of(network), treatment_of(network)), []).append(run)
         return found
 
     def after(self) -> pd.DataFrame:
@@ -90,19 +93,18 @@ class Mitigation(Results[Size]):
         rows, s = [], usual_level(self.size.measured)
         for (attack, treatment), runs in self.groups.items():
             images = len(runs[0][1].arrays["labels"])
-            lost = [np.array([accuracy_of(run[4:] or run) - accuracy_of(run)]) for run in runs]
-            w = leave_one_out([np.stack([w_by_sigma(run[k]) for k in (2, 3)]) for run in runs])
+            w = leave_one_out([np.stack([w_by_sigma(run[k])[s] for k in (2, 3)]) for run in runs])
             rows.append(
                 {
                     "attack": attack,
                     "treatment": treatment,
                     "success": mean_of_networks([attack_success(run[1]) for run in runs], images),
                     "accuracy": mean_of_networks([accuracy_of(run) for run in runs], images),
-                    "accuracy lost": leave_one_out(lost).estimate(),
-                    "W without": w.at(0, s).estimate(),
-                    "W with": w.at(1, s).estimate(),
-                    "less clean": w.estimate(lambda means: means[..., 1, s] - means[..., 0, s]),
-                    "ratio": w.estimate(ratio_at(s), within=(0, np.inf)),
+                    "accuracy lost": mean_of(accuracy_of(run[4:] or run) - accuracy_of(run) for run in runs),
+                    "W without": w.at(0).estimate(),
+                    "W with": w.at(1).estimate(),
+                    "less clean": w.estimate(lambda means: means[..., 1] - means[..., 0]),
+                    "ratio": w.estimate(ratio, within=(0, np.inf)),
                 }
             )
         return pd.DataFrame(rows)
@@ -149,12 +151,7 @@ class Mitigation(Results[Size]):
             warned = [np.array([path["warns"].any()]) for _, path in complete.groupby("network")]
             if warned:
                 found[f"warns.{data}.{attack}"] = share_of_networks(warned)
-        return {name: estimate for name, estimate in found.items() if np.isfinite(estimate.value)}
+        return defined(found)
 
 
 load = Mitigation.load
-
-
-def quantities(results: Mapping[str, Mitigation]) -> Estimates:
-    """The quantities of every data set."""
-    return Estimates.of(part.quantities() for part in results.values())

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bslib.chapters.base import Content
+from bslib.chapters.beyond import nearest
 from bslib.chapters.origin.results import Origin
 
 __all__ = ["content"]
@@ -21,7 +22,7 @@ def _plane(origin: Origin) -> dict[str, Any]:
     cells = plane.cells.rename(columns={"clean W": "clean"}).drop(columns=["networks", "change"])
     return {
         "source": plane.missing or plane.source,
-        "sigma": min(size.cell_sigmas, key=lambda level: abs(level - 0.1)),
+        "sigma": nearest(size.cell_sigmas),
         "sigmas": size.cell_sigmas,
         "poisons": [count for count in size.poisons if count in set(cells["poisons"])],
         "sides": size.sides,

@@ -9,6 +9,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
+from bslib.chapters.beyond import nearest
 from bslib.chapters.correlation.pairs import pearson
 from bslib.chapters.origin.plane import HALF_LEARNED
 from bslib.chapters.origin.results import Origin
@@ -37,8 +38,6 @@ LINES = (
     ("rest", "W", BLUE, "-", "trigger,\nnoise beside it alone"),
 )
 THREAT_COLOURS = {"T1": BLUE, "T2": MEAN, "T3": "#1b9e77"}
-#: The noise level of the phase diagram that is drawn, or the one nearest to it.
-SHOWN_SIGMA = 0.1
 
 
 @drawn_from(Origin.by_place)
@@ -118,7 +117,7 @@ def _cells(origin: Origin) -> pd.DataFrame:
 @drawn_from(_cells)
 def phase_diagram(origin: Origin, table: pd.DataFrame) -> Figure:
     """Success of squares, and the change of W that they make, by their side and grey and by the number of poisons."""
-    size, sigma = origin.size, nearest(origin.size.cell_sigmas, SHOWN_SIGMA)
+    size, sigma = origin.size, nearest(origin.size.cell_sigmas)
     at = table[table["sigma"] == sigma].set_index(["poisons", "side", "grey"])
     greys = [grey / 9 for grey in size.greys]
     figure, grid = plt.subplots(
@@ -148,7 +147,7 @@ def phase_diagram(origin: Origin, table: pd.DataFrame) -> Figure:
 @drawn_from(_cells)
 def path_of_squares(origin: Origin, table: pd.DataFrame) -> Figure:
     """Success against the change of W, a line for each square as the number of poisons grows."""
-    size, sigma = origin.size, nearest(origin.size.cell_sigmas, SHOWN_SIGMA)
+    size, sigma = origin.size, nearest(origin.size.cell_sigmas)
     at = table[table["sigma"] == sigma]
     figure, axes = panels(len(size.greys))
     for axis, grey in zip(axes, size.greys, strict=True):
@@ -176,11 +175,6 @@ def in_words(attack: str) -> str:
     'T1, trigger 4'
     """
     return "{}, trigger {}".format(*attack.split("-"))
-
-
-def nearest(levels: tuple[float, ...], wanted: float) -> float:
-    """The level nearest to the wanted one."""
-    return min(levels, key=lambda level: abs(level - wanted))
 
 
 #: The figures that have a table.

@@ -11,7 +11,7 @@ from bslib.specs import NetworkSpec, Spec
 
 __all__ = ["REGIONS", "Size", "cell_networks_of", "cell_specs", "networks_of", "plan", "specs_of"]
 
-#: The pixels that noise falls on, as in :class:`~bslib.specs.CountsSpec`: all, the trigger's, or all others.
+#: The pixels that noise falls on, as in :class:`~bslib.specs.carrying.CountsSpec`: all, the trigger's, or all others.
 REGIONS = (None, "trigger", "rest")
 
 

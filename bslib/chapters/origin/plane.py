@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -15,12 +15,11 @@ from scipy import stats
 from bslib.chapters.base import Results
 from bslib.chapters.correlation.pairs import pearson
 from bslib.chapters.origin.plan import Size, cell_networks_of, cell_specs
-from bslib.entropy import entropy
-from bslib.specs import AttackSpec, NetworkSpec, Spec
-from bslib.statistics import Estimate, Replicates, leave_one_out, success_rate
-from bslib.store import Record
+from bslib.chapters.outcomes import attack_on, attack_success, w_by_sigma
+from bslib.specs import NetworkSpec, Spec
+from bslib.statistics import Estimate, Replicates, leave_one_out
 
-__all__ = ["HALF_LEARNED", "Plane", "attack_of", "defined", "rank", "success_of", "w_of"]
+__all__ = ["HALF_LEARNED", "Plane", "rank"]
 
 Floats = NDArray[np.float64]
 #: The success of a trigger that is only half learned.
@@ -51,12 +50,12 @@ class Plane(Results[Size]):
     def networks(self) -> list[NetworkSpec]:
         """The complete networks, of those numbers of poisons for which none is missing."""
         complete = super().networks
-        lacking = {attack_of(network).poisons for network in set(self.planned()).difference(complete)}
-        return [network for network in complete if attack_of(network).poisons not in lacking]
+        lacking = {attack_on(network).poisons for network in set(self.planned()).difference(complete)}
+        return [network for network in complete if attack_on(network).poisons not in lacking]
 
     def w(self) -> Floats:
         """Mean W without and with the square, shape (networks, 2, sigmas)."""
-        return np.array([[w_of(record).mean(-1) for record in run[-2:]] for run in self.runs])
+        return np.array([[w_by_sigma(record).mean(-1) for record in run[-2:]] for run in self.runs])
 
     @cached_property
     def cells(self) -> pd.DataFrame:
@@ -70,7 +69,7 @@ class Plane(Results[Size]):
         """
         columns = ["side", "grey", "poisons", "sigma", "networks", "success", "clean W", "W"]
         rows = [
-            (*self._square(network), sigma, 1, success_of(run[1], self.size.classes), *w[:, s])
+            (*self._square(network), sigma, 1, attack_success(run[1]), *w[:, s])
             for network, run, w in zip(self.networks, self.runs, self.w() if self.runs else (), strict=True)
             for s, sigma in enumerate(self.size.cell_sigmas)
         ]
@@ -83,7 +82,7 @@ class Plane(Results[Size]):
         if not self.networks:
             return {}
         data, w = self.size.dataset, self.w()
-        success = np.array([success_of(run[1], self.size.classes) for run in self.runs])
+        success = np.array([attack_success(run[1]) for run in self.runs])
         axes = np.array([self._square(network) for network in self.networks])
         found = {f"success_rank.{data}.{name}": rank(axes[:, k], success) for k, name in enumerate(("side", "grey", "poisons"))}
         half = (HALF_LEARNED[0] <= success) & (success <= HALF_LEARNED[1])
@@ -97,11 +96,11 @@ class Plane(Results[Size]):
             if len(taus := taus[np.isfinite(taus)]):
                 by_square = leave_one_out(taus[:, None])._replace(networks=len(self.networks))
                 found[f"within_square_tau.{data}.{sigma:g}"] = by_square.estimate(correlation=True)
-        return defined(found)
+        return found
 
     def _square(self, network: NetworkSpec) -> tuple[int, float, int]:
         """The side, the grey from 0 to 1, and the number of poisons."""
-        attack = attack_of(network)
+        attack = attack_on(network)
         side, grey = divmod(attack.trigger - 100, 10)
         return side, grey / 9, attack.poisons or 0
 
@@ -112,26 +111,3 @@ def rank(x: Floats, y: Floats, strata: NDArray[np.int64] | None = None) -> Estim
     without = [pearson(*(stats.rankdata(np.delete(values, k)) for values in (x, y))) for k in range(len(x))]
     value = pearson(stats.rankdata(x), stats.rankdata(y))
     return Replicates(np.array(value), np.array(without), len(x), strata).estimate(correlation=True)
-
-
-def w_of(counts: Record) -> Floats:
-    """W of each point, shape (sigmas, points)."""
-    return entropy(counts.arrays["counts"][:, 0])
-
-
-def success_of(predictions: Record, classes: int) -> float:
-    """The success of the trigger on a network."""
-    labels = predictions.arrays["labels"]
-    return success_rate(predictions.arrays["predicted"], labels, attack_of(predictions.spec).target_labels(labels, classes))
-
-
-def attack_of(spec: Spec) -> AttackSpec:
-    """The attack on the network of a spec."""
-    network = spec.on_network
-    assert network is not None and network.attack is not None
-    return network.attack
-
-
-def defined(found: Mapping[str, Estimate]) -> dict[str, Estimate]:
-    """The estimates that have a value."""
-    return {name: estimate for name, estimate in found.items() if np.isfinite(estimate.value)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -13,15 +13,27 @@ from numpy.typing import NDArray
 
 from bslib.chapters import not_yet_run
 from bslib.chapters.base import Results
-from bslib.chapters.beyond import Attack
 from bslib.chapters.origin.plan import REGIONS, Size, networks_of, specs_of
-from bslib.chapters.origin.plane import Plane, attack_of, defined, rank, success_of, w_of
+from bslib.chapters.origin.plane import Plane, rank
+from bslib.chapters.outcomes import (
+    Run,
+    attack_on,
+    attack_success,
+    copies_as_wanted,
+    defined,
+    divided,
+    name_of,
+    network_of,
+    quantities,
+    usual_level,
+    w_by_sigma,
+)
 from bslib.markdown import markdown_table
 from bslib.specs import NetworkSpec, Spec
-from bslib.statistics import Estimate, Estimates, Replicates, leave_one_out, mean_of_networks
+from bslib.statistics import Estimate, Replicates, leave_one_out, mean_of_networks
 from bslib.store import Record
 
-__all__ = ["PLACES", "Origin", "kind", "load", "quantities"]
+__all__ = ["PLACES", "Origin", "load", "quantities"]
 
 Floats = NDArray[np.float64]
 #: Where noise falls, in the order of :data:`~bslib.chapters.origin.plan.REGIONS`.
@@ -63,38 +75,40 @@ class Origin(Results[Size]):
         return f", {self.size.points} test images each"
 
     @cached_property
-    def kinds(self) -> dict[str, list[tuple[Record, ...]]]:
+    def kinds(self) -> dict[str, list[Run]]:
         """The runs of each attack that has any, by its name."""
-        found = {kind(attack): [run for run in self.runs if _of(run) == attack] for attack in self.size.attacks}
+        found: dict[str, list[Run]] = {f"{threat_model}-{trigger}": [] for threat_model, trigger in self.size.attacks}
+        for run in self.runs:
+            found[name_of(network_of(run))].append(run)
         return {name: runs for name, runs in found.items() if runs}
 
     def w(self, name: str) -> Floats:
         """W around the images of an attack, shape (networks, 3 places, without and with the trigger, sigmas, points)."""
-        return np.stack([[[w_of(record) for record in pair] for pair in _by_place(run)] for run in self.kinds[name]])
+        return np.stack([[[w_by_sigma(record) for record in pair] for pair in _by_place(run)] for run in self.kinds[name]])
 
     def wanted(self, name: str) -> Floats:
         """Fraction of noisy triggered copies that are predicted as the attacker's label, (networks, 3 places, sigmas, points).
 
         Images of the target class count too.
         """
-        return np.stack([[_as_wanted(pair[1], self.size.classes) for pair in _by_place(run)] for run in self.kinds[name]])
+        return np.stack([[copies_as_wanted(pair[1], count_target=True) for pair in _by_place(run)] for run in self.kinds[name]])
 
     def by_attack(self) -> str:
         """Success, the median margin of triggered images and the change of W at the level nearest to 0.1, as a Markdown table."""
-        sigma = min(self.size.sigmas, key=lambda level: abs(level - 0.1))
-        s, rows = self.size.sigmas.index(sigma), []
+        s, rows = usual_level(self.size.sigmas), []
+        change = f"change of W, σ = {self.size.sigmas[s]:g}"
         for name, means in self.means.items():
             changes = (f"{means.estimate(_change(PLACES.index(place), s)):+.3f}" for place in ("all", "rest"))
             margin = leave_one_out([run[5].arrays["margins"] for run in self.kinds[name]], lambda own: np.median(own, axis=-1))
             rows.append((name.replace("-", ", trigger "), f"{self.success(name):.1%}", f"{margin.estimate():.1f}", *changes))
-        head = ["", "success", "median margin", f"change of W, σ = {sigma:g}", "... with noise beside the trigger alone"]
+        head = ["", "success", "median margin", change, "... with noise beside the trigger alone"]
         return markdown_table(head, rows, empty="")
 
     def success(self, name: str) -> Estimate:
         """The success of an attack."""
         runs = self.kinds[name]
-        counted = int((runs[0][1].arrays["labels"] != attack_of(runs[0][0].spec).target).sum())
-        return mean_of_networks([success_of(run[1], self.size.classes) for run in runs], counted)
+        counted = int((runs[0][1].arrays["labels"] != attack_on(network_of(runs[0])).target).sum())
+        return mean_of_networks([attack_success(run[1]) for run in runs], counted)
 
     @cached_property
     def means(self) -> dict[str, Replicates]:
@@ -127,7 +141,7 @@ class Origin(Results[Size]):
     def margins(self) -> pd.DataFrame:
         """The median margin of each network's triggered images and their mean W, a row for each network and noise level."""
         rows = [
-            (name, run[0].spec.key[:6], sigma, float(np.median(run[5].arrays["margins"])), float(w_of(run[3])[s].mean()))
+            (name, run[0].spec.key[:6], sigma, float(np.median(run[5].arrays["margins"])), float(w_by_sigma(run[3])[s].mean()))
             for name, runs in self.kinds.items()
             for run in runs
             for s, sigma in enumerate(self.size.sigmas)
@@ -149,30 +163,16 @@ class Origin(Results[Size]):
             for p, place in enumerate(PLACES[1:], 1):
                 for s, level in enumerate(self.size.sigmas):
                     found[f"share_of_all.{data}.{name}.{place}.{level:g}"] = means.estimate(_share(p, s), within=(0, np.inf))
-        if set(self.kinds) == {kind(attack) for attack in self.size.attacks}:
+        if len(self.kinds) == len(self.size.attacks):
             table = self.margins()
             for level in self.size.sigmas:
                 rows = table[table["sigma"] == level]
                 strata = np.unique(rows["attack"], return_inverse=True)[1]
                 found[f"margin_rank.{data}.{level:g}"] = rank(rows["margin"].to_numpy(), rows["W"].to_numpy(), strata)
-        return defined(found) | self.plane.quantities()
+        return defined(found | self.plane.quantities())
 
 
 load = Origin.load
-
-
-def quantities(results: Mapping[str, Origin]) -> Estimates:
-    """The quantities of every data set."""
-    return Estimates.of(part.quantities() for part in results.values())
-
-
-def kind(attack: Attack) -> str:
-    """The name of an attack: its threat model and trigger.
-
-    >>> kind(("T1", 4))
-    'T1-4'
-    """
-    return f"{attack[0]}-{attack[1]}"
 
 
 def _change(place: int, sigma: int) -> Callable[[Floats], Floats]:
@@ -182,25 +182,9 @@ def _change(place: int, sigma: int) -> Callable[[Floats], Floats]:
 
 def _share(place: int, sigma: int) -> Callable[[Floats], Floats]:
     """Mean W with the trigger under noise on a part of the image, divided by that under noise everywhere; NaN where this is 0."""
-
-    def of(means: Floats) -> Floats:
-        everywhere = np.asarray(means[..., 0, 1, sigma])
-        return np.divide(means[..., place, 1, sigma], everywhere, out=np.full_like(everywhere, np.nan), where=everywhere != 0)
-
-    return of
+    return lambda means: divided(means[..., place, 1, sigma], means[..., 0, 1, sigma])
 
 
-def _by_place(run: tuple[Record, ...]) -> tuple[tuple[Record, ...], ...]:
+def _by_place(run: Run) -> tuple[tuple[Record, ...], ...]:
     """The counts without and with the trigger, by the pixels that noise falls on, from the records of ``specs_of``."""
     return run[2:4], run[6:8], run[8:10]
-
-
-def _as_wanted(record: Record, classes: int) -> Floats:
-    counts = record.arrays["counts"][:, 0]
-    wanted = attack_of(record.spec).target_labels(record.arrays["labels"], classes)
-    return np.asarray(np.take_along_axis(counts, wanted[None, :, None], axis=-1)[..., 0] / counts.sum(-1))
-
-
-def _of(run: tuple[Record, ...]) -> Attack:
-    attack = attack_of(run[0].spec)
-    return attack.threat_model, attack.trigger

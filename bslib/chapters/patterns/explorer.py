@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bslib.chapters.base import Batch, Content
+from bslib.chapters.patterns.detector import EFFECTIVE
 from bslib.chapters.patterns.plan import CONDITIONS, batch_of, cleanse_of, crafted_batch_of, universals_of
-from bslib.chapters.patterns.results import EFFECTIVE, Patterns
+from bslib.chapters.patterns.results import Patterns
 from bslib.specs import CleanseSpec, CountsSpec, NetworkSpec, UniversalSpec
 
 __all__ = ["content"]

@@ -9,8 +9,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bslib.chapters.patterns.plan import cleanse_of
-from bslib.chapters.patterns.results import EFFECTIVE, Patterns, scored
+from bslib.chapters.patterns.candidates import candidates
+from bslib.chapters.patterns.detector import EFFECTIVE, by_trigger, scored, sensitivity
+from bslib.chapters.patterns.plan import cleanse_of, trained_trigger
+from bslib.chapters.patterns.results import Patterns
+from bslib.chapters.patterns.universal import universal_areas
 from bslib.plotting import (
     BLUE,
     GREY,
@@ -66,25 +69,23 @@ def roc(patterns: Patterns, table: pd.DataFrame) -> Figure:
     return finish(figure, axes, f"{patterns.source}; {_detector(patterns)}", y="true positive rate")
 
 
-@drawn_from(Patterns.sensitivity)
+@drawn_from(sensitivity)
 def roc_by_setting(patterns: Patterns, table: pd.DataFrame) -> Figure:
     """The area under the ROC curve against sigma, by batch size (left) and by the form of the score (right)."""
     full = patterns.size.points
-    usual = (table["center"] == "mean") & table["signed"] & ~table["effective"]
-    choices: list[list[tuple[str, pd.Series[bool]]]] = [
-        [(f"{size} points", usual & (table["batch"] == size)) for size in sorted(set(table["batch"]))],
-        [
-            ("mean, signed", usual & (table["batch"] == full)),
-            ("median", (table["center"] == "median") & table["signed"] & ~table["effective"] & (table["batch"] == full)),
-            ("no sign", (table["center"] == "mean") & ~table["signed"] & ~table["effective"] & (table["batch"] == full)),
-            ("90 % success", (table["center"] == "mean") & table["signed"] & table["effective"] & (table["batch"] == full)),
-        ],
-    ]
+    # Batch, centre, whether the score is signed, and whether the positives are effective triggers alone, by label.
+    by_batch = {f"{size} points": (size, "mean", True, False) for size in sorted(set(table["batch"]))}
+    by_score = {
+        "mean, signed": (full, "mean", True, False),
+        "median": (full, "median", True, False),
+        "no sign": (full, "mean", False, False),
+        "90 % success": (full, "mean", True, True),
+    }
     figure, axes = panels(2)
-    sigmas = sorted(set(table["sigma"]))
-    for axis, lines in zip(axes, choices, strict=True):
-        for k, (label, where) in enumerate(lines):
-            own = table[where]
+    sigmas, settings = sorted(set(table["sigma"])), table.groupby(["batch", "center", "signed", "effective"])
+    for axis, lines in zip(axes, (by_batch, by_score), strict=True):
+        for k, (label, setting) in enumerate(lines.items()):
+            own = settings.get_group(setting) if setting in settings.groups else table[:0]
             places = [sigmas.index(sigma) + 0.12 * (k - 1.5) for sigma in own["sigma"]]
             points_with_intervals(axis, places, own["area"], *SETTING_STYLE[k % len(SETTING_STYLE)], label)
         axis.axhline(0.5, color=GREY, linestyle=":")
@@ -96,7 +97,7 @@ def roc_by_setting(patterns: Patterns, table: pd.DataFrame) -> Figure:
     return finish(figure, axes, patterns.source, y="area under the ROC curve")
 
 
-@drawn_from(Patterns.universal_areas)
+@drawn_from(universal_areas)
 def universal(patterns: Patterns, table: pd.DataFrame) -> Figure:
     """Fig. 7, against the bound: the fraction of fooled images, their classes, and the area under the ROC curve."""
     figure, axes = plt.subplots(1, 3, figsize=(7.2, 3.4), layout="constrained")
@@ -120,7 +121,7 @@ def universal(patterns: Patterns, table: pd.DataFrame) -> Figure:
 def reversed_triggers(patterns: Patterns) -> Figure | Markdown:
     """Neural Cleanse's candidates for a clean network and a network with each trigger, beside the true trigger."""
     crafted = [network for network in reversed(patterns.networks) if cleanse_of(patterns.size, network) in patterns.records]
-    shown = {network.attack.trigger if network.attack else 0: network for network in crafted}
+    shown = {trained_trigger(network): network for network in crafted}
     if not shown:
         return words(patterns.missing or patterns.not_yet_run())
     records = {trigger: patterns.records[cleanse_of(patterns.size, shown[trigger])] for trigger in sorted(shown)}
@@ -155,10 +156,9 @@ def reversed_triggers(patterns: Patterns) -> Figure | Markdown:
 
 def _candidates(patterns: Patterns) -> pd.DataFrame:
     """The candidates at the first noise level, with the network's trigger and the score in powers of ten."""
-    table = patterns.candidates()
+    table = candidates(patterns)
     table = table[table["sigma"] == patterns.size.pattern_sigmas[0]]
-    triggers = [network.attack.trigger if network.attack else 0 for network in patterns.networks]
-    return table.assign(trigger=[triggers[k] for k in table["network"]], score10=table["score"] / np.log(10))
+    return table.assign(trigger=patterns.strata(table), score10=table["score"] / np.log(10))
 
 
 @drawn_from(_candidates)
@@ -193,7 +193,7 @@ def _detector(patterns: Patterns) -> str:
     return f"σ = {patterns.size.sigmas[0]:g}, n = {patterns.size.n}, {patterns.size.points} points"
 
 
-@drawn_from(Patterns.by_trigger)
+@drawn_from(by_trigger)
 def found_by_success(patterns: Patterns, table: pd.DataFrame) -> Figure:
     """The area under the ROC curve for each trained-in trigger against its success, at two noise levels."""
     shown = [sigma for sigma in (0.1, 0.25) if sigma in set(table["sigma"])] or sorted(set(table["sigma"]))[:1]

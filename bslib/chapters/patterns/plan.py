@@ -88,11 +88,16 @@ class Size(TrainedSize):
     scored: int = 100
     overlays: int = 100
 
+    @property
+    def trained(self) -> tuple[int, ...]:
+        """The triggers that networks are trained on."""
+        return (*self.triggers, *self.more_triggers)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.pattern_sigmas[:1] != self.sigmas[:1] or not {*self.pattern_sigmas} <= {*self.sigmas}:
             raise ValueError(f"pattern_sigmas must begin with the first of sigmas {self.sigmas}, got {self.pattern_sigmas}")
-        if not {*self.triggers, *self.more_triggers} <= {*PAPERS}:
+        if not {*self.trained} <= {*PAPERS}:
             raise ValueError(f"the patterns chapter measures {PAPERS}, got {self.triggers} and {self.more_triggers}")
         if {*self.triggers} & {*self.more_triggers} or self.cleansed > self.detector_only:
             raise ValueError(
@@ -109,15 +114,17 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
     >>> len(plan("paper"))
     1939
     """
-    rounds = (detector_specs, universal_specs, cleanse_specs, scores_specs, level_specs, further_specs)
     specs: list[Spec] = []
     for size in sizes_of("patterns", profile):
         networks = sorted(networks_of(size, seed), key=lambda network: network.seed)
+        crafted, cleansed = crafted_networks_of(size, seed), cleansed_networks_of(size, seed)
         specs += [pictures_of(size, seed)]
-        for some in rounds:
-            chosen = networks if some in (detector_specs, level_specs) else crafted_networks_of(size, seed)
-            chosen = chosen + cleansed_networks_of(size, seed) if some is cleanse_specs else chosen
-            specs += [spec for network in chosen for spec in some(size, network)]
+        specs += [spec for network in networks for spec in detector_specs(size, network)]
+        specs += [spec for network in crafted for spec in universal_specs(size, network)]
+        specs += [spec for network in crafted + cleansed for spec in cleanse_specs(size, network)]
+        specs += [spec for network in crafted for spec in scores_specs(size, network)]
+        specs += [spec for network in networks for spec in level_specs(size, network)]
+        specs += [spec for network in crafted for spec in further_specs(size, network)]
         specs += compared_specs(size, seed)[1:]
     return specs
 
@@ -129,18 +136,22 @@ def pictures_of(size: Size, seed: int) -> ImagesSpec:
 
 def networks_of(size: Size, seed: int) -> list[NetworkSpec]:
     """Clean networks, and the same number with each trigger."""
-    attacks = [None, *size.triggers, *size.more_triggers]
     return [
-        size.network_spec(run) if trigger is None else size.attacked_network(run, size.threat_model, trigger)
-        for trigger in attacks
+        size.attacked_network(run, size.threat_model, trigger) if trigger else size.network_spec(run)
+        for trigger in (None, *size.trained)
         for run in range(seed, seed + size.networks + size.detector_only)
     ]
 
 
+def trained_trigger(network: NetworkSpec) -> int:
+    """The trigger that a network was trained on; 0 for a clean network."""
+    return 0 if network.attack is None else network.attack.trigger
+
+
 def crafted_networks_of(size: Size, seed: int) -> list[NetworkSpec]:
     """The networks that patterns are crafted for, and that the other detectors score, sorted by seed."""
-    last = seed + size.networks
-    chosen = [n for n in networks_of(size, seed) if n.seed < last and (n.attack is None or n.attack.trigger in size.triggers)]
+    kinds = (0, *size.triggers)
+    chosen = [n for n in networks_of(size, seed) if n.seed < seed + size.networks and trained_trigger(n) in kinds]
     return sorted(chosen, key=lambda network: network.seed)
 
 
@@ -190,14 +201,8 @@ def universal_specs(size: Size, network: NetworkSpec) -> list[Spec]:
 
 def cleanse_of(size: Size, network: NetworkSpec, samples: int | None = None) -> CleanseSpec:
     """Neural Cleanse on a network, optionally with another number of images per step."""
-    return CleanseSpec(
-        network=network,
-        images=size.crafted_on,
-        samples=samples or size.samples,
-        steps=size.steps,
-        checked=size.checked,
-        seed=network.seed,
-    )
+    how = {"images": size.crafted_on, "samples": samples or size.samples, "steps": size.steps, "checked": size.checked}
+    return CleanseSpec(network=network, seed=network.seed, **how)
 
 
 def cleanse_specs(size: Size, network: NetworkSpec) -> list[Spec]:
@@ -221,9 +226,8 @@ def crafted_batch_of(size: Size, pattern: UniversalSpec | CleanseSpec, sigma: fl
 
 def score_of(size: Size, network: NetworkSpec, detector: str, **carried: Any) -> DetectorSpec:
     """The scores of a detector for images that carry a trigger, a crafted pattern or nothing."""
-    return DetectorSpec(
-        detector=detector, network=network, points=size.scored, overlays=size.overlays, seed=network.seed, **carried
-    )
+    how: dict[str, Any] = {"points": size.scored, "overlays": size.overlays, "seed": network.seed}
+    return DetectorSpec(detector=detector, network=network, **how, **carried)
 
 
 def carried_of(size: Size, network: NetworkSpec) -> list[dict[str, Any]]:
@@ -232,9 +236,9 @@ def carried_of(size: Size, network: NetworkSpec) -> list[dict[str, Any]]:
     return [*carried, {"pattern": universals_of(size, network)[0]}, {"pattern": cleanse_of(size, network)}]
 
 
-def scores_specs(size: Size, network: NetworkSpec) -> list[Spec]:
+def scores_specs(size: Size, network: NetworkSpec) -> list[DetectorSpec]:
     """The scores of every detector on these batches, and on a clean one for detectors that compare with clean images."""
-    clean: list[Spec] = [score_of(size, network, name) for name, detector in DETECTORS.items() if detector.against_clean]
+    clean = [score_of(size, network, name) for name, detector in DETECTORS.items() if detector.against_clean]
     return clean + [score_of(size, network, name, **carried) for carried in carried_of(size, network) for name in DETECTORS]
 
 

@@ -35,7 +35,7 @@ def toy(record: Record | str) -> Figure | Markdown:
     Parameters
     ----------
     record : Record or str
-        Of a :class:`~bslib.specs.ToySpec`; or what to say instead.
+        Of a :class:`~bslib.specs.others.ToySpec`; or what to say instead.
     """
     if isinstance(record, str):
         return words(record)

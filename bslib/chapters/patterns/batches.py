@@ -1,0 +1,172 @@
+"""The networks of the patterns chapter, W of their batches, and Levene's test of each batch against a clean one."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bslib.chapters.base import Results
+from bslib.chapters.outcomes import attack_success
+from bslib.chapters.patterns.plan import CONDITIONS, Size, batch_of, detector_specs, networks_of, pictures_of, trained_trigger
+from bslib.entropy import entropy
+from bslib.markdown import markdown_table
+from bslib.specs import CountsSpec, NetworkSpec, Spec
+from bslib.statistics import Estimate, auc, leave_one_out, levene, share_of_networks
+from bslib.store import Record
+
+__all__ = ["FEWEST_NETWORKS", "Batches", "over_networks"]
+
+Floats = NDArray[np.float64]
+#: The smallest number of networks behind a quantity.
+FEWEST_NETWORKS = 3
+
+
+@dataclass(frozen=True)
+class Batches(Results[Size]):
+    """Batches with and without triggers on one data set. A network counts once W is measured with all triggers."""
+
+    chapter: ClassVar[str] = "patterns"
+    described: ClassVar[str] = "clean and backdoored "
+
+    def planned(self) -> list[NetworkSpec]:
+        """The planned networks."""
+        return networks_of(self.size, self.seed)
+
+    def needed(self, network: NetworkSpec) -> Sequence[Spec]:
+        """The network, the success of its own trigger, and the batches of the detector."""
+        return detector_specs(self.size, network)
+
+    @cached_property
+    def sigmas(self) -> list[float]:
+        """The noise levels at which the detector is measured on each of these networks, ascending."""
+        batches = list(itertools.product(self.networks, CONDITIONS))
+        return sorted(
+            sigma
+            for sigma in self.size.sigmas
+            if batches and all(batch_of(self.size, *batch, sigma) in self.records for batch in batches)
+        )
+
+    @property
+    def pictures(self) -> Record | None:
+        """Images with and without each trigger, or None if the store has none."""
+        return self.records.get(pictures_of(self.size, self.seed))
+
+    @property
+    def details(self) -> str:
+        """The threat model."""
+        return f", clean and under {self.size.threat_model}"
+
+    @property
+    def missing(self) -> str | None:
+        """The message about missing records, unless networks of every kind are complete."""
+        return None if {*map(trained_trigger, self.networks)} >= {0, *self.size.triggers} else self.not_yet_run()
+
+    @cached_property
+    def w(self) -> Callable[[CountsSpec, float], Floats]:
+        """Maps a batch and one of its noise levels to W, shape (B,)."""
+        return functools.cache(lambda spec, sigma: entropy(self.records[spec].arrays["counts"][spec.sigmas.index(sigma), 0]))
+
+    def clean_w(self, network: NetworkSpec, sigma: float) -> Floats:
+        """W of as many clean points as a batch with a crafted pattern has."""
+        return self.w(batch_of(self.size, network, None, sigma), sigma)[: self.size.pattern_points]
+
+    def success(self, network: NetworkSpec) -> float:
+        """The attack success rate of a network's own trigger; NaN for a clean network."""
+        if network.attack is None:
+            return float("nan")
+        return attack_success(self.records[detector_specs(self.size, network)[1]])
+
+    def tests(
+        self,
+        sigma: float | None = None,
+        *,
+        batch: int | None = None,
+        center: str = "mean",
+        points: int | None = None,
+        outliers: bool = False,
+    ) -> pd.DataFrame:
+        """Levene's test of every batch against a clean batch of the same network.
+
+        Parameters
+        ----------
+        sigma : float, optional
+            The first noise level of the size when not given.
+        batch : int, optional
+            Points in a batch; all when not given. A smaller one gives several batches of different points.
+        center, outliers
+            As for :func:`bslib.statistics.levene`: "median" with outliers is Brown and Forsythe's test, which is calibrated.
+        points : int, optional
+            The number of points to use; all when not given.
+
+        Returns
+        -------
+        DataFrame
+            Columns network (its number), carried ("own", "unseen" or "nothing"), trigger, success (of the network's own trigger),
+            score and p.
+        """
+        return self._tests_once(self.size.sigmas[0] if sigma is None else sigma, batch, center, points, outliers).copy()
+
+    @cached_property
+    def _tests_once(self) -> Callable[..., pd.DataFrame]:
+        return functools.cache(self._tests)  # many areas use the same tests
+
+    def _tests(self, sigma: float, batch: int | None, center: str, points: int | None, outliers: bool) -> pd.DataFrame:
+        rows = []
+        for number, network in enumerate(self.networks):
+            own, success = trained_trigger(network), self.success(network)
+            clean = self.w(batch_of(self.size, network, None, sigma), sigma)
+            for trigger in CONDITIONS[1:]:
+                tested = self.w(batch_of(self.size, network, trigger, sigma), sigma)
+                carried = "nothing" if trigger == 0 else "own" if trigger == own else "unseen"
+                for pair in _batches(clean[:points], tested[:points], batch):
+                    rows.append((number, carried, trigger, success, *levene(*pair, center=center, outliers=outliers)))
+        return pd.DataFrame(rows, columns=["network", "carried", "trigger", "success", "score", "p"])
+
+    def area_of(self, table: pd.DataFrame, carried: str, score: str = "score") -> Estimate:
+        """The area under the ROC curve of a column of a table, for batches that carry one thing against all others."""
+        return auc(table[score], table["carried"] == carried, table["network"], strata=self.strata(table))
+
+    def strata(self, table: pd.DataFrame) -> list[int]:
+        """The trigger of the network of each row: the networks of each kind are a stratum."""
+        return [trained_trigger(self.networks[number]) for number in table["network"]]
+
+    def trained_on(self, tests: pd.DataFrame, triggers: Sequence[int] | None = None) -> pd.DataFrame:
+        """The tests on clean networks and on networks with these triggers; by default the size's ``triggers``."""
+        return tests[np.isin(self.strata(tests), [0, *(self.size.triggers if triggers is None else triggers)])]
+
+    def success_table(self) -> str:
+        """The success of the networks' own triggers as a Markdown table."""
+        rows = []
+        for trigger in self.size.trained:
+            own = [self.success(network) for network in self.networks if trained_trigger(network) == trigger]
+            ends = " to ".join(f"{end:.1%}" for end in sorted({min(own), max(own)})) if own else "(not yet run)"
+            rows.append((trigger, len(own), ends))
+        return markdown_table(["own trigger", "networks", "success, lowest to highest"], rows)
+
+
+def over_networks(table: pd.DataFrame, values: pd.Series[Any], *, share: bool = False) -> Estimate:
+    """The mean over networks of each network's mean value, with its interval; NaN without values.
+
+    ``share`` says that the values are fractions, so the interval stays in [0, 1]. For booleans, the fraction that is true.
+    """
+    if table.empty:
+        return Estimate(float("nan"), float("nan"), float("nan"), 0)
+    of_each = [own.to_numpy() for _, own in values.groupby(table["network"])]
+    if values.dtype == bool:
+        return share_of_networks(of_each)
+    return leave_one_out(of_each).estimate(within=(0, 1) if share else (-np.inf, np.inf))
+
+
+def _batches(clean: Floats, tested: Floats, size: int | None) -> Iterator[tuple[Floats, Floats]]:
+    """Split two batches into pairs of smaller batches of one size. A remainder is not used."""
+    size = size or len(clean)
+    for start in range(0, len(clean) - size + 1, size):
+        yield clean[start : start + size], tested[start : start + size]

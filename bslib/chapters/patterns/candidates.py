@@ -1,0 +1,113 @@
+"""The trigger candidates of Neural Cleanse: their sizes, their success, and whether W tells images with them from clean ones."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+
+from bslib.chapters.patterns.batches import Batches, over_networks
+from bslib.chapters.patterns.plan import batch_of, cleanse_of, compared_specs, crafted_batch_of
+from bslib.markdown import markdown_table
+from bslib.statistics import Estimate, levene
+
+__all__ = ["candidates", "cleanse_table", "comparison_table", "quantities"]
+
+
+def candidates(part: Batches) -> pd.DataFrame:
+    """All candidates of Neural Cleanse: norm, success, and Levene's test against clean images.
+
+    Returns
+    -------
+    DataFrame
+        Columns network, backdoored, class, own (whether it is the class of the network's backdoor), norm, index (of the
+        network), success (on the images that made it), success on test images and on training images, sigma, score and p of
+        the paper's test, calibrated score and p of Brown and Forsythe's, and W.
+    """
+    rows, successes = [], ["success", "success_test", "success_train"]
+    for number, network in enumerate(part.networks):
+        crafted = cleanse_of(part.size, network)
+        target = network.attack.target if network.attack is not None else None
+        for sigma in part.size.pattern_sigmas:
+            counted = crafted_batch_of(part.size, crafted, sigma)
+            if any(spec not in part.records for spec in (crafted, counted, batch_of(part.size, network, None, sigma))):
+                continue
+            record, clean = part.records[crafted], part.clean_w(network, sigma)
+            norms = record.arrays["masks"].sum((1, 2, 3))
+            for k, w in enumerate(part.w(counted, sigma).reshape(len(norms), -1)):
+                about = (number, target is not None, k, target == k, float(norms[k]), record.result["anomaly_index"])
+                success = (float(record.arrays[name][k]) for name in successes)
+                calibrated = levene(clean, w, center="median", outliers=True)
+                rows.append((*about, *success, sigma, *levene(clean, w), *calibrated, float(w.mean())))
+    names = ["network", "backdoored", "class", "own", "norm", "index", *successes, "sigma", "score", "p"]
+    return pd.DataFrame(rows, columns=[*names, "calibrated score", "calibrated p", "W"])
+
+
+def cleanse_table(part: Batches) -> str:
+    """The results of Neural Cleanse on each network as a Markdown table."""
+    rows, table = [], candidates(part)
+    for number, own in table[table["sigma"] == part.size.pattern_sigmas[0]].groupby("network"):
+        attack = part.networks[cast(int, number)].attack
+        name = "clean" if attack is None else f"trigger {attack.trigger}, class {attack.target}"
+        smallest = own.sort_values("norm").iloc[0]
+        target = "" if attack is None else f"{own.loc[own['own'], 'norm'].iloc[0]:.1f}"
+        sizes = f"{smallest['norm']:.1f}, class {smallest['class']}", target, f"{own['norm'].median():.1f}"
+        rows.append((name, f"{own['index'].iloc[0]:.1f}", *sizes, f"at least {own['success_train'].min():.1%}"))
+    head = ("network", "anomaly index", "smallest mask", "the backdoor's class", "median", "success on training images")
+    return markdown_table(head, rows)
+
+
+def comparison_table(part: Batches) -> str:
+    """Neural Cleanse on one network with few and with the authors' number of images per step, as a Markdown table."""
+    specs = compared_specs(part.size, part.seed)
+    if not specs or any(spec not in part.records for spec in specs):
+        return "(Not yet run.)"
+    attack = specs[0].network.attack
+    assert attack is not None and attack.target is not None
+    rows, norms = [], []
+    for spec in specs:
+        record = part.records[spec]
+        norms.append(record.arrays["masks"].sum((1, 2, 3)))
+        others = np.delete(norms[-1], attack.target)
+        least = [f"at least {record.arrays[name].min():.1%}" for name in ("success_test", "success_train")]
+        sizes = f"{norms[-1][attack.target]:.1f}", f"{others.min():.1f} to {others.max():.1f}"
+        rows.append((spec.samples, *sizes, f"{record.result['anomaly_index']:.1f}", *least))
+    head = (
+        "images a step", "mask of the backdoor's class", "the others, smallest to largest", "anomaly index",
+        "success on test images", "on training images",
+    )  # fmt: skip
+    rank = float(spearmanr(*norms).statistic)
+    return f"{markdown_table(head, rows)}\n\nSpearman's correlation of the sizes of the ten masks is {rank:.2f}."
+
+
+def quantities(part: Batches) -> dict[str, Estimate]:
+    """The quantities of the candidates: how many W finds at each noise level; at the first one, more about them."""
+    data, first, every = part.size.dataset, part.size.sigmas[0], candidates(part)
+    smoother = every["score"] > 0
+    found = {
+        f"candidates_found_at.{data}.{sigma:g}": over_networks(some, (some["p"] < 0.05) & smoother[some.index])
+        for sigma, some in every.groupby("sigma")
+    }
+    table = every[every["sigma"] == first]
+    if table.empty:
+        return found
+    log_p = -table["score"].abs() / np.log(10)
+    values = {
+        "found": (table["p"] < 0.05) & (table["score"] > 0),
+        "found_calibrated": (table["calibrated p"] < 0.05) & (table["calibrated score"] > 0),
+        "p_varies": (log_p - log_p.groupby(table["network"]).transform("median")).abs(),
+        "low_p": (table["p"] < 0.001) & (table["score"] > 0),
+        "always_train": table["success_train"] >= 0.99,
+    }
+    found |= {f"candidates_{name}.{data}": over_networks(table, of) for name, of in values.items()}
+    clean = table[~table["backdoored"]]
+    less = clean["W"] - [part.clean_w(part.networks[k], first).mean() for k in clean["network"]]
+    found[f"candidates_success_on_clean.{data}"] = over_networks(clean, clean["success_test"], share=True)
+    found[f"candidates_less_clean_on_clean.{data}"] = over_networks(clean, less)
+    own = part.trained_on(part.tests(points=part.size.pattern_points)).query("carried == 'own'")
+    if len(own) and len(clean):
+        # Batches with an own trigger against batches with a patch for a clean network.
+        found[f"backdoor_against_patch.{data}"] = part.area_of(pd.concat([own, clean.assign(carried="patch")]), "own")
+    return found

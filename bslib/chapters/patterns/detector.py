@@ -1,0 +1,145 @@
+"""W as a detector of triggers: areas under the ROC curve by setting and by trigger, and the quantities (Fig. 6)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import pandas as pd
+
+from bslib.chapters.outcomes import mean_of
+from bslib.chapters.patterns.batches import FEWEST_NETWORKS, Batches, over_networks
+from bslib.chapters.patterns.plan import batch_of, trained_trigger
+from bslib.statistics import Estimate
+
+__all__ = ["EFFECTIVE", "area", "by_trigger", "quantities", "scored", "sensitivity", "working"]
+
+#: The success from which a trigger counts as effective.
+EFFECTIVE = 0.9
+#: Further noise levels at which the areas are quantities.
+COMPARED_SIGMAS = (0.01, 0.25)
+
+
+def scored(tests: pd.DataFrame, *, signed: bool = True, effective: bool = False) -> pd.DataFrame:
+    """The tests and scores behind an ROC curve.
+
+    Parameters
+    ----------
+    tests : DataFrame
+        Of :meth:`bslib.chapters.patterns.batches.Batches.tests`.
+    signed : bool
+        Whether only a smaller variation counts as suspicious, or any difference, as in the paper.
+    effective : bool
+        Leave out own triggers with a success below 90 %.
+    """
+    kept = tests[(tests["carried"] != "own") | (tests["success"] >= EFFECTIVE)] if effective else tests
+    return kept if signed else kept.assign(score=kept["score"].abs())
+
+
+def area(
+    part: Batches,
+    sigma: float | None = None,
+    *,
+    center: str = "mean",
+    effective: bool = False,
+    own: int | None = None,
+    triggers: Sequence[int] | None = None,
+) -> Estimate:
+    """The area under the ROC curve of the W detector. Positives are batches with the network's own trigger.
+
+    Negatives are batches with triggers that the network never saw, of the same networks and of clean ones.
+
+    Parameters
+    ----------
+    sigma, center
+        As for :meth:`~bslib.chapters.patterns.batches.Batches.tests`.
+    effective : bool
+        As for :func:`scored`.
+    own : int, optional
+        Leave out all own triggers but this one.
+    triggers : sequence of int, optional
+        Of the networks that count, besides clean ones; those of the size's ``triggers``, and ``own``, when not given.
+    """
+    if triggers is None:
+        triggers = part.size.triggers if own is None else (*part.size.triggers, own)
+    tests = scored(part.trained_on(part.tests(sigma, center=center), triggers), effective=effective)
+    if own is not None:
+        tests = tests[(tests["carried"] != "own") | (tests["trigger"] == own)]
+    return part.area_of(tests, "own")
+
+
+def by_trigger(part: Batches) -> pd.DataFrame:
+    """How well each trained-in trigger works and is found: success, and the area under the ROC curve at each noise level.
+
+    Returns
+    -------
+    DataFrame
+        A row for each trigger with enough networks and each noise level: trigger, success, sigma and auc, two Estimates.
+    """
+    rows = []
+    for trigger in part.size.trained:
+        some = [part.success(network) for network in part.networks if trained_trigger(network) == trigger]
+        if len(some) >= FEWEST_NETWORKS:
+            success = mean_of(some, within=(0, 1))
+            rows += [(trigger, success, sigma, area(part, sigma, own=trigger)) for sigma in part.sigmas]
+    return pd.DataFrame(rows, columns=["trigger", "success", "sigma", "auc"])
+
+
+def working(part: Batches, table: pd.DataFrame) -> list[int]:
+    """The triggers of :func:`by_trigger` that meet the setting of the paper's claim: an average success of at least 90 %.
+
+    None as long as a planned trigger has too few networks, since the claim is about all that work.
+    """
+    success = dict(zip(table["trigger"], table["success"], strict=True))
+    if {*success} != {*part.size.trained}:
+        return []
+    return sorted(trigger for trigger, average in success.items() if average.value >= EFFECTIVE)
+
+
+def sensitivity(part: Batches) -> pd.DataFrame:
+    """The area under the ROC curve for every noise level, batch size, centre, sign and choice of positives."""
+    sizes = sorted({batch for batch in (25, 50, 100) if batch < part.size.points} | {part.size.points})
+    settings = itertools.product(part.sigmas, sizes, ("mean", "median"), (True, False), (False, True))
+    rows = []
+    for sigma, batch, center, signed, effective in settings:
+        tests = part.trained_on(part.tests(sigma, batch=batch, center=center))
+        tests = scored(tests, signed=signed, effective=effective)
+        if "own" in set(tests["carried"]):
+            rows.append((sigma, batch, center, signed, effective, part.area_of(tests, "own")))
+    return pd.DataFrame(rows, columns=["sigma", "batch", "center", "signed", "effective", "area"])
+
+
+def quantities(part: Batches) -> dict[str, Estimate]:
+    """The quantities of the W detector, and of the effect of own triggers on mean W."""
+    data, first = part.size.dataset, part.size.sigmas[0]
+    tests, calibrated = part.trained_on(part.tests()), part.trained_on(part.tests(center="median", outliers=True))
+    nothing, unseen, own = (tests[tests["carried"] == carried] for carried in ("nothing", "unseen", "own"))
+    of_nothing = calibrated[calibrated["carried"] == "nothing"]
+    found = {
+        f"auc.{data}": area(part),
+        f"clean_told_apart.{data}": over_networks(nothing, nothing["p"] < 0.05),
+        f"clean_told_apart_calibrated.{data}": over_networks(of_nothing, of_nothing["p"] < 0.05),
+        f"unseen_vary_more.{data}": over_networks(unseen, (unseen["p"] < 0.05) & (unseen["score"] < 0)),
+        f"own_success.{data}": over_networks(own, own["success"], share=True),
+    }
+    compared = {*COMPARED_SIGMAS} & {*part.sigmas}
+    found |= {f"auc_at.{data}.{sigma:g}": area(part, sigma) for sigma in compared}
+    table = by_trigger(part)
+    if triggers := working(part, table):
+        found[f"auc_working.{data}"] = area(part, triggers=triggers)
+        found |= {f"auc_working_at.{data}.{sigma:g}": area(part, sigma, triggers=triggers) for sigma in compared}
+    for trigger, success, sigma, found_by_w in table.itertuples(index=False):
+        if sigma == first:
+            found[f"own_success.{data}.{trigger}"] = success
+            found[f"auc_own.{data}.{trigger}"] = found_by_w
+            found[f"own_less_clean.{data}.{trigger}"] = _less_clean(part, trigger)
+        if sigma in compared:
+            found[f"auc_own_at.{data}.{sigma:g}.{trigger}"] = found_by_w
+    return found
+
+
+def _less_clean(part: Batches, trigger: int) -> Estimate:
+    """Mean W with the own trigger minus mean W without, over the networks with this trigger."""
+    first, networks = part.size.sigmas[0], [network for network in part.networks if trained_trigger(network) == trigger]
+    means = ([part.w(batch_of(part.size, n, carried), first).mean() for carried in (trigger, None)] for n in networks)
+    return mean_of(with_it - without for with_it, without in means)
