@@ -95,7 +95,7 @@ def fit(network: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
     missing = [key for key in wanted if key not in weights and not key.endswith("num_batches_tracked")]
     differences = {"missing": missing, "unexpected": [key for key in weights if key not in wanted], "shapes": shapes}
     if any(differences.values()):
-        listed = "; ".join(f"{what} {_some(names)}" for what, names in differences.items() if names)
+        listed = "; ".join(f"{what} {listed(names)}" for what, names in differences.items() if names)
         raise ValueError(f"{path} does not fit the architecture: {listed}")
     network.load_state_dict(weights, strict=False)
 
@@ -240,6 +240,7 @@ def _built_by(file: Path, function: str, classes: int) -> nn.Module:
     return network
 
 
-def _some(names: Sequence[str], most: int = 8) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def listed(names: Sequence[object]) -> str:
+    """The first eight names, and how many more there are."""
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(map(str, names[:8])) + more
