@@ -7,6 +7,7 @@ a network that is a function of one image. All code in this package therefore ca
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import operator
 import random
@@ -174,6 +175,21 @@ def evaluating(model: nn.Module, output: str | int | None = None) -> Iterator[Lo
 
 def _state(model: nn.Module) -> Iterator[Tensor]:
     return itertools.chain(model.parameters(), model.buffers())
+
+
+def digest_of(model: nn.Module, *tensors: Tensor, about: str = "") -> str:
+    """Return the SHA-256 of a text, a model's parameters and buffers, and further tensors, in hexadecimal.
+
+    >>> digest_of(nn.Linear(1, 1)) == digest_of(nn.Linear(1, 1))
+    False
+    """
+    digest = hashlib.sha256(about.encode())
+    numbered = ((f"#{k}", tensor) for k, tensor in enumerate(tensors))
+    for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers(), numbered):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        # Bytes, since NumPy has no bfloat16.
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:
