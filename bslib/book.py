@@ -42,13 +42,7 @@ POLICY = (
 
 
 def find_root(start: str | os.PathLike[str] | None = None) -> Path:
-    """Return the repository: the nearest folder with ``_toc.yml``, from ``start`` (default: the current folder) upwards.
-
-    Raises
-    ------
-    BookError
-        If neither ``start`` nor any of its parents contains ``_toc.yml``.
-    """
+    """Return the repository: the nearest folder with ``_toc.yml``, from ``start`` (default: the current folder) upwards."""
     here = Path(start or ".").resolve()
     for folder in (here, *here.parents):
         if (folder / "_toc.yml").is_file():

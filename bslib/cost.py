@@ -31,30 +31,17 @@ Work = tuple[str, str, str]
 
 
 class Cost(NamedTuple):
-    """The cost of a number of networks, including everything that is measured on them.
-
-    Parameters
-    ----------
-    core_hours : float
-    record_bytes, weight_bytes : float
-        Size of their records and weights in the store.
-    messages : float
-        Number of messages to and from the scheduler, without heartbeats.
-    """
+    """The cost of a number of networks, including everything that is measured on them."""
 
     core_hours: float
     record_bytes: float
     weight_bytes: float
+    #: To and from the scheduler, without heartbeats.
     messages: float
 
 
 class Rates:
-    """Average seconds per unit of work and bytes per record in a store, by kind of work.
-
-    Parameters
-    ----------
-    store : Store
-    """
+    """Average seconds per unit of work and bytes per record in a store, by kind of work."""
 
     def __init__(self, store: Store) -> None:
         self._seconds: dict[Work, list[float]] = {}

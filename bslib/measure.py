@@ -212,33 +212,16 @@ def class_counts(
     return nested[:, 0] if np.ndim(n) == 0 else nested
 
 
-def predict(
-    model: nn.Module,
-    x: Tensor,
-    *,
-    dtype: torch.dtype | None = torch.float32,
-    engine: str = "auto",
-    output: str | int | None = None,
-    stochastic: bool = False,
-) -> NDArray[np.int64]:
-    """Predict the classes of a batch without noise.
-
-    Parameters
-    ----------
-    model, x, dtype, engine, output, stochastic
-        As for :func:`class_counts`, but ``dtype`` defaults to float32.
-
-    Returns
-    -------
-    ndarray of int64, shape (B,)
+def predict(model: nn.Module, x: Tensor) -> NDArray[np.int64]:
+    """Predict the classes (B,) of a batch without noise, in float32 or in the model's own precision.
 
     >>> predict(nn.Identity(), torch.tensor([[0.2, 0.8], [0.9, 0.1]])).tolist()
     [1, 0]
     """
     check_points(model, x)
-    with evaluating(model, output) as network:
-        dtype = dtype if dtype_of(model) == torch.float32 else None
-        compiled = compile_for_inference(network, x, engine=engine, dtype=dtype, passes=len(x), stochastic=stochastic)
+    with evaluating(model) as network:
+        dtype = torch.float32 if dtype_of(model) == torch.float32 else None
+        compiled = compile_for_inference(network, x, dtype=dtype, passes=len(x))
         return torch.cat([_labels(compiled.network(part)) for part in x.split(compiled.batch_size)]).cpu().numpy()
 
 

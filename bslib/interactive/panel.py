@@ -46,17 +46,7 @@ COLOURS = ("#2f6fb7", "#b4531a", "#1b9e77", "#8a8f98")
 
 
 class Question(NamedTuple):
-    """The settings of the sliders.
-
-    Parameters
-    ----------
-    point : int
-        Index of the image.
-    trigger : str
-        Name of the trigger.
-    sigma : float
-    n : int
-    """
+    """The settings of the sliders: index of the image, name of the trigger, noise level and number of noisy copies."""
 
     point: int
     trigger: str
@@ -69,7 +59,6 @@ class Answer(NamedTuple):
 
     Parameters
     ----------
-    question : Question
     image, noisy : float32 Tensor, shape (C, H, W)
         The image with its trigger, and one noisy copy of it.
     predicted : dict of str to int
