@@ -51,23 +51,14 @@ Forward = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Compiled:
-    """A network prepared for many forward passes, valid inside the context of :func:`bslib.calling.evaluating`.
-
-    Parameters
-    ----------
-    network : callable
-        Maps float32 images (b, ...) to logits (b, C).
-    dtype : torch.dtype
-        Precision of most of the passes.
-    batch_size : int
-        Number of images to pass at a time.
-    what : str
-        Description of the engine in words.
-    """
+    """A network prepared for many forward passes, valid inside the context of :func:`bslib.calling.evaluating`."""
 
     network: Forward
+    #: Precision of most of the passes.
     dtype: torch.dtype
+    #: Number of images to pass at a time.
     batch_size: int
+    #: The engine in words.
     what: str
 
 
@@ -103,10 +94,6 @@ def compile_for_inference(
         Total number of images that will be evaluated. The default assumes many.
     stochastic : bool
         The network's output is random. It runs unconverted.
-
-    Returns
-    -------
-    Compiled
 
     Raises
     ------

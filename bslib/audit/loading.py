@@ -211,9 +211,8 @@ def _check_archive(path: Path) -> None:
     """Refuse archives that unpack to more than they hold: torch stores tensors without compression."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            if any(
-                entry.compress_type != zipfile.ZIP_STORED or entry.file_size > path.stat().st_size for entry in archive.infolist()
-            ):
+            size = path.stat().st_size
+            if any(entry.compress_type != zipfile.ZIP_STORED or entry.file_size > size for entry in archive.infolist()):
                 raise ValueError("the archive is compressed, which torch.save does not do")
 
 

@@ -23,10 +23,9 @@ from bslib.audit.judging import LEVEL, Sizes, calibration, decide, leave_one_out
 from bslib.audit.loading import OnnxNetwork
 from bslib.audit.partial import Partial, digest_of
 from bslib.audit.report import Audit
-from bslib.calling import check_points, dtype_of, evaluating
+from bslib.calling import check_counts, check_points, dtype_of, evaluating
 from bslib.engine import fast_dtype
 from bslib.measure import predict
-from bslib.patterns import check_counts
 from bslib.patterns.neural_cleanse import reverse_triggers
 from bslib.progress import bar
 from bslib.provenance import code_version, device_name
