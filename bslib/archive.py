@@ -42,19 +42,9 @@ class ImportResult(NamedTuple):
 
 
 def export_records(store: Store, file: Path, specs: list[Spec] | None = None) -> int:
-    """Write records of a store, without weights, atomically into one zip file.
+    """Write records of a store, without weights, atomically into one zip file; return their number.
 
-    Parameters
-    ----------
-    store : Store
-    file : Path
-    specs : list of Spec, optional
-        The records to export; those missing from the store are skipped. All records if None.
-
-    Returns
-    -------
-    int
-        Number of records in the file.
+    ``specs`` are the records to export, as far as the store has them; all if None.
 
     Raises
     ------

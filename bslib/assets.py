@@ -40,17 +40,7 @@ class BookError(RuntimeError):
 
 
 def fetch_assets(root: Path) -> Path:
-    """Fetch the assets of the pages, unless the pinned versions are already present.
-
-    Parameters
-    ----------
-    root : Path
-        The repository.
-
-    Returns
-    -------
-    Path
-        The folder with the files, ``book/_static/vendor``.
+    """Fetch the assets of the pages into ``book/_static/vendor``, unless the pinned versions are present; return that folder.
 
     Raises
     ------
@@ -75,19 +65,9 @@ def fetch_assets(root: Path) -> Path:
 
 
 def installed(lock: Path, wanted: Mapping[str, str]) -> dict[str, bytes]:
-    """Install the packages pinned by a lock file and return the content of the wanted files by target path.
+    """Install the packages pinned in the folder ``lock``; return the content of the wanted files by target path.
 
-    Parameters
-    ----------
-    lock : Path
-        A folder with ``package.json`` and ``package-lock.json``.
-    wanted : mapping of str to str
-        Globs in ``node_modules``, with the target folders of the files.
-
-    Raises
-    ------
-    BookError
-        As :func:`fetch_assets`.
+    ``wanted`` maps globs in ``node_modules`` to the target folders of the files. Raises as :func:`fetch_assets`.
     """
     trouble = []
     for name, npm in _npms():

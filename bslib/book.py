@@ -42,13 +42,7 @@ POLICY = (
 
 
 def find_root(start: str | os.PathLike[str] | None = None) -> Path:
-    """Return the repository: the nearest folder with ``_toc.yml``, from ``start`` (default: the current folder) upwards.
-
-    Raises
-    ------
-    BookError
-        If neither ``start`` nor any of its parents contains ``_toc.yml``.
-    """
+    """Return the repository: the nearest folder with ``_toc.yml``, from ``start`` (default: the current folder) upwards."""
     here = Path(start or ".").resolve()
     for folder in (here, *here.parents):
         if (folder / "_toc.yml").is_file():
@@ -93,25 +87,23 @@ def execute(
     """
     _need("papermill", "ipykernel")
     sources = [Path(notebook).resolve() for notebook in notebooks]
-    targets = [Path(out).resolve() / source.name for source in sources]
-    for source in sources:
+    targets = {source: Path(out).resolve() / source.name for source in sources}
+    for source in targets:
         if not source.is_file():
             raise BookError(f"no such notebook: {source}")
-    for target in targets:
+    for target in targets.values():
         target.unlink(missing_ok=True)
-    if not sources:
-        return []
-    workers = max(1, min(jobs or os.cpu_count() or 1, len(sources)))
+    workers = max(1, min(jobs or os.cpu_count() or 1, len(targets)))
     failures = {}
     # Processes, not threads: papermill changes the current folder. Spawned, because a fork would inherit our threads.
     context = multiprocessing.get_context("spawn")
     with (
         concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=exit_with_parent) as pool,
-        tqdm(total=len(sources), desc="executing notebooks", unit="notebook", disable=None) as bar,
+        tqdm(total=len(targets), desc="executing notebooks", unit="notebook", disable=None) as bar,
     ):
         tasks = {
             pool.submit(_execute_one, source, target, dict(parameters or {}), Path(cwd or ".").resolve()): source
-            for source, target in zip(sources, targets, strict=True)
+            for source, target in targets.items()
         }
         for task in concurrent.futures.as_completed(tasks):
             source = tasks[task]
@@ -120,8 +112,8 @@ def execute(
             bar.set_postfix_str(source.name)
             bar.update()
     if failures:
-        raise BookError("\n\n".join(failures[source] for source in sources if source in failures))
-    return targets
+        raise BookError("\n\n".join(failures[source] for source in targets if source in failures))
+    return list(targets.values())
 
 
 def _execute_one(source: Path, target: Path, parameters: dict[str, Any], cwd: Path) -> None:
@@ -185,33 +177,11 @@ def _cell_name(number: int | None, source: str) -> str:
 
 
 def write_status(executed: str | os.PathLike[str]) -> Path:
-    """Write ``status.md``, a page that lists when and with which parameters each notebook was executed.
-
-    Parameters
-    ----------
-    executed
-        The folder with the executed notebooks; the page is written to it.
-
-    Returns
-    -------
-    Path
-        The page.
-    """
+    """Write a page into the folder of executed notebooks that lists when and with which parameters each was executed."""
     import nbformat
 
     folder = Path(executed)
-    rows = []
-    for path in sorted(folder.glob("[!.]*.ipynb")):
-        notebook = nbformat.read(path, as_version=4)
-        run = notebook.metadata.get("papermill", {})
-        cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-        if not run.get("end_time"):
-            rows.append(f"| [](./{path.name}) | | | | {len(cells)} | **not executed** |")
-            continue
-        began = datetime.fromisoformat(run["start_time"]).strftime("%Y-%m-%d %H:%M:%S")
-        values = ", ".join(f"`{name} = {value!r}`" for name, value in run.get("parameters", {}).items())
-        result = "**failed**" if run.get("exception") else "completed"
-        rows.append(f"| [](./{path.name}) | {began} | {run['duration']:.1f} s | {values} | {len(cells)} | {result} |")
+    notebooks = {path.name: nbformat.read(path, as_version=4) for path in sorted(folder.glob("[!.]*.ipynb"))}
     packages = ["bslib", "torch", "numpy", "scipy", "matplotlib", "papermill", "jupyter-book"]
     lines = [
         "# Execution status",
@@ -221,7 +191,7 @@ def write_status(executed: str | os.PathLike[str]) -> Path:
         "",
         "| Notebook | Executed (UTC) | Duration | Parameters | Code cells | Status |",
         "|---|---|---|---|---|---|",
-        *rows,
+        *(_status_row(name, notebook) for name, notebook in notebooks.items()),
         "",
         "Versions on the machine that rendered these pages; a record names those it was computed with.",
         "",
@@ -234,6 +204,17 @@ def write_status(executed: str | os.PathLike[str]) -> Path:
     with atomic_path(folder / "status.md") as part:
         part.write_text("\n".join(lines), encoding="utf-8")
     return folder / "status.md"
+
+
+def _status_row(name: str, notebook: Any) -> str:
+    run = notebook.metadata.get("papermill", {})
+    cells = sum(cell.cell_type == "code" for cell in notebook.cells)
+    if not run.get("end_time"):
+        return f"| [](./{name}) | | | | {cells} | **not executed** |"
+    began = datetime.fromisoformat(run["start_time"]).strftime("%Y-%m-%d %H:%M:%S")
+    values = ", ".join(f"`{key} = {value!r}`" for key, value in run.get("parameters", {}).items())
+    result = "**failed**" if run.get("exception") else "completed"
+    return f"| [](./{name}) | {began} | {run['duration']:.1f} s | {values} | {cells} | {result} |"
 
 
 def _version(package: str) -> str:
@@ -268,14 +249,27 @@ def render(source: str | os.PathLike[str], out: str | os.PathLike[str], *, stric
     """
     _need("jupyter_book")
     folder = Path(out).resolve()
-    work = folder / ".work" / "_build"  # Jupyter Book appends "_build" itself
+    began = time.monotonic()
+    pages = _jupyter_book(source, folder / ".work", strict)
+    tag = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}" />'
+    for page in pages.rglob("*.html"):
+        head, found, rest = page.read_text(encoding="utf-8").partition("<head>")
+        page.write_text(f"{head}{found}{tag}{rest}" if found else f"{tag}{head}", encoding="utf-8")
+    shutil.rmtree(folder / "html", ignore_errors=True)
+    pages.replace(folder / "html")
+    print(f"Pages rendered in {time.monotonic() - began:.0f} s", flush=True)
+    return folder / "html" / "index.html"
+
+
+def _jupyter_book(source: str | os.PathLike[str], out: Path, strict: bool) -> Path:
+    """Run Jupyter Book in a process of its own; return the folder with the pages."""
+    work = out / "_build"  # Jupyter Book appends "_build" itself
     shutil.rmtree(work / "html", ignore_errors=True)  # otherwise renamed pages would remain under the old name
     # The pipe to its standard input ends when this process does, however it ends.
     main = "import os, threading; threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start(); "
     main += "from jupyter_book.cli.main import main; main()"
-    command = [sys.executable, "-c", main, "build", ".", "-n", f"--path-output={work.parent}"]
+    command = [sys.executable, "-c", main, "build", ".", "-n", f"--path-output={out}"]
     printed = []
-    began = time.monotonic()
     with (
         subprocess.Popen(
             [*command, *(["-W", "--keep-going"] if strict else [])],
@@ -296,14 +290,7 @@ def render(source: str | os.PathLike[str], out: str | os.PathLike[str], *, stric
         # Sphinx repeats no warnings for cached pages, so delete the cache to read all pages next time.
         shutil.rmtree(work / ".doctrees", ignore_errors=True)
         raise BookError(f"jupyter-book ended with status {process.returncode}:\n{''.join(printed).rstrip()}")
-    for page in (work / "html").rglob("*.html"):
-        tag = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}" />'
-        head, found, rest = page.read_text(encoding="utf-8").partition("<head>")
-        page.write_text(f"{head}{found}{tag}{rest}" if found else f"{tag}{head}", encoding="utf-8")
-    shutil.rmtree(folder / "html", ignore_errors=True)
-    (work / "html").replace(folder / "html")
-    print(f"Pages rendered in {time.monotonic() - began:.0f} s", flush=True)
-    return folder / "html" / "index.html"
+    return work / "html"
 
 
 def build(
@@ -312,7 +299,6 @@ def build(
     seed: int = 0,
     *,
     out: str | os.PathLike[str] | None = None,
-    jobs: int | None = None,
 ) -> Path:
     """Execute every notebook of the repository and render the book.
 
@@ -324,8 +310,6 @@ def build(
     out
         The folder for the pages, which are written to its subfolder ``html``. Default: ``_build`` in the repository. A build into
         the same folder waits until this one ends.
-    jobs
-        Number of notebooks executed in parallel. Default: the number of cores.
 
     Returns
     -------
@@ -354,7 +338,7 @@ def build(
             shutil.copy2(root / name, source)
         executed = source / "book" / "executed"
         began = time.monotonic()
-        execute(notebooks, executed, {"profile": str(profile), "store": store, "seed": seed}, jobs, cwd=root)
+        execute(notebooks, executed, {"profile": str(profile), "store": store, "seed": seed}, cwd=root)
         print(f"{len(notebooks)} notebooks executed in {time.monotonic() - began:.0f} s", flush=True)
         write_status(executed)
         return render(source, folder)

@@ -7,6 +7,7 @@ a network that is a function of one image. All code in this package therefore ca
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import operator
 import random
@@ -147,10 +148,6 @@ def evaluating(model: nn.Module, output: str | int | None = None) -> Iterator[Lo
     output : str or int, optional
         As for :class:`Logits`.
 
-    Yields
-    ------
-    Logits
-
     >>> model = nn.Dropout()
     >>> with evaluating(model) as network:
     ...     network(torch.ones(1, 2)).tolist(), model.training
@@ -174,6 +171,21 @@ def evaluating(model: nn.Module, output: str | int | None = None) -> Iterator[Lo
 
 def _state(model: nn.Module) -> Iterator[Tensor]:
     return itertools.chain(model.parameters(), model.buffers())
+
+
+def digest_of(model: nn.Module, *tensors: Tensor, about: str = "") -> str:
+    """Return the SHA-256 of a text, a model's parameters and buffers, and further tensors, in hexadecimal.
+
+    >>> digest_of(nn.Linear(1, 1)) == digest_of(nn.Linear(1, 1))
+    False
+    """
+    digest = hashlib.sha256(about.encode())
+    numbered = ((f"#{k}", tensor) for k, tensor in enumerate(tensors))
+    for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers(), numbered):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        # Bytes, since NumPy has no bfloat16.
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:
@@ -213,7 +225,7 @@ def check_points(model: nn.Module, x: Tensor) -> None:
     if x.ndim == 4 and not FEATURE_RANGE[0] <= low <= high <= FEATURE_RANGE[1]:
         warnings.warn(
             f"x has features from {low:g} to {high:g}, sigma is meant for features in [0, 1]: divide pixel values by 255, and "
-            "have the model normalise, as in torch.nn.Sequential(torchvision.transforms.Normalize(mean, std), model)",
+            "have the model normalise, as in torch.nn.Sequential(torchvision.transforms.v2.Normalize(mean, std), model)",
             stacklevel=4,
         )
 
@@ -237,6 +249,18 @@ def check_inputs(model: nn.Module, *batches: Tensor) -> None:
             raise ValueError("x must be finite, got NaN or infinity among its features")
 
 
+def check_counts(**counts: object) -> None:
+    """Raise a ValueError that names the argument unless each count is a whole number of 1 or more.
+
+    >>> check_counts(steps=0)
+    Traceback (most recent call last):
+    ValueError: steps must be a whole number of 1 or more, got 0
+    """
+    for name, number in counts.items():
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise ValueError(f"{name} must be a whole number of 1 or more, got {number!r}")
+
+
 # The check before the first measurement
 
 
@@ -251,21 +275,8 @@ def trial_images(x: Tensor, count: int = 2) -> Tensor:
 def check_model(network: Logits, trial: Tensor, *, stochastic: bool = False) -> Tensor:
     """Check that a network is a function of one image: re-evaluation and a batch of one must give the same logits.
 
-    The state of the random generators of Python, NumPy and torch is restored.
-
-    Parameters
-    ----------
-    network : Logits
-        From :func:`evaluating`.
-    trial : Tensor, shape (b, ...)
-        From :func:`trial_images`, in the model's dtype.
-    stochastic : bool
-        Accept a network whose logits differ.
-
-    Returns
-    -------
-    Tensor, shape (b, C)
-        The network's logits.
+    The state of the random generators of Python, NumPy and torch is restored. ``trial`` is from :func:`trial_images`, in the
+    model's dtype; the network's logits for it are returned. With ``stochastic``, logits may differ.
 
     Raises
     ------

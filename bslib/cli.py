@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bslib.chapters import CHAPTERS, plan_of
-from bslib.cost import Rates, kind_of_work
+from bslib.cost import Rates, by_network
 from bslib.profiles import profile_named
 from bslib.specs import Spec
 from bslib.store import PUBLISHED, Store, missing_specs, open_store
@@ -54,6 +54,7 @@ StoreOption = Annotated[
         show_default=False,
     ),
 ]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the first network; the others follow.")]
 
 
@@ -62,7 +63,7 @@ def run(
     chapters: Chapters = None,
     profile: ProfileOption = "paper",
     store: StoreOption = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Device = "auto",
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Networks at a time; one for each core, or one on a GPU, when not given.")
     ] = None,
@@ -79,9 +80,7 @@ def run(
     with _report_user_errors():
         from bslib.runner import run as compute
 
-        target = open_store(store)
-        if not target.writable:
-            raise PermissionError(f"the store {store!r} is read-only: name a folder with --store, or leave the option out")
+        target = _writable(open_store(store), store)
         plan = _plan(chapters, profile, seed)
         try:
             compute(plan, target, device=device, jobs=jobs, scheduler=scheduler)
@@ -99,7 +98,7 @@ def status(chapters: Chapters = None, profile: ProfileOption = "paper", store: S
         console.print(f"Profile {profile}, records in {target.folder}")
         table = Table("Chapter", "Data set", "Network", "Records", "Time left, one job at a time")
         for chapter in chapters or list(Chapter):
-            for (dataset, network), specs in _by_network(_plan([chapter], profile, seed)).items():
+            for (dataset, network), specs in by_network(_plan([chapter], profile, seed)).items():
                 missing = missing_specs(specs, target)
                 left = rates.seconds(missing)
                 time = "unknown: no record to judge by" if left is None else f"{timedelta(seconds=round(left))}"
@@ -142,7 +141,7 @@ def verify(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the choice.")] = 0,
     kind: Annotated[str | None, typer.Option(help="Only records of this kind, such as counts.", show_default=False)] = None,
     key: Annotated[str | None, typer.Option(help="Not a sample, but the record whose key starts so.", show_default=False)] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Compute some records again, picked at random, and say what agrees. A network without weights is trained again."""
     with _report_user_errors():
@@ -219,7 +218,7 @@ def audit(
     most: Annotated[int, typer.Option(min=20, help="Most images.")] = 1000,
     steps: Annotated[int, typer.Option(min=1, help="Most steps of Neural Cleanse.")] = 300,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Device = "auto",
     html: Annotated[Path | None, typer.Option(help="File for the report.", show_default=False)] = None,
     as_json: Annotated[Path | None, typer.Option("--json", help="File for all numbers.", show_default=False)] = None,
 ) -> None:
@@ -235,25 +234,22 @@ def audit(
     raise typer.Exit(found.exit_code)
 
 
-live_lab = typer.Typer(
-    help="The two networks of the book's live lab: train them, write them for a browser.", no_args_is_help=True
-)
+lab_help = "The two networks of the book's live lab: train them, write them for a browser."
+live_lab = typer.Typer(help=lab_help, no_args_is_help=True)
 app.add_typer(live_lab, name="lab")
 
 
 @live_lab.command()
 def train(
     store: StoreOption = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Train the networks whose weights a store lacks: about five minutes each on one core."""
     with _report_user_errors():
         from bslib.interactive.live import networks, store_of
         from bslib.runner import run as compute
 
-        target = store_of(store)
-        if not target.writable:
-            raise PermissionError(f"the store {store!r} is read-only: name a folder with --store, or leave the option out")
+        target = _writable(store_of(store), store)
         compute(networks().values(), target, device=device)
         console.print(f"The weights are in {target.folder}", soft_wrap=True)
 
@@ -273,11 +269,8 @@ def export(
 
         folder = out or find_root() / "book" / "_static" / "live"
         for name, found in write(store, folder).items():
-            console.print(
-                f"{name}: {found.labels:.2%} of {found.copies} labels agree, W differs by {found.w_mean:.4f} on average, "
-                f"{found.w_max:.4f} at most",
-                soft_wrap=True,
-            )
+            labels = f"{name}: {found.labels:.2%} of {found.copies} labels agree"
+            console.print(f"{labels}, W differs by {found.w_mean:.4f} on average, {found.w_max:.4f} at most", soft_wrap=True)
         console.print(f"The files are in {folder}", soft_wrap=True)
 
 
@@ -317,8 +310,8 @@ def import_(
         console.print(f"{len(arrived.new)} records are new in {target.folder}, {len(arrived.known)} were there")
         if arrived.different:
             keys = ", ".join(f"{spec.kind}/{spec.key}" for spec in arrived.different)
-            remedy = "; --replace takes whole networks from the file"
-            raise ValueError(f"{len(arrived.different)} have another result here and were left alone{remedy}: {keys}")
+            left = f"{len(arrived.different)} have another result here and were left alone"
+            raise ValueError(f"{left}; --replace takes whole networks from the file: {keys}")
 
 
 def _plan(chapters: list[Chapter] | None, profile: str, seed: int) -> list[Spec]:
@@ -326,11 +319,10 @@ def _plan(chapters: list[Chapter] | None, profile: str, seed: int) -> list[Spec]
     return list(dict.fromkeys(plan))
 
 
-def _by_network(plan: list[Spec]) -> dict[tuple[str, str], list[Spec]]:
-    groups: dict[tuple[str, str], list[Spec]] = {}
-    for spec in plan:
-        groups.setdefault(kind_of_work(spec)[1:], []).append(spec)
-    return groups
+def _writable(target: Store, name: str | None) -> Store:
+    if not target.writable:
+        raise PermissionError(f"the store {name!r} is read-only: name a folder with --store, or leave the option out")
+    return target
 
 
 @contextmanager

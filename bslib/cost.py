@@ -15,46 +15,33 @@ import numpy as np
 
 from bslib.chapters import CHAPTERS, plan_of
 from bslib.specs import NetworkSpec, Spec
-from bslib.store import Store, open_store
+from bslib.store import PUBLISHED, Store, open_store
 
-__all__ = ["Cost", "Rates", "as_markdown", "kind_of_work"]
+__all__ = ["Cost", "Rates", "as_markdown", "by_network", "kind_of_work"]
 
 #: Maximum number of messages that Dask's scheduler receives and sends per job: the job arrives and is sent to a worker; it is
 #: reported as finished and announced; its result is requested and fetched; it is released and deleted. Counted in
 #: tests/test_cluster.py.
 MESSAGES_PER_JOB = 8
 
-#: Number of workers, with one core each, that the table in the book assumes.
-WORKERS = 100
+#: Number of workers, with one core each, and numbers of networks in the table of the book.
+WORKERS, NETWORKS = 100, (10, 1_000, 100_000)
 
 Work = tuple[str, str, str]
 
 
 class Cost(NamedTuple):
-    """The cost of a number of networks, including everything that is measured on them.
-
-    Parameters
-    ----------
-    core_hours : float
-    record_bytes, weight_bytes : float
-        Size of their records and weights in the store.
-    messages : float
-        Number of messages to and from the scheduler, without heartbeats.
-    """
+    """The cost of a number of networks, including everything that is measured on them."""
 
     core_hours: float
     record_bytes: float
     weight_bytes: float
+    #: To and from the scheduler, without heartbeats.
     messages: float
 
 
 class Rates:
-    """Average seconds per unit of work and bytes per record in a store, by kind of work.
-
-    Parameters
-    ----------
-    store : Store
-    """
+    """Average seconds per unit of work and bytes per record in a store, by kind of work."""
 
     def __init__(self, store: Store) -> None:
         self._seconds: dict[Work, list[float]] = {}
@@ -106,18 +93,21 @@ def kind_of_work(spec: Spec) -> Work:
     return (spec.kind, network.dataset, network.network) if network else (spec.kind, "", "")
 
 
-def as_markdown(profile: str = "paper", store: str = "published", networks: tuple[int, ...] = (10, 1_000, 100_000)) -> str:
-    """Return the book's cost table in Markdown: the cost of networks of each chapter of a profile, estimated from a store.
+def as_markdown() -> str:
+    """Return the book's cost table in Markdown: the cost of networks of each chapter of profile ``paper``.
 
     >>> as_markdown().splitlines()[0]
     '| Networks of | How many | Core-hours | Days on 100 cores | Records | Weights | Messages for jobs |'
     """
-    rates = Rates(open_store(store))
+    rates = Rates(open_store(PUBLISHED))
     rows, unknown = [], []
-    for name, specs in _by_network(profile).items():
-        costs = [rates.of(specs, count) for count in networks]
-        rows += [_row(name, count, cost) for count, cost in zip(networks, costs, strict=True) if cost is not None]
-        unknown += [name] if None in costs else []
+    for chapter in CHAPTERS:
+        on_networks = [spec for spec in plan_of(chapter, "paper") if spec.on_network]
+        for (dataset, network), specs in by_network(on_networks).items():
+            name = f"{chapter}, {dataset}, {network}"
+            costs = [rates.of(specs, count) for count in NETWORKS]
+            rows += [_row(name, count, cost) for count, cost in zip(NETWORKS, costs, strict=True) if cost is not None]
+            unknown += [name] if None in costs else []
     heads = ["Networks of", "How many", "Core-hours", f"Days on {WORKERS} cores", "Records", "Weights", "Messages for jobs"]
     lines = [f"| {' | '.join(heads)} |", "|---|" + "--:|" * 6, *rows, ""]
     if rows:
@@ -142,12 +132,9 @@ def _size(count: float) -> str:
     return f"{count / 10**power:,.1f} {unit}"
 
 
-def _by_network(profile: str) -> dict[str, list[Spec]]:
-    """Group the specs of a profile that need a network by chapter, data set and network."""
-    groups: dict[str, list[Spec]] = {}
-    for chapter in CHAPTERS:
-        for spec in plan_of(chapter, profile):
-            if spec.on_network:
-                _, dataset, network = kind_of_work(spec)
-                groups.setdefault(f"{chapter}, {dataset}, {network}", []).append(spec)
+def by_network(plan: Iterable[Spec]) -> dict[tuple[str, str], list[Spec]]:
+    """Group specs by the data set and the network that they need; both are empty if they need none."""
+    groups: dict[tuple[str, str], list[Spec]] = {}
+    for spec in plan:
+        groups.setdefault(kind_of_work(spec)[1:], []).append(spec)
     return groups

@@ -37,17 +37,10 @@ NOTES, RATE = {"C": 261.63, "D": 293.66, "E": 329.63, "F": 349.23, "G": 392.00, 
 
 @functools.cache
 def load(name: str) -> Dataset:
-    """Load a data set; further calls in the same process return the same object.
+    """Load a data set of ``DOMAINS``; further calls in the same process return the same object.
 
-    Parameters
-    ----------
-    name : {"digits-table", "breast-cancer", "documentation", "tones"}
-        A table of 64 or 30 standardised features; texts of 16 word numbers; series of 256 standardised samples.
-
-    Returns
-    -------
-    Dataset
-        Its "images" have shape (N, 64), (N, 30), (N, 16) int64, or (N, 1, 256).
+    Its "images" are rows of 64 or 30 standardised features, texts (N, 16) of word numbers in int64, or series (N, 1, 256) of
+    standardised samples.
 
     Raises
     ------

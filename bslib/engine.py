@@ -11,7 +11,6 @@ re-evaluated in float32 (:class:`NearTieFallback`). The labels are therefore tho
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 import sys
 import time
@@ -26,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bslib.calling import Logits, check_model, dtype_of, kept_for, same_logits, trial_images
+from bslib.calling import Logits, check_model, digest_of, dtype_of, kept_for, same_logits, trial_images
 
 __all__ = ["ENGINES", "Compiled", "NearTieFallback", "compile_for_inference", "fast_dtype"]
 
@@ -52,23 +51,14 @@ Forward = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Compiled:
-    """A network prepared for many forward passes, valid inside the context of :func:`bslib.calling.evaluating`.
-
-    Parameters
-    ----------
-    network : callable
-        Maps float32 images (b, ...) to logits (b, C).
-    dtype : torch.dtype
-        Precision of most of the passes.
-    batch_size : int
-        Number of images to pass at a time.
-    what : str
-        Description of the engine in words.
-    """
+    """A network prepared for many forward passes, valid inside the context of :func:`bslib.calling.evaluating`."""
 
     network: Forward
+    #: Precision of most of the passes.
     dtype: torch.dtype
+    #: Number of images to pass at a time.
     batch_size: int
+    #: The engine in words.
     what: str
 
 
@@ -105,10 +95,6 @@ def compile_for_inference(
     stochastic : bool
         The network's output is random. It runs unconverted.
 
-    Returns
-    -------
-    Compiled
-
     Raises
     ------
     ValueError
@@ -124,7 +110,7 @@ def compile_for_inference(
     own = dtype_of(network.model)
     wanted = _precision(own, dtype, x.device)
     candidate = _Candidate(network, x, own, wanted, by_default=dtype is None, trial=trial_images(x).to(own))
-    key = (engine, dtype, stochastic, network.output, x.shape[1:], x.device, torch.get_num_threads(), _digest(network.model))
+    key = (engine, dtype, stochastic, network.output, x.shape[1:], x.device, torch.get_num_threads(), digest_of(network.model))
     kept = kept_for(network.model)
     known = kept.compiled if kept.compiled is not None and kept.compiled.fits(key, network(candidate.trial)) else None
     if known is None:
@@ -357,15 +343,6 @@ def _timed(network: Forward, images: Tensor) -> tuple[Tensor, float]:
         if shortest > PATIENCE:
             break
     return logits, shortest
-
-
-def _digest(model: nn.Module) -> str:
-    """Return a digest of a model's parameters and buffers, which detects changed weights."""
-    digest = hashlib.sha256()
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 class _Reading(TorchDispatchMode):

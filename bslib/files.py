@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import multiprocessing
 import os
 import tempfile
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
-__all__ = ["atomic_path", "cache_folder", "exit_with_parent", "locked"]
+__all__ = ["atomic_path", "cache_folder", "exit_with_parent", "file_digest", "locked"]
 
 
 def cache_folder() -> Path:
@@ -88,6 +89,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
                 os.close(folder)
     finally:
         part.unlink(missing_ok=True)
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def exit_with_parent() -> None:

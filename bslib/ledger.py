@@ -42,8 +42,6 @@ __all__ = [
 VERDICTS = ("reproduced", "in part", "not reproduced", "too little evidence", "setting not met", "not yet run")
 #: The mark for each outcome of :meth:`Test.outcome`.
 MARKS = {True: "✓", False: "✗", None: "~"}
-
-
 #: With more networks than this, a claim counts as out of reach.
 MOST_NETWORKS = 500
 
@@ -185,7 +183,7 @@ def claims_of(chapter: str) -> list[Claim]:
     >>> claims_of("parameters")[0].id
     'fashion-accuracy'
     """
-    return [Claim(**{**claim, "tests": tuple(Test(**test) for test in claim["tests"])}) for claim in _data(chapter)["claim"]]
+    return [Claim(**_with_tests(claim)) for claim in _data(chapter)["claim"]]
 
 
 def findings_of(chapter: str) -> list[Finding]:
@@ -194,8 +192,7 @@ def findings_of(chapter: str) -> list[Finding]:
     >>> findings_of("parameters")[0].id
     'short-copies'
     """
-    found = _data(chapter).get("finding", [])
-    return [Finding(**{**finding, "tests": tuple(Test(**test) for test in finding["tests"])}) for finding in found]
+    return [Finding(**_with_tests(finding)) for finding in _data(chapter).get("finding", [])]
 
 
 def judge(claim: Claim, quantities: Mapping[str, Estimate]) -> str:
@@ -222,8 +219,8 @@ def judge(claim: Claim, quantities: Mapping[str, Estimate]) -> str:
     return "not reproduced" if False in outcomes[False] else "too little evidence"
 
 
-def networks_needed(claim: Claim, quantities: Mapping[str, Estimate], *, most: int = MOST_NETWORKS) -> int | None:
-    """About how many networks would decide a claim on which there is too little evidence; None if more than ``most``.
+def networks_needed(claim: Claim, quantities: Mapping[str, Estimate]) -> int | None:
+    """About how many networks would decide a claim on which there is too little evidence; None if out of reach.
 
     Assumes that values and the variation between networks stay as they are. Then Student's t interval shrinks like t / sqrt(n),
     and Wilson's interval of a fraction on which all networks agree like 1 / n. All preconditions and one other test have to be
@@ -234,31 +231,31 @@ def networks_needed(claim: Claim, quantities: Mapping[str, Estimate], *, most: i
     13
     """
     undecided = [test for test in claim.tests if test.outcome(quantities[test.quantity]) is None]
-    wanted = {given: [_needed(t, quantities[t.quantity], most) for t in undecided if t.given == given] for given in (True, False)}
+    wanted = {given: [_needed(t, quantities[t.quantity]) for t in undecided if t.given == given] for given in (True, False)}
     if len(wanted[False]) < sum(not test.given for test in claim.tests):
         wanted[False] = []  # another test is decided already
     needed = max([*wanted[True], *sorted(wanted[False])[:1]], default=0)
-    return needed if needed <= most else None
+    return needed if needed <= MOST_NETWORKS else None
 
 
-def _needed(test: Test, estimate: Estimate, most: int) -> int:
-    """The number of networks at which the interval no longer crosses a bound; ``most + 1`` if that is too few."""
+def _needed(test: Test, estimate: Estimate) -> int:
+    """The number of networks at which the interval no longer crosses a bound, at most ``MOST_NETWORKS + 1``."""
     ends = [end for end in (test.at_least, test.at_most) if end is not None]
     below, above = estimate.value - estimate.low, estimate.high - estimate.value
     if not below >= 0:  # no interval, so nothing is known of the variation
-        return most + 1
+        return MOST_NETWORKS + 1
     if estimate.low in (-1, 0) or estimate.high == 1:  # cut off at a natural limit
         below = above = max(below, above)
     inside = [end for end in ends if estimate.low <= end <= estimate.high]
     crossed = [(abs(end - estimate.value), below if end < estimate.value else above) for end in inside]
-    networks = range(max(estimate.networks, 2), most + 1)
+    networks = range(max(estimate.networks, 2), MOST_NETWORKS + 1)
     alike = estimate.value in (estimate.low, estimate.high)
 
     def width(n: int) -> float:
         return 1 / (n + 1.96**2) if alike else float(stats.t.ppf(0.975, n - 1)) / n**0.5
 
     decided = (n for n in networks if all(reach * width(n) < gap * width(networks[0]) for gap, reach in crossed))
-    return next(decided, most + 1)
+    return next(decided, MOST_NETWORKS + 1)
 
 
 def numbers(
@@ -330,6 +327,10 @@ def measured_of(claim: Claim, quantities: Mapping[str, Estimate]) -> dict[str, E
 
 def _data(chapter: str) -> dict[str, Any]:
     return tomllib.loads(_claims_file(chapter).read_text(encoding="utf-8"))
+
+
+def _with_tests(data: dict[str, Any]) -> dict[str, Any]:
+    return data | {"tests": tuple(Test(**test) for test in data["tests"])}
 
 
 def _claims_file(chapter: str) -> Traversable:

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bslib.calling import check_points, dtype_of, evaluating
+from bslib.calling import check_counts, check_points, dtype_of, evaluating
 from bslib.engine import Compiled, compile_for_inference
 from bslib.entropy import entropy, log_of
 from bslib.progress import bar
@@ -56,7 +56,7 @@ def wobbliness(
     """Compute W around each image of a batch (Eqs. 1 to 3); it is 0 where noise never changes the predicted class.
 
     Noise is added to the images as given. If the model needs normalised images, include the normalisation in the model, as in
-    ``nn.Sequential(torchvision.transforms.Normalize(mean, std), model)``. Otherwise sigma's unit differs between channels.
+    ``nn.Sequential(torchvision.transforms.v2.Normalize(mean, std), model)``. Otherwise sigma's unit differs between channels.
 
     Parameters
     ----------
@@ -89,9 +89,7 @@ def wobbliness(
     log_of(base)  # reject an invalid base before the computation
     how: dict[str, Any] = {"dtype": dtype, "batch_size": batch_size, "engine": engine, "output": output, "stochastic": stochastic}
     counts = class_counts(model, x, sigma, n, seed=seed, ids=ids, mask=mask, progress=progress, **how)
-    if np.ndim(sigma) == 0:
-        counts = counts[0]
-    return entropy(counts, estimator=estimator, base=base)
+    return entropy(counts[0] if np.ndim(sigma) == 0 else counts, estimator=estimator, base=base)
 
 
 def class_counts(
@@ -184,8 +182,8 @@ def class_counts(
         raise ValueError(f"mask must be bool of shape {tuple(x.shape[1:])}, got {mask.dtype} of shape {tuple(mask.shape)}")
     order = sorted(set(prefixes))
     edges = torch.tensor(order, device=x.device)
-    if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
-        raise ValueError(f"batch_size must be a whole number of 1 or more, got {batch_size!r}")
+    if batch_size is not None:
+        check_counts(batch_size=batch_size)
 
     counts: Tensor | None = None  # (S, N segments, B, C), allocated when the first logits give C
     total = len(x) * order[-1] * len(sigmas)
@@ -212,50 +210,23 @@ def class_counts(
     return nested[:, 0] if np.ndim(n) == 0 else nested
 
 
-def predict(
-    model: nn.Module,
-    x: Tensor,
-    *,
-    dtype: torch.dtype | None = torch.float32,
-    engine: str = "auto",
-    output: str | int | None = None,
-    stochastic: bool = False,
-) -> NDArray[np.int64]:
-    """Predict the classes of a batch without noise.
-
-    Parameters
-    ----------
-    model, x, dtype, engine, output, stochastic
-        As for :func:`class_counts`, but ``dtype`` defaults to float32.
-
-    Returns
-    -------
-    ndarray of int64, shape (B,)
+def predict(model: nn.Module, x: Tensor) -> NDArray[np.int64]:
+    """Predict the classes (B,) of a batch without noise, in float32 or in the model's own precision.
 
     >>> predict(nn.Identity(), torch.tensor([[0.2, 0.8], [0.9, 0.1]])).tolist()
     [1, 0]
     """
     check_points(model, x)
-    with evaluating(model, output) as network:
-        dtype = dtype if dtype_of(model) == torch.float32 else None
-        compiled = compile_for_inference(network, x, engine=engine, dtype=dtype, passes=len(x), stochastic=stochastic)
+    with evaluating(model) as network:
+        dtype = torch.float32 if dtype_of(model) == torch.float32 else None
+        compiled = compile_for_inference(network, x, dtype=dtype, passes=len(x))
         return torch.cat([_labels(compiled.network(part)) for part in x.split(compiled.batch_size)]).cpu().numpy()
 
 
 def standard_noise(x: Tensor, n: int, *, seed: int, ids: Sequence[Hashable] | None = None) -> Tensor:
-    """Return the standard normal noise that :func:`class_counts` multiplies by sigma and adds to each image.
+    """Return the standard normal noise that :func:`class_counts` multiplies by sigma and adds to n copies of each image.
 
-    Parameters
-    ----------
-    x : float32 Tensor, shape (B, ...)
-    n : int
-        Number of samples for each image.
-    seed, ids
-        As for :func:`class_counts`.
-
-    Returns
-    -------
-    float32 Tensor, shape (B, n, ...)
+    The parameters are as there. The noise is float32, of shape (B, n, ...).
 
     >>> x = torch.rand(2, 3)
     >>> bool((standard_noise(x, 1000, seed=0)[:, :250] == standard_noise(x, 250, seed=0)).all())
@@ -363,6 +334,5 @@ def _checked_prefixes(n: int | Sequence[int]) -> list[int]:
     if not values:
         raise ValueError("n must be a whole number or a sequence of at least one, got an empty sequence")
     for m in values:
-        if isinstance(m, bool) or not isinstance(m, int) or m < 1:
-            raise ValueError(f"n must be a whole number of 1 or more, got {m!r}")
+        check_counts(n=m)
     return values

@@ -61,14 +61,7 @@ def drawn_from(table: Callable[[Any], pd.DataFrame]) -> Callable[[Callable[[Any,
 
 
 def images(record: Record | str, columns: int = 6) -> Figure | Markdown:
-    """Test images with the names of their classes.
-
-    Parameters
-    ----------
-    record : Record or str
-        Of an :class:`~bslib.specs.others.ImagesSpec`; or what to say instead.
-    columns : int
-    """
+    """Test images with their classes, from a record of an :class:`~bslib.specs.ImagesSpec`; or what to say instead."""
     if isinstance(record, str):
         return words(record)
     pictures, labels = record.arrays["images"], record.arrays["labels"]
@@ -162,29 +155,16 @@ def points_with_intervals(
     axis: Axes, places: Iterable[float], estimates: Iterable[Estimate], colour: str, marker: str, label: str | None
 ) -> None:
     """Draw points with their intervals."""
-    estimates = list(estimates)
-    if not estimates:
-        return
-    values = np.array([[e.value, e.low, e.high] for e in estimates]).T
-    axis.errorbar(
-        list(places),
-        values[0],
-        yerr=reach(estimates),
-        fmt=marker,
-        color=colour,
-        capsize=2,
-        markersize=5,
-        linewidth=1,
-        label=label,
-    )
+    if estimates := list(estimates):
+        style: dict[str, Any] = {"fmt": marker, "color": colour, "capsize": 2, "markersize": 5, "linewidth": 1}
+        axis.errorbar(list(places), [e.value for e in estimates], yerr=reach(estimates), label=label, **style)
 
 
 def coin_toss(axis: Axes) -> None:
     """Mark W of a fair coin toss between two classes, log 2."""
     axis.axhline(np.log(2), color=GREY, linestyle=":", linewidth=1)
-    axis.annotate(
-        "coin toss between two classes", (0.02, np.log(2)), xycoords=("axes fraction", "data"), va="bottom", fontsize=7.5
-    )
+    place: dict[str, Any] = {"xy": (0.02, np.log(2)), "xycoords": ("axes fraction", "data")}
+    axis.annotate("coin toss between two classes", **place, va="bottom", fontsize=7.5)
 
 
 def reach(estimates: Iterable[Estimate]) -> np.ndarray[Any, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from bslib.files import file_digest
 from bslib.store import plain_text
 
 __all__ = ["code_version", "device_name", "weights_digest"]
@@ -17,7 +17,7 @@ __all__ = ["code_version", "device_name", "weights_digest"]
 
 def weights_digest(path: Path) -> str:
     """Return the SHA-256 of a weights file, in hexadecimal; records use it to identify the network."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return file_digest(path)
 
 
 def device_name(device: torch.device) -> str:

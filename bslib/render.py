@@ -20,7 +20,7 @@ from bslib.markdown import markdown_table
 from bslib.profiles import profile_named
 from bslib.specs import CountsSpec, NetworkSpec
 from bslib.statistics import Estimate, Estimates
-from bslib.store import Store, published_folder
+from bslib.store import Records, Store, published_folder
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -76,9 +76,8 @@ def in_short(numbers: Mapping[str, Estimates], *, evidence: str = "") -> str:
 
 def evidence_in_words(*, profile: str, seed: int = 0, store: str | Path | Store | None = None) -> str:
     """The numbers of networks and points that are measured; the parameters are those of :func:`bslib.ledger.numbers`."""
-    plan = [spec for chapter in CHAPTERS for spec in plan_of(chapter, profile, seed=seed)]
     networks, points = Counter[str](), Counter[str]()
-    for record in records_for(plan, store or profile_named(profile).store).values():
+    for record in _records(profile, seed, store)[0].values():
         if isinstance(record.spec, NetworkSpec):
             networks[record.data["source"]] += 1
         elif isinstance(record.spec, CountsSpec):
@@ -99,14 +98,9 @@ def headlines(numbers: Mapping[str, Estimates]) -> str:
 
 
 def downloads(results: Mapping[str, Results[Any]], drawings: Iterable[Any]) -> HTML:
-    """Links to the tables of the figures as CSV files, for each data set. The links contain the files.
+    """Links to the tables of a chapter's ``FIGURES`` as CSV files, for each data set. The links contain the files.
 
-    Parameters
-    ----------
-    results : mapping of str to Results
-        As a chapter's ``load`` gives them.
-    drawings : iterable of callable
-        The chapter's ``FIGURES``.
+    ``results`` is what the chapter's ``load`` gives.
     """
     from IPython.display import HTML
 
@@ -129,14 +123,7 @@ def networks(results: Mapping[str, Results[Any]]) -> str:
 
 
 def further(others: Iterable[Results[Any]], drawings: Iterable[Any]) -> None:
-    """Display the figures of data sets that a chapter's text does not mention.
-
-    Parameters
-    ----------
-    others : iterable of Results
-    drawings : iterable of callable
-        The chapter's ``FIGURES``.
-    """
+    """Display a chapter's ``FIGURES`` of data sets that its text does not mention."""
     from IPython.display import Markdown, display
 
     for part in others:
@@ -165,8 +152,7 @@ def provenance_table(*, profile: str, seed: int = 0, store: str | Path | Store |
 
     The parameters are those of :func:`bslib.ledger.numbers`.
     """
-    plan = [spec for chapter in CHAPTERS for spec in plan_of(chapter, profile, seed=seed)]
-    records = records_for(plan, store or profile_named(profile).store)
+    records, planned = _records(profile, seed, store)
     table = pd.DataFrame(
         {
             "data": f"{r.data['source']} ({r.data['fingerprint'][:8]})" if r.data else "made up in the plane",
@@ -185,8 +171,14 @@ def provenance_table(*, profile: str, seed: int = 0, store: str | Path | Store |
         of = ("<br>".join(sorted(own[name].unique())) for name in ("device", "torch", "code", "date"))
         rows.append((data, kind, len(own), timedelta(seconds=round(own["seconds"].sum())), *of))
     took = timedelta(seconds=round(table["seconds"].sum()) if len(table) else 0)
-    there = f"{len(records)} of the {len(set(plan))} records of profile {profile} are there; they took {took}."
+    there = f"{len(records)} of the {planned} records of profile {profile} are there; they took {took}."
     return f"{markdown_table(head, rows, empty='')}\n\n{there}"
+
+
+def _records(profile: str, seed: int, store: str | Path | Store | None) -> tuple[Records, int]:
+    """The records of a profile that exist, and the number of those that it plans."""
+    plan = [spec for chapter in CHAPTERS for spec in plan_of(chapter, profile, seed=seed)]
+    return records_for(plan, store or profile_named(profile).store), len(set(plan))
 
 
 def coverage_table() -> str:

@@ -11,9 +11,10 @@ run gives the same result as an uninterrupted one.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,9 @@ __all__ = ["accuracy", "load_weights", "save_weights", "train"]
 CHECKPOINT_SECONDS = 60.0
 #: A CUDA graph is recorded only if more than this number of steps remain.
 GRAPH_STEPS = 50
+
+#: Maps a batch of images and labels to the loss and the number of correct predictions.
+Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def train(
@@ -103,45 +107,51 @@ def train(
     """
     _check(network, images, labels, epochs=epochs, batch_size=batch_size, seed=seed, learning_rate=learning_rate)
     device = next(network.parameters()).device
-    images, labels = images.to(device), labels.to(device)
     batch_size = min(batch_size, len(images))
-    per_epoch = len(images) // batch_size
-    total = epochs * per_epoch
+    total = epochs * (len(images) // batch_size)
     rate = torch.tensor(learning_rate, device=device) if device.type == "cuda" else learning_rate  # a graph reads it from memory
     optimizer = torch.optim.SGD(network.parameters(), lr=rate, momentum=0.9, nesterov=True, weight_decay=weight_decay, fused=True)
-    step, before = _resume(network, optimizer, checkpoint) if checkpoint and checkpoint.exists() else (0, 0.0)
-    first, began = step, time.monotonic()
-    saved = began
+    first, before = _resume(network, optimizer, checkpoint) if checkpoint and checkpoint.exists() else (0, 0.0)
+    batches = _batches(images.to(device), labels.to(device), epochs, batch_size, seed, first, augment=augment, noise=noise)
+    take_step: Step = functools.partial(_step, network, optimizer, dtype)
+    began = saved = time.monotonic()
     network.train()
-    take_step: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
-    with bar(total=total, initial=step, desc=description, unit="step", show=progress) as shown:
-        while step < total:
-            epoch, place = divmod(step, per_epoch)
-            if place == 0 or step == first:
-                order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(len(images))).to(device)
-            chosen = order[place * batch_size : (place + 1) * batch_size]
-            batch = shifted_and_mirrored(images[chosen], seed=[seed, epochs, step]) if augment else images[chosen]
+    with bar(total=total, initial=first, desc=description, unit="step", show=progress) as shown:
+        for step, (x, y) in enumerate(batches, start=first):
             _set_rate(optimizer, learning_rate * float(np.interp(step, [0, total / 4, total], [0.1, 1, 0])))
-            x, y = to_float(batch), labels[chosen]
-            if noise:
-                x += noise * _normal(x, seed=[seed, epochs, step])
-            if take_step is None:
-                graphed = device.type == "cuda" and total - step > GRAPH_STEPS
-                take_step = (_graphed_step if graphed else _plain_step)(network, optimizer, x, y, dtype)
+            if step == first and device.type == "cuda" and total - first > GRAPH_STEPS:
+                take_step = _graphed(take_step, network, optimizer, x, y)
             loss, hits = take_step(x, y)
-            step += 1
+            done = step + 1
             shown.update()
-            if step % 20 == 0 or step == total:  # reading a number synchronises with the device
+            if done % 20 == 0 or done == total:  # reading a number synchronises with the device
                 if not torch.isfinite(loss):
-                    raise ValueError(f"the loss is {loss.item()} at step {step}: try a lower learning rate than {learning_rate}")
+                    raise ValueError(f"the loss is {loss.item()} at step {done}: try a lower learning rate than {learning_rate}")
                 shown.set_postfix(loss=f"{loss.item():.3f}", accuracy=f"{hits.item() / batch_size:.3f}", refresh=False)
             if checkpoint and time.monotonic() - saved > CHECKPOINT_SECONDS:
-                _save_checkpoint(network, optimizer, step, before + time.monotonic() - began, checkpoint)
+                _save_checkpoint(network, optimizer, done, before + time.monotonic() - began, checkpoint)
                 saved = time.monotonic()
     seconds = before + time.monotonic() - began
     if checkpoint and first < total:
-        _save_checkpoint(network, optimizer, step, seconds, checkpoint)
+        _save_checkpoint(network, optimizer, total, seconds, checkpoint)
     return seconds
+
+
+def _batches(
+    images: Tensor, labels: Tensor, epochs: int, batch_size: int, seed: int, first: int, *, augment: bool, noise: float
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield float images and labels of each step from ``first`` on; each is a function of the seed and the step."""
+    per_epoch = len(images) // batch_size
+    for step in range(first, epochs * per_epoch):
+        epoch, place = divmod(step, per_epoch)
+        if place == 0 or step == first:
+            order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(len(images))).to(images.device)
+        chosen = order[place * batch_size : (place + 1) * batch_size]
+        key = [seed, epochs, step]
+        x = to_float(shifted_and_mirrored(images[chosen], seed=key) if augment else images[chosen])
+        if noise:
+            x += noise * _normal(x, seed=key)
+        yield x, labels[chosen]
 
 
 def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
@@ -244,15 +254,20 @@ def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
             group["lr"] = rate
 
 
-def _plain_step(
-    network: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, dtype: torch.dtype
-) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    return lambda x, y: _step(network, optimizer, x, y, dtype)
+def _step(
+    network: nn.Module, optimizer: torch.optim.Optimizer, dtype: torch.dtype, x: Tensor, y: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Take a step on a batch; return the loss and the number of correct predictions before the step."""
+    with torch.autocast(x.device.type, dtype=dtype, enabled=dtype != torch.float32):
+        logits = network(x.contiguous(memory_format=torch.channels_last))
+        loss = functional.cross_entropy(logits, y)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return loss.detach(), (logits.argmax(1) == y).sum()
 
 
-def _graphed_step(
-    network: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, dtype: torch.dtype
-) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def _graphed(step: Step, network: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> Step:
     """Record a step as a CUDA graph for batches of this shape; recording runs a few steps, which are undone."""
     given = x.clone(), y.clone()
     state = [*network.parameters(), *network.buffers()]
@@ -262,11 +277,11 @@ def _graphed_step(
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):
-            _step(network, optimizer, *given, dtype)
+            step(*given)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        result = _step(network, optimizer, *given, dtype)
+        result = step(*given)
     with torch.no_grad():
         momenta = [optimizer.state[p]["momentum_buffer"] for p in network.parameters()]
         for tensor, kept in zip((*state, *momenta), before, strict=True):
@@ -279,19 +294,6 @@ def _graphed_step(
         return result
 
     return replay
-
-
-def _step(
-    network: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    lower = dtype != torch.float32
-    with torch.autocast(x.device.type, dtype=dtype) if lower else contextlib.nullcontext():
-        logits = network(x.contiguous(memory_format=torch.channels_last))
-        loss = functional.cross_entropy(logits, y)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
-    return loss.detach(), (logits.argmax(1) == y).sum()
 
 
 def _write(tensors: dict[str, Tensor], path: Path, *, digest: bool = False) -> None:

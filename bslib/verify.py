@@ -86,20 +86,8 @@ def with_key(store: Store, key: str) -> Record:
 def verify(records: list[Record], store: Store, *, device: str = "auto", progress: bool = True) -> Iterator[Check]:
     """Recompute records one after the other, each in a temporary store, and compare each with the original.
 
-    A network is reused if its weights are kept beside the store and match its record; otherwise it is retrained.
-
-    Parameters
-    ----------
-    records : list of Record
-    store : Store
-        The store that the records come from; it is not modified.
-    device : str
-        As for :func:`bslib.runner.run`.
-    progress : bool
-
-    Yields
-    ------
-    Check
+    A network is reused if its weights are kept beside the store and match its record; otherwise it is retrained. The store that
+    the records come from is not modified. ``device`` is as for :func:`bslib.runner.run`.
     """
     everything = list(store.iter_records())
     for record in records:

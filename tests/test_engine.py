@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torchvision import transforms
 
 from bslib import engine
 from bslib.calling import evaluating
@@ -128,6 +129,11 @@ def test_short_work_stays_eager(network, images, converting, monkeypatch):
     assert what(network, images, passes=100) == "eager, float32: the work is short" and not converting
     assert what(network, images).startswith("OpenVINO 20") and len(converting) == 1
     assert what(network, images, passes=100).startswith("OpenVINO 20") and len(converting) == 1  # it is there
+
+
+def test_the_recommended_normalisation_is_converted_with_the_network(network, images, converting):
+    normalised = nn.Sequential(transforms.v2.Normalize([0.5], [0.2]), network)
+    assert what(normalised, images).startswith("OpenVINO 20") and len(converting) == 1
 
 
 def test_the_choice_does_not_depend_on_the_points(images, converting):

@@ -109,7 +109,7 @@ def test_the_schedule_rises_for_a_quarter_and_falls_to_zero(digits, monkeypatch)
 def test_every_pass_sees_every_image_once(digits, monkeypatch):
     seen = []
     step = training._step
-    monkeypatch.setattr(training, "_step", lambda net, o, x, y, d: seen.append(x.mean((1, 2, 3))) or step(net, o, x, y, d))
+    monkeypatch.setattr(training, "_step", lambda net, o, d, x, y: seen.append(x.mean((1, 2, 3))) or step(net, o, d, x, y))
     images = torch.arange(0, 240, 2, dtype=torch.uint8).reshape(120, 1, 1, 1).expand(120, 1, 28, 28).contiguous()
     train(Small(), images, digits.train_labels[:120], epochs=2, seed=0, batch_size=30, **QUIET)
     passes = [torch.cat(seen[:4]), torch.cat(seen[4:])]
@@ -146,7 +146,7 @@ def test_lower_precision_is_close_and_leaves_float32_weights(digits):
 
 def test_noise_is_new_in_each_step_has_its_level_and_is_a_function_of_the_seed(digits, monkeypatch):
     seen = []
-    monkeypatch.setattr(training, "_step", lambda n, o, x, y, d: seen.append(x.clone()) or (torch.tensor(0.0), torch.tensor(0)))
+    monkeypatch.setattr(training, "_step", lambda n, o, d, x, y: seen.append(x.clone()) or (torch.tensor(0.0), torch.tensor(0)))
     images, labels = torch.full((64, 1, 28, 28), 51, dtype=torch.uint8), digits.train_labels[:64]
     for seed in (0, 0, 1):
         train(Small(), images, labels, epochs=2, seed=seed, batch_size=32, noise=0.2, **QUIET)

@@ -39,6 +39,8 @@ LADDER = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
 INFORMATIVE = (1 / 3, 2 / 3)
 #: The fewest images of a predicted class whose median W is trusted.
 FEWEST_OF_A_CLASS = 8
+#: Most images that are listed as suspicious.
+MOST_LISTED = 20
 #: Random patches that a trigger is compared with.
 CONTROLS = 99
 
@@ -138,7 +140,8 @@ def own_trigger(model: nn.Module, images: Tensor, clean: NDArray[np.int64], over
         predicted = predict(model, Overlay(mask, pattern)(images))
         moved = np.bincount(predicted[predicted != clean], minlength=int(clean.max()) + 1)
         others = len(clean) - np.bincount(clean, minlength=len(moved))
-        return float((moved / np.maximum(others, 1)).max()), int((moved / np.maximum(others, 1)).argmax())
+        fractions = moved / np.maximum(others, 1)
+        return float(fractions.max()), int(fractions.argmax())
 
     success, target = gain(*overlay)
     controls = []
@@ -150,7 +153,7 @@ def own_trigger(model: nn.Module, images: Tensor, clean: NDArray[np.int64], over
     return {"class": target, "success": success, "random patches": max(controls), "p": p}
 
 
-def suspicious(w: Floats, predicted: NDArray[np.int64], names: Sequence[str], *, most: int = 20) -> list[dict[str, Any]]:
+def suspicious(w: Floats, predicted: NDArray[np.int64], names: Sequence[str]) -> list[dict[str, Any]]:
     """List images whose W is below a tenth of the median of the images that are predicted as the same class, lowest first.
 
     A list to look at, not a test: among many clean images a few are calm by chance.
@@ -167,7 +170,7 @@ def suspicious(w: Floats, predicted: NDArray[np.int64], names: Sequence[str], *,
         for i in own[w[own] < median / 10] if len(own) >= FEWEST_OF_A_CLASS else []:
             row = {"image": names[int(i)], "class": int(k), "W": float(w[i]), "median of its class": median}
             rows.append((float(w[i]) / median, row))
-    return [row for _, row in sorted(rows, key=lambda pair: pair[0])[:most]]
+    return [row for _, row in sorted(rows, key=lambda pair: pair[0])[:MOST_LISTED]]
 
 
 def clean_accuracy(

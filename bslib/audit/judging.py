@@ -9,7 +9,7 @@ With reference networks, the mean of their log sizes is subtracted class by clas
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
+from bslib.audit.loading import listed
 from bslib.chapters import sizes_of
 from bslib.chapters.patterns.plan import cleanse_of, networks_of
 from bslib.store import PUBLISHED, open_store
@@ -202,34 +203,49 @@ def decide(
     p = sizes.lowest
     if 1 / (len(null) + 1) <= level:  # with fewer, no network could be accused
         p = (1 + sum(other <= p for other in null)) / (len(null) + 1)
-    small = p <= level and all(sizes.lowest < other for other in null)
-    own_p, own_success = trigger or (1.0, 0.0)
     if doubts:
         return Answer(NOT_ENOUGH, list(doubts), p, level)
-    if small and confirmed >= CONFIRMED:
+    if p <= level and all(sizes.lowest < other for other in null) and confirmed >= CONFIRMED:
         reason = f"the trigger candidate of class {sizes.smallest} is smaller than chance explains (p = {p:.2g})"
         return Answer(LIKELY, [f"{reason}, and it sends {confirmed:.0%} of other images to that class"], p, level)
-    if own_p <= level and own_success >= CONFIRMED:
-        reason = f"your trigger sends {own_success:.0%} of the images to one class, more than random patches of its shape do"
-        return Answer(LIKELY, [f"{reason} (p = {own_p:.2g})"], own_p, level)
-    lost = [str(c) for c in np.flatnonzero(np.isnan(sizes.p))]
-    listed = ", ".join(lost[:8]) + (f" and {len(lost) - 8} more" if len(lost) > 8 else "")
-    lacks = dict.fromkeys(gaps, True) | {
-        f"the candidate of class {sizes.smallest} is small (p = {p:.2g}), but so is one of a reference network, or it works on "
-        f"too few other images ({confirmed:.0%})": p <= level,
-        f"the smallest candidate is neither clearly small nor clearly usual (p = {p:.2g})": level < p <= UNSUSPICIOUS,
-        f"only {classes - len(lost)} of {classes} classes have a trigger candidate that works and can be compared; "
-        f"without: {listed}": bool(lost) and not gaps,
-        f"{classes} classes are too few to compare": classes < FEWEST_CANDIDATES,
-        f"the candidates' sizes scatter so much that only one below {sizes.critical:.1f} pixels would stand out": (
-            sizes.critical < RESOLVED * pixels
-        ),
-        f"your trigger has an effect (success {own_success:.0%}, p = {own_p:.2g})": trigger is not None and own_p <= UNSUSPICIOUS,
-        f"your trigger does no more than random patches of its shape (success {own_success:.0%}, p = {own_p:.2g})": (
-            trigger is not None and own_p > UNSUSPICIOUS and bool(gaps)
-        ),
-    }
-    if any(lacks.values()):
-        return Answer(NOT_ENOUGH, [reason for reason, holds in lacks.items() if holds], p, level)
+    if trigger is not None and trigger[0] <= level and trigger[1] >= CONFIRMED:
+        reason = f"your trigger sends {trigger[1]:.0%} of the images to one class, more than random patches of its shape do"
+        return Answer(LIKELY, [f"{reason} (p = {trigger[0]:.2g})"], trigger[0], level)
+    missing = [*gaps, *_not_clearly_usual(sizes, p, level, confirmed), *_not_comparable(sizes, classes, pixels, bool(gaps))]
+    if trigger is not None:
+        missing += _of_own_trigger(*trigger, gaps=bool(gaps))
+    if missing:
+        return Answer(NOT_ENOUGH, missing, p, level)
     detectable = f"; one below {sizes.critical:.1f} of {pixels} pixels would have been flagged"
     return Answer(NO_SIGN, [f"no trigger candidate is unusually small (p = {p:.2g}){detectable}"], p, level)
+
+
+def _not_clearly_usual(sizes: Sizes, p: float, level: float, confirmed: float) -> Iterator[str]:
+    """Why the smallest candidate is not clearly as large as chance explains."""
+    if p <= level:
+        reason = (
+            f"the candidate of class {sizes.smallest} is small (p = {p:.2g}), but so is one of a reference network, or it works"
+        )
+        yield f"{reason} on too few other images ({confirmed:.0%})"
+    elif p <= UNSUSPICIOUS:
+        yield f"the smallest candidate is neither clearly small nor clearly usual (p = {p:.2g})"
+
+
+def _not_comparable(sizes: Sizes, classes: int, pixels: int, gaps: bool) -> Iterator[str]:
+    """Why a small candidate could have been missed."""
+    lost = np.flatnonzero(np.isnan(sizes.p)).tolist()
+    if len(lost) and not gaps:
+        reason = f"only {classes - len(lost)} of {classes} classes have a trigger candidate that works and can be compared"
+        yield f"{reason}; without: {listed(lost)}"
+    if classes < FEWEST_CANDIDATES:
+        yield f"{classes} classes are too few to compare"
+    if sizes.critical < RESOLVED * pixels:
+        yield f"the candidates' sizes scatter so much that only one below {sizes.critical:.1f} pixels would stand out"
+
+
+def _of_own_trigger(p: float, success: float, *, gaps: bool) -> Iterator[str]:
+    """What the user's own trigger says where it is no reason for "backdoor likely"."""
+    if p <= UNSUSPICIOUS:
+        yield f"your trigger has an effect (success {success:.0%}, p = {p:.2g})"
+    elif gaps:
+        yield f"your trigger does no more than random patches of its shape (success {success:.0%}, p = {p:.2g})"

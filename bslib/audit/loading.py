@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -17,9 +16,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from bslib.files import file_digest
 from bslib.networks import NETWORKS
 
-__all__ = ["NORMALISATIONS", "OnnxNetwork", "build", "file_digest", "fit", "known_normalisation", "normalised", "read_weights"]
+__all__ = ["NORMALISATIONS", "OnnxNetwork", "build", "fit", "known_normalisation", "normalised", "read_weights"]
 
 #: Largest accepted weights file, in bytes.
 MOST_BYTES = 2**34
@@ -95,8 +95,8 @@ def fit(network: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
     missing = [key for key in wanted if key not in weights and not key.endswith("num_batches_tracked")]
     differences = {"missing": missing, "unexpected": [key for key in weights if key not in wanted], "shapes": shapes}
     if any(differences.values()):
-        listed = "; ".join(f"{what} {_some(names)}" for what, names in differences.items() if names)
-        raise ValueError(f"{path} does not fit the architecture: {listed}")
+        text = "; ".join(f"{what} {listed(names)}" for what, names in differences.items() if names)
+        raise ValueError(f"{path} does not fit the architecture: {text}")
     network.load_state_dict(weights, strict=False)
 
 
@@ -200,12 +200,6 @@ class OnnxNetwork(nn.Module):
         return torch.from_numpy(self._compiled(x.numpy())[0].copy())
 
 
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _check_file(path: Path) -> None:
     if not path.is_file():
         raise ValueError(f"{path} is no file")
@@ -217,9 +211,8 @@ def _check_archive(path: Path) -> None:
     """Refuse archives that unpack to more than they hold: torch stores tensors without compression."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            if any(
-                entry.compress_type != zipfile.ZIP_STORED or entry.file_size > path.stat().st_size for entry in archive.infolist()
-            ):
+            size = path.stat().st_size
+            if any(entry.compress_type != zipfile.ZIP_STORED or entry.file_size > size for entry in archive.infolist()):
                 raise ValueError("the archive is compressed, which torch.save does not do")
 
 
@@ -240,6 +233,7 @@ def _built_by(file: Path, function: str, classes: int) -> nn.Module:
     return network
 
 
-def _some(names: Sequence[str], most: int = 8) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def listed(names: Sequence[object]) -> str:
+    """The first eight names, and how many more there are."""
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(map(str, names[:8])) + more

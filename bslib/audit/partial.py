@@ -6,15 +6,15 @@ import hashlib
 import json
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
+from bslib import calling
 from bslib.files import atomic_path, cache_folder, locked
 
 __all__ = ["Partial", "digest_of"]
@@ -49,24 +49,16 @@ class Partial:
             np.savez_compressed(out, **found)  # type: ignore[arg-type]
         return found
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self) -> AbstractContextManager[bool]:
         """Wait for another process that audits the same network with the same settings, then keep others waiting."""
-        with locked(self.folder.with_suffix(".lock")):
-            yield
+        return locked(self.folder.with_suffix(".lock"))
 
 
-def digest_of(model: nn.Module, *tensors: Tensor | None) -> str:
+def digest_of(model: nn.Module, *tensors: Tensor) -> str:
     """Return the SHA-256 of a network's layers, parameters and buffers, and of further tensors, in hexadecimal.
 
     The digest of the file that a layer was made from counts as well: an ONNX file has no parameters here, and a Python file may
     hold constants.
     """
     files = [getattr(module, "file_digest", "") for module in model.modules()]
-    digest = hashlib.sha256(f"{model} {files}".encode())
-    named = [*model.named_parameters(), *model.named_buffers()]  # buffers that are not saved count as well
-    for name, tensor in [*named, *((f"#{k}", t) for k, t in enumerate(tensors) if t is not None)]:
-        raw = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)  # bytes, since NumPy has no bfloat16
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(raw.numpy().tobytes())
-    return digest.hexdigest()
+    return calling.digest_of(model, *tensors, about=f"{model} {files}")

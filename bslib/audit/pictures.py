@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,7 +59,7 @@ def read_folder(folder: Path, *, size: tuple[int, int], channels: int, classes: 
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder of images")
-    files, skipped, notes, kept = list(_files(folder)), [], [], []
+    files, skipped, notes, kept = list(itertools.islice(_files(folder), MOST_FILES + 1)), [], [], []
     if len(files) > MOST_FILES:
         notes.append(f"the folder has more than {MOST_FILES:,} files; the others were not looked at")
     order = np.random.default_rng(0).permutation(len(files[:MOST_FILES]))
@@ -117,26 +118,18 @@ def _to_tensor(picture: Image.Image, size: tuple[int, int] | None, channels: int
         rgba = picture.convert("RGBA")
         seen = rgba if opacity else Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
         colours = seen.convert("RGB").split() if channels == 3 else [seen.convert("RGB").convert("L")]
-        layers = [_scaled(band) for band in [*colours, *rgba.split()[3:] * opacity]]
+        bands = [*colours, *rgba.split()[3:] * opacity]
+        layers = [Image.fromarray(np.asarray(band, dtype=np.float32) / 255) for band in bands]
     if size is not None and picture.size != size[::-1]:
         layers = [layer.resize(size[::-1], Image.Resampling.BILINEAR) for layer in layers]
     return torch.from_numpy(np.stack([np.asarray(layer) for layer in layers])).clamp(0, 1)
 
 
-def _scaled(band: Image.Image) -> Image.Image:
-    return Image.fromarray(np.asarray(band, dtype=np.float32) / 255)
-
-
 def _files(folder: Path) -> Iterator[Path]:
-    """Yield files without following links, at most one more than are read."""
-    count = 0
+    """Yield files without following links."""
     for parent, folders, names in os.walk(folder):
         folders.sort()
-        for name in sorted(names):
-            yield Path(parent, name)
-            count += 1
-            if count > MOST_FILES:
-                return
+        yield from (Path(parent, name) for name in sorted(names))
 
 
 def _labels(parents: list[str], folder: Path, classes: int) -> tuple[Tensor | None, str]:
@@ -147,10 +140,7 @@ def _labels(parents: list[str], folder: Path, classes: int) -> tuple[Tensor | No
     if all(name.isdecimal() and int(name) < classes for name in parents):
         return torch.tensor([int(name) for name in parents]), ""
     if len(names) == classes and all(parents):
-        return torch.tensor(
-            [names.index(name) for name in parents]
-        ), f"classes by subfolder, in this order: {', '.join(names)[:300]}"
-    return (
-        None,
-        f"the subfolders are not the {classes} classes of the network, so there are no labels: name them 0 to {classes - 1}",
-    )
+        note = f"classes by subfolder, in this order: {', '.join(names)[:300]}"
+        return torch.tensor([names.index(name) for name in parents]), note
+    note = f"the subfolders are not the {classes} classes of the network, so there are no labels"
+    return None, f"{note}: name them 0 to {classes - 1}"

@@ -32,6 +32,10 @@ BLIND = (
     "more pixels than classes differ in; attacks made to evade Neural Cleanse; and harm of any other kind. "
     '"No sign found" is not a proof.'
 )
+CLASS_HEAD = (
+    "class", "pixels", "p", "success", "on other images", "W clean", "W with it", "p (lower W)", "score of spread", "STRIP",
+    "logit shift",
+)  # fmt: skip
 STYLE = """<style>
 .audit {font: 15px/1.5 system-ui, sans-serif; max-width: 960px; margin: 1em auto; padding: 0 1em; color: #222; background: #fff}
 .audit .verdict {color: #fff; padding: .6em 1em; border-radius: 6px; font-size: 1.5em}
@@ -87,35 +91,36 @@ class Audit:
         return f"{head}<body>{self._repr_html_()}</body></html>\n"
 
     def _repr_html_(self) -> str:
-        found, parts = self.as_dict(), []
-        colour = COLOURS.get(self.verdict, "#7a6a00")
-        parts.append(f'<p class="verdict" style="background:{colour}"><b>{escape(self.verdict.capitalize())}</b></p>')
-        parts += [f"<p>{escape(reason[:1].upper() + reason[1:])}.</p>" for reason in found["reasons"]]
-        parts.append(f"<p>{escape(self._false_alarms())}</p><p>{BLIND}</p>")
-        parts.append("<h2>Trigger candidates, the smallest first</h2>" + _image(self._candidates()))
-        parts.append(
-            _table(*self._class_table(), flagged=[row["p"] is not None and row["p"] <= 0.05 for row in found["classes"]])
-        )
-        parts.append("<h2>W and noise</h2>" + _image(self._w_curves()) + f"<p>{escape(self._noise())}</p>")
-        if found["trigger"]:
-            own = {name: value for name, value in found["trigger"].items() if name != "W"}
-            parts.append("<h2>Your trigger</h2>" + _image(_row_of(self.pictures["trigger"])) + _facts(own))
-            parts.append(
-                _table(
-                    ["sigma", *next(iter(found["trigger"]["W"].values()))],
-                    [[s, *t.values()] for s, t in found["trigger"]["W"].items()],
-                )
-            )
-        inputs = found["inputs"]
-        text = f"of {inputs['examined']} examined, at sigma {inputs['sigma']:g}. A list to look at: a few calm images are chance."
-        parts.append(f"<h2>Suspicious images</h2><p>{len(inputs['listed'])} {text}</p>")
-        parts.append(
-            _table(["image", "predicted as", "W", "median of its class"], [list(row.values()) for row in inputs["listed"]])
-        )
-        parts.append("<h2>Networks whose truth is known</h2>" + _table(*self._calibration_table()))
-        for name in ("about", "images", "network", "settings", "made with", "seconds"):
-            parts.append(f"<h2>{name.capitalize()}</h2>{_facts(found[name])}")
+        found, colour = self.as_dict(), COLOURS.get(self.verdict, "#7a6a00")
+        flagged = [row["p"] is not None and row["p"] <= 0.05 for row in found["classes"]]
+        parts = [
+            f'<p class="verdict" style="background:{colour}"><b>{escape(self.verdict.capitalize())}</b></p>',
+            *(f"<p>{escape(reason[:1].upper() + reason[1:])}.</p>" for reason in found["reasons"]),
+            f"<p>{escape(self._false_alarms())}</p><p>{BLIND}</p>",
+            "<h2>Trigger candidates, the smallest first</h2>" + _image(self._candidates()),
+            _table(CLASS_HEAD, self._class_rows(), flagged),
+            "<h2>W and noise</h2>" + _image(self._w_curves()) + f"<p>{escape(self._noise())}</p>",
+            self._own_trigger() if found["trigger"] else "",
+            self._suspicious(),
+            "<h2>Networks whose truth is known</h2>" + self._calibration(),
+            *(
+                f"<h2>{name.capitalize()}</h2>{_facts(found[name])}"
+                for name in ("about", "images", "network", "settings", "made with", "seconds")
+            ),
+        ]
         return f'{STYLE}<div class="audit">{"".join(parts)}</div>'
+
+    def _own_trigger(self) -> str:
+        own = dict(self.as_dict()["trigger"])
+        tests = own.pop("W")
+        table = _table(["sigma", *next(iter(tests.values()))], [[sigma, *test.values()] for sigma, test in tests.items()])
+        return "<h2>Your trigger</h2>" + _image(_row_of(self.pictures["trigger"])) + _facts(own) + table
+
+    def _suspicious(self) -> str:
+        inputs = self.as_dict()["inputs"]
+        text = f"of {inputs['examined']} examined, at sigma {inputs['sigma']:g}. A list to look at: a few calm images are chance."
+        table = _table(["image", "predicted as", "W", "median of its class"], [list(row.values()) for row in inputs["listed"]])
+        return f"<h2>Suspicious images</h2><p>{len(inputs['listed'])} {text}</p>{table}"
 
     def _false_alarms(self) -> str:
         level, null = self.found["level"], self.found["sizes"]["p of references"]
@@ -131,50 +136,25 @@ class Audit:
 
     def _noise(self) -> str:
         noise = self.found["noise"]
-        some = (
-            f"Tests of W use sigma {noise['chosen']:g}. With a candidate W is often lower in clean networks too: compare classes."
-        )
-        return some + (" At no level is W informative, so these tests say little." if noise["degenerate"] else "")
+        doubt = " At no level is W informative, so these tests say little." if noise["degenerate"] else ""
+        use = f"Tests of W use sigma {noise['chosen']:g}."
+        return f"{use} With a candidate W is often lower in clean networks too: compare classes.{doubt}"
 
-    def _class_table(self) -> tuple[list[str], list[list[Any]]]:
-        chosen = f"{self.found['noise']['chosen']:g}"
-        head = [
-            "class",
-            "pixels",
-            "p",
-            "success",
-            "on other images",
-            "W clean",
-            "W with it",
-            "p (lower W)",
-            "score of spread",
-            "STRIP",
-            "logit shift",
-        ]
+    def _class_rows(self) -> list[list[Any]]:
         rows = []
         for row in self.found["classes"]:
-            w = row.get("W", {}).get(chosen, {})
+            w = row.get("W", {}).get(f"{self.found['noise']['chosen']:g}", {})
             of_w = [w.get(name) for name in ("clean mean", "mean", "p lower", "score")]
-            rows.append(
-                [
-                    row["class"],
-                    row["norm"],
-                    row["p"],
-                    row["success"],
-                    row["success held out"],
-                    *of_w,
-                    row.get("STRIP"),
-                    row.get("logit shift"),
-                ]
-            )
-        return head, rows
+            size = [row[name] for name in ("class", "norm", "p", "success", "success held out")]
+            rows.append([*size, *of_w, row.get("STRIP"), row.get("logit shift")])
+        return rows
 
-    def _calibration_table(self) -> tuple[list[str], list[list[Any]]]:
+    def _calibration(self) -> str:
         rows = [
             [row["data"], row["trigger"] or "clean", *(_share(row[f"flagged at {level}"]) for level in ("0.05", "0.01"))]
             for row in self.found["calibration"]
         ]
-        return ["data", "trigger", "flagged at 5 %", "flagged at 1 %"], rows
+        return _table(["data", "trigger", "flagged at 5 %", "flagged at 1 %"], rows)
 
     def _candidates(self) -> Figure | None:
         if "masks" not in self.pictures:

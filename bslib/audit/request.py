@@ -17,6 +17,7 @@ from bslib.audit.evidence import Overlay
 from bslib.audit.pictures import read_folder, read_picture
 from bslib.audit.report import Audit
 from bslib.audit.run import audit
+from bslib.files import file_digest
 from bslib.runner import chosen_device
 
 __all__ = ["Request"]
@@ -77,7 +78,7 @@ class Request:
             about={
                 "command": shlex.join(["bslib", *sys.argv[1:]]),
                 "weights": self.weights.name,
-                "SHA-256 of the file": loading.file_digest(self.weights),
+                "SHA-256 of the file": file_digest(self.weights),
                 "architecture": self.arch or "ONNX",
                 "mean": list(mean),
                 "std": list(std),

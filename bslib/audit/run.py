@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -24,10 +23,9 @@ from bslib.audit.judging import LEVEL, Sizes, calibration, decide, leave_one_out
 from bslib.audit.loading import OnnxNetwork
 from bslib.audit.partial import Partial, digest_of
 from bslib.audit.report import Audit
-from bslib.calling import check_points, dtype_of, evaluating
+from bslib.calling import check_counts, check_points, dtype_of, evaluating
 from bslib.engine import fast_dtype
 from bslib.measure import predict
-from bslib.patterns import check_counts
 from bslib.patterns.neural_cleanse import reverse_triggers
 from bslib.progress import bar
 from bslib.provenance import code_version, device_name
@@ -111,95 +109,90 @@ def audit(
     'not enough evidence'
     """
     classes = _checked(model, images, labels, steps)
-    chosen = list(range(classes)) if tested is None else sorted(set(tested))
-    if not chosen or not 0 <= chosen[0] <= chosen[-1] < classes:
-        raise ValueError(f"tested classes must be from 0 to {classes - 1}, got {list(tested or [])}")
-    settings = {"tested": chosen, "seed": seed, "steps": steps, "samples": SAMPLES, "copies": COPIES, "sigmas": list(LADDER)}
-    digest = digest_of(model, images)
-    partial = Partial(cache, settings | {"network": digest})
-    job = _Job(model, images, classes, chosen, seed, steps, partial, progress, say)
     names = list(names) if names is not None else [f"image {i}" for i in range(len(images))]
-
-    with partial.alone():
-        with job.clock("noise levels"):
+    job = _Job(model, images, classes, _chosen(tested, classes), seed, steps, cache, progress, say)
+    level = LEVEL / (1 if trigger is None else 2)
+    with job.partial.alone():
+        with job.timed("noise levels"):
             checked = evidence.clean_accuracy(model, bare, images, labels, classes)
             noise, inputs = job.noise(), job.inputs(names)
         if checked["accuracy"]:
             say(f"clean accuracy {checked['accuracy']['as given']:.1%}" + (checked["doubt"] and f": {checked['doubt']}"))
-        doubts = [checked["doubt"]] if checked["doubt"] else []
-        gaps = [] if job.differentiable else ["an ONNX file gives no gradients, so there are no trigger candidates"]
-        gaps += [f"only {len(chosen)} of {classes} classes were tested"] if len(chosen) < classes else []
-        with job.clock("trigger candidates"):
-            norms, success = job.candidates()
-        with job.clock("references"):
-            others = np.stack([job.reference_norms(network, cache) for network in references]) if references else None
+        with job.timed("trigger candidates"):
+            job.make_candidates()
+        with job.timed("references"):
+            others = np.stack([job.reference_norms(network) for network in references]) if references else None
         null = [] if others is None else leave_one_out_p(others)
         # An accused network is more suspicious than each reference, and a trigger of the user's halves the level.
-        sizes = size_test(norms, success, others, level=min(LEVEL / (1 if trigger is None else 2), *null, 1.0))
-        with job.clock("W with candidates"):
-            rows = job.rows(sizes, norms, success)
-        with job.clock("your trigger"):
+        sizes = size_test(job.norms, job.success, others, level=min(level, *null, 1.0))
+        with job.timed("W with candidates"):
+            rows = job.rows(sizes)
+        with job.timed("your trigger"):
             own = None if trigger is None else job.own_trigger(trigger)
-        confirmed = next((row["success held out"] for row in rows if row["class"] == sizes.smallest), float("nan"))
-        tried = None if own is None else (own["p"], own["success"])
-        size = images[0, 0].numel()
-        answer = decide(
-            sizes, classes=classes, pixels=size, confirmed=confirmed, null=null, trigger=tried, doubts=doubts, gaps=gaps
-        )
+    answer = decide(
+        sizes,
+        classes=classes,
+        pixels=images[0, 0].numel(),
+        confirmed=next((row["success held out"] for row in rows if row["class"] == sizes.smallest), float("nan")),
+        null=null,
+        trigger=None if own is None else (own["p"], own["success"]),
+        doubts=[checked["doubt"]] if checked["doubt"] else [],
+        gaps=job.gaps(),
+    )
     say(f"{answer.verdict}: {'; '.join(answer.reasons)}")
     found = asdict(answer) | {
-        "sizes": {
-            "most suspicious class": sizes.smallest,
-            "p": sizes.lowest,
-            "detectable below": sizes.critical,
-            "Neural Cleanse index": anomaly_index(norms, success) if classes > 2 else None,
-            "p of references": null,
-        },
+        "sizes": job.sizes_in_numbers(sizes) | {"p of references": null},
         "classes": rows,
         "noise": noise,
         "inputs": inputs,
         "trigger": own,
         "calibration": calibration(),
         "images": {"number": len(images), "shape": list(images.shape[1:]), **checked},
-        "network": {"classes": classes, "parameters": sum(p.numel() for p in model.parameters()), "digest": digest},
-        "settings": settings | {"references": len(references)},
+        "network": {"classes": classes, "parameters": sum(p.numel() for p in model.parameters()), "digest": job.digest},
+        "settings": job.settings | {"references": len(references)},
         "about": dict(about or {}),
-        "seconds": job.clock.seconds,
-        "made with": {
-            "bslib": code_version(),
-            "torch": version("torch"),
-            "device": device_name(images.device),
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        },
+        "seconds": job.seconds,
+        "made with": _made_with(images.device),
     }
     return Audit(found, job.pictures)
 
 
+@dataclass
 class _Job:
     """The stages of one audit, and what they share."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        images: Tensor,
-        classes: int,
-        chosen: list[int],
-        seed: int,
-        steps: int,
-        partial: Partial,
-        progress: bool,
-        say: Callable[[str], None],
-    ) -> None:
-        self.model, self.images, self.classes, self.chosen = model, images, classes, chosen
-        self.seed, self.steps, self.partial, self.progress, self.say = seed, steps, partial, progress, say
-        order = torch.from_numpy(np.random.default_rng([seed, 10]).permutation(len(images)))
-        self.crafting = images[order[: len(images) // 2][:CRAFTED]]
-        self.held = order[len(images) // 2 :]
-        self.points = images[self.held[:MEASURED]]
-        self.predicted = predict(model, images)
-        self.differentiable = not any(isinstance(module, OnnxNetwork) for module in model.modules())
+    model: nn.Module
+    images: Tensor
+    classes: int
+    chosen: list[int]
+    seed: int
+    steps: int
+    cache: Path | None
+    progress: bool
+    say: Callable[[str], None]
+
+    def __post_init__(self) -> None:
+        given = {"tested": self.chosen, "seed": self.seed, "steps": self.steps}
+        self.settings = given | {"samples": SAMPLES, "copies": COPIES, "sigmas": list(LADDER)}
+        self.digest = digest_of(self.model, self.images)
+        self.partial = Partial(self.cache, self.settings | {"network": self.digest})
+        order = torch.from_numpy(np.random.default_rng([self.seed, 10]).permutation(len(self.images)))
+        self.crafting = self.images[order[: len(self.images) // 2][:CRAFTED]]
+        self.held = order[len(self.images) // 2 :]
+        self.points = self.images[self.held[:MEASURED]]
+        self.predicted = predict(self.model, self.images)
+        self.differentiable = not any(isinstance(module, OnnxNetwork) for module in self.model.modules())
+        self.norms, self.success = np.full((2, self.classes), np.nan)
+        self.overlays: dict[int, Overlay] = {}
         self.pictures: dict[str, NDArray[Any]] = {"clean": self.points[:4].cpu().numpy()}
-        self.clock = _Clock()
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Note the seconds of a stage."""
+        begin = time.monotonic()
+        yield
+        self.seconds[stage] = round(time.monotonic() - begin, 2)
 
     def noise(self) -> dict[str, Any]:
         """Measure W of clean images at each noise level, and choose one."""
@@ -224,38 +217,57 @@ class _Job:
         listed = evidence.suspicious(self.w[loud], self.predicted[held], [names[i] for i in held])
         return {"sigma": LADDER[loud], "examined": len(held), "listed": listed}
 
-    def candidates(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Make the trigger candidates; return their sizes and success, shape (classes,), NaN for classes without."""
-        self.overlays: dict[int, Overlay] = {}
-        norms, success = np.full((2, self.classes), np.nan)
-        if self.differentiable:
-            for targets, part in self._groups(self.model, self.partial, self.say):
-                norms[targets], success[targets] = part["masks"].sum((1, 2, 3)), part["success"]
-                pairs = zip(*(torch.from_numpy(part[name]).to(self.images.device) for name in ("masks", "patterns")), strict=True)
-                self.overlays |= dict(zip(targets, itertools.starmap(Overlay, pairs), strict=True))
-            for name in ("mask", "pattern"):
-                shown = [getattr(self.overlays[k], name).cpu().numpy() for k in self._smallest(norms, success)]
-                self.pictures[f"{name}s"] = np.stack(shown)
-        return norms, success
+    def make_candidates(self) -> None:
+        """Make the trigger candidates, their sizes and success; the last two are NaN for classes without."""
+        if not self.differentiable:
+            return
+        for targets, part in self._groups(self.model, self.partial, self.say):
+            self.norms[targets], self.success[targets] = part["masks"].sum((1, 2, 3)), part["success"]
+            masks, patterns = (torch.from_numpy(part[name]).to(self.images.device) for name in ("masks", "patterns"))
+            self.overlays |= {k: Overlay(*pair) for k, *pair in zip(targets, masks, patterns, strict=True)}
+        for name in ("mask", "pattern"):
+            self.pictures[f"{name}s"] = np.stack([getattr(self.overlays[k], name).cpu().numpy() for k in self._smallest()])
 
-    def reference_norms(self, network: nn.Module, cache: Path | None) -> NDArray[Any]:
+    def gaps(self) -> list[str]:
+        """List reasons why classes have no candidate."""
+        gaps = [] if self.differentiable else ["an ONNX file gives no gradients, so there are no trigger candidates"]
+        if len(self.chosen) < self.classes:
+            gaps.append(f"only {len(self.chosen)} of {self.classes} classes were tested")
+        return gaps
+
+    def reference_norms(self, network: nn.Module) -> NDArray[Any]:
         """Sizes of a reference network's candidates, shape (classes,), NaN without success. They are kept for later audits."""
         if (there := _class_count(network, self.images)) != self.classes:
             raise ValueError(f"references must have {self.classes} classes as the network, got one with {there}")
         key = {"reference": digest_of(network, self.crafting), "tested": self.chosen, "seed": self.seed, "steps": self.steps}
         norms = np.full(self.classes, np.nan)
-        for targets, part in self._groups(network, Partial(cache, key), lambda text: self.say(f"reference: {text}")):
+        for targets, part in self._groups(network, Partial(self.cache, key), lambda text: self.say(f"reference: {text}")):
             norms[targets] = np.where(np.isnan(part["success"]), np.nan, part["masks"].sum((1, 2, 3)))
         return norms
 
-    def rows(self, sizes: Sizes, norms: NDArray[Any], success: NDArray[Any]) -> list[dict[str, Any]]:
+    def sizes_in_numbers(self, sizes: Sizes) -> dict[str, Any]:
+        """The result of the size test for the report."""
+        return {
+            "most suspicious class": sizes.smallest,
+            "p": sizes.lowest,
+            "detectable below": sizes.critical,
+            "Neural Cleanse index": anomaly_index(self.norms, self.success) if self.classes > 2 else None,
+        }
+
+    def rows(self, sizes: Sizes) -> list[dict[str, Any]]:
         """One row a class; the smallest candidates are also measured with W, STRIP and the logit shift."""
-        smallest = self._smallest(norms, success)
+        smallest = self._smallest()
         rows: list[dict[str, Any]] = []
         with bar(total=len(self.overlays), desc="W with candidates", unit="class", show=self.progress) as shown:
             for k, overlay in self.overlays.items():
                 held_out = evidence.held_out_success(self.model, self.images[self.held], self.predicted[self.held], overlay, k)
-                row = {"class": k, "norm": norms[k], "success": success[k], "success held out": held_out, "p": sizes.p[k]}
+                row = {
+                    "class": k,
+                    "norm": self.norms[k],
+                    "success": self.success[k],
+                    "success held out": held_out,
+                    "p": sizes.p[k],
+                }
                 rows.append(row | (self._with_candidate(k, overlay) if k in smallest else {}))
                 shown.update()
         return rows
@@ -268,9 +280,9 @@ class _Job:
         self.pictures["trigger"] = trigger(self.points[:4]).cpu().numpy()
         return own
 
-    def _smallest(self, norms: NDArray[Any], success: NDArray[Any]) -> list[int]:
+    def _smallest(self) -> list[int]:
         """The classes with the smallest candidates, the smallest first; candidates without success come last."""
-        return sorted(self.overlays, key=lambda k: (np.isnan(success[k]), norms[k]))[:COMPARED]
+        return sorted(self.overlays, key=lambda k: (np.isnan(self.success[k]), self.norms[k]))[:COMPARED]
 
     def _with_candidate(self, k: int, overlay: Overlay) -> dict[str, Any]:
         """W with a candidate at the chosen noise level and its neighbours, STRIP, and the logit shift."""
@@ -289,31 +301,31 @@ class _Job:
     ) -> Iterator[tuple[list[int], dict[str, NDArray[Any]]]]:
         """Yield some classes at a time, with their masks, patterns and success."""
         groups = [self.chosen[start : start + AT_A_TIME] for start in range(0, len(self.chosen), AT_A_TIME)]
-
-        def compute(targets: list[int], steps: int, progress: bool) -> dict[str, NDArray[Any]]:
-            found = reverse_triggers(
-                model,
-                self.crafting,
-                classes=self.classes,
-                targets=targets,
-                samples=SAMPLES,
-                steps=steps,
-                seed=self.seed,
-                dtype=fast_dtype(self.images.device),
-                progress=progress,
-            )
-            return {name: getattr(found, name).cpu().numpy() for name in ("masks", "patterns", "success")}
-
         for _ in range(2):  # the first is slower than the others
             begin = time.monotonic()
-            compute(groups[0], 1, False)
+            self._crafted(model, groups[0], steps=1, progress=False)
         most = (time.monotonic() - begin) * self.steps * len(groups) / 60
         say(f"trigger candidates for {len(self.chosen)} classes: at most {most:.1f} minutes, usually half of that")
         for targets in groups:
-            part = partial.get(f"candidates-{targets[0]}", functools.partial(compute, targets, self.steps, self.progress))
+            craft = functools.partial(self._crafted, model, targets, steps=self.steps, progress=self.progress)
+            part = partial.get(f"candidates-{targets[0]}", craft)
             sizes = ", ".join(f"{k}: {mask.sum():.1f}" for k, mask in zip(targets, part["masks"], strict=True))
             say(f"size of the candidate of each class, in pixels: {sizes}")
             yield targets, part
+
+    def _crafted(self, model: nn.Module, targets: list[int], *, steps: int, progress: bool) -> dict[str, NDArray[Any]]:
+        found = reverse_triggers(
+            model,
+            self.crafting,
+            classes=self.classes,
+            targets=targets,
+            samples=SAMPLES,
+            steps=steps,
+            seed=self.seed,
+            dtype=fast_dtype(self.images.device),
+            progress=progress,
+        )
+        return {name: getattr(found, name).cpu().numpy() for name in ("masks", "patterns", "success")}
 
 
 def _checked(model: nn.Module, images: Tensor, labels: Tensor | None, steps: int) -> int:
@@ -327,21 +339,23 @@ def _checked(model: nn.Module, images: Tensor, labels: Tensor | None, steps: int
     return _class_count(model, images)
 
 
+def _chosen(tested: Sequence[int] | None, classes: int) -> list[int]:
+    """The classes to make candidates for, ascending."""
+    chosen = list(range(classes)) if tested is None else sorted(set(tested))
+    if not chosen or not 0 <= chosen[0] <= chosen[-1] < classes:
+        raise ValueError(f"tested classes must be from 0 to {classes - 1}, got {list(tested or [])}")
+    return chosen
+
+
 def _class_count(model: nn.Module, images: Tensor) -> int:
     with evaluating(model) as network:
         return int(network(images[:1].to(dtype_of(model))).shape[1])
 
 
-class _Clock:
-    """Seconds by stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        begin = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = round(time.monotonic() - begin, 2)
+def _made_with(device: torch.device) -> dict[str, str]:
+    return {
+        "bslib": code_version(),
+        "torch": version("torch"),
+        "device": device_name(device),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }

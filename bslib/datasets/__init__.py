@@ -31,15 +31,7 @@ __all__ = ["DATASETS", "Dataset", "Source", "changed_digests", "class_count", "l
 
 
 class Source(NamedTuple):
-    """The module that reads a data set, and the names of its classes.
-
-    Parameters
-    ----------
-    module : str
-        The module of this package whose ``load`` reads the data set.
-    classes : tuple of str
-        The names of the classes, in the order of the labels.
-    """
+    """The module of this package whose ``load`` reads a data set, and the names of its classes in the order of the labels."""
 
     module: str
     classes: tuple[str, ...]
@@ -103,11 +95,12 @@ def changed_digests(names: Iterable[str]) -> dict[str, str]:
     {}
     """
     added = {name: source for name in names if (source := _source(name)).module != _PINNED.get(name)}
-    files = {name: Path(__file__).with_name(f"{source.module}.py") for name, source in added.items()}
-    code = {
-        name: file.read_bytes() if file.is_file() else b"" for name, file in files.items()
-    }  # a module may come from elsewhere
-    return {name: hashlib.sha256(repr(added[name]).encode() + code[name]).hexdigest()[:16] for name in added}
+    digests = {}
+    for name, source in added.items():
+        file = Path(__file__).with_name(f"{source.module}.py")
+        code = file.read_bytes() if file.is_file() else b""  # a module may come from elsewhere
+        digests[name] = hashlib.sha256(repr(source).encode() + code).hexdigest()[:16]
+    return digests
 
 
 def class_count(name: str) -> int:
@@ -121,17 +114,9 @@ def class_count(name: str) -> int:
 
 @functools.cache
 def load(name: str) -> Dataset:
-    """Load and verify a data set; further calls in the same process return the same object.
+    """Load and verify a data set of ``DATASETS``; further calls in the same process return the same object.
 
-    Parameters
-    ----------
-    name
-        One of ``DATASETS``. ``digits`` (grey, 28x28) and ``digits-rgb`` (coloured, 32x32) need no files.
-
-    Returns
-    -------
-    Dataset
-        A data set with images of shape (N, C, H, W).
+    ``digits`` (grey, 28x28) and ``digits-rgb`` (coloured, 32x32) need no files.
 
     Raises
     ------
@@ -149,17 +134,7 @@ def load(name: str) -> Dataset:
 
 
 def to_float(images: torch.Tensor) -> torch.Tensor:
-    """Convert uint8 pixels to floats in [0, 1], the scale on which sigma is defined.
-
-    Parameters
-    ----------
-    images : torch.Tensor
-        uint8, of any shape.
-
-    Returns
-    -------
-    torch.Tensor
-        float32, of the same shape and on the same device.
+    """Convert uint8 pixels of any shape to float32 in [0, 1], the scale on which sigma is defined.
 
     Raises
     ------

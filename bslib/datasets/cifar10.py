@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import tarfile
 from collections import Counter
@@ -19,7 +18,7 @@ from tqdm import tqdm
 
 from bslib.datasets import DATASETS, Dataset, dataset_of
 from bslib.datasets.places import found_or_downloaded
-from bslib.files import atomic_path, cache_folder
+from bslib.files import atomic_path, cache_folder, file_digest
 
 _BATCHES = "cifar-10-batches-py"
 _ARCHIVE = "cifar10-jpeg.tar.xz"
@@ -78,8 +77,7 @@ def _read_images(root: Path) -> Dataset:
 
 def _read_archive(archive: Path) -> Dataset:
     """Read the archive of JPEG images. It is verified, decoded once, and then read from the cache."""
-    with archive.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = file_digest(archive)
     if digest != _ARCHIVE_SHA256:
         raise ValueError(f"{archive} is truncated or altered (its SHA-256 is {digest}, not {_ARCHIVE_SHA256}): copy it again")
     source = "CIFAR-10, re-encoded as JPEG (not the original pixels)"

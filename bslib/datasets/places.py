@@ -29,13 +29,10 @@ def found_or_downloaded(
 
     Parameters
     ----------
-    name : str
     read : callable
         Reads the data set from a folder; returns None if it is not there.
     download : callable
-        Returns the torchvision class that downloads the data set.
-    folder : str
-        The folder that this class creates.
+        Returns the torchvision class that downloads the data set into ``folder``.
     remedy : str
         Advice for the user if the data set is not found.
     also : sequence of Path

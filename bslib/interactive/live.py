@@ -98,9 +98,8 @@ def examples(folder: str | Path | None = None) -> Examples:
 
     Parameters
     ----------
-    folder
-        The folder to which :func:`export` wrote them. Default: ``book/_static/live`` in the clone of this package or of the
-        current folder.
+    folder : str or Path, optional
+        As for :func:`export`. Default: ``book/_static/live`` in the clone of this package or of the current folder.
 
     Raises
     ------
@@ -154,20 +153,11 @@ def export(
 
     Parameters
     ----------
-    store
-        The store with the trained weights and their records; as for :func:`store_of`.
-    out
-        The folder for the files.
-    sigmas : sequence of float
-        Noise levels at which the rounded networks are compared with the trained ones.
-    n : int
-        Number of noisy copies of each image in this comparison. The images are those of the lab, clean and with the trained
-        trigger.
-
-    Returns
-    -------
-    dict of str to Agreement
-        The agreement for each network.
+    store, out
+        The store with the trained weights and their records, as for :func:`store_of`, and the folder for the files.
+    sigmas, n
+        Noise levels and number of noisy copies of each image with which the rounded networks are compared with the trained ones.
+        The images are those of the lab, clean and with the trained trigger.
 
     Raises
     ------
@@ -179,61 +169,64 @@ def export(
     source, out = store_of(store), Path(out)
     pictures = _pictures(source)
     classes, levels = pictures.result["classes"], torch.from_numpy(pictures.arrays["images"])
-    images, triggered = to_float(levels), to_float(_trained_trigger()(levels))
+    images = to_float(levels)
+    compared = torch.cat([images, to_float(_trained_trigger()(levels))])
     files: dict[str, bytes] = {}
     about: dict[str, dict[str, Any]] = {}
     found: dict[str, Agreement] = {}
     for name, spec in networks().items():
         trained, record = _trained(spec, source, len(classes))
-        files[name] = _onnx_bytes(trained, images.shape[1:])
-        rounded = _network_from(files[name], spec, len(classes))
-        both = torch.cat([images, triggered])
-        found[name] = agreement(trained, rounded, both, sigmas, n, description=f"comparing {name}")
+        files[f"{name}.onnx"] = content = _onnx_bytes(trained, images.shape[1:])
+        rounded = _network_from(content, spec, len(classes))
+        found[name] = agreement(trained, rounded, compared, sigmas, n, description=f"comparing {name}")
         if found[name].labels < LEAST_AGREEMENT:
             raise ValueError(f"the rounded {name} network agrees with the trained one on only {found[name].labels:.1%} of labels")
         about[name] = _origin(record) | {
             "file": f"{name}.onnx",
-            "bytes": len(files[name]),
-            "sha256": hashlib.sha256(files[name]).hexdigest(),
+            "bytes": len(content),
+            "sha256": hashlib.sha256(content).hexdigest(),
             "predicted": _labels(rounded, images).tolist(),
             "wobbliest": int(wobbliness_of(rounded, images, progress=False).argmax()),
             "agreement": {"sigmas": list(sigmas), "n": n, **found[name]._asdict()},
         }
-    lab = {
+    files["lab.json"] = (json.dumps(_lab(pictures, about), indent=1) + "\n").encode()
+    for name, content in files.items():
+        with atomic_path(out / name) as part:
+            part.write_bytes(content)
+    return found
+
+
+def _lab(pictures: Record, about: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The content of ``lab.json``."""
+    levels = pictures.arrays["images"]
+    return {
         "format": FORMAT,
-        "classes": classes,
+        "classes": pictures.result["classes"],
         "images": {
             "spec": pictures.spec.as_dict(),
             "record": pictures.checksum,
             "source": pictures.data["source"],
             "shape": list(levels.shape),
             "labels": pictures.arrays["labels"].tolist(),
-            "pixels": base64.b64encode(levels.numpy().tobytes()).decode(),
+            "pixels": base64.b64encode(levels.tobytes()).decode(),
         },
         "triggers": {number: _levels(trigger) for number, trigger in PATTERNS.items()},
         "networks": about,
     }
-    for name, content in files.items():
-        with atomic_path(out / f"{name}.onnx") as part:
-            part.write_bytes(content)
-    with atomic_path(out / "lab.json") as part:
-        part.write_text(json.dumps(lab, indent=1) + "\n", encoding="utf-8")
-    return found
 
 
 def agreement(
-    one: nn.Module, other: nn.Module, images: Tensor, sigmas: Iterable[float], n: int, *, seed: int = 0, description: str = ""
+    one: nn.Module, other: nn.Module, images: Tensor, sigmas: Sequence[float], n: int, *, description: str = ""
 ) -> Agreement:
     """Compare two networks on ``n`` noisy copies of each float image (B, C, H, W) at each noise level.
 
     >>> agreement(nn.Flatten(), nn.Flatten(), torch.rand(2, 1, 1, 3), [0.1, 0.2], 5)
     Agreement(copies=20, labels=1.0, w_mean=0.0, w_max=0.0)
     """
-    sigmas = list(sigmas)
     same, differences = 0, []
     with bar(total=len(images) * len(sigmas), desc=description, unit="batch") as shown:
         for image in images:
-            noise = standard_noise(image[None], n, seed=seed)[0]
+            noise = standard_noise(image[None], n, seed=0)[0]
             for sigma in sigmas:
                 labels = [_labels(network, image + sigma * noise) for network in (one, other)]
                 same += int((labels[0] == labels[1]).sum())

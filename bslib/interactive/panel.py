@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bslib.calling import dtype_of, evaluating
+from bslib.calling import check_counts, dtype_of, evaluating
 from bslib.engine import Compiled, compile_for_inference
 from bslib.entropy import plug_in
 from bslib.measure import class_counts, standard_noise
@@ -46,17 +46,7 @@ COLOURS = ("#2f6fb7", "#b4531a", "#1b9e77", "#8a8f98")
 
 
 class Question(NamedTuple):
-    """The settings of the sliders.
-
-    Parameters
-    ----------
-    point : int
-        Index of the image.
-    trigger : str
-        Name of the trigger.
-    sigma : float
-    n : int
-    """
+    """The settings of the sliders: index of the image, name of the trigger, noise level and number of noisy copies."""
 
     point: int
     trigger: str
@@ -69,7 +59,6 @@ class Answer(NamedTuple):
 
     Parameters
     ----------
-    question : Question
     image, noisy : float32 Tensor, shape (C, H, W)
         The image with its trigger, and one noisy copy of it.
     predicted : dict of str to int
@@ -175,8 +164,7 @@ class Measuring:
             raise ValueError(f"images must have shape (B, C, H, W) with 1 or 3 channels, got {shape}")
         if not 0 <= index < len(images):
             raise ValueError(f"index must be from 0 to {len(images) - 1}, got {index}")
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ValueError(f"n must be a whole number of 1 or more, got {n!r}")
+        check_counts(n=n)
         if not self.models:
             raise ValueError("model must be a network, or at least one network by name, got none")
         for trigger in self.triggers.values():

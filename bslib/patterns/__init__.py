@@ -48,15 +48,3 @@ def check_images(images: Tensor) -> None:
         low, high = images.min().item(), images.max().item()
         hint = ": divide by 255 first" if high > 1 else ""
         raise ValueError(f"images must be a batch (B, C, H, W) in [0, 1], got values from {low:g} to {high:g}{hint}")
-
-
-def check_counts(**counts: int) -> None:
-    """Raise a ValueError that names the argument unless each count is a whole number of 1 or more.
-
-    >>> check_counts(steps=0)
-    Traceback (most recent call last):
-    ValueError: steps must be a whole number of 1 or more, got 0
-    """
-    for name, number in counts.items():
-        if not isinstance(number, int) or number < 1:
-            raise ValueError(f"{name} must be a whole number of 1 or more, got {number!r}")

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bslib.calling import check_inputs
-from bslib.patterns import check_counts, check_images, frozen_weights
+from bslib.calling import check_counts, check_inputs
+from bslib.patterns import check_images, frozen_weights
 from bslib.progress import bar
 
 if TYPE_CHECKING:

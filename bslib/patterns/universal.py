@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bslib.calling import check_inputs
-from bslib.patterns import check_counts, check_images, frozen_weights
+from bslib.calling import check_counts, check_inputs
+from bslib.patterns import check_images, frozen_weights
 from bslib.progress import bar
 
 __all__ = ["Universal", "deepfool", "perturbed", "universal_perturbation"]
@@ -173,10 +173,6 @@ def universal_perturbation(
         Seed of the random orders.
     progress : bool
         Show a progress bar when the run takes longer than two seconds.
-
-    Returns
-    -------
-    Universal
 
     Raises
     ------
