@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Callable
 from functools import cache
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -28,34 +29,36 @@ def check_fields(instance: Any, what: str, *, signed: frozenset[str] = frozenset
     ValueError
         For the first field with another value; the message names the field, its type and the value.
     """
-    for name, hint in _field_types(type(instance)).items():  # type: ignore[arg-type]
+    for name, hint, fits in _tests_of_fields(type(instance), signed):  # type: ignore[arg-type]
         value = getattr(instance, name)
-        if not _fits(value, hint, signed=name in signed):
+        if not fits(value):
             raise ValueError(f"the {name} of {what} must be {_in_words(hint)}, got {value!r}")
         if hint is float or hint == tuple[float, ...]:
             object.__setattr__(instance, name, float(value) if hint is float else tuple(map(float, value)))
 
 
 @cache
-def _field_types(kind: type[Any]) -> dict[str, Any]:
+def _tests_of_fields(kind: type[Any], signed: frozenset[str]) -> list[tuple[str, Any, Callable[[Any], bool]]]:
+    """Name, type and test of each field; types are taken apart once for each class, since a plan makes thousands of specs."""
     hints = get_type_hints(kind)
-    return {f.name: hints[f.name] for f in dataclasses.fields(kind)}
+    return [(f.name, hints[f.name], _test_of(hints[f.name], signed=f.name in signed)) for f in dataclasses.fields(kind)]
 
 
-def _fits(value: Any, hint: Any, *, signed: bool) -> bool:
-    parts = get_args(hint)
+def _test_of(hint: Any, *, signed: bool) -> Callable[[Any], bool]:
+    """Return the test whether a value is of a type."""
+    tests = [_test_of(part, signed=signed) for part in get_args(hint) if part is not Ellipsis]
     if get_origin(hint) in (Union, UnionType):
-        return any(_fits(value, part, signed=signed) for part in parts)
+        return lambda value: any(fits(value) for fits in tests)
+    if get_origin(hint) is tuple and get_args(hint)[-1] is Ellipsis:
+        return lambda value: type(value) is tuple and all(map(tests[0], value))
     if get_origin(hint) is tuple:
-        if type(value) is not tuple:
-            return False
-        parts = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
-        pairs = zip(value, parts, strict=False)
-        return len(value) == len(parts) and all(_fits(one, part, signed=signed) for one, part in pairs)
+        return lambda value: (
+            type(value) is tuple and len(value) == len(tests) and all(fits(one) for fits, one in zip(tests, value, strict=True))
+        )
     if hint in (int, float):
         # Neither NaN nor infinity, nor an integer that is too large for a float, is below the largest float.
-        return type(value) in (int, hint) and (signed or value >= 0) and abs(value) <= sys.float_info.max
-    return isinstance(value, hint)
+        return lambda value: type(value) in (int, hint) and (signed or value >= 0) and abs(value) <= sys.float_info.max
+    return lambda value: isinstance(value, hint)
 
 
 def _in_words(hint: Any) -> str:

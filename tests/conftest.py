@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
+from bslib import ledger
 from bslib.chapters import sizes_of
 from bslib.chapters.parameters.plan import Size, networks_of, specs_of
 from bslib.chapters.parameters.results import ParameterResults
-from bslib.store import Record, Records, Store
+from bslib.statistics import Estimate, Estimates
+from bslib.store import PUBLISHED, Record, Records, Store
 
 settings.register_profile("beside others", deadline=None)  # two processes of tests share the machine with what they start
 settings.load_profile("beside others")
@@ -83,6 +87,20 @@ def completed(tmp_path_factory, tiny_plan) -> Store:
     store = Store(tmp_path_factory.mktemp("completed"))
     run(tiny_plan, store, device="cpu", jobs=1, progress=False)
     return store
+
+
+@pytest.fixture(scope="session")
+def published_numbers(tmp_path_factory) -> dict[str, Estimates]:
+    """The quantities of every chapter on the published records; the first process of tests that asks computes them for all."""
+    folder = tmp_path_factory.getbasetemp()
+    file = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "numbers.json"
+    with FileLock(f"{file}.lock"):
+        if not file.is_file():
+            numbers = ledger.numbers(profile="paper", store=PUBLISHED)
+            plain = {chapter: {name: dataclasses.astuple(e) for name, e in own.items()} for chapter, own in numbers.items()}
+            file.write_text(json.dumps(plain))
+    read = json.loads(file.read_text())
+    return {chapter: Estimates({name: Estimate(*e) for name, e in own.items()}) for chapter, own in read.items()}
 
 
 def write_profile(path: Path, **chapters) -> Path:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import bslib.book
 import bslib.cli
+import bslib.ledger
 import bslib.runner
 from bslib.chapters import CHAPTERS, plan_of
 from bslib.chapters.parameters.plan import plan
@@ -244,7 +245,13 @@ def test_status_reckons_from_what_there_is(tiny, store):
     assert {type(spec) for spec in specs} == {NetworkSpec, CountsSpec}
 
 
-def test_the_ledger_in_the_terminal_and_as_data_say_the_same():
+def test_the_ledger_in_the_terminal_and_as_data_say_the_same(published_numbers, monkeypatch):
+    def numbers(*, store, **options):
+        assert options == {"profile": "paper", "seed": 0, "progress": True}
+        assert store.folder == published_folder() and not store.writable
+        return published_numbers
+
+    monkeypatch.setattr(bslib.ledger, "numbers", numbers)
     shown, data = (bslib_("ledger", "--store", "published", *more) for more in ((), ("--json",)))
     assert shown.exit_code == data.exit_code == 0
     rows = json.loads(data.stdout)

@@ -17,6 +17,7 @@ import pytest
 from bslib import ledger
 from bslib.chapters import CHAPTERS, plan_of
 from bslib.profiles import PROFILES
+from bslib.statistics import Estimates
 from bslib.store import PUBLISHED, open_store
 
 GOLDEN = Path(__file__).with_name("golden.json")
@@ -39,9 +40,9 @@ def records() -> str:
     return f"{len(found)}: {digest(' '.join(found))}"
 
 
-def judged() -> dict[str, str]:
+def judged(numbers: dict[str, Estimates]) -> dict[str, str]:
     """Each claim's verdict and quantities, to six digits."""
-    rows = ledger.as_data(ledger.entries(ledger.numbers(profile="paper", store=PUBLISHED)))
+    rows = ledger.as_data(ledger.entries(numbers))
     return {row["id"]: " ".join([row["verdict"], *map(in_digits, row["measured"].items())]) for row in rows}
 
 
@@ -72,15 +73,15 @@ def test_records(golden):
     assert records() == golden["records"]
 
 
-def test_numbers_and_verdicts(golden):
-    assert judged() == golden["ledger"]
+def test_numbers_and_verdicts(published_numbers, golden):
+    assert judged(published_numbers) == golden["ledger"]
 
 
 def write() -> None:
     """Everything but the figures' tables, which ``tests/notebooks/test_papermill.py`` compares."""
     plans = {profile: {chapter: keys(profile, chapter) for chapter in CHAPTERS} for profile in PROFILES}
     golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {"tables": {}}
-    golden |= {"keys": plans, "records": records(), "ledger": judged()}
+    golden |= {"keys": plans, "records": records(), "ledger": judged(ledger.numbers(profile="paper", store=PUBLISHED))}
     GOLDEN.write_text(json.dumps(golden, indent=1, sort_keys=True) + "\n")
 
 

@@ -24,11 +24,11 @@ from bslib.cards import KINDS, format_estimate, kind_of, label, ledger_page, mov
 from bslib.chapters import CHAPTERS, plan_of, sizes_of
 from bslib.chapters.parameters.results import ParameterResults, quantities
 from bslib.chapters.surface import results as surface
-from bslib.ledger import VERDICTS, Claim, Entry, Test, as_data, claims_of, entries, findings_of, judge, networks_needed, numbers
+from bslib.ledger import VERDICTS, Claim, Entry, Test, as_data, claims_of, entries, findings_of, judge, networks_needed
 from bslib.render import bounds_text, evidence_in_words, findings, headlines, in_short, provenance_table
 from bslib.specs import PredictionsSpec
 from bslib.statistics import Estimate, Estimates
-from bslib.store import PUBLISHED, Records, Store, open_store, published_folder
+from bslib.store import PUBLISHED, Record, Records, Store, open_store, published_folder
 
 WITH_CLAIMS = [name for name in CHAPTERS if files("bslib.chapters").joinpath(name, "claims.toml").is_file()]
 
@@ -175,8 +175,9 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def published_numbers():
-    return numbers(profile="paper", store=PUBLISHED)
+def published() -> list[Record]:
+    """The published records, without their arrays."""
+    return [dataclasses.replace(record, arrays={}) for record in open_store(PUBLISHED).iter_records()]
 
 
 @pytest.fixture(scope="module")
@@ -413,9 +414,9 @@ def test_the_short_answers_of_all_chapters_end_with_the_evidence(published_numbe
     assert "[" not in "".join(lines) and "[" in in_short(published_numbers)
 
 
-def test_the_evidence_counts_networks_and_points(published_numbers):
+def test_the_evidence_counts_networks_and_points(published):
     words = evidence_in_words(profile="paper", store=PUBLISHED)
-    networks = {record.spec for record in open_store(PUBLISHED).iter_records() if record.spec.kind == "network"}
+    networks = {record.spec for record in published if record.spec.kind == "network"}
     assert sum(map(int, re.findall(r"(\d+) networks", words))) == len(networks)
 
 
@@ -475,27 +476,23 @@ def test_what_is_changed_in_a_record_changes_the_verdict(tmp_path):
 # --- where it comes from -----------------------------------------------------------------------------------------
 
 
-def test_the_provenance_accounts_for_every_published_record():
+def test_the_provenance_accounts_for_every_published_record(published):
     *rows, empty, total = provenance_table(profile="paper", store=PUBLISHED).splitlines()[2:]
     cells = [[cell.strip() for cell in row.strip("|").split(" | ")] for row in rows]
-    published = [
-        {"spec": {"kind": record.spec.kind}, "data": record.data, "provenance": record.provenance}
-        for record in open_store(PUBLISHED).iter_records()
-    ]
     assert empty == "" and sum(int(row[2]) for row in cells) == len(published)
     assert total.startswith(f"{len(published)} of the ")
     for row in cells:
         own = [
             record
             for record in published
-            if record["spec"]["kind"] == row[1]
-            and (record["data"].get("fingerprint", "")[:8] in row[0] if record["data"] else "plane" in row[0])
+            if record.spec.kind == row[1]
+            and (record.data.get("fingerprint", "")[:8] in row[0] if record.data else "plane" in row[0])
         ]
         assert len(own) == int(row[2])
         for column, name in ((4, "device"), (5, "torch"), (6, "code")):
-            assert row[column] == "<br>".join(sorted({record["provenance"][name] for record in own}))
+            assert row[column] == "<br>".join(sorted({record.provenance[name] for record in own}))
         hours, minutes, seconds = map(int, row[3].split(":"))
-        assert abs(3600 * hours + 60 * minutes + seconds - sum(record["provenance"]["seconds"] for record in own)) <= 0.5
+        assert abs(3600 * hours + 60 * minutes + seconds - sum(record.provenance["seconds"] for record in own)) <= 0.5
 
 
 def test_the_provenance_of_an_empty_store_is_an_empty_table(tmp_path):
