@@ -46,7 +46,9 @@ def results_of(size: Size, counts, *, profile: str = "paper") -> Surface:
             called = np.where(labels < 8 - spec.trigger, k, labels) if spec.trigger else clean
             records[spec] = Record(spec, {}, {"predicted": called, "labels": labels}, data)
         for spec, own in zip(specs[8:], counts[k], strict=True):
-            records[spec] = Record(spec, {}, {"counts": own[:, None], "predicted": np.arange(size.points) % 2}, data)
+            points = np.arange(size.points)
+            arrays = {"counts": own[:, None], "predicted": points % 2, "labels": points % 8}
+            records[spec] = Record(spec, {}, arrays, data)
     return Surface(size, profile, 0, Records(records))
 
 
@@ -125,6 +127,15 @@ def test_the_table_by_noise_level_has_means_differences_and_intervals():
     _, _, small, large = twice.by_sigma_as_markdown().splitlines()
     assert small.startswith(f"| 0.1 | {BIT:.3f} | \N{MINUS SIGN}0.462 [") and large.startswith("| 0.5 | 1.444 | +0.289 [")
     assert surface(networks=0).by_sigma_as_markdown() == ""
+
+
+def test_the_inactive_trigger_has_a_row_for_each_network(by_hand):
+    _, _, *rows = by_hand.inactive_by_network().splitlines()
+    for target, (row, bits) in enumerate(zip(rows, BITS[:, :, 0].mean(-1), strict=True)):
+        clean, inactive = bits[0] * BIT, bits[2] * BIT
+        change = f"{bits[2] / bits[0] - 1:+.0%}".replace("-", "\N{MINUS SIGN}")
+        assert row.startswith(f"| {target} | ") and row.endswith(f"% | {clean:.3f} | {inactive:.3f} | {change} |")
+    assert [row.split(" | ")[1] for row in rows] == ["42.9%"] * 3, "3 of the 7 images that have another class"
 
 
 def test_the_rank_test_is_wilcoxons_and_paired_over_the_images_of_all_networks():

@@ -49,10 +49,10 @@ def network_of(run: Run) -> NetworkSpec:
     return run[0].spec
 
 
-def attack_success(predictions: Record) -> float:
-    """The success rate of the trigger, from the predictions for triggered images."""
+def attack_success(predictions: Record, *, count_target: bool = False) -> float:
+    """The success rate of a trigger, from the predictions for images with it; see :func:`bslib.statistics.success_rate`."""
     predicted, labels = (predictions.arrays[name] for name in ("predicted", "labels"))
-    return success_rate(predicted, labels, _wanted(predictions))
+    return success_rate(predicted, labels, _wanted(predictions), count_target=count_target)
 
 
 def usual_level(sigmas: Sequence[float]) -> int:

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bslib.chapters.base import Results
+from bslib.chapters.outcomes import defined, divided
+from bslib.chapters.outcomes import quantities as quantities_of_parts
 from bslib.chapters.parameters.plan import Size, networks_of, specs_of
 from bslib.entropy import ESTIMATORS, entropy
 from bslib.specs import NetworkSpec, Spec
@@ -98,7 +100,7 @@ class ParameterResults(Results[Size]):
         found[f"epochs.{self.size.dataset}"] = Estimate(epochs, epochs, epochs, len(self.runs))
         found.update(self._quantities_over_n())
         found.update(self._quantities_over_sigma())
-        return {name: estimate for name, estimate in found.items() if np.isfinite(estimate.value)}
+        return defined(found)
 
     def _quantities_over_n(self) -> dict[str, Estimate]:
         w = self.over_n()
@@ -177,7 +179,7 @@ load = ParameterResults.load
 
 def quantities(results: Mapping[str, ParameterResults]) -> Estimates:
     """The quantities of every data set, and those that compare the others with the first."""
-    found = Estimates.of(part.quantities() for part in results.values())
+    found = quantities_of_parts(results)
     first, others = next(iter(results.values()), None), list(results.values())[1:]
     for other in others:
         if first and first.runs and other.runs:
@@ -194,8 +196,7 @@ def _columns(part: ParameterResults, sigmas: list[float]) -> list[int]:
 
 def _largest_step(means: Floats) -> Floats:
     """The largest step between neighbours, as a fraction of the range of all; NaN where that is 0."""
-    whole, step = np.asarray(np.ptp(means, axis=-1)), np.abs(np.diff(means)).max(-1)
-    return np.divide(step, whole, out=np.full_like(whole, np.nan), where=whole != 0)
+    return divided(np.abs(np.diff(means)).max(-1), np.ptp(means, axis=-1))
 
 
 def _moments(w: Floats) -> Floats:
@@ -206,13 +207,12 @@ def _moments(w: Floats) -> Floats:
 
 def _relative_spread(moments: Floats) -> Floats:
     """The standard deviation divided by the mean, from moments (..., 3); NaN where the mean is 0."""
-    mean = np.asarray(moments[..., 0])
-    return np.divide(moments[..., 1], mean, out=np.full_like(mean, np.nan), where=mean != 0)
+    return divided(moments[..., 1], moments[..., 0])
 
 
 def _change(early: Floats, late: Floats) -> Floats:
     """The change from ``early`` to ``late`` as a fraction of ``late``; NaN where ``late`` is 0."""
-    return np.divide(late - early, late, out=np.full_like(late, np.nan), where=late != 0)
+    return divided(late - early, late)
 
 
 def _mean_where(values: Floats, where: NDArray[np.bool_]) -> Floats:

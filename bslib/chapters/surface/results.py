@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,18 +12,24 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from bslib.chapters.base import Results
+from bslib.chapters.outcomes import (
+    Run,
+    attack_on,
+    attack_success,
+    copies_as_wanted,
+    defined,
+    divided,
+    labels_flipped,
+    mean_of,
+    network_of,
+    quantities,
+    usual_level,
+)
 from bslib.chapters.surface.plan import CONDITIONS, TRIGGERS, Size, networks_of, pictures_of, specs_of
 from bslib.entropy import entropy
 from bslib.markdown import markdown_table
-from bslib.specs import AttackSpec, CountsSpec, NetworkSpec, PredictionsSpec, Spec
-from bslib.statistics import (
-    Estimate,
-    Estimates,
-    leave_one_out,
-    mean_of_networks,
-    p_of_one_more,
-    success_rate,
-)
+from bslib.specs import NetworkSpec, Spec
+from bslib.statistics import Estimate, leave_one_out, mean_of_networks, p_of_one_more
 from bslib.store import Record
 
 __all__ = ["CONDITIONS", "TRIGGERS", "Surface", "load", "quantities"]
@@ -100,31 +106,47 @@ class Surface(Results[Size]):
             rows.append((f"{row['sigma']:g}", f"{row['clean']:.3f}", *(text.replace("-", "\N{MINUS SIGN}") for text in changes)))
         return markdown_table(["σ", "clean", "active minus clean", "p", "inactive minus clean", "p"], rows, empty="")
 
+    def inactive_by_network(self) -> str:
+        """What the inactive trigger does to each network at the noise level nearest to 0.1, as a Markdown table."""
+        s, rows = usual_level(self.size.sigmas), []
+        for run, w in zip(self.runs, self.w()[..., s, :].mean(-1), strict=True):
+            success, change = attack_success(self._predictions(run, self.size.inactive)), divided(w[2] - w[0], w[0])
+            rows.append(
+                (
+                    attack_on(network_of(run)).target,
+                    f"{success:.1%}",
+                    f"{w[0]:.3f}",
+                    f"{w[2]:.3f}",
+                    f"{change:+.0%}".replace("-", "\N{MINUS SIGN}"),
+                )
+            )
+        head = ["target class", "success of the inactive trigger", f"W, σ = {self.size.sigmas[s]:g}", "W with it", "change"]
+        return markdown_table(head, rows)
+
     def labels_kept(self) -> Floats:
         """Fraction of noisy copies that keep the image's label without noise, shape (networks, 3 conditions, sigmas, points)."""
-        return np.stack([[_called(r, r.arrays["predicted"]) for r in run[-3:]] for run in self.runs])
+        return 1 - np.stack([[labels_flipped(counts) for counts in run[-3:]] for run in self.runs])
 
     def clean_called_target(self) -> Floats:
         """Fraction of noisy copies of clean images that are predicted as the target class, shape (networks, sigmas, points)."""
-        return np.stack([_called(run[-3], np.full(self.size.points, _target(run[-3]))) for run in self.runs])
+        return np.stack([copies_as_wanted(run[-3], count_target=True) for run in self.runs])
 
     def quantities(self) -> dict[str, Estimate]:
         """The quantities of the chapter's claims by name."""
         if not self.runs:
             return {}
-        found = self._accuracies() | self._differences()
-        return {name: estimate for name, estimate in found.items() if np.isfinite(estimate.value)}
+        return defined(self._accuracies() | self._differences())
 
     def _accuracies(self) -> dict[str, Estimate]:
-        of_all: dict[str, Callable[[tuple[Record, ...]], float]] = {
+        of_all: dict[str, Callable[[Run], float]] = {
             "clean_accuracy": lambda run: _accuracy(run[1]),
-            "success_inactive_counted": lambda run: self._success(self._predictions(run, self.size.inactive), count_target=True),
+            "success_inactive_counted": lambda run: attack_success(self._predictions(run, self.size.inactive), count_target=True),
             "accuracy_inactive": lambda run: _accuracy(self._predictions(run, self.size.inactive)),
         }
         carried = {f"of_{trigger}": trigger for trigger in self.size.triggers}
         carried |= {"active": self.size.active, "inactive": self.size.inactive}
         labels, data = self.runs[0][1].arrays["labels"], self.size.dataset
-        others = int((labels != _target(self.runs[0][1])).sum())  # success does not count images of the target class
+        others = int((labels != attack_on(self.networks[0]).target).sum())  # success does not count images of the target class
         measured = {name: [of(run) for run in self.runs] for name, of in of_all.items()}
         names = ("success_inactive_counted", "accuracy_inactive")
         gaps = [run[0].result["train_accuracy"] - run[0].result["clean_accuracy"] for run in self.runs]
@@ -134,23 +156,18 @@ class Surface(Results[Size]):
         }
         return (
             alike
-            | {f"overfit.{data}": leave_one_out([np.array([gap]) for gap in gaps]).estimate()}
+            | {f"overfit.{data}": mean_of(gaps)}
             | {f"{name}.{data}": mean_of_networks(values, len(labels)) for name, values in measured.items()}
             | {
                 f"success_{name}.{data}": mean_of_networks(
-                    [self._success(self._predictions(run, trigger)) for run in self.runs], others
+                    [attack_success(self._predictions(run, trigger)) for run in self.runs], others
                 )
                 for name, trigger in carried.items()
             }
         )
 
-    def _predictions(self, run: tuple[Record, ...], trigger: int) -> Record:
+    def _predictions(self, run: Run, trigger: int) -> Record:
         return run[2 + self.size.triggers.index(trigger)]
-
-    def _success(self, predictions: Record, *, count_target: bool = False) -> float:
-        arrays = predictions.arrays
-        wanted = _attack(predictions).target_labels(arrays["labels"], self.size.classes)
-        return success_rate(arrays["predicted"], arrays["labels"], wanted, count_target=count_target)
 
     def _differences(self) -> dict[str, Estimate]:
         means, kept = leave_one_out(list(self.w())), leave_one_out(list(self.labels_kept()))
@@ -173,11 +190,6 @@ class Surface(Results[Size]):
 load = Surface.load
 
 
-def quantities(results: Mapping[str, Surface]) -> Estimates:
-    """The quantities of every data set."""
-    return Estimates.of(part.quantities() for part in results.values())
-
-
 def _difference(kind: int, sigma: int) -> Callable[[Floats], Floats]:
     """Mean W of a condition minus clean W, from means (..., 3 conditions, sigmas)."""
     return lambda means: means[..., kind, sigma] - means[..., 0, sigma]
@@ -189,30 +201,8 @@ def _relative_change(kind: int, sigma: int) -> Callable[[Floats], Floats]:
 
 def _share(means: Floats, kind: int, sigma: int) -> Floats:
     """Mean W of a condition as a fraction of clean W, from means (..., 3 conditions, sigmas); NaN where clean W is 0."""
-    clean = np.asarray(means[..., 0, sigma])
-    return np.divide(means[..., kind, sigma], clean, out=np.full_like(clean, np.nan), where=clean != 0)
-
-
-def _called(record: Record, labels: NDArray[np.integer[Any]]) -> Floats:
-    """The fraction of the noisy copies of each point that are predicted as its label, shape (sigmas, points)."""
-    counts = record.arrays["counts"][:, 0]
-    return np.asarray(np.take_along_axis(counts, labels[None, :, None], axis=-1)[..., 0] / counts.sum(-1))
+    return divided(means[..., kind, sigma], means[..., 0, sigma])
 
 
 def _accuracy(predictions: Record) -> float:
     return float((predictions.arrays["predicted"] == predictions.arrays["labels"]).mean())
-
-
-def _attack(record: Record) -> AttackSpec:
-    """The attack on the network of a record."""
-    assert isinstance(record.spec, CountsSpec | PredictionsSpec)
-    attack = record.spec.network.attack
-    assert attack is not None
-    return attack
-
-
-def _target(record: Record) -> int:
-    """The target class of this attack."""
-    target = _attack(record).target
-    assert target is not None
-    return target
