@@ -330,8 +330,10 @@ def _pool(jobs: int) -> Iterator[Executor]:
                 worker.kill()
                 worker.join()
             if isinstance(problem, BrokenProcessPool):
-                text = "a worker was killed, perhaps for want of memory: what is finished is kept, try fewer jobs at a time"
-                raise RuntimeError(text) from None
+                raise RuntimeError(
+                    "a worker was killed, perhaps for want of memory: what is finished is kept, try fewer jobs at a time "
+                    "(a script that computes records calls bslib under `if __name__ == '__main__':`, or its workers end at once)"
+                ) from None
             raise
 
 
