@@ -14,12 +14,12 @@ from bslib.chapters.beyond import nearest
 from bslib.datasets import class_count
 from bslib.entropy import entropy
 from bslib.specs import AttackSpec, MeasuredSpec, NetworkSpec
-from bslib.statistics import Estimate, Estimates, leave_one_out, success_rate
+from bslib.statistics import Estimate, Estimates, leave_one_out, mean_of_networks, success_rate
 from bslib.store import Record
 
 __all__ = [
-    "Run", "accuracy_of", "area", "attack_on", "attack_success", "copies_as_wanted", "defined", "divided", "labels_flipped",
-    "mean_of", "name_of", "network_of", "quantities", "quantities_of", "ratio", "usual_level", "w_by_sigma",
+    "Run", "accuracy_of", "area", "attack_on", "attack_success", "copies_as_wanted", "costs", "defined", "divided",
+    "labels_flipped", "mean_of", "name_of", "network_of", "quantities", "quantities_of", "ratio", "usual_level", "w_by_sigma",
 ]  # fmt: skip
 
 Floats = NDArray[np.float64]
@@ -53,6 +53,16 @@ def attack_success(predictions: Record, *, count_target: bool = False) -> float:
     """The success rate of a trigger, from the predictions for images with it; see :func:`bslib.statistics.success_rate`."""
     predicted, labels = (predictions.arrays[name] for name in ("predicted", "labels"))
     return success_rate(predicted, labels, _wanted(predictions), count_target=count_target)
+
+
+def costs(runs: Sequence[Run], before: Sequence[float]) -> dict[str, Estimate]:
+    """Success, clean accuracy, and the accuracy lost against that of other networks, a number for each run; NaN for none."""
+    images = len(runs[0][1].arrays["labels"])
+    return {
+        "success": mean_of_networks([attack_success(run[1]) for run in runs], images),
+        "accuracy": mean_of_networks([accuracy_of(run) for run in runs], images),
+        "accuracy lost": mean_of(other - accuracy_of(run) for other, run in zip(before, runs, strict=True)),
+    }
 
 
 def usual_level(sigmas: Sequence[float]) -> int:

@@ -21,9 +21,9 @@ from bslib.chapters.outcomes import (
     attack_on,
     attack_success,
     copies_as_wanted,
+    costs,
     defined,
     labels_flipped,
-    mean_of,
     name_of,
     network_of,
     quantities,
@@ -101,10 +101,8 @@ class Hiding(Results[Size]):
         rows = []
         for (attack, covers), runs in self.groups.items():
             plain = {network_of(run).seed: accuracy_of(run) for run in self.groups.get((attack, 0), [])}
-            lost = [plain.get(network_of(run).seed, np.nan) - accuracy_of(run) for run in runs]
-            of_each = {"success": [attack_success(run[1]) for run in runs], "accuracy": [accuracy_of(run) for run in runs]}
-            means = {name: mean_of_networks(values, len(runs[0][1].arrays["labels"])) for name, values in of_each.items()}
-            rows.append({"attack": attack, "covers": covers} | means | {"accuracy lost": mean_of(lost)})
+            before = [plain.get(network_of(run).seed, np.nan) for run in runs]
+            rows.append({"attack": attack, "covers": covers} | costs(runs, before))
         return pd.DataFrame(rows)
 
     def cost_table(self) -> str:

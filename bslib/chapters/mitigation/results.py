@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -17,8 +17,8 @@ from bslib.chapters.outcomes import (
     accuracy_of,
     attack_on,
     attack_success,
+    costs,
     defined,
-    mean_of,
     name_of,
     network_of,
     quantities,
@@ -29,7 +29,7 @@ from bslib.chapters.outcomes import (
 )
 from bslib.markdown import markdown_table
 from bslib.specs import NetworkSpec, Spec
-from bslib.statistics import Estimate, leave_one_out, mean_of_networks, share_of_networks
+from bslib.statistics import Estimate, leave_one_out, share_of_networks
 
 __all__ = ["NO_TREATMENT", "STILL_WORKS", "Mitigation", "load", "quantities", "treatment_of"]
 
@@ -92,21 +92,15 @@ class Mitigation(Results[Size]):
         """
         rows, s = [], usual_level(self.size.measured)
         for (attack, treatment), runs in self.groups.items():
-            images = len(runs[0][1].arrays["labels"])
             w = leave_one_out([np.stack([w_by_sigma(run[k])[s] for k in (2, 3)]) for run in runs])
-            rows.append(
-                {
-                    "attack": attack,
-                    "treatment": treatment,
-                    "success": mean_of_networks([attack_success(run[1]) for run in runs], images),
-                    "accuracy": mean_of_networks([accuracy_of(run) for run in runs], images),
-                    "accuracy lost": mean_of(accuracy_of(run[4:] or run) - accuracy_of(run) for run in runs),
-                    "W without": w.at(0).estimate(),
-                    "W with": w.at(1).estimate(),
-                    "less clean": w.estimate(lambda means: means[..., 1] - means[..., 0]),
-                    "ratio": w.estimate(ratio, within=(0, np.inf)),
-                }
-            )
+            of_w: dict[str, Any] = {
+                "W without": w.at(0).estimate(),
+                "W with": w.at(1).estimate(),
+                "less clean": w.estimate(lambda means: means[..., 1] - means[..., 0]),
+                "ratio": w.estimate(ratio, within=(0, np.inf)),
+            }
+            before = [accuracy_of(run[4:] or run) for run in runs]
+            rows.append({"attack": attack, "treatment": treatment} | costs(runs, before) | of_w)
         return pd.DataFrame(rows)
 
     def treatment_table(self) -> str:

@@ -56,7 +56,7 @@ def noise_by_place(origin: Origin, table: pd.DataFrame) -> Figure:
             upper[k].plot([e.value for e in of[column]], style, color=colour, marker=".", label=label)
             if column == "W":
                 lower[k].plot([e.value for e in of["as wanted"]], style, color=colour, marker=".")
-        upper[k].set_title(in_words(str(attack)), fontsize=9)
+        upper[k].set_title(str(attack).replace("-", ", trigger "), fontsize=9)
         lower[k].set(xlabel=r"$\sigma$", ylim=(-0.03, 1.03))
         lower[k].set_xticks(range(len(sigmas)), short_labels(sigmas), fontsize=7)
     finish(figure, list(grid.flat), origin.source, y=None)
@@ -99,9 +99,8 @@ def margin_and_w(origin: Origin, table: pd.DataFrame) -> Figure:
         for attack, own in at.groupby("attack", sort=False):
             model, trigger = str(attack).split("-")
             marker = TRIGGER_STYLES[(int(trigger) - 1) % len(TRIGGER_STYLES)][1]
-            axis.scatter(
-                own["margin"], own["W"], s=26, color=THREAT_COLOURS[model], marker=marker, label=in_words(str(attack)), alpha=0.85
-            )
+            style = {"color": THREAT_COLOURS[model], "marker": marker, "label": f"{model}, trigger {trigger}"}
+            axis.scatter(own["margin"], own["W"], s=26, alpha=0.85, **style)
         found = pearson(*(rankdata(at[column]) for column in ("margin", "W")))
         title = rf"$\sigma$ = {sigma:g}" + (f", rank correlation {found:.2f}" if np.isfinite(found) else "")
         axis.set(xlabel="median logit margin", title=title.replace("-", "\N{MINUS SIGN}"))
@@ -166,15 +165,6 @@ def path_of_squares(origin: Origin, table: pd.DataFrame) -> Figure:
         *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(size.sides), frameon=False, fontsize=9
     )
     return finish(figure, axes, origin.plane.source, y=rf"change of the mean of W, $\sigma$ = {sigma:g}")
-
-
-def in_words(attack: str) -> str:
-    """The name of an attack in words.
-
-    >>> in_words("T1-4")
-    'T1, trigger 4'
-    """
-    return "{}, trigger {}".format(*attack.split("-"))
 
 
 #: The figures that have a table.
