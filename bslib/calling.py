@@ -208,9 +208,8 @@ def check_points(model: nn.Module, x: Tensor) -> None:
     ValueError: x must be float32 with features in [0, 1], got torch.uint8: for pixel values use x.float() / 255
     """
     if not isinstance(model, nn.Module):
-        hint = (
-            ": wrap it in a torch.nn.Module whose forward returns logits" if hasattr(model, "predict") or callable(model) else ""
-        )
+        callable_ = hasattr(model, "predict") or callable(model)
+        hint = ": wrap it in a torch.nn.Module whose forward returns logits" if callable_ else ""
         raise ValueError(f"model must be a torch.nn.Module, got {type(model).__name__}{hint}")
     if not isinstance(x, Tensor):
         hint = ": use torch.as_tensor(x, dtype=torch.float32)" if isinstance(x, np.ndarray | list) else ""

@@ -115,15 +115,9 @@ def card(entry: Entry) -> str:
     """A claim, its verdict, its intervals against their bounds, and, folded, the rule and the statistics."""
     claim = entry.claim
     datasets = [d for d in DATASETS if any(d in test.quantity.split(".") for test in claim.tests)]
-    shown = (
-        f'<a href="{entry.page}.html{"#" * bool(claim.figure)}{claim.figure or ""}">{"figure" if claim.figure else "chapter"}</a>'
-    )
-    about = [
-        escape(claim.where),
-        *(WORDS.get(d, d) for d in datasets),
-        *([kind] if (kind := KINDS[kind_of(entry)]) else []),
-        shown,
-    ]
+    place, what = (f"#{claim.figure}", "figure") if claim.figure else ("", "chapter")
+    shown = f'<a href="{entry.page}.html{place}">{what}</a>'
+    about = filter(None, [escape(claim.where), *(WORDS.get(d, d) for d in datasets), KINDS[kind_of(entry)], shown])
     notes = "".join(f'<p class="why">{escape(text)}</p>' for text in (_why(entry), claim.note) if text)
     moved = f"<p><b>The rule moved:</b> {escape(claim.moved)}.</p>" if claim.moved else ""
     icon = f'<span aria-hidden="true">{ICONS[entry.verdict]}</span>'

@@ -61,9 +61,8 @@ def pools_at(address: str, device: str) -> Iterator[dict[str, Executor]]:
     try:
         gpus = _gpu_workers(client, address)
         if device == "cuda" and not gpus:
-            raise ValueError(
-                f"device 'cuda' was asked for, and no worker at {address} offers it: start one with --resources GPU=1"
-            )
+            missing = f"device 'cuda' was asked for, and no worker at {address} offers it"
+            raise ValueError(f"{missing}: start one with --resources GPU=1")
         pools: dict[str, Executor] = {}
         if device != "cuda":
             pools["cpu"] = client.get_executor(pure=False)
@@ -73,9 +72,8 @@ def pools_at(address: str, device: str) -> Iterator[dict[str, Executor]]:
     except CancelledError:
         raise ConnectionError(f"the scheduler at {address} is gone: what is finished is kept, the same command goes on") from None
     except KilledWorker as problem:
-        raise RuntimeError(
-            f"a job was given up after its worker died {problem.allowed_failures + 1} times: {problem.task}"
-        ) from None
+        deaths = problem.allowed_failures + 1
+        raise RuntimeError(f"a job was given up after its worker died {deaths} times: {problem.task}") from None
     finally:
         client.close(timeout=1)
 
@@ -85,9 +83,8 @@ def _gpu_workers(client: Any, address: str) -> int:
     try:
         client.wait_for_workers(1, timeout=PATIENCE)
     except TimeoutError:
-        raise ConnectionError(
-            f"the scheduler at {address} has no workers: start some with dask worker {address} --nthreads 1"
-        ) from None
+        remedy = f"start some with dask worker {address} --nthreads 1"
+        raise ConnectionError(f"the scheduler at {address} has no workers: {remedy}") from None
     workers = client.scheduler_info(n_workers=-1)["workers"]
     for name, worker in workers.items():
         if worker["nthreads"] != 1:

@@ -232,20 +232,9 @@ class _Behind(nn.Module):
 
 
 def behind(network: nn.Sequential, rows: Tensor) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
-    """Split a network into what maps rows to points and what follows, so that noise can be added to the points.
+    """Split a network into a model that maps points to logits, and a function that maps rows to points, in float32.
 
-    Parameters
-    ----------
-    network : Sequential
-    rows : Tensor, shape (N, ...)
-        Rows whose points have a root mean square of 1; sigma is in this unit.
-
-    Returns
-    -------
-    model : Module
-        Maps points to the network's logits.
-    points_of : callable
-        Maps rows to points, float32.
+    Noise can then be added to the points. Those of ``rows`` (N, ...) have a root mean square of 1; sigma is in this unit.
 
     >>> texts, network = load("documentation").test_images, build("lstm", load("documentation"), seed=0)
     >>> model, points_of = behind(network, texts)

@@ -24,9 +24,8 @@ AIMS = {
 
 def committed() -> dict[str, Result]:
     """Return the results in ``book/bench`` by file name."""
-    return {
-        path.stem: json.loads(path.read_text("utf-8")) for path in sorted((published_folder().parent / "bench").glob("*.json"))
-    }
+    folder = published_folder().parent / "bench"
+    return {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))}
 
 
 def rows(result: Result) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torchvision import transforms
+from torchvision.transforms import v2
 
 from bslib import engine
 from bslib.calling import evaluating
@@ -132,7 +132,7 @@ def test_short_work_stays_eager(network, images, converting, monkeypatch):
 
 
 def test_the_recommended_normalisation_is_converted_with_the_network(network, images, converting):
-    normalised = nn.Sequential(transforms.v2.Normalize([0.5], [0.2]), network)
+    normalised = nn.Sequential(v2.Normalize([0.5], [0.2]), network)
     assert what(normalised, images).startswith("OpenVINO 20") and len(converting) == 1
 
 

@@ -216,12 +216,10 @@ def _image(figure: Figure | None) -> str:
 def _table(head: Iterable[str], rows: Sequence[Sequence[Any]], flagged: Sequence[bool] = ()) -> str:
     if not rows:
         return "<p>(none)</p>"
-    marks = flagged or [False] * len(rows)
-    lines = [
-        f"<tr{' class=flagged' if mark else ''}>{''.join(f'<td>{_cell(cell)}</td>' for cell in row)}</tr>"
-        for row, mark in zip(rows, marks, strict=True)
-    ]
-    return f"<table><tr>{''.join(f'<th>{escape(name)}</th>' for name in head)}</tr>{''.join(lines)}</table>"
+    lines = [f"<tr>{''.join(f'<th>{escape(name)}</th>' for name in head)}</tr>"]
+    for row, mark in zip(rows, flagged or [False] * len(rows), strict=True):
+        lines.append(f"<tr{' class=flagged' * mark}>{''.join(f'<td>{_cell(cell)}</td>' for cell in row)}</tr>")
+    return f"<table>{''.join(lines)}</table>"
 
 
 def _cell(value: Any) -> str:

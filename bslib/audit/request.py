@@ -108,9 +108,8 @@ class Request:
             mean, std = _numbers("mean", self.mean, float), _numbers("std", self.std, float)
         elif known := loading.known_normalisation(self.arch):
             mean, std = (list(part) for part in known)
-            self.notes.append(
-                f"normalisation of {self.arch}'s published weights: mean {mean}, std {std} (--mean and --std change it)"
-            )
+            own = f"normalisation of {self.arch}'s published weights: mean {mean}, std {std}"
+            self.notes.append(f"{own} (--mean and --std change it)")
         else:
             mean, std = [0.0], [1.0]
             self.notes.append("no normalisation (--mean and --std give one)")

@@ -7,7 +7,6 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,13 +30,7 @@ _TENSORS = ("train_images", "train_labels", "test_images", "test_labels")
 
 def load(name: str) -> Dataset:
     """Load and verify CIFAR-10."""
-    return found_or_downloaded(name, _read, download=_class, folder=_BATCHES, remedy=_REMEDY)
-
-
-def _class() -> Any:
-    from torchvision.datasets import CIFAR10  # takes as long to import as torch itself
-
-    return CIFAR10
+    return found_or_downloaded(name, _read, download="CIFAR10", folder=_BATCHES, remedy=_REMEDY)
 
 
 def _read(folder: Path) -> Dataset | None:
@@ -53,13 +46,13 @@ def _read(folder: Path) -> Dataset | None:
 
 def _read_batches(folder: Path) -> Dataset:
     """Read the original batches. They are pickles; torchvision opens them only after verifying all md5 sums."""
+    from torchvision.datasets import CIFAR10  # takes as long to import as torch itself
+
     try:
-        train, test = (_class()(folder, train=train) for train in (True, False))
+        train, test = (CIFAR10(folder, train=train) for train in (True, False))
     except RuntimeError as error:
-        batches = folder / _BATCHES
-        raise ValueError(
-            f"{batches} is incomplete or altered (its md5 sums are not CIFAR-10's): delete it and try again"
-        ) from error
+        reason = f"{folder / _BATCHES} is incomplete or altered (its md5 sums are not CIFAR-10's)"
+        raise ValueError(f"{reason}: delete it and try again") from error
     tensors = []
     for part in (train, test):
         tensors += [torch.from_numpy(part.data).permute(0, 3, 1, 2), torch.tensor(part.targets)]

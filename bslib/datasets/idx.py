@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import zlib
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -29,13 +28,9 @@ _REMEDY = "apt-get install dataset-fashion-mnist, or export BSLIB_DATA=<folder w
 
 def load(name: str) -> Dataset:
     """Load and verify Fashion-MNIST."""
-    return found_or_downloaded(name, _read, download=_class, folder="FashionMNIST", remedy=_REMEDY, also=[_DEBIAN_FASHION_MNIST])
-
-
-def _class() -> Any:
-    from torchvision.datasets import FashionMNIST  # takes as long to import as torch itself
-
-    return FashionMNIST
+    return found_or_downloaded(
+        name, _read, download="FashionMNIST", folder="FashionMNIST", remedy=_REMEDY, also=[_DEBIAN_FASHION_MNIST]
+    )
 
 
 def _read(folder: Path) -> Dataset | None:

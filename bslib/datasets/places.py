@@ -7,8 +7,8 @@ import os
 import socket
 import tempfile
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from bslib.datasets import Dataset
 from bslib.files import cache_folder
@@ -20,7 +20,7 @@ def found_or_downloaded(
     name: str,
     read: Callable[[Path], Dataset | None],
     *,
-    download: Callable[..., Any],
+    download: str,
     folder: str,
     remedy: str,
     also: Sequence[Path] = (),
@@ -31,8 +31,8 @@ def found_or_downloaded(
     ----------
     read : callable
         Reads the data set from a folder; returns None if it is not there.
-    download : callable
-        Returns the torchvision class that downloads the data set into ``folder``.
+    download : str
+        The class of ``torchvision.datasets`` that downloads the data set into ``folder``.
     remedy : str
         Advice for the user if the data set is not found.
     also : sequence of Path
@@ -61,7 +61,7 @@ def found_or_downloaded(
     return found
 
 
-def _download(download: Callable[..., Any], folder: str) -> Path:
+def _download(name: str, folder: str) -> Path:
     """Download the data set with torchvision into the cache; returns the folder that contains it.
 
     The files are downloaded to a temporary folder and then moved, so an interrupted download leaves no partial data set.
@@ -74,7 +74,7 @@ def _download(download: Callable[..., Any], folder: str) -> Path:
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # torchvision sets no timeout and could wait for minutes
     try:
         with tempfile.TemporaryDirectory(prefix=".download-", dir=target) as part:
-            download()(part, download=True)
+            getattr(import_module("torchvision.datasets"), name)(part, download=True)
             if not (target / folder).exists():  # another process may have been faster
                 Path(part, folder).rename(target / folder)
     finally:

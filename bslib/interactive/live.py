@@ -298,9 +298,8 @@ def _onnx() -> Any:
     try:
         import onnx
     except ImportError:
-        raise RuntimeError(
-            "the live lab's networks are ONNX files, and onnx is missing: pip install '.[lab]' in a clone of the book"
-        ) from None
+        missing = "the live lab's networks are ONNX files, and onnx is missing"
+        raise RuntimeError(f"{missing}: pip install '.[lab]' in a clone of the book") from None
     return onnx
 
 
