@@ -111,7 +111,7 @@ class Runs:
 
     def complete(self) -> None:
         codes = self.wait()
-        assert set(codes) == {0}, self.log.read_text()
+        assert set(codes) == {0}, (codes, self.log.read_text())
 
 
 def children(pid: int) -> list[int]:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -22,6 +23,14 @@ def speed(*arguments: object) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1]), "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, str(SCRIPT), "--quick", "--rounds", "1", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
+
+
+def script() -> ModuleType:
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location("speed", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +53,14 @@ def test_a_later_run_keeps_the_parts_of_an_earlier_one(written):
     assert {row["part"] for row in result["rows"]} == set(result["measured"])
 
 
-def test_a_file_of_another_machine_is_refused(written, tmp_path):
+def test_a_file_of_another_machine_is_refused(written, tmp_path, monkeypatch, capsys):
     result = written[2]
     (tmp_path / "other.json").write_text(json.dumps(result | {"machine": {"device": "another"}}))
-    refused = speed("--json", tmp_path / "other.json", "--only", "memory")
-    assert refused.returncode == 2 and "another machine" in refused.stderr
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--quick", "--json", str(tmp_path / "other.json"), "--only", "memory"])
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)  # those of this process stay
+    with pytest.raises(SystemExit) as refused:
+        script().main()
+    assert refused.value.code == 2 and "another machine" in capsys.readouterr().err
 
 
 def test_the_page_reads_what_was_written(written, monkeypatch):
@@ -72,8 +84,5 @@ def test_aims_stand_in_the_table_of_a_machine_with_amx():
 
 
 def test_textbook_counts_are_those_of_hand():
-    spec = importlib.util.spec_from_file_location("speed", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     images = torch.tensor([[0.0, 5.0, 0.0], [0.0, 0.0, 5.0]])
-    assert module.textbook_counts(nn.Identity(), images, 0.1, 7, 3).tolist() == [[0, 7, 0], [0, 0, 7]]
+    assert script().textbook_counts(nn.Identity(), images, 0.1, 7, 3).tolist() == [[0, 7, 0], [0, 0, 7]]

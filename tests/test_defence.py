@@ -288,8 +288,8 @@ def test_figures_and_tables_show_every_attack(part):
     assert part.success_table().count("70.0%") == 3
 
 
-def test_the_published_records_judge_every_claim_and_bear_out_every_finding():
-    numbers = quantities(load(profile="paper", store="published"))
+def test_the_published_records_judge_every_claim_and_bear_out_every_finding(published_numbers):
+    numbers = published_numbers["defence"]
     assert all(judge(claim, numbers) != "not yet run" for claim in claims_of("defence"))
     for finding in findings_of("defence"):
         assert all(test.outcome(numbers[test.quantity]) for test in finding.tests), finding.id

@@ -248,6 +248,13 @@ def test_unknown_choices_are_named(network, images, options, says):
 # The guarantees of the measure hold
 
 
+@pytest.fixture(scope="module")
+def whole(network, images) -> np.ndarray:
+    """The counts of all images by OpenVINO."""
+    pytest.importorskip("openvino")
+    return counts(network, images, sigma=(0.3, 0.6), engine="openvino")
+
+
 @settings(max_examples=6, deadline=None)
 @given(
     order=st.permutations(range(6)),
@@ -255,10 +262,8 @@ def test_unknown_choices_are_named(network, images, options, says):
     batch_size=st.sampled_from([None, 1, 64, 1000]),
     threads=st.sampled_from([1, 2]),
 )
-def test_order_company_and_threads_do_not_matter(network, images, order, keep, batch_size, threads):
-    pytest.importorskip("openvino")
+def test_order_company_and_threads_do_not_matter(network, images, whole, order, keep, batch_size, threads):
     chosen, before = list(order)[:keep], torch.get_num_threads()
-    whole = counts(network, images, sigma=(0.3, 0.6), engine="openvino")
     torch.set_num_threads(threads)
     try:
         part = counts(network, images[chosen], sigma=0.6, batch_size=batch_size, engine="openvino")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from torch import nn
 import bslib.book
 import bslib.detectors.logit_shift
 import bslib.detectors.strip
+import bslib.store
 from bslib import (
     archive,
     chapters,
@@ -37,7 +39,7 @@ from bslib import (
     verify,
 )
 from bslib.patterns import neural_cleanse, universal
-from bslib.store import Store, open_store
+from bslib.store import Store, open_store, published_folder
 from bslib.threat_models import THREAT_MODELS
 
 FUZZ = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -72,9 +74,18 @@ def typed(draw) -> list[str]:
     return line
 
 
+@pytest.fixture(scope="module")
+def few_records(tmp_path_factory) -> Path:
+    """Some of the published records: to read them all takes seconds."""
+    folder = tmp_path_factory.mktemp("published")
+    for kind in ("domain", "images", "toy"):
+        shutil.copytree(published_folder() / kind, folder / kind)
+    return folder
+
+
 @pytest.fixture
-def harmless(monkeypatch, tmp_path):
-    """Nothing is computed, built or waited for; what is written lies in a folder of its own."""
+def harmless(monkeypatch, tmp_path, few_records):
+    """Nothing is computed, built or waited for; what is written lies in a folder of its own; few records are published."""
 
     def stop(*_, **__):
         raise ValueError("nothing is computed here")
@@ -85,6 +96,7 @@ def harmless(monkeypatch, tmp_path):
     monkeypatch.setattr(bslib.book, "build", stop)
     monkeypatch.setattr(ledger, "numbers", stop)
     monkeypatch.setattr(bslib.cluster, "PATIENCE", 0.5)
+    monkeypatch.setattr(bslib.store, "published_folder", lambda: few_records)
     monkeypatch.chdir(tmp_path)
 
 
@@ -155,7 +167,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., object], dict[str, object]]] = {
     "a network's spec": (spec_of, {"kind": "network", **NETWORK, "train_size": 5, "learning_rate": 0.1}),
     "a spec of counts": (spec_of, {"kind": "counts", "points": 3, "sigmas": [0.1], "ns": [5], "seed": 0}),
     "a spec of images": (spec_of, {"kind": "images", "dataset": "digits", "images": 3, "seed": 0}),
-    "sample": (verify.sample, {"store": open_store("published"), "count": 1, "seed": 0, "kind": None}),
+    "sample": (lambda **how: verify.sample(open_store("published"), **how), {"count": 1, "seed": 0, "kind": "toy"}),
     "import_records": (archive.import_records, {"file": Path("no-such-file"), "store": Store(Path("nowhere")), **QUIET}),
 }  # fmt: skip
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -446,7 +448,9 @@ def test_a_plan_that_returns_to_a_network_keeps_its_order(tmp_path, monkeypatch)
     assert specs == RETURNING  # each network trained once, what is named first finished first
 
 
-def test_several_jobs_finish_a_stage_before_the_next(tmp_path):
+def test_several_jobs_finish_a_stage_before_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "_pool", ThreadPoolExecutor)  # no need to wait for processes to start
+    monkeypatch.setattr(runner, "_ONE_AT_A_TIME", contextlib.nullcontext())  # as in two processes
     store = Store(tmp_path)
     run(RETURNING, store, device="cpu", jobs=2, progress=False)
     written = {spec: (store.folder / spec.kind / f"{spec.key}.json").stat().st_mtime_ns for spec in RETURNING}

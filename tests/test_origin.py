@@ -21,7 +21,7 @@ from bslib.chapters.origin.results import Origin, load, quantities
 from bslib.ledger import claims_of, judge
 from bslib.runner import run
 from bslib.specs import CountsSpec, MarginsSpec, NetworkSpec, PredictionsSpec
-from bslib.store import PUBLISHED, Record, Records, Store
+from bslib.store import Record, Records, Store
 
 (PAPER,) = sizes_of("origin", "paper")
 SIZE = dataclasses.replace(
@@ -185,22 +185,17 @@ def test_what_is_missing_says_what_to_run(tmp_path):
         assert "`bslib run origin --profile paper --store book/records`" in said
 
 
-@pytest.fixture(scope="module")
-def published():
-    return load(profile="paper", store=PUBLISHED)
-
-
-def test_claims_are_judged_by_what_is_there_and_not_on_digits(published):
-    found = quantities(published)
+def test_claims_are_judged_by_what_is_there_and_not_on_digits(published_numbers):
+    found = published_numbers["origin"]
     digits = quantities({"digits": origin_of(dataclasses.replace(SIZE, dataset="digits"), profile="smoke")})
     for claim in claims_of("origin"):
         assert judge(claim, found) != "not yet run", claim.id
         assert digits and judge(claim, digits) == "not yet run"
 
 
-def test_the_published_fractions_and_changes_follow_from_the_raw_counts(published):
+def test_the_published_fractions_and_changes_follow_from_the_raw_counts(published_numbers):
     """The files of T1 with trigger 1, read with numpy and SciPy alone."""
-    folder, found = Path(__file__).parents[1] / "book" / "records" / "counts", quantities(published)
+    folder, found = Path(__file__).parents[1] / "book" / "records" / "counts", published_numbers["origin"]
     networks = [n for n in networks_of(PAPER, 0) if (n.attack.threat_model, n.attack.trigger) == ("T1", 1)]
     for place in ("trigger", "rest"):
         wanted, change = [], []

@@ -1,6 +1,7 @@
 """The committed records, read with json, numpy and SciPy alone: what the book says follows from them."""
 
 import json
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,22 @@ DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 FASHION_MNIST = "201c823b"  # the fingerprint of the original files begins so
 
 
+@cache
+def texts(kind: str) -> dict[str, dict]:
+    """The text of each record of a kind, by key."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted((RECORDS / kind).glob("*.json"))}
+
+
+@cache
+def array_files(kind: str) -> dict[str, Path]:
+    """The file with the arrays of each record of a kind, by key."""
+    return {path.name.split(".")[0]: path for path in (RECORDS / kind).glob("*.npz")}
+
+
 def raw(kind, *, threat_model=None, **wanted):
     """Spec and arrays of the Fashion-MNIST records of a kind in the paper's chapters, by seed; of one threat model, if named."""
     found = {}
-    for path in sorted((RECORDS / kind).glob("*.json")):
-        record = json.loads(path.read_text())
+    for key, record in texts(kind).items():
         spec = record["spec"]
         network = spec if kind == "network" else spec["network"]  # a network's "network" is its name
         if network["dataset"] == "cifar10" or network["seed"] >= FIRST_SEED:
@@ -32,8 +44,8 @@ def raw(kind, *, threat_model=None, **wanted):
         if threat_model and spec["network"].get("attack", {}).get("threat_model") != threat_model:
             continue
         if all(spec.get(name) == value for name, value in wanted.items()):
-            arrays = dict(np.load(*path.parent.glob(f"{path.stem}.*npz"))) if record["arrays"] else {}
-            found[spec["network"]["seed"] if kind in ("counts", "predictions") else spec["seed"]] = record, arrays
+            content = dict(np.load(array_files(kind)[key])) if record["arrays"] else {}
+            found[spec["network"]["seed"] if kind in ("counts", "predictions") else spec["seed"]] = record, content
     return found
 
 
@@ -123,6 +135,7 @@ def test_the_surface_numbers_follow_from_the_raw_counts(published_numbers):
     assert numbers["success_active.fashion-mnist"].value == pytest.approx(np.mean(rates))
 
 
+@cache
 def raw_pairs(sigma):
     """Trigger, class, success, mean W and mean W without the trigger of all 100 pairs, from the raw numbers."""
     pairs = []
@@ -147,8 +160,8 @@ def raw_pairs(sigma):
 def of_networks_with(trigger):
     """The clean counts of the networks of the correlation, which differ only in what the network was trained on."""
     found = {}
-    for path in sorted((RECORDS / "counts").glob("*.json")):
-        spec = json.loads(path.read_text())["spec"]
+    for key, record in texts("counts").items():
+        spec = record["spec"]
         attack = spec["network"].get("attack", {})
         if (
             spec["network"]["seed"] < FIRST_SEED
@@ -156,7 +169,7 @@ def of_networks_with(trigger):
             and attack["trigger"] == trigger
             and spec.get("trigger") is None
         ):
-            found[spec["network"]["seed"]] = dict(np.load(*path.parent.glob(f"{path.stem}.*npz")))
+            found[spec["network"]["seed"]] = dict(np.load(array_files("counts")[key]))
     return found
 
 
@@ -192,12 +205,12 @@ def test_the_partial_correlation_follows_from_the_raw_numbers():
 def raw_detector(dataset):
     """Network, what its batch carries ("own", "unseen" or "nothing") and Levene's signed score, from the raw counts."""
     of_network = {}
-    for path in sorted((RECORDS / "counts").glob("*.json")):
-        spec = json.loads(path.read_text())["spec"]
+    for key, record in texts("counts").items():
+        spec = record["spec"]
         if spec["network"]["seed"] >= FIRST_SEED:
             continue
         if spec.get("held_out") and spec["sigmas"] == [0.1] and "pattern" not in spec and spec["network"]["dataset"] == dataset:
-            (counts,) = np.load(*path.parent.glob(f"{path.stem}.*npz"))["counts"][:, 0]
+            (counts,) = np.load(array_files("counts")[key])["counts"][:, 0]
             of_network.setdefault(json.dumps(spec["network"]), {})[spec.get("trigger"), spec["seed"] % 10] = counts
     rows = []
     for name, batches in of_network.items():

@@ -65,7 +65,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]
 
 
 def wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    waited = time.monotonic() + 60
+    waited = time.monotonic() + 240
     while time.monotonic() < waited:
         assert process.poll() is None, log.read_text()
         try:
@@ -82,7 +82,7 @@ def page(browser: Browser, server: tuple[str, str]) -> Iterator[Page]:
     """The notebook, open and executed."""
     address, token = server
     context = browser.new_context(viewport={"width": 1200, "height": 1600})
-    context.set_default_timeout(60_000)
+    context.set_default_timeout(240_000)  # the kernel imports torch, beside other tests
     page = context.new_page()
     asked: list[str] = []
     page.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else asked.append(r.url))

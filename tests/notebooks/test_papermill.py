@@ -1,4 +1,4 @@
-"""Real papermill runs of the notebooks, by themselves, as a reader would start them."""
+"""Real papermill runs of the notebooks, as a reader would start them; the smoke book executes each one by itself."""
 
 import json
 import os
@@ -6,42 +6,76 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook
 from test_golden import GOLDEN, tables
 
 ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
+pytestmark = pytest.mark.timeout(1800)  # the first test waits for all notebooks
+#: Three pages show the numbers of the whole ledger.
+ONCE = "import functools\nfrom bslib import ledger\nledger.numbers = functools.cache(ledger.numbers)"
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb")))
-def test_a_notebook_runs_by_itself_from_its_own_folder(name, tmp_path):
-    """With its defaults: the paper's profile on the committed records, which computes nothing."""
-    out = tmp_path / "out.ipynb"
-    subprocess.run(
-        [sys.executable, "-m", "papermill", "--no-progress-bar", ROOT / "notebooks" / name, out, "-p", "profile", "paper"],
-        cwd=ROOT / "notebooks",
-        env=os.environ | {"BSLIB_CACHE": str(tmp_path / "cache")},
-        check=True,
+def papermill(notebook: Path, out: Path, cwd: Path, *options: str, **parameters: str) -> dict:
+    """The notebook as papermill's command leaves it; nothing lies in the user's cache before."""
+    given = [word for name, value in parameters.items() for word in ("-p", name, value)]
+    done = subprocess.run(
+        [sys.executable, "-m", "papermill", "--no-progress-bar", *options, notebook, out, *given],
+        cwd=cwd,
+        env=os.environ | {"BSLIB_CACHE": str(out.parent / "cache")},
         capture_output=True,
+        text=True,
     )
-    executed = json.loads(out.read_text())
-    outputs = [o for cell in executed["cells"] for o in cell.get("outputs", [])]
+    assert done.returncode == 0, done.stderr
+    return json.loads(out.read_text())
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory) -> dict[str, dict]:
+    """Every notebook with its defaults: the paper's profile on the committed records, which computes nothing.
+
+    One kernel executes the code of one after the other, for most of the time of a notebook is its kernel's start; between two of
+    them every name is cleared.
+    """
+    folder = tmp_path_factory.mktemp("joined")
+    cells = [new_code_cell(ONCE)]
+    for name in NOTEBOOKS:
+        sources = [c.source for c in nbformat.read(ROOT / "notebooks" / name, as_version=4).cells if c.cell_type == "code"]
+        cells += [new_code_cell(source, metadata={"of": name}) for source in [*sources, "%reset -f"]]
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(new_notebook(cells=cells, metadata=metadata), folder / "joined.ipynb")
+    once = "--no-request-save-on-cell-execute"  # megabytes after each of hundreds of cells
+    found = papermill(folder / "joined.ipynb", folder / "out.ipynb", ROOT / "notebooks", once)["cells"]
+    assert not (folder / "cache").exists(), "the published book computes no record"
+    return {name: {"cells": [cell for cell in found if cell["metadata"].get("of") == name]} for name in NOTEBOOKS}
+
+
+def outputs_of(executed: dict) -> list[dict]:
+    return [output for cell in executed["cells"] for output in cell.get("outputs", [])]
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_shows_what_it_should(name, executed):
+    outputs = outputs_of(executed[name])
     pictures = [o for o in outputs if "image/svg+xml" in o.get("data", {})]
     words = "".join("".join(o.get("data", {}).get("text/markdown", "")) for o in outputs)
     html = "".join("".join(o.get("data", {}).get("text/html", "")) for o in outputs)
     assert pictures or "Not yet run" in words or (name in ("ledger.ipynb", "conclusion.ipynb") and "claims by verdict" in html)
     assert all(o["output_type"] != "error" for o in outputs)
+    assert tables(executed[name]) == json.loads(GOLDEN.read_text())["tables"].get(name, {})
+
+
+def test_a_notebook_runs_by_itself_from_its_own_folder(executed, tmp_path):
+    name = "01_parameters.ipynb"
+    alone = papermill(ROOT / "notebooks" / name, tmp_path / "out.ipynb", ROOT / "notebooks", profile="paper")
+    assert tables(alone) == tables(executed[name]) != {} and len(outputs_of(alone)) > 10
     assert not list((tmp_path / "cache").glob("*")), "the published book computes no record"
-    assert tables(executed) == json.loads(GOLDEN.read_text())["tables"].get(name, {})
 
 
 def test_a_notebook_computes_what_its_store_lacks(tmp_path):
     """The README's command, on the notebook that takes least."""
-    command = [sys.executable, "-m", "papermill", "--no-progress-bar", ROOT / "notebooks/00_wobbliness.ipynb", "out.ipynb"]
-    subprocess.run(
-        [*command, "-p", "profile", "smoke", "-p", "store", "my-records"],
-        cwd=tmp_path,
-        env=os.environ | {"BSLIB_CACHE": str(tmp_path / "cache")},
-        check=True,
-        capture_output=True,
-    )
+    notebook = ROOT / "notebooks/00_wobbliness.ipynb"
+    papermill(notebook, tmp_path / "out.ipynb", tmp_path, profile="smoke", store="my-records")
     assert sorted(path.parent.name for path in (tmp_path / "my-records").glob("*/*.json")) == ["images", "toy"]
