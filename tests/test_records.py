@@ -137,14 +137,15 @@ def test_the_surface_numbers_follow_from_the_raw_counts(published_numbers):
 
 @cache
 def raw_pairs(sigma):
-    """Trigger, class, success, mean W and mean W without the trigger of all 100 pairs, from the raw numbers."""
+    """Trigger, class, success, mean W and mean W without the trigger of all pairs at a noise level, from the raw numbers."""
     pairs = []
     for trigger in (3, 5):
         predictions = raw("predictions", trigger=trigger, threat_model="T2")
         triggered = raw("counts", trigger=trigger, threat_model="T2", by_class=True, sigmas=[sigma])
         clean = of_networks_with(trigger)
-        assert set(predictions) == set(triggered) == set(clean) == set(range(5))
-        for seed in range(5):
+        assert set(predictions) == set(clean) > set(range(5)), "further networks are measured at 0.1 alone"
+        assert set(triggered) == (set(clean) if sigma == 0.1 else set(range(5)))
+        for seed in triggered:
             labels, predicted = predictions[seed][1]["labels"], predictions[seed][1]["predicted"]
             for c in range(10):
                 w, without = (
@@ -187,7 +188,7 @@ def test_the_correlations_follow_from_the_raw_numbers():
             assert found[f"{name} p"] == pytest.approx(expected.pvalue)
             if sigma == 0.1:
                 assert numbers[f"{name}.fashion-mnist"].value == pytest.approx(expected.statistic)
-        for number in (3, 5):
+        for number in (3, 5) if sigma == 0.1 else ():
             share = (success[trigger == number] < 0.1).mean()
             assert numbers[f"left_out.fashion-mnist.{number}"].value == pytest.approx(share)
 
