@@ -61,7 +61,7 @@ def drawn_from(table: Callable[[Any], pd.DataFrame]) -> Callable[[Callable[[Any,
 
 
 def images(record: Record | str, columns: int = 6) -> Figure | Markdown:
-    """Test images with their classes, from a record of an :class:`~bslib.specs.ImagesSpec`; or what to say instead."""
+    """Test images with their classes, from a record of an :class:`~bslib.specs.others.ImagesSpec`; or what to say instead."""
     if isinstance(record, str):
         return words(record)
     pictures, labels = record.arrays["images"], record.arrays["labels"]

@@ -30,7 +30,7 @@ _KINDS: dict[str, type[Spec]] = {
 
 
 def spec_from(data: dict[str, Any]) -> Spec:
-    """Build a spec from the dictionary that :meth:`Spec.as_dict` returned.
+    """Build a spec from the dictionary that :meth:`~bslib.specs.networks.Spec.as_dict` returned.
 
     Raises
     ------

@@ -71,7 +71,10 @@ class Spec:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the kind and the fields that are not None, with nested specs as dictionaries; inverse of :func:`spec_from`."""
+        """Return the kind and the fields that are not None, with nested specs as dictionaries.
+
+        :func:`~bslib.specs.spec_from` is the inverse.
+        """
         plain = {name: v.as_dict() if isinstance(v, Spec) else v for name, v in self.fields.items() if v is not None}
         return {"kind": self.kind, **plain}
 

@@ -54,7 +54,7 @@ def area(
     sigma, center
         As for :meth:`~bslib.chapters.patterns.batches.Batches.tests`.
     effective : bool
-        As for :func:`scored`.
+        As for :func:`~bslib.chapters.patterns.detector.scored`.
     own : int, optional
         Leave out all own triggers but this one.
     triggers : sequence of int, optional
