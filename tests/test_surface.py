@@ -136,6 +136,7 @@ def test_the_inactive_trigger_has_a_row_for_each_network(by_hand):
         change = f"{bits[2] / bits[0] - 1:+.0%}".replace("-", "\N{MINUS SIGN}")
         assert row.startswith(f"| {target} | ") and row.endswith(f"% | {clean:.3f} | {inactive:.3f} | {change} |")
     assert [row.split(" | ")[1] for row in rows] == ["42.9%"] * 3, "3 of the 7 images that have another class"
+    assert surface(networks=0).inactive_by_network() == "(Not yet run.)"
 
 
 def test_the_rank_test_is_wilcoxons_and_paired_over_the_images_of_all_networks():

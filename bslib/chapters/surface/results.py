@@ -109,7 +109,8 @@ class Surface(Results[Size]):
     def inactive_by_network(self) -> str:
         """What the inactive trigger does to each network at the noise level nearest to 0.1, as a Markdown table."""
         s, rows = usual_level(self.size.sigmas), []
-        for run, w in zip(self.runs, self.w()[..., s, :].mean(-1), strict=True):
+        means = self.w()[..., s, :].mean(-1) if self.runs else ()
+        for run, w in zip(self.runs, means, strict=True):
             success, change = attack_success(self._predictions(run, self.size.inactive)), divided(w[2] - w[0], w[0])
             rows.append(
                 (
