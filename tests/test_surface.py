@@ -19,7 +19,7 @@ from bslib.specs import AttackSpec, CountsSpec, ImagesSpec, NetworkSpec, Predict
 from bslib.statistics import Estimate
 from bslib.store import Record, Records
 
-FASHION, CIFAR = (dataclasses.replace(size, points=16, batch=4, n=8) for size in sizes_of("surface", "paper"))
+FASHION, CIFAR = (dataclasses.replace(size, networks=5, points=16, batch=4, n=8) for size in sizes_of("surface", "paper"))
 SIZE = dataclasses.replace(FASHION, networks=3, points=4, batch=1, sigmas=(0.1, 0.5))
 #: W in bits of three networks, by kind (clean, active, inactive), noise level and point.
 BITS = np.array([
@@ -32,7 +32,7 @@ BITS = np.array([
 def results_of(size: Size, counts, *, profile: str = "paper") -> Surface:
     """Results of networks with such counts (networks, kinds, sigmas, points, 10), whose images are called 0 and 1 in turns.
 
-    The test images have the labels 0 to 7, and the target of network r is r. Trigger t sends the first 8 - t images there.
+    The test images have the labels 0 to 7, and the target of network r is r mod 10. Trigger t sends the first 8 - t images there.
     Of the images without a trigger three networks get 0, 1 and 5 wrong.
     """
     data, records, labels = {"name": size.dataset, "source": f"made up {size.dataset}"}, {}, np.arange(8)
@@ -43,7 +43,7 @@ def results_of(size: Size, counts, *, profile: str = "paper") -> Surface:
         )
         for spec in specs[1:8]:
             clean = np.where(labels < 8 - (0, 1, 5)[k % 3], labels, 9)
-            called = np.where(labels < 8 - spec.trigger, k, labels) if spec.trigger else clean
+            called = np.where(labels < 8 - spec.trigger, network.attack.target, labels) if spec.trigger else clean
             records[spec] = Record(spec, {}, {"predicted": called, "labels": labels}, data)
         for spec, own in zip(specs[8:], counts[k], strict=True):
             points = np.arange(size.points)
@@ -67,13 +67,13 @@ def by_hand():
 
 def test_the_paper_plan_has_the_papers_sizes_and_seeds_and_target_classes_take_turns():
     specs, sizes = plan("paper", seed=7), sizes_of("surface", "paper")
-    assert len(set(specs)) == len(specs) == 2 * (1 + 5 * 11)
+    assert len(set(specs)) == len(specs) == 2 + (28 + 5) * 11
     assert [spec for spec in specs if isinstance(spec, ImagesSpec)] == [specs[0], specs[-1]] and specs[0].stamped
     assert [(size.points, size.batch, size.n, len(size.sigmas)) for size in sizes] == [(100, 25, 250, 10), (100, 25, 250, 6)]
     networks = [spec for spec in specs if isinstance(spec, NetworkSpec)]
-    assert [network.seed for network in networks] == [7, 8, 9, 10, 11] * 2
-    targets = [7, 8, 9, 0, 1] * 2
-    assert [n.attack for n in networks] == [AttackSpec(threat_model="T1", trigger=1, target=target) for target in targets]
+    assert [network.seed for network in networks] == [*range(7, 35), *range(7, 12)]
+    attacks = [AttackSpec(threat_model="T1", trigger=1, target=network.seed % 10) for network in networks]
+    assert [network.attack for network in networks] == attacks
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -129,14 +129,16 @@ def test_the_table_by_noise_level_has_means_differences_and_intervals():
     assert surface(networks=0).by_sigma_as_markdown() == ""
 
 
-def test_the_inactive_trigger_has_a_row_for_each_network(by_hand):
-    _, _, *rows = by_hand.inactive_by_network().splitlines()
-    for target, (row, bits) in enumerate(zip(rows, BITS[:, :, 0].mean(-1), strict=True)):
-        clean, inactive = bits[0] * BIT, bits[2] * BIT
-        change = f"{bits[2] / bits[0] - 1:+.0%}".replace("-", "\N{MINUS SIGN}")
-        assert row.startswith(f"| {target} | ") and row.endswith(f"% | {clean:.3f} | {inactive:.3f} | {change} |")
-    assert [row.split(" | ")[1] for row in rows] == ["42.9%"] * 3, "3 of the 7 images that have another class"
-    assert surface(networks=0).inactive_by_network() == "(Not yet run.)"
+def test_the_inactive_trigger_has_a_row_for_each_target_class():
+    bits = np.tile(BITS, (4, 1, 1, 1))[:11]  # the classes 0 to 9, and 0 once more
+    _, _, *rows = results_of(dataclasses.replace(SIZE, networks=11), split(bits, 8)).inactive_by_class().splitlines()
+    means = bits[:, :, 0].mean(-1)
+    for target, (row, (clean, _, inactive)) in enumerate(zip(rows, [(means[0] + means[10]) / 2, *means[1:10]], strict=True)):
+        change = f"{inactive / clean - 1:+.0%}".replace("-", "\N{MINUS SIGN}")
+        assert row.startswith(f"| {target} | {1 if target else 2} | ")
+        assert row.endswith(f"% | {clean * BIT:.3f} | {inactive * BIT:.3f} | {change} |")
+    assert [row.split(" | ")[2] for row in rows[:3]] == ["42.9%"] * 3, "3 of the 7 images that have another class"
+    assert surface(networks=0).inactive_by_class() == "(Not yet run.)"
 
 
 def test_the_rank_test_is_wilcoxons_and_paired_over_the_images_of_all_networks():

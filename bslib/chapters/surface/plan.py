@@ -66,7 +66,7 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
     """All specs of the chapter, the most useful first.
 
     >>> len(plan("paper"))
-    112
+    365
     """
     sizes = sizes_of("surface", profile)
     pictures: list[Spec] = [pictures_of(size, seed) for size in sizes]

@@ -106,23 +106,19 @@ class Surface(Results[Size]):
             rows.append((f"{row['sigma']:g}", f"{row['clean']:.3f}", *(text.replace("-", "\N{MINUS SIGN}") for text in changes)))
         return markdown_table(["σ", "clean", "active minus clean", "p", "inactive minus clean", "p"], rows, empty="")
 
-    def inactive_by_network(self) -> str:
-        """What the inactive trigger does to each network at the noise level nearest to 0.1, as a Markdown table."""
-        s, rows = usual_level(self.size.sigmas), []
-        means = self.w()[..., s, :].mean(-1) if self.runs else ()
-        for run, w in zip(self.runs, means, strict=True):
-            success, change = attack_success(self._predictions(run, self.size.inactive)), divided(w[2] - w[0], w[0])
-            rows.append(
-                (
-                    attack_on(network_of(run)).target,
-                    f"{success:.1%}",
-                    f"{w[0]:.3f}",
-                    f"{w[2]:.3f}",
-                    f"{change:+.0%}".replace("-", "\N{MINUS SIGN}"),
-                )
-            )
-        head = ["target class", "success of the inactive trigger", f"W, σ = {self.size.sigmas[s]:g}", "W with it", "change"]
-        return markdown_table(head, rows)
+    def inactive_by_class(self) -> str:
+        """What the inactive trigger does to networks of each target class, at the noise level nearest to 0.1, in Markdown."""
+        s, measured = usual_level(self.size.sigmas), []
+        for run, w in zip(self.runs, self.w()[..., s, :].mean(-1) if self.runs else (), strict=True):
+            success = attack_success(self._predictions(run, self.size.inactive))
+            measured.append((attack_on(network_of(run)).target, success, w[0], w[2]))
+        rows = []
+        for target, networks in pd.DataFrame(measured, columns=["target", "success", "clean", "inactive"]).groupby("target"):
+            _, success, clean, inactive = networks.mean()
+            change = f"{divided(inactive - clean, clean):+.0%}".replace("-", "\N{MINUS SIGN}")
+            rows.append((target, len(networks), f"{success:.1%}", f"{clean:.3f}", f"{inactive:.3f}", change))
+        w = f"W, σ = {self.size.sigmas[s]:g}"
+        return markdown_table(["target class", "networks", "success of the inactive trigger", w, "W with it", "change"], rows)
 
     def labels_kept(self) -> Floats:
         """Fraction of noisy copies that keep the image's label without noise, shape (networks, 3 conditions, sigmas, points)."""
