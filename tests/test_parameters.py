@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 from bslib.chapters import CHAPTERS, plan_of
+from bslib.chapters.parameters.explorer import content
 from bslib.chapters.parameters.figures import estimator_bias, w_against_n, w_against_sigma
 from bslib.chapters.parameters.plan import Size, networks_of, plan, specs_of
 from bslib.chapters.parameters.results import ParameterResults, load, quantities
@@ -77,7 +78,8 @@ def test_a_network_comes_before_both_sweeps_on_one_batch_of_its_own_and_no_spec_
     assert (specs[-3].epochs, specs[-3].train_size, specs[-3].learning_rate, specs[-3].augment) == trained
     if profile == "paper":
         assert [len(spec.sigmas) for spec in (specs[2], specs[-1])] == [10, 7] and specs[1].sigmas == (0.1, 0.25)
-        assert specs[1].ns == (10, 25, 50, 100, 250, 500, 1000) and specs[2].ns == (250,) and specs[2].points == 250
+        assert specs[1].ns == (10, 25, 50, 100, 250, 500, 1000) and specs[2].ns == (250,)
+        assert (specs[2].points, specs[-1].points) == (2500, 250)
     for network, over_n, over_sigma in zip(specs[::3], specs[1::3], specs[2::3], strict=True):
         assert network.attack is None and over_n.network == over_sigma.network == network
         assert over_n.seed == over_sigma.seed == network.seed >= 3 and over_n.points == over_sigma.points
@@ -134,6 +136,16 @@ def test_the_tables_of_the_box_plots_have_these_numbers(by_hand):
     means = w_against_sigma.table(by_hand).query("quantity == 'mean'")
     assert means["sigma"].tolist() == list(SIZE.sigmas) and set(means["n"]) == {16}
     assert means["value"].to_numpy() == pytest.approx(np.array([1, 9, 17, 23, 24, 34]) / 12 * BIT)
+
+
+def test_only_a_batch_of_each_network_is_drawn_and_sent_and_the_line_below_says_so():
+    few = in_bits(dataclasses.replace(SIZE, batch=2), OVER_N, OVER_SIGMA)
+    for figure, bits in ((w_against_n, np.array(OVER_N)), (w_against_sigma, np.array(OVER_SIGMA))):
+        means = figure.table(few).query("quantity == 'mean'")["value"].to_numpy()
+        assert means == pytest.approx(bits[..., :2].mean((0, -1)).ravel() * BIT)
+    (part,), batches = content([few])
+    assert part["source"].endswith("; the first 2 images are shown") and {len(counts) for _, counts in batches} == {2}
+    assert few.source_of_batch == part["source"] and "shown" not in in_bits(SIZE, OVER_N, OVER_SIGMA).source_of_batch
 
 
 def test_the_error_of_each_estimator_is_taken_against_grassbergers_last_for_points_with_and_without_a_rare_class():

@@ -13,7 +13,8 @@ __all__ = ["FIGURES", "estimator_bias", "w_against_n", "w_against_sigma"]
 
 
 def _over_n(results: ParameterResults) -> pd.DataFrame:
-    w, size = results.over_n(), results.size
+    size = results.size
+    w = results.over_n()[..., : size.batch]
     settings = [({"sigma": sigma, "n": n}, w[:, s, k]) for s, sigma in enumerate(size.n_sigmas) for k, n in enumerate(size.ns)]
     return box_table(settings)
 
@@ -22,20 +23,21 @@ def _over_n(results: ParameterResults) -> pd.DataFrame:
 def w_against_n(results: ParameterResults, table: pd.DataFrame) -> Figure:
     """Fig. 2, left: box plots of W against the number of noisy copies, one panel for each noise level of the sweep.
 
-    A box pools the points of all networks; the line is the median, the diamond the mean, the small marks are the means of single
-    networks.
+    A box pools the first images of all networks, as many of each as a batch of the paper has. The line is the median, the diamond
+    the mean; the small marks are the means of single networks.
     """
     figure, axes = panels(len(results.size.n_sigmas))
     for axis, (sigma, own) in zip(axes, table.groupby("sigma", sort=False), strict=True):
         boxes(axis, own, "n", places=np.arange(len(results.size.ns)))
         axis.set_xticks(range(len(results.size.ns)), [f"{n:,}" for n in results.size.ns])
         axis.set(xlabel="noisy copies n", title=rf"$\sigma$ = {sigma:g}")
-    return finish(figure, axes, results.source)
+    return finish(figure, axes, results.source_of_batch)
 
 
 def _over_sigma(results: ParameterResults) -> pd.DataFrame:
-    w = results.over_sigma()
-    return box_table(({"n": results.size.n, "sigma": sigma}, w[:, s]) for s, sigma in enumerate(results.size.sigmas))
+    size = results.size
+    w = results.over_sigma()[..., : size.batch]
+    return box_table(({"n": size.n, "sigma": sigma}, w[:, s]) for s, sigma in enumerate(size.sigmas))
 
 
 @drawn_from(_over_sigma)
@@ -46,7 +48,7 @@ def w_against_sigma(results: ParameterResults, table: pd.DataFrame) -> Figure:
     boxes(axes[0], table, "sigma", places=np.arange(len(sigmas)))
     axes[0].set_xticks(range(len(sigmas)), [f"{sigma:g}" for sigma in sigmas])
     axes[0].set(xlabel=r"noise level $\sigma$", title=f"n = {results.size.n}")
-    return finish(figure, axes, results.source)
+    return finish(figure, axes, results.source_of_batch)
 
 
 def _bias(results: ParameterResults) -> pd.DataFrame:

@@ -18,7 +18,9 @@ class Size(TrainedSize):
     Parameters
     ----------
     points : int
-        Test images in the batch.
+        Test images that W is measured around.
+    batch : int
+        So many of them, the first, are in a box plot and in the explorer; the paper's number.
     ns, n_sigmas
         The sweep over n: the numbers of noisy copies, and the noise levels at which it is made.
     sigmas, n
@@ -26,6 +28,7 @@ class Size(TrainedSize):
     """
 
     points: int
+    batch: int = 250
     ns: tuple[int, ...] = NS
     n_sigmas: tuple[float, ...] = (0.1, 0.25)
     sigmas: tuple[float, ...] = SIGMAS

@@ -67,8 +67,15 @@ class ParameterResults(Results[Size]):
 
     @property
     def details(self) -> str:
-        """The size of the batch."""
-        return f", {self.size.points} test images each"
+        """The number of images."""
+        return f", {self.size.points:,} test images each"
+
+    @property
+    def source_of_batch(self) -> str:
+        """The source line where only a batch of each network is shown."""
+        return (
+            self.source if self.size.points <= self.size.batch else f"{self.source}; the first {self.size.batch} images are shown"
+        )
 
     def bias(self) -> dict[str, tuple[Floats, Floats]]:
         """The mean error of each estimator at every n, for points without and with rare classes.
