@@ -140,10 +140,15 @@ def boxes(
     )
 
 
+def trigger_style(trigger: int) -> tuple[str, str]:
+    """The colour and the marker of a trigger."""
+    return TRIGGER_STYLES[(trigger - 1) % len(TRIGGER_STYLES)]
+
+
 def scatter_pairs(axis: Axes, pairs: pd.DataFrame, x: str, y: str, hollow: pd.Series[bool] | None = None) -> None:
     """Scatter plot of two columns, with a colour and a marker for each trigger, and Pearson's r within it."""
     for trigger in sorted(set(pairs["trigger"])):
-        own, (colour, marker) = pairs[pairs["trigger"] == trigger], TRIGGER_STYLES[(int(trigger) - 1) % len(TRIGGER_STYLES)]
+        own, (colour, marker) = pairs[pairs["trigger"] == trigger], trigger_style(trigger)
         empty = np.zeros(len(own), dtype=bool) if hollow is None else hollow[own.index].to_numpy()
         r = own[x][~empty].corr(own[y][~empty]) if (~empty).sum() > 2 else np.nan
         label = f"trigger {trigger}" + (f": r = {r:.2f} within it" if np.isfinite(r) else "").replace("-", "\N{MINUS SIGN}")

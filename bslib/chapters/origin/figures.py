@@ -18,7 +18,6 @@ from bslib.plotting import (
     GREY,
     MEAN,
     MEDIAN,
-    TRIGGER_STYLES,
     YELLOW,
     drawn_from,
     finish,
@@ -26,6 +25,7 @@ from bslib.plotting import (
     points_with_intervals,
     short_labels,
     signed,
+    trigger_style,
 )
 
 __all__ = ["FIGURES", "change_beside", "margin_and_w", "noise_by_place", "path_of_squares", "phase_diagram"]
@@ -77,7 +77,7 @@ def change_beside(origin: Origin, table: pd.DataFrame) -> Figure:
         own = table[table["attack"].str.startswith(f"{model}-")]
         for k, (attack, of) in enumerate(own.groupby("attack", sort=False)):
             trigger = int(str(attack).split("-")[1])
-            colour, marker = TRIGGER_STYLES[(trigger - 1) % len(TRIGGER_STYLES)]
+            colour, marker = trigger_style(trigger)
             places = np.arange(len(sigmas)) + 0.12 * (k - 1)
             beside, everywhere = (of[of["noise on"] == place]["change"] for place in ("rest", "all"))
             points_with_intervals(axis, places, beside, colour, f"{marker}-", f"trigger {trigger}")
@@ -98,7 +98,7 @@ def margin_and_w(origin: Origin, table: pd.DataFrame) -> Figure:
         at = table[table["sigma"] == sigma]
         for attack, own in at.groupby("attack", sort=False):
             model, trigger = str(attack).split("-")
-            marker = TRIGGER_STYLES[(int(trigger) - 1) % len(TRIGGER_STYLES)][1]
+            marker = trigger_style(int(trigger))[1]
             style = {"color": THREAT_COLOURS[model], "marker": marker, "label": f"{model}, trigger {trigger}"}
             axis.scatter(own["margin"], own["W"], s=26, alpha=0.85, **style)
         found = pearson(*(rankdata(at[column]) for column in ("margin", "W")))

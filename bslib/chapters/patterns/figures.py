@@ -27,6 +27,7 @@ from bslib.plotting import (
     points_with_intervals,
     short_labels,
     signed,
+    trigger_style,
     words,
 )
 
@@ -199,16 +200,15 @@ def found_by_success(patterns: Patterns, table: pd.DataFrame) -> Figure:
     shown = [sigma for sigma in (0.1, 0.25) if sigma in set(table["sigma"])] or sorted(set(table["sigma"]))[:1]
     figure, axes = panels(len(shown))
     for axis, sigma in zip(axes, shown, strict=True):
-        own = table[table["sigma"] == sigma]
+        own = table[table["sigma"] == sigma].sort_values("trigger")
         axis.axhline(0.5, color=GREY, linestyle=":", linewidth=1)
         axis.axvspan(EFFECTIVE, 1.03, color=GREY, alpha=0.12, linewidth=0)
-        points_with_intervals(axis, np.array([e.value for e in own["success"]]), own["auc"], BLUE, "o", "area (AUC)")
         for _, row in own.iterrows():
-            axis.annotate(
-                f"{row['trigger']}", (row["success"].value, row["auc"].value), xytext=(5, 5), textcoords="offset points"
-            )
+            style = trigger_style(row["trigger"])
+            points_with_intervals(axis, [row["success"].value], [row["auc"]], *style, f"trigger {row['trigger']}")
         axis.set(xlabel="success of the trigger", title=rf"$\sigma$ = {sigma:g}", xlim=(-0.03, 1.03), ylim=(-0.03, 1.05))
-    return finish(figure, axes, f"{patterns.source}; grey: triggers that work", y="area under the ROC curve")
+    axes[0].legend(frameon=False, fontsize=8, loc="upper center")
+    return finish(figure, axes, f"{patterns.source}; grey: triggers that work", y="area under the ROC curve (AUC)")
 
 
 #: The figures that have a table.
