@@ -23,6 +23,8 @@ from bslib.statistics import Estimate, Estimates
 __all__ = ["card", "format_estimate", "label", "ledger_page", "moved_rules", "open_claims", "score", "score_bar", "verdicts"]
 
 ICONS = dict(zip(VERDICTS, "✓½✗?–…", strict=True))
+#: What verdicts are called on questions of our own: there is nothing to reproduce.
+OF_OURS = {"reproduced": "confirmed", "not reproduced": "not confirmed"}
 OUTCOMES = {True: "holds", False: "fails", None: "open"}
 #: Words for parts of the names of quantities that are not words themselves.
 WORDS = {
@@ -121,7 +123,8 @@ def card(entry: Entry) -> str:
     notes = "".join(f'<p class="why">{escape(text)}</p>' for text in (_why(entry), claim.note) if text)
     moved = f"<p><b>The rule moved:</b> {escape(claim.moved)}.</p>" if claim.moved else ""
     icon = f'<span aria-hidden="true">{ICONS[entry.verdict]}</span>'
-    badge = f'<span class="verdict" data-is="{entry.verdict}">{icon} {entry.verdict}</span>'
+    called = OF_OURS.get(entry.verdict, entry.verdict) if claim.ours else entry.verdict
+    badge = f'<span class="verdict" data-is="{entry.verdict}">{icon} {called}</span>'
     link = f'<a class="permalink" href="ledger.html#{claim.id}" aria-label="Link to the claim {claim.id}">#</a>'
     return (
         f'<article class="claim" id="{claim.id}" aria-label="{claim.id}" data-verdict="{entry.verdict}" '

@@ -232,7 +232,7 @@ def networks_needed(claim: Claim, quantities: Mapping[str, Estimate]) -> int | N
     """
     undecided = [test for test in claim.tests if test.outcome(quantities[test.quantity]) is None]
     wanted = {given: [_needed(t, quantities[t.quantity]) for t in undecided if t.given == given] for given in (True, False)}
-    if len(wanted[False]) < sum(not test.given for test in claim.tests):
+    if len(wanted[False]) < sum(not test.given and not test.refutes for test in claim.tests):
         wanted[False] = []  # another test is decided already
     needed = max([*wanted[True], *sorted(wanted[False])[:1]], default=0)
     return needed if needed <= MOST_NETWORKS else None

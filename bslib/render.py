@@ -76,13 +76,15 @@ def in_short(numbers: Mapping[str, Estimates], *, evidence: str = "") -> str:
 
 def evidence_in_words(*, profile: str, seed: int = 0, store: str | Path | Store | None = None) -> str:
     """The numbers of networks and points that are measured; the parameters are those of :func:`bslib.ledger.numbers`."""
-    networks, points = Counter[str](), Counter[str]()
+    networks, treated, points = Counter[str](), Counter[str](), Counter[str]()
     for record in _records(profile, seed, store)[0].values():
         if isinstance(record.spec, NetworkSpec):
-            networks[record.data["source"]] += 1
+            (networks if record.spec.treatment is None else treated)[record.data["source"]] += 1
         elif isinstance(record.spec, CountsSpec):
             points[record.data["source"]] += record.arrays["counts"].shape[2]
-    return "; ".join(f"{name}: {count} networks, W at {points[name]:,} points" for name, count in networks.items()) + "."
+    copies = {name: f" and {count} treated copies of some" * (count > 0) for name, count in treated.items()}
+    said = (f"{name}: {n} networks{copies.get(name, '')}, W at {points[name]:,} points" for name, n in networks.items())
+    return f"{'; '.join(said)}. A point is an image, with or without a trigger, on one network."
 
 
 def headlines(numbers: Mapping[str, Estimates]) -> str:
@@ -182,12 +184,16 @@ def _records(profile: str, seed: int, store: str | Path | Store | None) -> tuple
 
 
 def coverage_table() -> str:
-    """How often intervals contain the truth in simulated experiments, as a Markdown table (``benchmarks/coverage.py``)."""
+    """How often intervals contain the truth in simulated experiments as a Markdown table (``benchmarks/coverage.py``)."""
     result = json.loads((published_folder().parent / "coverage.json").read_text("utf-8"))
     table = pd.DataFrame(result["rows"]).pivot(index="quantity", columns="networks", values="coverage")
     rows = [(name, *(f"{fraction:.1%}" for fraction in row)) for name, row in table.iterrows()]
     head = ["intervals of", *(f"{networks} networks" for networks in table.columns)]
-    return f"{markdown_table(head, rows)}\n\nEach from {result['runs']} experiments with networks and points made up at random."
+    question = (
+        f"Do 95 % intervals deserve the name? We made up {result['runs']} experiments of each kind whose true value is known. "
+        "This is how many of the intervals contained it:"
+    )
+    return f"{question}\n\n{markdown_table(head, rows)}"
 
 
 def bounds_text(claim: Claim, quantities: Mapping[str, Estimate]) -> dict[str, str]:
