@@ -166,11 +166,17 @@ class Replicates(NamedTuple):
             The other correlation.
         error : float
             Its standard error on that scale.
+
+        Returns
+        -------
+        Estimate
+            Without an interval; NaN where our own error is unknown.
         """
         of_value, of_other, without = (np.arctanh(np.clip(r, -1 + 1e-9, 1 - 1e-9)) for r in (self.value, other, self.without))
         defined = np.isfinite(without)
         strata = np.zeros(len(without), dtype=int) if self.strata is None else self.strata
-        both = _together([_jackknife_error(without[defined], strata[defined]), (error, np.inf)])
+        ours = _jackknife_error(without[defined], strata[defined])
+        both = _together([ours, (error, np.inf)]) if ours[1] else (float("nan"), 1.0)
         p = float(2 * stats.t.sf(abs(float(of_value - of_other)) / both[0], both[1]))
         return Estimate(p, p, p, 0)
 
@@ -212,7 +218,8 @@ def _together(errors: Sequence[tuple[float, float]]) -> tuple[float, float]:
     variance = sum(error**2 for error, _ in known)
     if not variance:
         return 0.0, sum(freedom for _, freedom in known)
-    return variance**0.5, 1 / sum((error**2 / variance) ** 2 / freedom for error, freedom in known)
+    shares = sum((error**2 / variance) ** 2 / freedom for error, freedom in known)
+    return variance**0.5, 1 / shares if shares else float("inf")
 
 
 def _wilson(value: float, trials: int, networks: int) -> Estimate:

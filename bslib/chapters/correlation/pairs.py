@@ -87,13 +87,18 @@ def p_values(*, tau: float, r: float, pairs: int) -> tuple[float, float]:
     return float(2 * stats.norm.sf(abs(z))), float(2 * stats.t.sf(abs(t), pairs - 2))
 
 
-def replicates(pairs: pd.DataFrame, statistic: Callable[[Columns], Any]) -> Replicates:
-    """A statistic of pairs, with one network left out at a time; the networks of each trigger are a stratum."""
+def replicates(pairs: pd.DataFrame, statistic: Callable[[Columns], Any], *, below: float = 0.0) -> Replicates:
+    """A statistic of the pairs with a success of at least ``below``, with one network left out at a time.
+
+    The networks of each trigger are a stratum, those without such a pair included: how many pairs are kept is a result, too.
+    """
     columns, networks = columns_of(pairs), pairs["network"].to_numpy()
     names, first = np.unique(networks, return_index=True)
     strata = np.unique(pairs["trigger"].to_numpy()[first], return_inverse=True)[1]
-    without = [statistic(_where(columns, networks != name)) for name in names]
-    return Replicates(np.array(statistic(columns), dtype=float), np.array(without, dtype=float), len(names), strata)
+    kept = columns["success"] >= below
+    without = [statistic(_where(columns, kept & (networks != name))) for name in names]
+    value = np.array(statistic(_where(columns, kept)), dtype=float)
+    return Replicates(value, np.array(without, dtype=float), len(names), strata)
 
 
 def correlations(pairs: pd.DataFrame, below: float) -> dict[str, Any]:
@@ -102,7 +107,7 @@ def correlations(pairs: pd.DataFrame, below: float) -> dict[str, Any]:
     if kept.empty:
         none = Estimate(float("nan"), float("nan"), float("nan"), 0)
         return {"tau": none, "tau p": np.nan, "r": none, "r p": np.nan, "pairs": 0, "left out": len(pairs)}
-    found = replicates(kept, lambda some: [kendall_tau(some), pearson_r(some)])
+    found = replicates(pairs, lambda some: [kendall_tau(some), pearson_r(some)], below=below)
     defined = bool(np.isfinite(found.value[0]))
     return {
         "tau": found.at(0).estimate(correlation=True),
@@ -114,11 +119,11 @@ def correlations(pairs: pd.DataFrame, below: float) -> dict[str, Any]:
     }
 
 
-def estimates(pairs: pd.DataFrame, of: Mapping[str, Statistic]) -> dict[str, Estimate]:
-    """The estimates of several statistics of the same pairs, those that are defined; names with "spread" are no correlations."""
+def estimates(pairs: pd.DataFrame, of: Mapping[str, Statistic], below: float = 0.0) -> dict[str, Estimate]:
+    """The defined estimates of several statistics, as of :func:`replicates`; names with "spread" are no correlations."""
     if pairs.empty:
         return {}
-    found = replicates(pairs, lambda some: [statistic(some) for statistic in of.values()])
+    found = replicates(pairs, lambda some: [statistic(some) for statistic in of.values()], below=below)
     all_of_them = {name: found.at(k).estimate(correlation="spread" not in name) for k, name in enumerate(of)}
     return {name: estimate for name, estimate in all_of_them.items() if np.isfinite(estimate.value)}
 

@@ -15,6 +15,7 @@ from bslib.chapters.base import Results
 from bslib.chapters.correlation.pairs import (
     FEWEST_PAIRS,
     STRICT,
+    Columns,
     Statistic,
     correlations,
     estimates,
@@ -30,6 +31,7 @@ from bslib.chapters.correlation.pairs import (
     spread_difference,
 )
 from bslib.chapters.correlation.plan import Size, clean_counts_of, counts_of, networks_of, predictions_of
+from bslib.chapters.outcomes import defined
 from bslib.entropy import entropy
 from bslib.markdown import markdown_table
 from bslib.specs import AttackSpec, NetworkSpec, Spec
@@ -182,17 +184,18 @@ class Correlation(Results[Size]):
         """Pearson's r of success and mean W within subsets of the pairs, and of mean W with and without the trigger."""
         if not self.networks:
             return {}
-        kept = self.pairs().query("success >= @self.random_guess")
-        found = estimates(kept, {"all pairs": pearson_r})
+        pairs, guess = self.pairs(), self.random_guess
+        found = estimates(pairs, {"all pairs": pearson_r}, guess)
         for trigger in self.size.triggers:
-            found |= estimates(kept[kept["trigger"] == trigger], {f"trigger {trigger} alone": pearson_r})
+            found |= estimates(pairs[pairs["trigger"] == trigger], {f"trigger {trigger} alone": pearson_r}, guess)
         return found | estimates(
-            kept,
+            pairs,
             {
                 "what trigger and class explain taken out": partial(partial_correlation, given=()),
                 "and what clean W explains": partial_correlation,
                 "W with the trigger, and without": lambda p: pearson(p["W"], p["clean W"]),
             },
+            guess,
         )
 
     def by_trigger(self) -> pd.DataFrame:
@@ -206,11 +209,17 @@ class Correlation(Results[Size]):
         """
         rows, pairs = {}, self.pairs() if self.networks else pd.DataFrame(columns=["trigger", "success"])
         for (trigger, kept), own in pairs.groupby(["trigger", pairs["success"] >= self.random_guess]):
-            less = replicates(own, lambda p: mean_difference(p["W"], p["clean W"])).estimate()
+            of_trigger = pairs[pairs["trigger"] == trigger]
+            less = replicates(of_trigger, partial(self._less_clean, kept=bool(kept))).estimate()
             means = own[["success", "wanted", "true"]].mean()
             name = f"trigger {trigger}, {'kept' if kept else 'left out'}"
             rows[name] = {"trigger": trigger, "pairs": len(own), **means, "W minus clean W": less}
         return pd.DataFrame.from_dict(rows, orient="index")
+
+    def _less_clean(self, pairs: Columns, *, kept: bool) -> float:
+        """Mean W minus mean clean W of the pairs that are kept, or of those that are left out."""
+        counted = (pairs["success"] >= self.random_guess) == kept
+        return mean_difference(pairs["W"][counted], pairs["clean W"][counted])
 
     def trigger_table(self) -> str:
         """:meth:`by_trigger` as a Markdown table."""
@@ -235,15 +244,15 @@ class Correlation(Results[Size]):
             f"tau.{data}": kendall_tau,
             f"r.{data}": pearson_r,
             f"spread_of_low_less_high.{data}": lambda p: spread_difference(p["W"], p["success"] < 0.4),
-            f"spread_of_wobbly_less_smooth.{data}": lambda p: spread_difference(p["success"], p["W"] > median(p["W"])),
             f"partial_r.{data}": partial_correlation,
             f"r_without.{data}": lambda p: pearson(p["success"], p["clean W"]),
             f"residual_rank.{data}": residual_rank,
         }
-        kept = pairs[pairs["success"] >= self.random_guess]
-        found = estimates(kept, of) | self._as_reported(kept) | self._failures(pairs)
+        guess = self.random_guess
+        found = estimates(pairs, of, guess) | self._as_reported(pairs)
         for one in self.size.triggers:
-            found |= estimates(kept[kept["trigger"] == one], {f"r_alone.{data}.{one}": pearson_r})
+            found |= estimates(pairs[pairs["trigger"] == one], {f"r_alone.{data}.{one}": pearson_r}, guess)
+        found[f"smooth_failures.{data}"] = replicates(pairs, smooth_failures).estimate(within=(0, 1))
         for sigma in (sigma for sigma in COMPARED_SIGMAS if sigma in self.sigmas):
             tau = correlations(self.pairs(sigma), self.random_guess)["tau"]
             if np.isfinite(tau.value):
@@ -258,25 +267,17 @@ class Correlation(Results[Size]):
             found[f"success.{data}.{trigger}"] = leave_one_out(success).estimate(within=(0, 1))
         return found
 
-    def _as_reported(self, kept: pd.DataFrame) -> dict[str, Estimate]:
+    def _as_reported(self, pairs: pd.DataFrame) -> dict[str, Estimate]:
         """The p-values for our correlations and the paper's being the same; its standard errors follow from its pairs."""
-        if self.size.threat_model not in REPORTED or len(kept) < FEWEST_PAIRS:
+        if self.size.threat_model not in REPORTED or (pairs["success"] >= self.random_guess).sum() < FEWEST_PAIRS:
             return {}
-        *reported, pairs = REPORTED[self.size.threat_model]
-        errors = ((0.437 / (pairs - 4)) ** 0.5, (pairs - 3) ** -0.5)  # of tau (Fieller et al., 1957) and of r
+        *reported, number = REPORTED[self.size.threat_model]
+        errors = ((0.437 / (number - 4)) ** 0.5, (number - 3) ** -0.5)  # of tau (Fieller et al., 1957) and of r
         found = {}
         for name, statistic, value, error in zip(("tau", "r"), (kendall_tau, pearson_r), reported, errors, strict=True):
-            found[f"p_of_{name}.{self.size.dataset}"] = replicates(kept, statistic).p_of_correlation(value, error)
-        return found
-
-    def _failures(self, pairs: pd.DataFrame) -> dict[str, Estimate]:
-        """The fraction of pairs with hardly any success (below 0.1) in the half with the smaller W, and in the other half."""
-        found, smooth = {}, pairs["W"] <= pairs["W"].median()
-        for name, half in (("smooth", pairs[smooth]), ("wobbly", pairs[~smooth])):
-            failed = [(own < 0.1).to_numpy() for _, own in half["success"].groupby(half["network"])]
-            if failed:
-                found[f"{name}_failures.{self.size.dataset}"] = share_of_networks(failed)
-        return found
+            ours = replicates(pairs, statistic, below=self.random_guess)
+            found[f"p_of_{name}.{self.size.dataset}"] = ours.p_of_correlation(value, error)
+        return defined(found)
 
 
 load = Correlation.load
@@ -293,6 +294,12 @@ def quantities(results: Mapping[str, Correlation]) -> Estimates:
 def _w_of_class(record: Record, at: int, label: int | None) -> Floats:
     counts = record.arrays["counts"][0, at]
     return entropy(counts if label is None else counts[record.arrays["labels"] == label])
+
+
+def smooth_failures(pairs: Columns) -> float:
+    """The fraction of pairs with hardly any success (below 0.1) in the half with the smaller W; NaN without pairs."""
+    failed = pairs["success"][pairs["W"] <= median(pairs["W"])] < 0.1
+    return float(failed.mean()) if len(failed) else float("nan")
 
 
 def _noisy_copies(record: Record, at: int, label: int | None, attack: AttackSpec) -> tuple[float, float]:
