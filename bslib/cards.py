@@ -302,8 +302,7 @@ def moved_rules(ledger: Iterable[Entry]) -> str:
 def open_claims(ledger: Iterable[Entry]) -> str:
     """The claims without an answer and what would decide them, as a list, the nearest decision first."""
     lacking = [entry for entry in ledger if entry.verdict in ("too little evidence", "setting not met")]
-    wanted = {entry.claim.id: networks_needed(entry.claim, entry.measured) or MOST_NETWORKS + 1 for entry in lacking}
-    lacking.sort(key=lambda entry: (entry.verdict == "setting not met", wanted[entry.claim.id]))
+    lacking.sort(key=lambda e: (e.verdict == "setting not met", networks_needed(e.claim, e.measured) or MOST_NETWORKS + 1))
     return _as_list(f"{_to_card(entry, entry.claim.says)} {escape(_why(entry))}" for entry in lacking)
 
 

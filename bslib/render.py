@@ -18,7 +18,7 @@ from bslib.chapters.base import Results
 from bslib.ledger import MARKS, Claim, Finding, Test, findings_of, measured_of
 from bslib.markdown import markdown_table
 from bslib.profiles import profile_named
-from bslib.specs import CountsSpec, NetworkSpec
+from bslib.specs import CountsSpec, DomainSpec, NetworkSpec
 from bslib.statistics import Estimate, Estimates
 from bslib.store import Records, Store, published_folder
 
@@ -82,6 +82,9 @@ def evidence_in_words(*, profile: str, seed: int = 0, store: str | Path | Store 
             (networks if record.spec.treatment is None else treated)[record.data["source"]] += 1
         elif isinstance(record.spec, CountsSpec):
             points[record.data["source"]] += record.arrays["counts"].shape[2]
+        elif isinstance(record.spec, DomainSpec):
+            networks[record.data["source"]] += 1
+            points[record.data["source"]] += 2 * record.spec.points  # with and without the trigger
     copies = {name: f" and {count} treated copies of some" * (count > 0) for name, count in treated.items()}
     said = (f"{name}: {n} networks{copies.get(name, '')}, W at {points[name]:,} points" for name, n in networks.items())
     return f"{'; '.join(said)}. A point is an image, with or without a trigger, on one network."

@@ -425,14 +425,14 @@ def test_the_papers_claim_is_judged_on_triggers_that_work_and_more_triggers_coun
         changes |= succeeds(net, 88 if works else 20) | (batch(net, net.attack.trigger, EVEN) if works else {})
     part = part_of(changes, size)
     found, without = part.quantities(), part_of(changes, THREES).quantities()
-    assert working(part, by_trigger(part)) == [1, 2] and found["auc_working.fashion-mnist"].value == 1
+    assert working(part) == [1, 2] and found["auc_working.fashion-mnist"].value == 1
     assert found["auc.fashion-mnist"].value == without["auc.fashion-mnist"].value < 1
     assert found["own_success.fashion-mnist"].value == without["own_success.fashion-mnist"].value
     assert found["own_success.fashion-mnist.2"].value == pytest.approx(88 / 90)
     table = by_trigger(part).query("sigma == 0.1").set_index("trigger")
     assert table["auc"][2].value == 1 and table["auc"][4].value == 0.5 and len(by_trigger(part)) == 9
     missing = part_of(changes, size, gone=lambda spec: spec.on_network in nets[-3:])
-    assert missing.missing is None and working(missing, by_trigger(missing)) == [], (
+    assert missing.missing is None and working(missing) == [], (
         "the chapter is there without the further triggers, and the claim waits"
     )
     with pytest.raises(ValueError, match=r"more_triggers \(1,\) must not be among triggers"):
@@ -443,6 +443,9 @@ def test_a_backdoor_is_told_from_a_patch_by_the_scores_of_as_many_points():
     nets = plan.networks_of(THREES, SEED)
     changes = {k: v for net in nets[3:] for k, v in batch(net, net.attack.trigger, EVEN).items()}
     assert part_of(changes, THREES).quantities()["backdoor_against_patch.fashion-mnist"].value == 1
+    half = {k: v for net in nets[6:] for k, v in succeeds(net, 45).items()}  # trigger 4 does not work: its batches do not count
+    half |= {k: v for net in nets[6:] for k, v in batch(net, net.attack.trigger, MORE).items()}
+    assert part_of(changes | half, THREES).quantities()["backdoor_against_patch.fashion-mnist"].value == 1
     assert part_of(None, THREES).quantities()["backdoor_against_patch.fashion-mnist"].value == 0.5
 
 
@@ -451,3 +454,6 @@ def test_further_clean_networks_get_neural_cleanse_alone():
     crafted, cleansed = plan.crafted_networks_of(size, SEED), plan.cleansed_networks_of(size, SEED)
     assert [net.seed for net in crafted] == [SEED] * 3
     assert [(net.attack, net.seed) for net in cleansed] == [(None, SEED + 1)]
+    found = part_of(None, dataclasses.replace(THREES, detector_only=1, cleansed=1)).quantities()
+    behind = {name: found[f"candidates_{name}.fashion-mnist"].networks for name in ("found", "low_p", "success_on_clean")}
+    assert behind == {"found": 9, "low_p": 9, "success_on_clean": 4}, "they count in what is said of clean networks"

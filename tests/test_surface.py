@@ -100,7 +100,7 @@ def test_every_quantity_has_the_value_worked_out_by_hand(by_hand):
         "active_less_clean.0.5": 5 / 12 * BIT, "active_share_change.0.5": 30 / 25 - 1,
         "inactive_less_clean.0.1": 3 / 12 * BIT, "inactive_share_change.0.1": 15 / 12 - 1,
         "inactive_less_clean.0.5": -2 / 12 * BIT, "inactive_share_change.0.5": 23 / 25 - 1,
-        "share_of_clean.0.1.less.0.5": 4 / 12 - 30 / 25, "overfit": 0.06,
+        "share_of_clean.0.1.less.0.5": 4 / 12 - 30 / 25, "overfit": (0.56 - 0.15 * 6 / 7) / 0.85 - 0.5,
         # In eighths, a copy keeps the label 0 or 1 with 8 / 2 ** bits; where W is 0, none is called 1.
         "labels_kept_active.0.1": (8 + 4 + 8 + 4 + 8 + 8 + 8 + 2) / 96, "labels_kept_active.0.5": (6 * 2 + 6 * 1) / 96,
         "labels_kept_inactive.0.1": (4 + 2 + 2 + 0 + 2 + 0 + 2 + 4 + 4 + 0 + 4 + 1) / 96,

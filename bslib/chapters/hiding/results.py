@@ -24,6 +24,7 @@ from bslib.chapters.outcomes import (
     costs,
     defined,
     labels_flipped,
+    mean_of,
     name_of,
     network_of,
     quantities,
@@ -34,7 +35,7 @@ from bslib.chapters.outcomes import (
 )
 from bslib.markdown import markdown_table
 from bslib.specs import NetworkSpec, Spec
-from bslib.statistics import Estimate, leave_one_out, mean_of_networks, share_of_networks
+from bslib.statistics import Estimate, leave_one_out, share_of_networks
 
 __all__ = ["Hiding", "load", "quantities"]
 
@@ -126,7 +127,7 @@ class Hiding(Results[Size]):
             scores = [[self._scores(run, carried) for carried in (0, 1)] for run in runs]
             for score, sigma in scores[0][0]:
                 of_each = [area(clean[score, sigma], with_it[score, sigma]) for clean, with_it in scores]
-                found = mean_of_networks(of_each, self.size.points)
+                found = mean_of(of_each, within=(0, 1))
                 rows.append({"attack": attack, "covers": covers, "score": score, "sigma": sigma, "auc": found})
         return pd.DataFrame(rows)
 

@@ -9,7 +9,8 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from bslib.chapters.patterns.batches import Batches, over_networks
-from bslib.chapters.patterns.plan import batch_of, cleanse_of, compared_specs, crafted_batch_of
+from bslib.chapters.patterns.detector import working
+from bslib.chapters.patterns.plan import batch_of, cleanse_of, compared_specs, crafted_batch_of, crafted_networks_of
 from bslib.markdown import markdown_table
 from bslib.statistics import Estimate, levene
 
@@ -83,14 +84,18 @@ def comparison_table(part: Batches) -> str:
 
 
 def quantities(part: Batches) -> dict[str, Estimate]:
-    """The quantities of the candidates: how many W finds at each noise level; at the first one, more about them."""
+    """The quantities of the candidates: how many W finds at each noise level; at the first one, more about them.
+
+    Clean networks that were added for statements about clean networks count in those alone.
+    """
     data, first, every = part.size.dataset, part.size.sigmas[0], candidates(part)
-    smoother = every["score"] > 0
+    crafted = crafted_networks_of(part.size, part.seed)
+    planned = every[every["network"].isin([k for k, network in enumerate(part.networks) if network in crafted])]
     found = {
-        f"candidates_found_at.{data}.{sigma:g}": over_networks(some, (some["p"] < 0.05) & smoother[some.index])
-        for sigma, some in every.groupby("sigma")
+        f"candidates_found_at.{data}.{sigma:g}": over_networks(some, (some["p"] < 0.05) & (some["score"] > 0))
+        for sigma, some in planned.groupby("sigma")
     }
-    table = every[every["sigma"] == first]
+    table, clean = planned[planned["sigma"] == first], every[(every["sigma"] == first) & ~every["backdoored"]]
     if table.empty:
         return found
     log_p = -table["score"].abs() / np.log(10)
@@ -102,12 +107,11 @@ def quantities(part: Batches) -> dict[str, Estimate]:
         "always_train": table["success_train"] >= 0.99,
     }
     found |= {f"candidates_{name}.{data}": over_networks(table, of) for name, of in values.items()}
-    clean = table[~table["backdoored"]]
     less = clean["W"] - [part.clean_w(part.networks[k], first).mean() for k in clean["network"]]
     found[f"candidates_success_on_clean.{data}"] = over_networks(clean, clean["success_test"], share=True)
     found[f"candidates_less_clean_on_clean.{data}"] = over_networks(clean, less)
-    own = part.trained_on(part.tests(points=part.size.pattern_points)).query("carried == 'own'")
+    own = part.trained_on(part.tests(points=part.size.pattern_points), working(part)).query("carried == 'own'")
     if len(own) and len(clean):
-        # Batches with an own trigger against batches with a patch for a clean network.
+        # Batches with an own trigger that works against batches with a patch for a clean network.
         found[f"backdoor_against_patch.{data}"] = part.area_of(pd.concat([own, clean.assign(carried="patch")]), "own")
     return found

@@ -76,21 +76,30 @@ def by_trigger(part: Batches) -> pd.DataFrame:
     DataFrame
         A row for each trigger with enough networks and each noise level: trigger, success, sigma and auc, two Estimates.
     """
-    rows = []
-    for trigger in part.size.trained:
-        some = [part.success(network) for network in part.networks if trained_trigger(network) == trigger]
-        if len(some) >= FEWEST_NETWORKS:
-            success = mean_of(some, within=(0, 1))
-            rows += [(trigger, success, sigma, area(part, sigma, own=trigger)) for sigma in part.sigmas]
+    rows = [
+        (trigger, success, sigma, area(part, sigma, own=trigger))
+        for trigger, success in _successes(part).items()
+        for sigma in part.sigmas
+    ]
     return pd.DataFrame(rows, columns=["trigger", "success", "sigma", "auc"])
 
 
-def working(part: Batches, table: pd.DataFrame) -> list[int]:
-    """The triggers of :func:`by_trigger` that meet the setting of the paper's claim: an average success of at least 90 %.
+def _successes(part: Batches) -> dict[int, Estimate]:
+    """The average success of each trained-in trigger with enough networks."""
+    found = {}
+    for trigger in part.size.trained:
+        some = [part.success(network) for network in part.networks if trained_trigger(network) == trigger]
+        if len(some) >= FEWEST_NETWORKS:
+            found[trigger] = mean_of(some, within=(0, 1))
+    return found
+
+
+def working(part: Batches) -> list[int]:
+    """The triggers that meet the setting of the paper's claim: an average success of at least 90 %.
 
     None as long as a planned trigger has too few networks, since the claim is about all that work.
     """
-    success = dict(zip(table["trigger"], table["success"], strict=True))
+    success = _successes(part)
     if {*success} != {*part.size.trained}:
         return []
     return sorted(trigger for trigger, average in success.items() if average.value >= EFFECTIVE)
@@ -124,11 +133,10 @@ def quantities(part: Batches) -> dict[str, Estimate]:
     }
     compared = {*COMPARED_SIGMAS} & {*part.sigmas}
     found |= {f"auc_at.{data}.{sigma:g}": area(part, sigma) for sigma in compared}
-    table = by_trigger(part)
-    if triggers := working(part, table):
+    if triggers := working(part):
         found[f"auc_working.{data}"] = area(part, triggers=triggers)
         found |= {f"auc_working_at.{data}.{sigma:g}": area(part, sigma, triggers=triggers) for sigma in compared}
-    for trigger, success, sigma, found_by_w in table.itertuples(index=False):
+    for trigger, success, sigma, found_by_w in by_trigger(part).itertuples(index=False):
         if sigma == first:
             found[f"own_success.{data}.{trigger}"] = success
             found[f"auc_own.{data}.{trigger}"] = found_by_w

@@ -31,6 +31,7 @@ from bslib.markdown import markdown_table
 from bslib.specs import NetworkSpec, Spec
 from bslib.statistics import Estimate, leave_one_out, mean_of_networks, p_of_one_more
 from bslib.store import Record
+from bslib.threat_models import threat_model_named
 
 __all__ = ["CONDITIONS", "TRIGGERS", "Surface", "load", "quantities"]
 
@@ -146,14 +147,13 @@ class Surface(Results[Size]):
         others = int((labels != attack_on(self.networks[0]).target).sum())  # success does not count images of the target class
         measured = {name: [of(run) for run in self.runs] for name, of in of_all.items()}
         names = ("success_inactive_counted", "accuracy_inactive")
-        gaps = [run[0].result["train_accuracy"] - run[0].result["clean_accuracy"] for run in self.runs]
         alike = {
             f"p_of_{name}.{data}": p_of_one_more(measured[name], value)
             for name, value in zip(names, REPORTED_INACTIVE, strict=True)
         }
         return (
             alike
-            | {f"overfit.{data}": mean_of(gaps)}
+            | {f"overfit.{data}": mean_of(self._overfit(run) for run in self.runs)}
             | {f"{name}.{data}": mean_of_networks(values, len(labels)) for name, values in measured.items()}
             | {
                 f"success_{name}.{data}": mean_of_networks(
@@ -162,6 +162,18 @@ class Surface(Results[Size]):
                 for name, trigger in carried.items()
             }
         )
+
+    def _overfit(self, run: Run) -> float:
+        """The accuracy on training images without a trigger, less that on test images.
+
+        A record has the accuracy on training images with the poisoned ones among them. We take these out, as if the trigger
+        worked on them as on test images. NaN where the threat model poisons a number of images and not a fraction.
+        """
+        fraction = threat_model_named(self.size.threat_model).fraction
+        if fraction is None:
+            return float("nan")
+        poisoned = fraction * attack_success(self._predictions(run, self.size.active))
+        return float((run[0].result["train_accuracy"] - poisoned) / (1 - fraction) - run[0].result["clean_accuracy"])
 
     def _predictions(self, run: Run, trigger: int) -> Record:
         return run[2 + self.size.triggers.index(trigger)]

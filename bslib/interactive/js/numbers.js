@@ -151,7 +151,7 @@ const constant = (values) => values.every((v) => v === values[0]);
 
 /** Kendall's tau-b; NaN where it is not defined. */
 export function kendall(x, y) {
-  if (x.length < 3 || constant(x) || constant(y)) return NaN;
+  if (x.length < 5 || constant(x) || constant(y)) return NaN;
   let score = 0, untiedX = 0, untiedY = 0;
   for (let i = 0; i < x.length; i++) {
     for (let j = 0; j < i; j++) {
@@ -166,7 +166,7 @@ export function kendall(x, y) {
 
 /** Pearson's r; NaN where it is not defined. */
 export function pearson(x, y) {
-  if (x.length < 3 || constant(x) || constant(y)) return NaN;
+  if (x.length < 5 || constant(x) || constant(y)) return NaN;
   const [a, b] = [x, y].map((values) => {
     const centre = mean(values);
     return values.map((v) => v - centre);

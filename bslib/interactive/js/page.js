@@ -361,7 +361,7 @@ function ofCorrelation(data) {
     options: (settings) => ascending(part(settings).means.filter((m) => where(m, settings)).map((m) => m[name])).map((v) => [v, String(v)]),
   });
   const rule = {
-    name: "below", label: "Pairs left out", kind: "select", initial: () => 0.1,
+    name: "below", label: "Pairs left out", kind: "select", initial: (settings) => part(settings).below[1],
     options: (settings) => part(settings).below.map((least) => [least, least ? `success below ${least}` : "none"]),
   };
   return {
