@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from bslib.cards import file_link, format_estimate
-from bslib.cards import verdicts as verdicts
 from bslib.chapters import CHAPTERS, plan_of, records_for
 from bslib.chapters.base import Results
 from bslib.ledger import MARKS, Claim, Finding, Test, findings_of, measured_of

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 
 import matplotlib
 import numpy as np
@@ -22,7 +21,6 @@ from bslib.chapters.defence import figures, plan
 from bslib.chapters.defence.results import Defence, load, quantities
 from bslib.chapters.defence.scores import TESTS, detection_rate, flagged, permutation_test
 from bslib.chapters.outcomes import area
-from bslib.ledger import claims_of, findings_of, judge
 from bslib.specs import CleanseSpec, CountsSpec, DetectorSpec, MarginsSpec, PredictionsSpec
 from bslib.statistics import anomaly_index, levene
 from bslib.store import Record, Records, Store
@@ -198,8 +196,8 @@ def test_areas_and_rates_of_images_are_means_over_the_networks(part):
         assert found[f"image_auc.fashion-mnist.{attack}.three.0.1"].value == pytest.approx(np.mean(areas["three"]))
         less = np.subtract(areas["STRIP"], areas["W"]).mean()
         assert found[f"image_auc.fashion-mnist.{attack}.STRIP.less.W.0.1"].value == pytest.approx(less)
-        rates = [detection_rate(*(-w for w in pair(part, network, 0.25)), alarms=0.01) for network in networks]
-        assert found[f"image_rate_at_1.fashion-mnist.{attack}.W.0.25"].value == pytest.approx(np.mean(rates))
+        rates = [detection_rate(*(-w for w in pair(part, network, 0.25)), alarms=0.05) for network in networks]
+        assert found[f"image_rate.fashion-mnist.{attack}.W.0.25"].value == pytest.approx(np.mean(rates))
     two, three = (found[f"image_auc.fashion-mnist.T1.{name}"].value for name in ("two", "three.0.1"))
     assert found["image_auc.fashion-mnist.T1.three.less.two.0.1"].value == pytest.approx(three - two)
     # Seven images of a class are sent to its target; under T1 those of the target class do not count.
@@ -286,14 +284,6 @@ def test_figures_and_tables_show_every_attack(part):
     assert {*map(tuple, figures.images.table(part)[["threat model", "trigger"]].to_numpy())} == {*ATTACKS}
     assert "| STRIP: an image | 50 | 0.01 s | some GPU |" in part.price_table() and "| 0.5 s | some GPU |" in part.price_table()
     assert part.success_table().count("70.0%") == 3
-
-
-def test_the_published_records_judge_every_claim_and_bear_out_every_finding(published_numbers):
-    numbers = published_numbers["defence"]
-    assert all(judge(claim, numbers) != "not yet run" for claim in claims_of("defence"))
-    for finding in findings_of("defence"):
-        assert all(test.outcome(numbers[test.quantity]) for test in finding.tests), finding.id
-    assert not [name for name, own in numbers.items() if not math.isfinite(own.value)]
 
 
 def test_a_tiny_profile_runs_end_to_end(tmp_path):

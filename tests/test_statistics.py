@@ -184,16 +184,6 @@ def test_two_batches_of_one_distribution_are_told_apart_one_time_in_twenty_if_ou
 # --- over networks -----------------------------------------------------------------------------------------------
 
 
-def test_mean_of_networks_is_students_t():
-    shares = [0.881, 0.879, 0.886, 0.874, 0.884]
-    found = mean_of_networks(shares, 10_000)
-    expected = stats.ttest_1samp(shares, 0).confidence_interval(0.95)
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-12)
-    assert found.value == pytest.approx(0.8808) and found.networks == 5
-    by_hand = 2.7764451 * np.std(shares, ddof=1) / math.sqrt(5)  # t of 4 degrees of freedom, from a table
-    assert found.high - found.value == pytest.approx(by_hand, rel=1e-6)
-
-
 @pytest.mark.parametrize(("hits", "trials"), [(8812, 10_000), (500, 500), (0, 500), (1, 3)])
 def test_one_network_has_wilsons_interval(hits, trials):
     p, z = hits / trials, 1.959963984540054

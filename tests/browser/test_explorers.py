@@ -321,7 +321,8 @@ def test_the_scripts_functions_are_pythons(show, half):
                 w: Object.values(m.estimators).map(estimator => counts.map(estimator)),
                 digamma: xs.map(m.digamma), gamma: xs.map(m.logGamma),
                 roc: m.roc(...scores), auc: m.auc(...scores),
-                undefined: [m.kendall([1, 2], [1, 2]), m.pearson([1, 1, 1], [1, 2, 3]), m.kendall([1, 2, 3], [4, 4, 4])],
+                undefined: [m.kendall([1, 2, 3, 4], [1, 2, 4, 3]), m.pearson([1, 1, 1, 1, 1], [1, 2, 3, 4, 5]),
+                            m.kendall([1, 2, 3, 4, 5], [4, 4, 4, 4, 4])],
             };
         }""",
         [Explorer._esm, batches, tails, counts, xs, scores],

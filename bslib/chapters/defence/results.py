@@ -175,7 +175,7 @@ class Defence(Results[Size]):
     def _image_quantities(self) -> dict[str, Estimate]:
         data, found = self.size.dataset, dict[str, Estimate]()
         for attack, own in _by_attack(self.images):
-            for name, value in (("image_auc", "auc"), ("image_rate", "5 %"), ("image_rate_at_1", "1 %")):
+            for name, value in (("image_auc", "auc"), ("image_rate", "5 %")):
                 for about, values in own.groupby(["score", "sigma"], dropna=False)[value]:
                     found[f"{name}.{data}.{attack}.{_joined(about)}"] = mean_of(values, within=(0, 1))
             found[f"success.{data}.{attack}"] = mean_of(own.drop_duplicates("network")["success"], within=(0, 1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bslib.chapters.base import Content
+from bslib.chapters.beyond import nearest
 from bslib.chapters.surface.plan import CONDITIONS
 from bslib.chapters.surface.results import Surface
 
@@ -34,8 +35,3 @@ def glance(there: Sequence[Surface]) -> Content:
         about = {"name": part.size.dataset, "source": f"{len(part.runs)} networks, {part.size.points} test images each"}
         parts.append(about | {"sigma": nearest(part.size.sigmas), "series": series})
     return parts, []
-
-
-def nearest(sigmas: Sequence[float]) -> float:
-    """The initial noise level: the one nearest to 0.1."""
-    return min(sigmas, key=lambda sigma: abs(sigma - 0.1))

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from bslib.chapters import in_a_clone
+from bslib.chapters.beyond import nearest
 from bslib.chapters.surface.plan import CONDITIONS
 from bslib.chapters.surface.results import Surface
 from bslib.plotting import (
@@ -108,7 +109,7 @@ def difference_to_clean(surface: Surface, table: pd.DataFrame) -> Figure:
 def _image_by_image(surface: Surface) -> pd.DataFrame:
     """Each image without and with the active trigger, at the noise levels nearest to 0.1 and 0.5."""
     w, sigmas = surface.w(), surface.size.sigmas
-    chosen = dict.fromkeys(sigmas[int(np.abs(np.subtract(sigmas, near)).argmin())] for near in (0.1, 0.5))
+    chosen = dict.fromkeys(nearest(sigmas, near) for near in (0.1, 0.5))
     rows = [
         (sigma, network, image, *w[network, :2, sigmas.index(sigma), image])
         for sigma in chosen

@@ -16,7 +16,6 @@ from bslib.chapters.outcomes import (
     Run,
     attack_on,
     attack_success,
-    copies_as_wanted,
     defined,
     divided,
     labels_flipped,
@@ -122,12 +121,8 @@ class Surface(Results[Size]):
         return markdown_table(["target class", "networks", "success of the inactive trigger", w, "W with it", "change"], rows)
 
     def labels_kept(self) -> Floats:
-        """Fraction of noisy copies that keep the image's label without noise, shape (networks, 3 conditions, sigmas, points)."""
-        return 1 - np.stack([[labels_flipped(counts) for counts in run[-3:]] for run in self.runs])
-
-    def clean_called_target(self) -> Floats:
-        """Fraction of noisy copies of clean images that are predicted as the target class, shape (networks, sigmas, points)."""
-        return np.stack([copies_as_wanted(run[-3], count_target=True) for run in self.runs])
+        """Fraction of noisy copies of triggered images that keep the image's label, shape (networks, sigmas, points)."""
+        return 1 - np.stack([labels_flipped(run[-2]) for run in self.runs])
 
     def quantities(self) -> dict[str, Estimate]:
         """The quantities of the chapter's claims by name."""
@@ -180,15 +175,14 @@ class Surface(Results[Size]):
 
     def _differences(self) -> dict[str, Estimate]:
         means, kept = leave_one_out(list(self.w())), leave_one_out(list(self.labels_kept()))
-        target, data = leave_one_out(list(self.clean_called_target())), self.size.dataset
+        data = self.size.dataset
         found = {}
         for s, sigma in enumerate(self.size.sigmas):
-            found[f"clean_called_target.{data}.{sigma:g}"] = target.at(s).estimate(within=(0, 1))
+            found[f"labels_kept_active.{data}.{sigma:g}"] = kept.at(s).estimate(within=(0, 1))
             for k, kind in enumerate(CONDITIONS[1:], 1):
                 change = means.estimate(_relative_change(k, s), within=(-1, np.inf))
                 found[f"{kind}_less_clean.{data}.{sigma:g}"] = means.estimate(_difference(k, s))
                 found[f"{kind}_share_change.{data}.{sigma:g}"] = change
-                found[f"labels_kept_{kind}.{data}.{sigma:g}"] = kept.at(k, s).estimate(within=(0, 1))
         if {0.1, 0.5} <= set(self.size.sigmas):
             small, large = self.size.sigmas.index(0.1), self.size.sigmas.index(0.5)
             less = means.estimate(lambda v: _share(v, 1, small) - _share(v, 1, large))
