@@ -28,11 +28,10 @@ from tqdm.auto import tqdm
 
 from bslib.cluster import pools_at
 from bslib.datasets import load
-from bslib.files import exit_with_parent, locked
+from bslib.files import exit_with_parent, file_digest, locked
 from bslib.jobs import compute
 from bslib.jobs.base import checkpoint_path
 from bslib.networks import FOR_A_GPU
-from bslib.provenance import weights_digest
 from bslib.specs import NetworkSpec, Spec
 from bslib.store import Record, Store, missing_specs
 
@@ -210,7 +209,7 @@ def _has_weights(network: NetworkSpec, store: Store) -> bool:
     if missing_specs([network], store) or not path.is_file():
         return False
     record = store.get(network)
-    return weights_digest(path) == record.result["weights"] and load(network.dataset).fingerprint == record.data["fingerprint"]
+    return file_digest(path) == record.result["weights"] and load(network.dataset).fingerprint == record.data["fingerprint"]
 
 
 def _alone(group: Group, store: Store, *, wait: bool = True) -> AbstractContextManager[bool]:

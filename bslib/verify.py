@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bslib.files import file_digest
 from bslib.jobs import job_of
-from bslib.provenance import weights_digest
 from bslib.runner import run
 from bslib.specs import NetworkSpec
 from bslib.statistics import within_chance
@@ -104,7 +104,7 @@ def _bring_weights(network: NetworkSpec, store: Store, anew: Store) -> None:
     path = store.weights_path(network)
     if network not in store or not path.is_file():
         return
-    if weights_digest(path) == store.get(network).result["weights"]:
+    if file_digest(path) == store.get(network).result["weights"]:
         anew.put(store.get(network))
         anew.weights_path(network).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, anew.weights_path(network))

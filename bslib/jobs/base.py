@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from bslib.datasets import Dataset, load, to_float
+from bslib.files import file_digest
 from bslib.networks import build
 from bslib.patterns.neural_cleanse import patched
 from bslib.patterns.universal import perturbed
-from bslib.provenance import weights_digest
 from bslib.specs import CarryingSpec, NetworkSpec, UniversalSpec
 from bslib.store import Store
 from bslib.training import load_weights
@@ -75,7 +75,7 @@ def trained_network(spec: NetworkSpec, store: Store, device: torch.device) -> tu
     network = build(spec.network, classes=len(data.classes), seed=spec.seed).to(device)
     path = store.weights_path(spec)
     load_weights(network, path)
-    digest = weights_digest(path)
+    digest = file_digest(path)
     if spec in store and store.get(spec).result["weights"] != digest:
         raise ValueError(f"{path} holds other weights than the record of its network names; delete it to train the network again")
     return data, network, digest
