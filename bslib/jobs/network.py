@@ -48,7 +48,7 @@ def compute(spec: NetworkSpec, store: Store, device: torch.device, progress: boo
             weight_decay=spec.weight_decay,
             augment=spec.augment,
             noise=spec.noise or 0.0,
-            checkpoint=checkpoint_path(spec, store, device),
+            checkpoint=checkpoint_path(spec, store, device, data),
             description=f"training {spec.network} on {spec.dataset}, seed {spec.seed}",
             progress=progress,
         )
