@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 import bslib
-from bslib.audit.judging import ANSWERS, LEVEL, size_test, wilson
+from bslib.audit.judging import ANSWERS, LEVEL, size_test
 from bslib.datasets import load, to_float
 from bslib.files import atomic_path
 from bslib.markdown import markdown_table
@@ -29,7 +29,7 @@ from bslib.measure import predict
 from bslib.networks import small_fashion
 from bslib.poisoning import poison
 from bslib.provenance import code_version, device_name
-from bslib.statistics import success_rate
+from bslib.statistics import success_rate, wilson
 from bslib.threat_models import ThreatModel
 from bslib.training import accuracy, train
 from bslib.triggers import pattern
@@ -88,8 +88,8 @@ def trained(case: Case) -> tuple[nn.Module, dict[str, float | None]]:
     data = load(case.dataset)
     chosen = np.random.default_rng([case.seed, 1]).permutation(len(data.train_labels))[: TRAIN_SIZE[case.dataset]]
     images, labels = data.train_images[chosen], data.train_labels[chosen]
-    attack = ThreatModel(name="bench", fraction=case.fraction, one_target=case.target is not None)
     if case.trigger is not None:
+        attack = ThreatModel(name="bench", fraction=case.fraction, one_target=case.target is not None)
         stamp = pattern(case.trigger)
         poisoned = poison(images, labels, stamp, attack, target=case.target, classes=10, seed=case.seed)
         images, labels = poisoned.images, poisoned.labels
@@ -140,8 +140,8 @@ def confusion(rows: list[dict[str, Any]]) -> str:
 
 def _of(count: int, of: int) -> str:
     """A count with its 95 % interval, as percentages."""
-    part = wilson(count, of) if of else {"low": 0, "high": 1}
-    return f"{count} [{part['low']:.0%}, {part['high']:.0%}]"
+    low, high = wilson(count, of) if of else (0, 1)
+    return f"{count} [{low:.0%}, {high:.0%}]"
 
 
 def listed(rows: list[dict[str, Any]]) -> str:

@@ -67,6 +67,8 @@ def export_records(store: Store, file: Path, specs: list[Spec] | None = None) ->
 def import_records(file: Path, store: Store, *, replace: bool = False, progress: bool = True) -> ImportResult:
     """Import the records of a file written by :func:`export_records` into a store; existing records are not overwritten.
 
+    The records of one network are imported together, after a run that computes some of them has finished with it.
+
     Parameters
     ----------
     file : Path
@@ -97,36 +99,52 @@ def import_records(file: Path, store: Store, *, replace: bool = False, progress:
                 raise ValueError("it holds no records, or something besides")
     except Exception as problem:  # zipfile raises almost any exception for a damaged file
         raise ValueError(f"{file} cannot be imported: {problem}") from None
+    weights = _weights_by_network(records, file)
+    groups: dict[Spec, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record.spec.shared, []).append(record)
+    there: dict[NetworkSpec | None, list[Spec]] = {}  # once for all groups: reading a store takes seconds
+    for record in store.iter_records() if replace else ():
+        there.setdefault(record.spec.on_network, []).append(record.spec)
     arrived = ImportResult([], [], [], [])
-    others = _networks_with_other_weights(records, store, file)
-    replaced = {record.spec for record in records if record.spec in others} if replace else set()
-    arrived.replaced.extend(sorted(replaced, key=lambda network: network.key))
-    old = {record.spec for record in store.iter_records() if record.spec.on_network in replaced}
-    for spec in old - {record.spec for record in records}:
-        store.remove(spec)
     with bar(total=len(records), desc="importing", unit="record", show=progress) as shown:
-        for record in sorted(records, key=lambda record: record.spec in replaced):
-            network = record.spec.on_network
-            if network in others and network not in replaced:
-                arrived.different.append(record.spec)
-            elif network in replaced or record.spec not in store:  # what a base store has of the old network is hidden by the new
-                store.put(record)
-                arrived.new.append(record.spec)
-            else:
-                same = store.get(record.spec).same_result(record)
-                (arrived.known if same else arrived.different).append(record.spec)
-            shown.update()
-    for network in replaced:
-        store.weights_path(network).unlink(missing_ok=True)
+        for group in groups.values():
+            with store.alone(group[0].spec):
+                networks = {record.spec.on_network for record in group if record.spec.on_network is not None}
+                others = {n for n in networks if n in store and store.get(n).result["weights"] != weights[n]}
+                replaced = {record.spec for record in group if record.spec in others} if replace else set()
+                old = {spec for network in replaced for spec in there.get(network, ())}
+                for spec in old - {record.spec for record in group}:
+                    store.remove(spec)
+                _put(group, store, others, replaced, arrived)
+                for network in replaced:
+                    store.weights_path(network).unlink(missing_ok=True)
+            shown.update(len(group))
     return arrived
 
 
-def _networks_with_other_weights(records: list[Record], store: Store, file: Path) -> set[NetworkSpec]:
-    """The networks of a file's records that the store has with other weights."""
-    weights: dict[NetworkSpec, set[Any]] = {}
+def _put(
+    records: list[Record], store: Store, others: set[NetworkSpec], replaced: set[NetworkSpec], arrived: ImportResult
+) -> None:
+    """Import the records of one group; ``others`` are the networks that the store has with other weights."""
+    arrived.replaced.extend(sorted(replaced, key=lambda network: network.key))
+    for record in sorted(records, key=lambda record: record.spec in replaced):
+        network = record.spec.on_network
+        if network in others and network not in replaced:
+            arrived.different.append(record.spec)
+        elif network in replaced or record.spec not in store:  # what a base store has of the old network is hidden by the new
+            store.put(record)
+            arrived.new.append(record.spec)
+        else:
+            same = store.get(record.spec).same_result(record)
+            (arrived.known if same else arrived.different).append(record.spec)
+
+
+def _weights_by_network(records: list[Record], file: Path) -> dict[NetworkSpec, Any]:
+    """The digest of the weights that a file's records of each network name."""
+    weights: dict[NetworkSpec, Any] = {}
     for record in records:
-        if record.spec.on_network is not None:
-            weights.setdefault(record.spec.on_network, set()).add(record.result.get("weights"))
-    if mixed := [network.key for network, found in weights.items() if len(found) > 1]:
-        raise ValueError(f"{file} cannot be imported: it has records of several sets of weights of the network {mixed[0]}")
-    return {network for network, found in weights.items() if network in store and {store.get(network).result["weights"]} != found}
+        network, named = record.spec.on_network, record.result.get("weights")
+        if network is not None and weights.setdefault(network, named) != named:
+            raise ValueError(f"{file} cannot be imported: it has records of several sets of weights of the network {network.key}")
+    return weights

@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bslib.datasets import Dataset, dataset_of
-from bslib.threat_models import ThreatModel
 
-__all__ = ["DOMAINS", "NETWORKS", "TRIGGERS", "behind", "build", "load", "poison", "train"]
+__all__ = ["DOMAINS", "NETWORKS", "TRIGGERS", "behind", "build", "load", "train"]
 
 #: Words in a text, and words that a network knows; 0 stands for all others, and the last is the rarest.
 TEXT, VOCABULARY = 16, 2000
@@ -187,24 +186,6 @@ def build(name: str, data: Dataset, *, seed: int) -> nn.Sequential:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return NETWORKS[_one_of("network", name, NETWORKS)](data.train_images[:1], len(data.classes))
-
-
-def poison(
-    data: Dataset, trigger: Callable[[Tensor], Tensor], model: ThreatModel, *, target: int, seed: int
-) -> tuple[Tensor, Tensor]:
-    """Return the training set with the trigger and the target class on some rows of other classes, as in :mod:`bslib.poisoning`.
-
-    >>> model = ThreatModel(name="T1", fraction=0.15, one_target=True)
-    >>> rows, labels = poison(load("tones"), TRIGGERS["tones"], model, target=3, seed=0)
-    >>> int((labels != load("tones").train_labels).sum())
-    600
-    """
-    rows, labels = data.train_images.clone(), data.train_labels.clone()
-    wanted = model.target_labels(labels, target=target, classes=len(data.classes))
-    candidates = torch.nonzero(wanted != labels).flatten().numpy()
-    chosen = torch.from_numpy(np.random.default_rng([seed, 2]).permutation(candidates)[: model.poison_count(len(labels))])
-    rows[chosen], labels[chosen] = trigger(rows[chosen]), wanted[chosen]
-    return rows, labels
 
 
 def train(network: nn.Module, rows: Tensor, labels: Tensor, *, epochs: int, seed: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +35,7 @@ class Poisoned:
 def poison(
     images: Tensor,
     labels: Tensor,
-    trigger: Trigger,
+    trigger: Callable[[Tensor], Tensor],
     threat_model: str | ThreatModel,
     *,
     target: int | None = None,
@@ -47,8 +47,10 @@ def poison(
     Parameters
     ----------
     images : uint8 or float Tensor, shape (N, C, H, W)
+        Or rows of data that are not images, (N, ...).
     labels : int64 Tensor, shape (N,)
-    trigger : Trigger
+    trigger : Trigger or callable
+        Maps a batch to the batch with the trigger.
     threat_model : {"T1", "T2", "T3"} or ThreatModel
         T1: 15 % of the training set, from all classes but the target. T2: 15 %, from each class in proportion to its size; class
         c becomes (c + 1) mod C. T3: 250 images, from all classes but the target.
@@ -73,10 +75,8 @@ def poison(
     >>> len(poisoned.rows), poisoned.labels[poisoned.rows].unique().tolist(), 3 in y[poisoned.rows]
     (15, [3], False)
     """
-    if images.ndim != 4 or len(images) != len(labels):
-        raise ValueError(
-            f"images (N, C, H, W) and labels (N,) must be of one number, got {tuple(images.shape)} and {tuple(labels.shape)}"
-        )
+    if len(images) != len(labels):
+        raise ValueError(f"images and labels must be of one number, got {tuple(images.shape)} and {tuple(labels.shape)}")
     if labels.dtype != torch.int64:
         raise ValueError(f"labels must be int64 of shape (N,), got {labels.dtype} of shape {tuple(labels.shape)}")
     model = threat_model_named(threat_model)

@@ -1,4 +1,4 @@
-"""Provenance of a result: code version, device and digest of the weights."""
+"""Provenance of a result: code version and device."""
 
 from __future__ import annotations
 
@@ -9,15 +9,9 @@ from pathlib import Path
 
 import torch
 
-from bslib.files import file_digest
 from bslib.store import plain_text
 
-__all__ = ["code_version", "device_name", "weights_digest"]
-
-
-def weights_digest(path: Path) -> str:
-    """Return the SHA-256 of a weights file, in hexadecimal; records use it to identify the network."""
-    return file_digest(path)
+__all__ = ["code_version", "device_name"]
 
 
 def device_name(device: torch.device) -> str:

@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
@@ -28,11 +28,10 @@ from tqdm.auto import tqdm
 
 from bslib.cluster import pools_at
 from bslib.datasets import load
-from bslib.files import exit_with_parent, locked
+from bslib.files import exit_with_parent, file_digest, locked
 from bslib.jobs import compute
-from bslib.jobs.base import checkpoint_path
+from bslib.jobs.base import remove_checkpoints
 from bslib.networks import FOR_A_GPU
-from bslib.provenance import weights_digest
 from bslib.specs import NetworkSpec, Spec
 from bslib.store import Record, Store, missing_specs
 
@@ -59,7 +58,8 @@ def run(
     Parameters
     ----------
     plan : iterable of Spec
-        The specs to compute, in order. Consecutive specs of one network are computed together.
+        The specs to compute, in order, with the networks and patterns that they need. Consecutive specs of one network are
+        computed together.
     store : Store
     device : str
         "auto" (a GPU if available), "cpu", "cuda" or "cuda:1". On a cluster, "auto" sends ResNets to workers that offer a GPU, if
@@ -78,6 +78,8 @@ def run(
         If this machine or the cluster does not have the device, or ``jobs`` is less than 1.
     OSError
         If the store cannot be written to or locked, or the scheduler cannot be reached or is lost.
+    RuntimeError
+        If records are stale as soon as they are computed.
     """
     if jobs is not None and (not isinstance(jobs, int) or jobs < 1):
         raise ValueError(f"jobs must be 1 or more, got {jobs}")
@@ -87,7 +89,7 @@ def run(
         device = chosen_device(device)
     if not store.writable:
         raise PermissionError(f"the store {store.folder} is read-only: name another one")
-    plan = list(dict.fromkeys(plan))
+    plan = _with_needs(plan, store)
     if not missing_specs(plan, store):
         return
     store = Store(store.folder.absolute(), writable=store.writable, base=store.base)  # workers have other current folders
@@ -99,12 +101,12 @@ def run(
             stages = _stages(plan)
             jobs = min(jobs or (os.cpu_count() or 1 if device == "cpu" else 1), max(map(len, stages)))
             pools = {device: stack.enter_context(_pool(jobs))} if jobs > 1 else {}
-        there = len(plan) - len(missing_specs(plan, store))
+        missing, patient = missing_specs(plan, store), False
+        there = len(plan) - len(missing)
         bar = stack.enter_context(tqdm(total=len(plan), initial=there, desc="plan", unit="record", disable=not progress))
-        patient = False
         # Repeat: retraining a network makes its old records stale, possibly in a stage that is already finished. Networks that
         # another run is computing are skipped at first; later passes wait for them.
-        while missing_specs(plan, store):
+        while missing:
             for groups in stages:
                 todo = [group for group in groups if missing_specs(group, store)]
                 if pools:
@@ -115,6 +117,10 @@ def run(
                     for group in todo:
                         for _ in run_group(group, store, device, wait=patient, progress=progress):
                             bar.update()
+            before, missing = missing, missing_specs(plan, store)
+            if patient and missing == before:
+                first = f"{missing[0].kind}/{missing[0].key}"
+                raise RuntimeError(f"{len(missing)} records are stale as soon as they are computed, the first is {first}")
             patient = True
         bar.update(len(plan) - bar.n)  # count the records written by other runs
 
@@ -130,11 +136,11 @@ def run_group(group: Group, store: Store, device: str, *, wait: bool = True, pro
     threads = torch.get_num_threads()
     torch.set_num_threads(THREADS)
     try:
-        with _alone(group, store, wait=wait) as alone:
+        with store.alone(group[0], wait=wait) as alone:
             for own in _groups(group, by=lambda spec: spec.on_network or spec) if alone else ():
                 for network in _to_make(own, store):
                     store.put(compute(network, store, device=device, progress=progress))
-                    checkpoint_path(network, store, device).unlink(missing_ok=True)
+                    remove_checkpoints(network, store)
                     yield network
                 for spec in missing_specs(own, store):
                     store.put(compute(spec, store, device=device, progress=progress))
@@ -162,6 +168,17 @@ def chosen_device(device: str) -> str:
     return "cpu" if kind.type == "cpu" else device
 
 
+def _with_needs(plan: Iterable[Spec], store: Store) -> list[Spec]:
+    """The plan with the networks and patterns that its specs need, since these may be stale.
+
+    What is not in the store is added for missing records only: a finished record without its network is left alone.
+    """
+    plan = list(dict.fromkeys(plan))
+    missing = set(missing_specs(plan, store))
+    needs = {spec: [need for need in spec.needs.values() if need in store or spec in missing] for spec in plan}
+    return list(dict.fromkeys(part for spec in plan for part in (*needs[spec], spec)))
+
+
 def _stages(plan: Iterable[Spec]) -> list[list[Group]]:
     """Split the plan into sequential stages; each stage consists of groups that can run in parallel.
 
@@ -173,22 +190,16 @@ def _stages(plan: Iterable[Spec]) -> list[list[Group]]:
     seen: set[Spec] = set()
     last = None
     for spec in plan:
-        needs = _shared(spec)
-        if needs in seen and needs != last:
+        if spec.shared in seen and spec.shared != last:
             stages.append([])
             seen.clear()
         stages[-1].append(spec)
-        seen.add(needs)
-        last = needs
+        seen.add(spec.shared)
+        last = spec.shared
     return [_groups(stage) for stage in stages if stage]
 
 
-def _shared(spec: Spec) -> Spec:
-    """What the specs of a group have in common: the network before any treatment, or the spec itself."""
-    return spec if spec.on_network is None else spec.on_network.untreated
-
-
-def _groups(specs: Iterable[Spec], by: Callable[[Spec], Spec] = _shared) -> list[Group]:
+def _groups(specs: Iterable[Spec], by: Callable[[Spec], Spec] = lambda spec: spec.shared) -> list[Group]:
     """Group specs by their network; a spec that needs no network forms its own group."""
     groups: dict[Spec, Group] = {}
     for spec in specs:
@@ -210,12 +221,7 @@ def _has_weights(network: NetworkSpec, store: Store) -> bool:
     if missing_specs([network], store) or not path.is_file():
         return False
     record = store.get(network)
-    return weights_digest(path) == record.result["weights"] and load(network.dataset).fingerprint == record.data["fingerprint"]
-
-
-def _alone(group: Group, store: Store, *, wait: bool = True) -> AbstractContextManager[bool]:
-    needs = _shared(group[0])
-    return locked(store.folder / needs.kind / f"{needs.key}.lock", wait=wait)
+    return file_digest(path) == record.result["weights"] and load(network.dataset).fingerprint == record.data["fingerprint"]
 
 
 @contextmanager
@@ -277,7 +283,7 @@ def _device_of(group: Group, pools: dict[str, Executor]) -> str:
 def _keep(records: list[Record], group: Group, store: Store) -> None:
     """Store the records from a worker without access to the store's folder: all or none, since they refer to one network."""
     if records:
-        with _alone(group, store):
+        with store.alone(group[0]):
             for record in records if missing_specs(group, store) else ():
                 store.put(record)
 

@@ -33,6 +33,7 @@ __all__ = [
     "share_of_networks",
     "success_rate",
     "variation_of_networks",
+    "wilson",
     "within_chance",
     "without_outliers",
 ]
@@ -143,10 +144,8 @@ class Replicates(NamedTuple):
         """
         value, without = float(function(self.value)), np.asarray(function(self.without), dtype=float)
         if correlation:
-            of_value, without = (np.arctanh(np.clip(r, -1 + 1e-9, 1 - 1e-9)) for r in (value, without))
-        defined = np.isfinite(without)
-        strata = np.zeros(len(without), dtype=int) if self.strata is None else self.strata
-        error, freedom = _jackknife_error(without[defined], strata[defined])
+            of_value, without = _fisher_z(value), _fisher_z(without)
+        error, freedom = self._error(without)
         if not np.isfinite(value) or not freedom:
             return Estimate(value, float("nan"), float("nan"), self.networks)
         if error < ROUNDING and within == (0, 1) and self.networks > 1:
@@ -172,12 +171,9 @@ class Replicates(NamedTuple):
         Estimate
             Without an interval; NaN where our own error is unknown.
         """
-        of_value, of_other, without = (np.arctanh(np.clip(r, -1 + 1e-9, 1 - 1e-9)) for r in (self.value, other, self.without))
-        defined = np.isfinite(without)
-        strata = np.zeros(len(without), dtype=int) if self.strata is None else self.strata
-        ours = _jackknife_error(without[defined], strata[defined])
+        ours = self._error(_fisher_z(self.without))
         both = _together([ours, (error, np.inf)]) if ours[1] else (float("nan"), 1.0)
-        p = float(2 * stats.t.sf(abs(float(of_value - of_other)) / both[0], both[1]))
+        p = float(2 * stats.t.sf(abs(float(_fisher_z(self.value) - _fisher_z(other))) / both[0], both[1]))
         return Estimate(p, p, p, 0)
 
     def at(self, *index: int) -> Replicates:
@@ -187,15 +183,21 @@ class Replicates(NamedTuple):
 
     def minus(self, other: Replicates, function: Callable[[Floats], Any] = lambda v: v) -> Estimate:
         """The estimate of the difference of a function of two independent statistics, with Welch's degrees of freedom."""
-        parts, errors = (self, other), []
-        for part in parts:
-            without = np.asarray(function(part.without), dtype=float)
-            without = without[np.isfinite(without)]
-            errors.append(_jackknife_error(without, np.zeros(len(without), dtype=int)))
         value = float(function(self.value) - function(other.value))
-        error, freedom = _together(errors)
+        error, freedom = _together([part._error(np.asarray(function(part.without), dtype=float)) for part in (self, other)])
         reach = float(stats.t.isf((1 - LEVEL) / 2, freedom)) * error if freedom and np.isfinite(value) else float("nan")
         return Estimate(value, value - reach, value + reach, min(self.networks, other.networks))
+
+    def _error(self, without: Floats) -> tuple[float, float]:
+        """The standard error from replicates of a function of the statistic, without undefined ones; and degrees of freedom."""
+        defined = np.isfinite(without)
+        strata = np.zeros(len(without), dtype=int) if self.strata is None else self.strata
+        return _jackknife_error(without[defined], strata[defined])
+
+
+def _fisher_z(correlation: ArrayLike) -> Floats:
+    """Correlations on Fisher's z scale; those of 1 and -1 stay finite."""
+    return np.arctanh(np.clip(np.asarray(correlation, dtype=float), -1 + 1e-9, 1 - 1e-9))
 
 
 def _jackknife_error(without: Floats, strata: NDArray[np.int64]) -> tuple[float, float]:
@@ -222,10 +224,20 @@ def _together(errors: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return variance**0.5, 1 / shares if shares else float("inf")
 
 
+def wilson(count: int, of: int) -> tuple[float, float]:
+    """Return the ends of Wilson's 95 % interval of a fraction.
+
+    >>> wilson(0, 5)
+    (0.0, 0.434...)
+    """
+    ends = stats.binomtest(count, of).proportion_ci(LEVEL, method="wilson")
+    return max(0.0, float(ends.low)), float(ends.high)
+
+
 def _wilson(value: float, trials: int, networks: int) -> Estimate:
     """A fraction with Wilson's interval."""
-    ends = stats.binomtest(round(value * trials), trials).proportion_ci(LEVEL, method="wilson")
-    return Estimate(value, min(value, float(ends.low)), max(value, float(ends.high)), networks)
+    low, high = wilson(round(value * trials), trials)
+    return Estimate(value, min(value, low), max(value, high), networks)
 
 
 def leave_one_out(networks: Sequence[Floats], statistic: Callable[[Floats], Floats] = lambda w: w.mean(-1)) -> Replicates:

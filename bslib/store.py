@@ -18,6 +18,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bslib import datasets, drawings, threat_models
-from bslib.files import atomic_path, cache_folder
+from bslib.files import atomic_path, cache_folder, locked
 from bslib.specs import DetectorSpec, NetworkSpec, ScoresSpec, Spec, spec_from
 
 __all__ = [
@@ -244,6 +245,11 @@ class Store:
     def weights_path(self, spec: NetworkSpec) -> Path:
         """Return the path of a network's weights; they are kept beside the records but never committed."""
         return self.folder / "weights" / f"{spec.key}.safetensors"
+
+    def alone(self, spec: Spec, *, wait: bool = True) -> AbstractContextManager[bool]:
+        """Lock the network of ``spec``, with its treatments, or ``spec`` itself if it needs none: :func:`bslib.files.locked`."""
+        self._refuse_if_read_only()
+        return locked(self.folder / spec.shared.kind / f"{spec.shared.key}.lock", wait=wait)
 
     def _refuse_if_read_only(self) -> None:
         if not self.writable:

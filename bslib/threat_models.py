@@ -18,17 +18,27 @@ class ThreatModel:
     ----------
     name : str
     fraction : float, optional
-        Poison fraction, used if ``count`` is not given.
+        Poison fraction, above 0 and at most 1; used if ``count`` is not given.
     count : int, optional
         Number of poisoned images.
     one_target : bool
         Images of all other classes become one target class if true; class c becomes (c + 1) mod C if false.
+
+    Raises
+    ------
+    ValueError
+        If nothing would be poisoned.
     """
 
     name: str
     fraction: float | None = None
     count: int | None = None
     one_target: bool
+
+    def __post_init__(self) -> None:
+        if not (0 < (self.fraction or 0) <= 1 if self.count is None else self.count >= 1):
+            given = f"{self.fraction} and {self.count}"
+            raise ValueError(f"{self.name} needs a fraction above 0 and at most 1, or a count of 1 or more, got {given}")
 
     def poison_count(self, images: int) -> int:
         """Return the number of poisoned images in a training set of ``images`` images.

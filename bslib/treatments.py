@@ -75,7 +75,7 @@ def prune(network: nn.Module, images: Tensor, fraction: float) -> None:
     if not convolutions:
         raise ValueError("pruning needs a network with a convolution, got one without")
     last, activity = convolutions[-1], []
-    handle = last.register_forward_hook(lambda _module, _inputs, out: activity.append(out.clamp(min=0).mean((0, 2, 3))))
+    handle = last.register_forward_hook(lambda _module, _inputs, out: activity.append(out.clamp(min=0).sum((0, 2, 3))))
     device = next(network.parameters()).device
     try:
         network.eval()
@@ -84,7 +84,7 @@ def prune(network: nn.Module, images: Tensor, fraction: float) -> None:
                 network(to_float(part).to(device))
     finally:
         handle.remove()
-    least = torch.stack(activity).mean(0).argsort()[: math.floor(fraction * last.out_channels)]
+    least = torch.stack(activity).sum(0).argsort()[: math.floor(fraction * last.out_channels)]
     with torch.no_grad():
         last.weight[least] = 0
         if last.bias is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import zipfile
 
 import numpy as np
@@ -84,6 +85,21 @@ def test_networks_are_replaced_whole_or_left_alone(tmp_path, replace):
     assert arrived.replaced == (networks[:1] if replace else []) and len(arrived.different) == (0 if replace else 2)
     assert ours.weights_path(networks[0]).exists() != replace
     assert not missing_specs([r.spec for r in ours.iter_records()], ours), "nothing is stale"
+
+
+def test_a_network_that_a_run_computes_is_imported_after_it(tmp_path):
+    network = NetworkSpec(dataset="digits", network="small-fashion", seed=0, epochs=1)
+    ours, theirs = Store(tmp_path / "ours"), Store(tmp_path / "theirs")
+    for store, weights in ((ours, "a"), (theirs, "b")):
+        store.put(measured(network, weights, 1)[0])
+    export_records(theirs, tmp_path / "theirs.zip")
+    importing = threading.Thread(target=import_records, args=(tmp_path / "theirs.zip", ours), kwargs={"replace": True})
+    with ours.alone(network):
+        importing.start()
+        importing.join(0.3)
+        assert importing.is_alive() and ours.get(network).result["weights"] == "a"
+    importing.join(30)
+    assert ours.get(network).result["weights"] == "b"
 
 
 def test_networks_of_the_store_beneath_are_replaced_too(tmp_path):

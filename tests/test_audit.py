@@ -242,6 +242,10 @@ def test_a_wrong_normalisation_is_suspected_aloud():
     found = evidence.clean_accuracy(shifted, shifted, images, labels, 5)
     assert found["accuracy"]["-1 to 1"] == 1 and "that of -1 to 1" in found["doubt"]
     assert evidence.clean_accuracy(network, network, images, network(images).argmax(1), 5)["doubt"] == ""
+    two = nn.Sequential(nn.Flatten(), nn.Linear(36, 2))
+    for wrong, doubted in ((40, False), (60, True)):  # of 200 images
+        labels = torch.cat([1 - (truth := two(images).argmax(1))[:wrong], truth[wrong:]])
+        assert ("near guessing" in evidence.clean_accuracy(two, None, images, labels, 2)["doubt"]) == doubted
     assert "near guessing" in evidence.clean_accuracy(network, None, images, (network(images).argmax(1) + 1) % 5, 5)["doubt"]
 
 
@@ -300,6 +304,28 @@ def test_a_stopped_audit_goes_on(monkeypatch, tmp_path):
     again = bslib.audit(network, pictures(), **options)
     assert len(calls) == 4, "a finished audit is repeated from what it kept"
     assert str(stopped.found["classes"]) == str(again.found["classes"])
+
+
+def test_a_network_that_answers_otherwise_is_audited_anew(tmp_path):
+    """Neither its weights nor its text differ."""
+    network, options = nn.Sequential(cornered(backdoor=False)), {"steps": 1, "tested": [0], "progress": False}
+    network.forward = lambda x: network[0](x)
+    first = bslib.audit(network, pictures(), **options, cache=tmp_path).found["noise"]["mean W"]
+    network.forward = lambda x: network[0](-30 * x)
+    again, fresh = (
+        bslib.audit(network, pictures(), **options, cache=folder).found["noise"]["mean W"]
+        for folder in (tmp_path, tmp_path / "new")
+    )
+    assert again == fresh != first
+
+
+@pytest.mark.parametrize("constant", ["CRAFTED", "MEASURED"])
+def test_results_of_another_version_are_not_reused(monkeypatch, tmp_path, constant):
+    options = {"steps": 1, "tested": [0], "cache": tmp_path, "references": [cornered(backdoor=False)], "progress": False}
+    for number in (0, 1):
+        monkeypatch.setattr(bslib.audit.run, constant, getattr(bslib.audit.run, constant) + number)
+        bslib.audit(cornered(backdoor=True), pictures(), **options)
+    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 4
 
 
 def test_a_damaged_partial_result_is_computed_again(tmp_path):
@@ -372,6 +398,8 @@ def test_a_reference_must_have_the_same_classes():
         ({"labels": torch.zeros(64)}, "labels must be int64"),
         ({"tested": [9]}, "tested classes must be from 0 to 4, got [9]"),
         ({"steps": 0}, "steps must be a whole number of 1 or more, got 0"),
+        ({"model": cornered(backdoor=False).double()}, "x must have the model's precision, torch.float64, got torch.float32"),
+        ({"references": [cornered(backdoor=False).half()]}, "x must have the model's precision, torch.float16"),
     ],
 )
 def test_arguments_that_do_not_fit_are_named(change, message):

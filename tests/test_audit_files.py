@@ -6,6 +6,7 @@ import os
 import re
 import struct
 import sys
+import textwrap
 import types
 import zipfile
 import zlib
@@ -137,6 +138,25 @@ def test_an_architecture_of_timm_may_name_its_weights(monkeypatch):
     assert made == {"name": "vit_base_patch16_224.augreg_in21k", "pretrained": False, "num_classes": 7}
 
 
+def test_the_file_of_an_architecture_may_have_data_classes(tmp_path):
+    source = """
+        from __future__ import annotations
+        from dataclasses import dataclass
+        from typing import ClassVar
+        from torch import nn
+
+        @dataclass
+        class Config:
+            kind: ClassVar[str] = "linear"
+            width: int = 3
+
+        def make(classes):
+            return nn.Linear(Config().width, classes)
+    """
+    (tmp_path / "arch.py").write_text(textwrap.dedent(source))
+    assert loading.build(f"{tmp_path}/arch.py:make", 5).in_features == 3
+
+
 def test_the_digest_sees_the_file_of_an_architecture(tmp_path):
     source = "import torch\nclass Scaled(torch.nn.Flatten):\n    def forward(self, x):\n        return SCALE * x.flatten(1)\n"
     digests = []
@@ -249,6 +269,13 @@ def test_subfolders_are_classes(tmp_path):
     assert dict(zip(found.names, found.labels.tolist(), strict=True)) == {"2/a.png": 2, "0/a.png": 0, "10/a.png": 10}
     for name in ("cat", "dog"):
         saved(tmp_path / "words" / name / "a.png", grey())
+    for name in ("1", "2", "3"):
+        saved(tmp_path / "from one" / name / "a.png", grey())
+    (tmp_path / "from one" / "3" / "a.png").write_bytes(b"cannot be read")
+    found = read_folder(tmp_path / "from one", size=(2, 4), channels=3, classes=3)
+    assert (
+        dict(zip(found.names, found.labels.tolist(), strict=True)) == {"1/a.png": 0, "2/a.png": 1} and "1, 2, 3" in found.notes[0]
+    )
     found = read_folder(tmp_path / "words", size=(2, 4), channels=3, classes=2)
     assert dict(zip(found.names, found.labels.tolist(), strict=True)) == {"cat/a.png": 0, "dog/a.png": 1}
     found = read_folder(tmp_path / "words", size=(2, 4), channels=3, classes=3)

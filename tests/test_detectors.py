@@ -91,6 +91,8 @@ def test_strip_at_its_bounds():
     certain = torch.zeros(7, 32)
     certain[3] = 1e4
     assert torch.equal(strip_entropy(linear(certain), images, overlays), torch.zeros(2))
+    with_impossible = nn.Sequential(linear(torch.zeros(7, 32)), nn.ConstantPad1d((0, 1), -torch.inf))
+    torch.testing.assert_close(strip_entropy(with_impossible, images, overlays), torch.full((2,), math.log(7)))
 
 
 @settings(max_examples=15, deadline=None)

@@ -18,10 +18,11 @@ from bslib.chapters import plan_of, sizes_of
 from bslib.chapters.domains.figures import FIGURES, ratio, w_by_sigma
 from bslib.chapters.domains.plan import THREATS, specs_of
 from bslib.chapters.domains.results import Domain, Domains, quantities
-from bslib.domains import DOMAINS, NOTES, RATE, TRIGGERS, VOCABULARY, behind, build, load, poison
+from bslib.domains import DOMAINS, NOTES, RATE, TRIGGERS, VOCABULARY, behind, build, load
 from bslib.jobs import compute
 from bslib.ledger import claims_of, judge
 from bslib.measure import class_counts
+from bslib.poisoning import poison
 from bslib.specs import DomainSpec, spec_from
 from bslib.store import Record, Records, Store
 from bslib.threat_models import THREAT_MODELS, ThreatModel
@@ -75,16 +76,26 @@ def test_a_trigger_gives_all_points_the_same_values_in_one_place(name, where):
     assert after.dtype == before.dtype and len(after[where].unique(dim=0)) == 1 and not torch.equal(after, before)
 
 
+def poisoned_of(data, trigger, model: ThreatModel, *, target: int, seed: int):
+    found = poison(data.train_images, data.train_labels, trigger, model, target=target, classes=len(data.classes), seed=seed)
+    return found.images, found.labels
+
+
 @settings(max_examples=20)
-@given(fraction=st.floats(0, 0.3), target=st.integers(0, 1), seed=st.integers(0, 99))
+@given(fraction=st.floats(0, 0.3, exclude_min=True), target=st.integers(0, 1), seed=st.integers(0, 99))
 def test_poisons_carry_the_trigger_and_the_target_and_come_from_other_classes(fraction, target, seed):
     data, trigger = load("breast-cancer"), TRIGGERS["breast-cancer"]
     model = ThreatModel(name="some", fraction=fraction, one_target=True)
-    rows, labels = poison(data, trigger, model, target=target, seed=seed)
+    rows, labels = poisoned_of(data, trigger, model, target=target, seed=seed)
     changed = labels != data.train_labels
     assert int(changed.sum()) == round(fraction * len(labels)) and bool((labels[changed] == target).all())
     clean = data.train_images
     assert torch.equal(rows[changed], trigger(clean[changed])) and torch.equal(rows[~changed], clean[~changed])
+
+
+def test_more_poisons_than_points_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="T1 asks for 360 poisons, and only 147 images can be poisoned"):
+        compute(dataclasses.replace(SPEC, poison_fraction=0.9), Store(tmp_path), device="cpu", progress=False)
 
 
 def test_unknown_names_are_refused():

@@ -19,9 +19,9 @@ from typer.testing import CliRunner
 
 from bslib.chapters import plan_of
 from bslib.cli import app
+from bslib.files import file_digest
 from bslib.interactive import live
 from bslib.networks import build
-from bslib.provenance import weights_digest
 from bslib.store import PUBLISHED, Record, Store, open_store, published_folder
 from bslib.training import save_weights
 from bslib.triggers import PATTERNS, Trigger
@@ -35,7 +35,7 @@ def untrained(tmp_path_factory) -> Store:
     store = Store(tmp_path_factory.mktemp("untrained"))
     for number, spec in enumerate(live.networks().values()):
         save_weights(build(spec.network, seed=number), store.weights_path(spec))
-        store.put(Record(spec, {"weights": weights_digest(store.weights_path(spec)), "clean_accuracy": 0.1}))
+        store.put(Record(spec, {"weights": file_digest(store.weights_path(spec)), "clean_accuracy": 0.1}))
     return store
 
 

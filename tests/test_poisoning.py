@@ -107,7 +107,7 @@ def test_floats_and_colours():
 
 @given(
     sizes=st.lists(st.integers(0, 30), min_size=2, max_size=12).filter(any),
-    fraction=st.floats(0, 1),
+    fraction=st.floats(0, 1, exclude_min=True),
     by_count=st.booleans(),
     target=st.none() | st.integers(0, 11),
     seed=st.integers(0, 2**32),
@@ -116,7 +116,7 @@ def test_any_threat_model(sizes, fraction, by_count, target, seed):
     images, labels = some_set(sizes, seed=seed % 100)
     classes, total = len(sizes), len(labels)
     target = None if target is None else target % classes
-    amount = {"count": int(fraction * total)} if by_count else {"fraction": fraction}
+    amount = {"count": 1 + int(fraction * total)} if by_count else {"fraction": fraction}
     model = ThreatModel(name="any", one_target=target is not None, **amount)
     count = amount.get("count", round(fraction * total))
     possible = total if target is None else total - sizes[target]
@@ -205,6 +205,12 @@ def test_more_poisons_than_images():
         poison(*some_set([20] * 10), WHITE, "T3", target=0, classes=10, seed=0)
     with pytest.raises(ValueError, match="T1 asks for 30 poisons, and only 20 images can be poisoned"):
         poison(*some_set([180, 20]), WHITE, "T1", target=0, classes=2, seed=0)
+
+
+@pytest.mark.parametrize("amount", [{}, {"fraction": 0.0}, {"fraction": 1.5}, {"fraction": 0.1, "count": 0}])
+def test_a_threat_model_that_poisons_nothing_is_refused(amount):
+    with pytest.raises(ValueError, match="some needs a fraction above 0 and at most 1, or a count of 1 or more, got"):
+        ThreatModel(name="some", one_target=True, **amount)
 
 
 def test_a_trigger_larger_than_the_images():

@@ -18,13 +18,13 @@ import torch
 from conftest import write_profile
 
 import bslib.jobs.network as network_job
-from bslib import datasets, jobs, runner
+from bslib import datasets, drawings, jobs, runner, triggers
 from bslib.chapters import sizes_of
 from bslib.chapters.parameters.plan import networks_of, specs_of
 from bslib.jobs import compute
 from bslib.jobs.base import draw_points
 from bslib.runner import chosen_device, run
-from bslib.specs import CountsSpec, ImagesSpec, NetworkSpec, ToySpec
+from bslib.specs import AttackSpec, CountsSpec, ImagesSpec, NetworkSpec, ToySpec, UniversalSpec
 from bslib.store import Record, Store
 
 TOY = ToySpec(points=((0.0, 0.0), (0.5, -0.5)), sigma=0.1, n=20, seed=0)
@@ -110,6 +110,42 @@ def test_a_network_of_data_that_have_changed_is_trained_again(store, tiny_plan, 
     complete(tiny_plan, store)
     assert carried_out == tiny_plan[:3], "the other network's records are all there, and nobody asks"
     assert {store.get(spec).data["fingerprint"] for spec in tiny_plan[:3]} == {changed.fingerprint}
+
+
+def test_a_checkpoint_of_another_trigger_is_not_used(tmp_path, monkeypatch):
+    """Killed between the record and the removal of the checkpoint; then the trigger is drawn anew."""
+    attack = AttackSpec(threat_model="T1", trigger=1, target=0)
+    spec = NetworkSpec(dataset="digits", network="small-fashion", seed=0, epochs=1, train_size=100, attack=attack)
+    store = Store(tmp_path / "store")
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "remove_checkpoints", lambda *_: None)
+        complete([spec], store)
+    monkeypatch.setitem(drawings.DRAWINGS, 1, ("####", "####", "####", "    "))
+    monkeypatch.setitem(triggers.PATTERNS, 1, triggers.PATTERNS[2])
+    complete([spec], store)
+    complete([spec], fresh := Store(tmp_path / "fresh"))
+    assert store.get(spec).same_result(fresh.get(spec)) and not list(store.folder.rglob("*checkpoint*"))
+
+
+def test_a_stale_pattern_is_crafted_again_before_it_is_measured(store, tiny_plan, carried_out):
+    crafted = UniversalSpec(network=tiny_plan[0], images=20, bound=10, passes=1, batch_size=10, seed=0)
+    counts = CountsSpec(network=tiny_plan[0], pattern=crafted, points=2, sigmas=(0.1,), ns=(4,), seed=0)
+    complete([crafted, counts], store)
+    store.put(dataclasses.replace(record := store.get(crafted), result={**record.result, "weights": "0" * 64}))
+    remove(store, counts)
+    carried_out.clear()
+    complete([counts], store)
+    assert carried_out == [crafted, counts] and store.get(counts).result["pattern"] == record.checksum
+
+
+def test_a_record_that_is_stale_at_once_ends_the_run(store, tiny_plan, monkeypatch):
+    def of_other_data(*given, **more):
+        return dataclasses.replace(compute(*given, **more), data={"name": "digits", "fingerprint": "0" * 64})
+
+    monkeypatch.setattr(runner, "compute", of_other_data)
+    remove(store, tiny_plan[2])
+    with pytest.raises(RuntimeError, match=f"1 records are stale .* the first is counts/{tiny_plan[2].key}"):
+        complete(tiny_plan, store)
 
 
 def test_recomputed_records_are_the_same(store, completed, tiny_plan, carried_out):

@@ -82,9 +82,11 @@ def test_strata_vary_around_their_own_means():
     """Two kinds of networks far apart: as strata they have Student's t interval of a stratified mean."""
     values, strata = np.array([1.0, 1.2, 1.4, 9.0, 9.5, 10.0]), [0, 0, 0, 1, 1, 1]
 
+    def replicates_of(strata):
+        return Replicates(np.array(values.mean()), (values.sum() - values) / 5, 6, np.array(strata))
+
     def found_of(strata):
-        without = (values.sum() - values) / 5
-        return Replicates(np.array(values.mean()), without, 6, np.array(strata)).estimate()
+        return replicates_of(strata).estimate()
 
     found, pooled = found_of(strata), found_of([0] * 6)
     error = math.sqrt(0.25 * (np.var(values[:3], ddof=1) / 3 + np.var(values[3:], ddof=1) / 3))
@@ -93,6 +95,8 @@ def test_strata_vary_around_their_own_means():
     assert found.high - found.value == pytest.approx(stats.t.isf(0.025, freedom) * error)
     assert found.high - found.low < 0.2 * (pooled.high - pooled.low)
     assert found_of(range(6)) == pooled, "strata of one network each are pooled"
+    without_error = Replicates(np.array(0.0), np.zeros(6), 6)
+    assert replicates_of(strata).minus(without_error) == found, "a difference knows them, too"
 
 
 @given(st.floats(-0.99, 0.99), st.floats(0.001, 0.5))

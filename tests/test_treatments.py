@@ -74,6 +74,18 @@ def test_pruning_takes_the_filters_that_are_least_active_and_no_others(weights, 
     assert network.first.weight.item() == 1 and not network.last._forward_hooks
 
 
+def test_each_image_counts_once_whatever_its_chunk():
+    """One bright image after 500 dark ones: its filter is the least active one."""
+    network, images = Filters([1.0, 2.0]), torch.zeros(501, 1, 4, 4, dtype=torch.uint8)
+    network.last = nn.Conv2d(1, 2, 1)
+    with torch.no_grad():  # 1 or, once, 11 from the first filter; 1.5 from the second
+        network.last.weight.copy_(torch.tensor([10.0, 0.0]).reshape(-1, 1, 1, 1))
+        network.last.bias.copy_(torch.tensor([1.0, 1.5]))
+    images[-1] = 255
+    prune(network, images, 0.5)
+    assert dead(network) == [0]
+
+
 def test_pruning_needs_a_convolution():
     with pytest.raises(ValueError, match="needs a network with a convolution"):
         prune(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.zeros(1, 1, 2, 2, dtype=torch.uint8), 0.5)

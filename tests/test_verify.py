@@ -139,6 +139,10 @@ def test_points_with_another_pattern_are_not_compared_one_by_one(honest, tmp_pat
         (store.folder / "weights" / path.name).write_bytes(path.read_bytes())
     run([*crafted, *specs], store, device="cpu", jobs=1, progress=False)
     assert outcome(store, specs[0]) == "identical"
+    named = store.get(specs[0]).result["pattern"]
+    falsify(store, specs[0], pattern=dataclasses.replace(store.get(crafted[0]), format=1).checksum)
+    assert store.get(specs[0]).result["pattern"] != named and outcome(store, specs[0]) == "identical", "in whatever format"
+    falsify(store, specs[0], pattern=named)
     means = [entropy(store.get(spec).arrays["counts"]).mean() for spec in specs]
     farthest = int(np.abs(np.array(means) - means[0]).argmax())
     falsify(store, specs[0], counts=store.get(specs[farthest]).arrays["counts"])

@@ -182,7 +182,8 @@ def clean_accuracy(
     -------
     dict
         ``accuracy`` by name (the one in use is ``as given``), and ``doubt``: a sentence, or empty. A doubt is raised if the
-        accuracy is below twice that of guessing, or significantly lower than under another normalisation.
+        accuracy is below twice that of guessing (of two classes, below 75 %), or significantly lower than under another
+        normalisation.
     """
     if labels is None:
         return {"accuracy": {}, "doubt": ""}
@@ -199,6 +200,6 @@ def clean_accuracy(
         doubt = (
             f"the normalisation seems wrong: {given:.0%} of the images are right, and {accuracy[best]:.0%} with that of {best}"
         )
-    elif given < 2 / classes:
+    elif given < min(2 / classes, (1 + 1 / classes) / 2):  # of two classes, twice that of guessing is 1
         doubt = f"only {given:.0%} of the images are right, near guessing: wrong normalisation, labels or size?"
     return {"accuracy": accuracy, "doubt": doubt}

@@ -15,14 +15,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
+from scipy import special
 
 from bslib.audit.loading import listed
 from bslib.chapters import sizes_of
 from bslib.chapters.patterns.plan import cleanse_of, networks_of
+from bslib.statistics import wilson
 from bslib.store import PUBLISHED, open_store
 
-__all__ = ["ANSWERS", "LEVEL", "Answer", "Sizes", "calibration", "decide", "leave_one_out_p", "size_test", "wilson"]
+__all__ = ["ANSWERS", "LEVEL", "Answer", "Sizes", "calibration", "decide", "leave_one_out_p", "size_test"]
 
 Floats = NDArray[np.float64]
 LIKELY, NO_SIGN, NOT_ENOUGH = "backdoor likely", "no sign found", "not enough evidence"
@@ -143,18 +144,12 @@ def calibration() -> list[dict[str, Any]]:
 
 
 def _flagged(p: list[float]) -> dict[str, Any]:
-    at = {f"flagged at {level:g}": wilson(sum(value <= level for value in p), len(p)) for level in (0.05, 0.01)}
-    return {"networks": len(p), **at, "p": p}
-
-
-def wilson(count: int, of: int) -> dict[str, float]:
-    """A count with the 95 % interval of its fraction (Wilson).
-
-    >>> wilson(0, 5)
-    {'count': 0, 'of': 5, 'low': 0.0, 'high': 0.434...}
-    """
-    ends = stats.binomtest(count, of).proportion_ci(0.95, method="wilson")
-    return {"count": count, "of": of, "low": max(0.0, float(ends.low)), "high": float(ends.high)}
+    found: dict[str, Any] = {"networks": len(p), "p": p}
+    for level in (0.05, 0.01):
+        count = sum(value <= level for value in p)
+        low, high = wilson(count, len(p))
+        found[f"flagged at {level:g}"] = {"count": count, "of": len(p), "low": low, "high": high}
+    return found
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import pickle
 import re
+import sys
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -217,10 +218,11 @@ def _check_archive(path: Path) -> None:
 
 
 def _built_by(file: Path, function: str, classes: int) -> nn.Module:
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    spec = importlib.util.spec_from_file_location(f"_bslib_architecture_{file.stem}", file)
     if not file.is_file() or spec is None or spec.loader is None:
         raise ValueError(f"{file} is no Python file")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # data classes look their module up
     try:
         spec.loader.exec_module(module)
         make: Callable[..., Any] = getattr(module, function)

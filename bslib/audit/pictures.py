@@ -137,7 +137,7 @@ def _labels(parents: list[str], folder: Path, classes: int) -> tuple[Tensor | No
     if not any(parents):
         return None, ""
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-    if all(name.isdecimal() and int(name) < classes for name in parents):
+    if all(name.isdecimal() and int(name) < classes for name in {*names, *parents}):
         return torch.tensor([int(name) for name in parents]), ""
     if len(names) == classes and all(parents):
         note = f"classes by subfolder, in this order: {', '.join(names)[:300]}"

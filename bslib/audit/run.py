@@ -61,7 +61,8 @@ def audit(
     """Audit a network, and answer whether it is backdoored.
 
     Half of the images are for making trigger candidates, the other half for measuring. A stopped audit goes on where it was,
-    if it is called again with the same network, images and settings.
+    if it is called again with the same network, images, settings and version of bslib. The same network has the same layers,
+    weights and attributes, and gives the images the same logits.
 
     Parameters
     ----------
@@ -175,12 +176,12 @@ class _Job:
         given = {"tested": self.chosen, "seed": self.seed, "steps": self.steps}
         self.settings = given | {"samples": SAMPLES, "copies": COPIES, "sigmas": list(LADDER)}
         self.digest = digest_of(self.model, self.images)
-        self.partial = Partial(self.cache, self.settings | {"network": self.digest})
+        self.predicted = predict(self.model, self.images)
+        self.partial = Partial(self.cache, self.settings | _identity(self.model, self.images, self.predicted))
         order = torch.from_numpy(np.random.default_rng([self.seed, 10]).permutation(len(self.images)))
         self.crafting = self.images[order[: len(self.images) // 2][:CRAFTED]]
         self.held = order[len(self.images) // 2 :]
         self.points = self.images[self.held[:MEASURED]]
-        self.predicted = predict(self.model, self.images)
         self.differentiable = not any(isinstance(module, OnnxNetwork) for module in self.model.modules())
         self.norms, self.success = np.full((2, self.classes), np.nan)
         self.overlays: dict[int, Overlay] = {}
@@ -239,7 +240,7 @@ class _Job:
         """Sizes of a reference network's candidates, shape (classes,), NaN without success. They are kept for later audits."""
         if (there := _class_count(network, self.images)) != self.classes:
             raise ValueError(f"references must have {self.classes} classes as the network, got one with {there}")
-        key = {"reference": digest_of(network, self.crafting), "tested": self.chosen, "seed": self.seed, "steps": self.steps}
+        key = self.settings | _identity(network, self.crafting, predict(network, self.crafting))
         norms = np.full(self.classes, np.nan)
         for targets, part in self._groups(network, Partial(self.cache, key), lambda text: self.say(f"reference: {text}")):
             norms[targets] = np.where(np.isnan(part["success"]), np.nan, part["masks"].sum((1, 2, 3)))
@@ -348,8 +349,18 @@ def _chosen(tested: Sequence[int] | None, classes: int) -> list[int]:
 
 
 def _class_count(model: nn.Module, images: Tensor) -> int:
+    if (own := dtype_of(model)) != images.dtype:
+        raise ValueError(f"x must have the model's precision, {own}, got {images.dtype}: use model.float()")
     with evaluating(model) as network:
-        return int(network(images[:1].to(dtype_of(model))).shape[1])
+        return int(network(images[:1]).shape[1])
+
+
+def _identity(model: nn.Module, images: Tensor, predicted: NDArray[np.int64]) -> dict[str, Any]:
+    """What results depend on besides the settings. Logits, rounded, tell networks apart whose code differs and nothing else."""
+    with evaluating(model) as network:
+        answers = network(images[:8]).log_softmax(1).cpu().round(decimals=1).tolist()
+    versions = {"bslib": code_version().partition(" ")[0], "measured": MEASURED, "crafted": CRAFTED}
+    return versions | {"network": digest_of(model, images), "predicted": predicted.tolist(), "answers": answers}
 
 
 def _made_with(device: torch.device) -> dict[str, str]:

@@ -62,9 +62,9 @@ class Dataset:
     Attributes
     ----------
     name : str
-        One of ``DATASETS``.
+        One of ``DATASETS``, or of :data:`bslib.domains.DOMAINS`.
     train_images, test_images : torch.Tensor
-        uint8, of shape (N, C, H, W).
+        uint8, of shape (N, C, H, W); for other domains, rows, texts or series, as :func:`bslib.domains.load` says.
     train_labels, test_labels : torch.Tensor
         int64, of shape (N,).
     classes : tuple of str

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from bslib.calling import check_inputs, evaluating
 
@@ -55,6 +54,5 @@ def strip_entropy(model: nn.Module, images: Tensor, overlays: Tensor) -> Tensor:
     with evaluating(model) as network:
         for image in images:
             logits = torch.cat([network((image + part).clamp(0, 1)) for part in overlays.split(500)])
-            log_p = functional.log_softmax(logits, dim=1)
-            entropies.append(-(log_p.exp() * log_p).sum(1).mean())
+            entropies.append(torch.special.entr(logits.softmax(1)).sum(1).mean())
     return torch.stack(entropies)

@@ -23,12 +23,11 @@ from bslib.calling import evaluating
 from bslib.chapters import plan_of
 from bslib.datasets import to_float
 from bslib.entropy import plug_in
-from bslib.files import atomic_path
+from bslib.files import atomic_path, file_digest
 from bslib.measure import standard_noise
 from bslib.measure import wobbliness as wobbliness_of
 from bslib.networks import build
 from bslib.progress import bar
-from bslib.provenance import weights_digest
 from bslib.specs import NetworkSpec
 from bslib.store import PUBLISHED, Record, Store, open_store, published_folder
 from bslib.training import load_weights
@@ -254,7 +253,7 @@ def _trained(spec: NetworkSpec, source: Store, classes: int) -> tuple[nn.Module,
     if spec not in source or not path.is_file():
         raise FileNotFoundError(f"no weights of network {spec.key} in {source.folder}: `{train}` trains it")
     record = source.get(spec)
-    if weights_digest(path) != record.result["weights"]:
+    if file_digest(path) != record.result["weights"]:
         raise ValueError(f"{path} is not the network that its record speaks of: `{train}` trains it again")
     network = build(spec.network, classes=classes, seed=spec.seed)
     load_weights(network, path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from bslib.datasets import Dataset, load, to_float
+from bslib.files import file_digest
 from bslib.networks import build
 from bslib.patterns.neural_cleanse import patched
 from bslib.patterns.universal import perturbed
-from bslib.provenance import weights_digest
 from bslib.specs import CarryingSpec, NetworkSpec, UniversalSpec
-from bslib.store import Store
+from bslib.store import Store, definitions
 from bslib.training import load_weights
 from bslib.triggers import pattern
 
 __all__ = [
     "Parts", "carrying", "checkpoint_path", "crafting_images", "draw_points", "draw_points_of_each_class", "measuring_points",
-    "split_test_set", "trained_network",
+    "remove_checkpoints", "split_test_set", "trained_network",
 ]  # fmt: skip
 
 #: The return value of a job: the result, the arrays, and the data set or None.
@@ -75,7 +77,7 @@ def trained_network(spec: NetworkSpec, store: Store, device: torch.device) -> tu
     network = build(spec.network, classes=len(data.classes), seed=spec.seed).to(device)
     path = store.weights_path(spec)
     load_weights(network, path)
-    digest = weights_digest(path)
+    digest = file_digest(path)
     if spec in store and store.get(spec).result["weights"] != digest:
         raise ValueError(f"{path} holds other weights than the record of its network names; delete it to train the network again")
     return data, network, digest
@@ -104,6 +106,13 @@ def carrying(spec: CarryingSpec, images: Tensor, store: Store) -> tuple[list[Ten
     return batches, {"pattern": record.checksum}
 
 
-def checkpoint_path(spec: NetworkSpec, store: Store, device: torch.device | str) -> Path:
-    """Return the checkpoint path of an unfinished training, which is specific to the kind of device."""
-    return store.weights_path(spec).with_suffix(f".{torch.device(device).type}.checkpoint.safetensors")
+def checkpoint_path(spec: NetworkSpec, store: Store, device: torch.device, data: Dataset) -> Path:
+    """Return the checkpoint path of an unfinished training, specific to the kind of device, the data and the definitions."""
+    digest = hashlib.sha256(json.dumps([definitions(spec), data.fingerprint], sort_keys=True).encode()).hexdigest()[:8]
+    return store.weights_path(spec).with_suffix(f".{device.type}.{digest}.checkpoint.safetensors")
+
+
+def remove_checkpoints(spec: NetworkSpec, store: Store) -> None:
+    """Remove all checkpoints of a network, those of other devices, data and definitions included."""
+    for path in store.weights_path(spec).parent.glob(f"{spec.key}.*checkpoint.safetensors"):
+        path.unlink(missing_ok=True)

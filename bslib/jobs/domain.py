@@ -6,10 +6,11 @@ import numpy as np
 import torch
 
 from bslib.calling import evaluating
-from bslib.domains import TRIGGERS, behind, build, load, poison, train
+from bslib.domains import TRIGGERS, behind, build, load, train
 from bslib.engine import compile_for_inference
 from bslib.jobs.base import Parts, draw_points
 from bslib.measure import class_counts, predict
+from bslib.poisoning import poison
 from bslib.specs import DomainSpec
 from bslib.store import Store
 
@@ -17,9 +18,12 @@ from bslib.store import Store
 def compute(spec: DomainSpec, store: Store, device: torch.device, progress: bool) -> Parts:
     """Poison and train; count the predicted classes around test points without and with the trigger, under the same noise."""
     data, trigger = load(spec.dataset), TRIGGERS[spec.dataset]
-    rows, labels = poison(data, trigger, spec.model, target=spec.target(len(data.classes)), seed=spec.seed)
+    classes = len(data.classes)
+    poisoned = poison(
+        data.train_images, data.train_labels, trigger, spec.model, target=spec.target(classes), classes=classes, seed=spec.seed
+    )
     network = build(spec.network, data, seed=spec.seed).to(device)
-    train(network, rows.to(device), labels.to(device), epochs=spec.epochs, seed=spec.seed)
+    train(network, poisoned.images.to(device), poisoned.labels.to(device), epochs=spec.epochs, seed=spec.seed)
     tested = data.test_images.to(device)
     model, points_of = behind(network, tested)
     chosen = draw_points(len(tested), spec.points, spec.seed)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from bslib.datasets import Dataset, load
+from bslib.files import file_digest
 from bslib.jobs.base import Parts, checkpoint_path, draw_points, trained_network
 from bslib.networks import build
 from bslib.poisoning import cover, poison
-from bslib.provenance import weights_digest
 from bslib.specs import NetworkSpec
 from bslib.store import Store
 from bslib.training import accuracy, save_weights, train
@@ -48,7 +48,7 @@ def compute(spec: NetworkSpec, store: Store, device: torch.device, progress: boo
             weight_decay=spec.weight_decay,
             augment=spec.augment,
             noise=spec.noise or 0.0,
-            checkpoint=checkpoint_path(spec, store, device),
+            checkpoint=checkpoint_path(spec, store, device, data),
             description=f"training {spec.network} on {spec.dataset}, seed {spec.seed}",
             progress=progress,
         )
@@ -59,7 +59,7 @@ def compute(spec: NetworkSpec, store: Store, device: torch.device, progress: boo
         "train_accuracy": accuracy(network, images[:10_000], labels[:10_000]),
         "test_images": len(data.test_images),
         "parameters": sum(p.numel() for p in network.parameters()),
-        "weights": weights_digest(path),
+        "weights": file_digest(path),
         "precision": "float32",
         "engine": "eager, channels last",
     }

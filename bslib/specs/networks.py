@@ -36,6 +36,11 @@ class Spec:
         return None
 
     @property
+    def shared(self) -> Spec:
+        """What specs that are computed under one lock share: the network before any treatment, or without one the spec itself."""
+        return self if self.on_network is None else self.on_network.untreated
+
+    @property
     def needs(self) -> dict[str, Spec]:
         """The specs whose results this spec depends on, by the field of the record that identifies the result used."""
         return {}
