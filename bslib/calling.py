@@ -10,10 +10,10 @@ import contextlib
 import hashlib
 import itertools
 import operator
+import os
 import random
 import threading
 import warnings
-import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,55 +30,35 @@ FEATURE_RANGE = (-0.25, 1.25)
 #: With these seeds, the first draws of Python, NumPy and torch fall on both sides of 0.5, as do torch's Bernoulli draws.
 SEEDS = (0, 1, 3, 7)
 
-_KEPT: dict[int, Kept] = {}
-_KEPT_LOCK = threading.Lock()
+#: One thread of the process at a time calls networks: two models may share a module, and torch's settings are global.
+_USING = threading.RLock()
 #: torch's settings of float32 precision. On GPUs, convolutions use TF32 by default.
 _PRECISIONS: tuple[Any, ...] = operator.attrgetter(
     "cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul", "mkldnn.conv", "mkldnn.rnn"
 )(torch.backends)
 
 
-class _TrueFloat32:
-    """Context with IEEE float32, without TF32 or bfloat16. The settings are global; the last user to exit restores them."""
-
-    def __init__(self) -> None:
-        self.lock, self.users = threading.Lock(), 0
-        self.before: list[str] = []
-
-    def __enter__(self) -> None:
-        with self.lock:
-            if self.users == 0:
-                self.before = [backend.fp32_precision for backend in _PRECISIONS]
-                for backend in _PRECISIONS:
-                    backend.fp32_precision = "ieee"
-            self.users += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self.lock:
-            self.users -= 1
-            if self.users == 0:
-                for backend, precision in zip(_PRECISIONS, self.before, strict=True):
-                    backend.fp32_precision = precision
+def _lock_anew() -> None:
+    """Replace the lock, which another thread of the parent may have held at the fork."""
+    global _USING
+    _USING = threading.RLock()
 
 
-_TRUE_FLOAT32 = _TrueFloat32()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_lock_anew)
 
 
-class Kept:
-    """Per-model state: a lock that lets one thread at a time use the model, and the compiled network."""
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.compiled: Any = None
-
-
-def kept_for(model: nn.Module) -> Kept:
-    """Return the :class:`Kept` of a model, which is deleted together with the model."""
-    with _KEPT_LOCK:
-        if id(model) not in _KEPT:
-            _KEPT[id(model)] = Kept()
-            weakref.finalize(model, _KEPT.pop, id(model), None)
-        return _KEPT[id(model)]
+@contextlib.contextmanager
+def _true_float32() -> Iterator[None]:
+    """Context with IEEE float32, without TF32 or bfloat16, in the whole process."""
+    before = [backend.fp32_precision for backend in _PRECISIONS]
+    try:
+        for backend in _PRECISIONS:
+            backend.fp32_precision = "ieee"
+        yield
+    finally:
+        for backend, precision in zip(_PRECISIONS, before, strict=True):
+            backend.fp32_precision = precision
 
 
 class _Refused(ValueError):
@@ -136,10 +116,10 @@ def _contents(out: Any) -> str:
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module, output: str | int | None = None) -> Iterator[Logits]:
-    """Put the model in eval mode, without gradients and autocast, in true float32; restore everything afterwards.
+    """Put the model in eval mode, without gradients and autocast, in true float32; restore modes and settings afterwards.
 
-    One thread at a time can use a model; others wait. torch's settings of float32 precision are global, so TF32 and bfloat16 are
-    off for the whole process inside the context.
+    One thread of the process at a time can be inside, whichever model it uses; others wait. TF32 and bfloat16 are off for the
+    whole process inside the context, since torch's settings of float32 precision are global.
 
     Parameters
     ----------
@@ -155,7 +135,7 @@ def evaluating(model: nn.Module, output: str | int | None = None) -> Iterator[Lo
     >>> model.training
     True
     """
-    with kept_for(model).lock, _TRUE_FLOAT32, contextlib.ExitStack() as stack:
+    with _USING, _true_float32(), contextlib.ExitStack() as stack:
         modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
         try:
             with contextlib.suppress(NotImplementedError):

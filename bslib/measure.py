@@ -120,8 +120,8 @@ def class_counts(
     ----------
     model : torch.nn.Module
         Maps (b, ...) to logits (b, C), or to an object, tuple or mapping that holds them. A single logit counts as two classes
-        with the threshold at 0. The model runs in eval mode; its training modes are restored afterwards. Other threads wait while
-        it is in use. Its output for an image must be deterministic and independent of the rest of the batch.
+        with the threshold at 0. The model runs in eval mode; its training modes are restored afterwards. One thread of a process
+        measures at a time; others wait. The output for an image must be deterministic and independent of the rest of the batch.
     x : float32 Tensor, shape (B, ...)
         Images or other points, on the model's device. Features usually lie in [0, 1], the range that sigma refers to.
     sigma : float or sequence of S floats

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -17,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 from torch.nn import functional
 
-from bslib import calling, engine
+from bslib import engine
 from bslib.calling import Logits, check_inputs, evaluating
 from bslib.detectors.logit_shift import logit_shift_variance
 from bslib.detectors.strip import strip_entropy
@@ -318,18 +320,53 @@ def test_threads_take_turns_and_the_model_keeps_its_mode(images):
     assert model.training and all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
-def test_two_models_at_once_leave_the_precision_as_it_was():
-    """Each with its own copy of the switches, the first to leave would set them back for the other, who would keep its own."""
+def test_two_models_that_share_a_module_take_turns(images):
+    """While one runs, the other, in training mode, must not start: on leaving, the first would put back modes and precision."""
+    shared, inside, left = plain().train(), threading.Event(), []
+
+    def body(net, x):
+        inside.set()
+        other.join(0.2)  # without the lock the other would now finish
+        left.append(other.is_alive())
+        return net(x)
+
+    other = threading.Thread(target=lambda: inside.wait() and counts(Wrapped(lambda net, x: net(x), shared), images))
     torch.set_float32_matmul_precision("medium")
     try:
-        calling._TRUE_FLOAT32.__enter__()
-        calling._TRUE_FLOAT32.__enter__()
-        calling._TRUE_FLOAT32.__exit__()
-        assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
-        calling._TRUE_FLOAT32.__exit__()
-        assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+        other.start()
+        with evaluating(Wrapped(body, shared)) as network:
+            network(images)
+            assert left == [True] and torch.backends.mkldnn.matmul.fp32_precision == "ieee"
+        other.join()
+        assert torch.backends.mkldnn.matmul.fp32_precision == "bf16" and shared.training
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_forked_process_does_not_wait_for_a_thread_that_it_does_not_have():
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold():
+        with evaluating(nn.Flatten()):
+            inside.set()
+            leave.wait()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    inside.wait()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(5)
+        try:
+            with evaluating(nn.Flatten()):
+                os._exit(0)
+        finally:  # whatever happens, the child runs no other test
+            os._exit(1)
+    leave.set()
+    holder.join()
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_an_interrupt_leaves_no_mixed_modes():
