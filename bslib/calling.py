@@ -30,6 +30,11 @@ FEATURE_RANGE = (-0.25, 1.25)
 #: With these seeds, the first draws of Python, NumPy and torch fall on both sides of 0.5, as do torch's Bernoulli draws.
 SEEDS = (0, 1, 3, 7)
 
+#: Attributes of a module that hold its hooks, which a converted copy would not call.
+HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic, torch.dtype, torch.device)
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 #: One thread of the process at a time calls networks: two models may share a module, and torch's settings are global.
 _USING = threading.RLock()
 #: torch's settings of float32 precision. On GPUs, convolutions use TF32 by default.
@@ -154,18 +159,58 @@ def _state(model: nn.Module) -> Iterator[Tensor]:
 
 
 def digest_of(model: nn.Module, *tensors: Tensor, about: str = "") -> str:
-    """Return the SHA-256 of a text, a model's parameters and buffers, and further tensors, in hexadecimal.
+    """Return the SHA-256 of a text, of a model and of further tensors, in hexadecimal.
+
+    Of the model count parameters, buffers, the types of its modules, the number of their hooks, and their plain attributes:
+    numbers, texts, arrays, tensors, and lists, tuples and dictionaries of them. Of other attributes only the type counts, of
+    functions the name.
 
     >>> digest_of(nn.Linear(1, 1)) == digest_of(nn.Linear(1, 1))
     False
+    >>> digest_of(nn.LeakyReLU(0.1)) == digest_of(nn.LeakyReLU(0.2))
+    False
     """
-    digest = hashlib.sha256(about.encode())
+    digest, seen = hashlib.sha256(about.encode()), dict[int, str]()
     numbered = ((f"#{k}", tensor) for k, tensor in enumerate(tensors))
-    for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers(), numbered):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        # Bytes, since NumPy has no bfloat16.
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    # A list, because scripted modules make new objects for their tensors, and ids in ``seen`` must not be used again.
+    state = [*model.named_parameters(), *model.named_buffers(), *numbered]
+    for name, tensor in state:
+        for part in _described(name, tensor, seen):
+            digest.update(part)
+    for name, module in model.named_modules():
+        hooks = [len(getattr(module, kind, None) or ()) for kind in HOOKS]
+        digest.update(f"{name} {type(module).__qualname__} {hooks};".encode())
+        for own in sorted(vars(module).keys() - _OF_EVERY_MODULE):
+            for part in _described(f"{name}.{own}", vars(module)[own], seen):
+                digest.update(part)
     return digest.hexdigest()
+
+
+def _described(name: str, value: Any, seen: dict[int, str]) -> Iterator[Any]:
+    """Yield bytes that tell values of an attribute apart; ``seen`` has the names of tensors and containers by their ids."""
+    if isinstance(value, _PLAIN):
+        yield f"{name} {value!r};".encode()
+    elif not isinstance(value, Tensor | np.ndarray | list | tuple | dict):
+        yield f"{name} {getattr(value, '__qualname__', type(value).__qualname__)};".encode()
+    elif id(value) in seen:
+        yield f"{name} is {seen[id(value)]};".encode()
+    elif isinstance(value, list | tuple | dict):
+        seen[id(value)] = name
+        yield f"{name} {type(value).__qualname__} of {len(value)};".encode()
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _described(f"{name}[{key!r}]", part, seen)
+    else:
+        seen[id(value)] = name
+        yield f"{name} {value.dtype} {tuple(value.shape)};".encode()
+        yield value.tobytes() if isinstance(value, np.ndarray) else _bytes_of(value)
+
+
+def _bytes_of(tensor: Tensor) -> Any:
+    if tensor.device.type == "meta":
+        return b""
+    dense = tensor.detach() if tensor.layout == torch.strided else tensor.detach().to_dense()
+    # Bytes, since NumPy has no bfloat16.
+    return dense.cpu().contiguous().view(-1).view(torch.uint8).numpy().data
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:

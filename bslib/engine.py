@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bslib.calling import Logits, check_model, digest_of, dtype_of, same_logits, trial_images
+from bslib.calling import HOOKS, Logits, check_model, digest_of, dtype_of, same_logits, trial_images
 
 __all__ = ["ENGINES", "Compiled", "NearTieFallback", "compile_for_inference", "fast_dtype"]
 
@@ -275,7 +275,7 @@ class _Candidate:
     def converted(self, engine: str, known: _Known) -> Compiled:
         """Convert the network with an engine that records its graph, and check that the logits are unchanged."""
         make, name = _maker(engine, self.x.device)
-        if any(getattr(m, kind, None) for m in self.network.modules() for kind in ("_forward_hooks", "_forward_pre_hooks")):
+        if any(getattr(module, kind, None) for module in self.network.modules() for kind in HOOKS):
             raise _Unsuitable("it has hooks, which must see every module at work")
         with _Reading() as reading:
             self.network(self.trial)

@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional
 
 from bslib import engine
-from bslib.calling import Logits, check_inputs, evaluating
+from bslib.calling import Logits, check_inputs, digest_of, evaluating
 from bslib.detectors.logit_shift import logit_shift_variance
 from bslib.detectors.strip import strip_entropy
 from bslib.measure import class_counts, predict, standard_noise
@@ -399,3 +399,41 @@ def test_the_lab_in_a_plain_script_says_what_it_needs():
     script = "import torch, bslib; bslib.lab(torch.nn.Flatten(), torch.rand(1, 1, 2, 2))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 1 and done.stderr.endswith("in a script call bslib.wobbliness\n")
+
+
+# Digests
+
+
+def changed(change) -> bool:
+    """Whether a change of a network with attributes of many kinds changes its digest."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2), nn.LSTM(2, 2))
+    sparse = torch.eye(2).to_sparse()
+    model.register_buffer("adjacency", sparse)
+    own = {"flag": False, "sizes": [1, {"a": (2, 3)}], "scale": np.ones(2), "bank": torch.ones(2), "act": torch.relu}
+    vars(model).update(own | {"cyclic": [], "empty": torch.ones(2, device="meta"), "other": object(), "same": sparse})
+    model.cyclic.append(model.cyclic)
+    before = digest_of(model)
+    assert digest_of(model) == before
+    change(model)
+    return digest_of(model) != before
+
+
+@pytest.mark.parametrize(
+    ("change", "seen"),
+    [
+        (lambda model: setattr(model, "flag", True), True),
+        (lambda model: model.sizes[1].update(a=(2, 4)), True),
+        (lambda model: model.scale.fill(2), True),
+        (lambda model: model.bank.mul_(2), True),
+        (lambda model: setattr(model, "act", torch.tanh), True),
+        (lambda model: model.adjacency.mul_(2), True),
+        (lambda model: setattr(model[0], "start_dim", 2), True),
+        (lambda model: model[1].register_forward_hook(print), True),
+        (lambda model: model[1].register_forward_pre_hook(print), True),
+        (lambda model: setattr(model[0], "__class__", nn.Identity), True),
+        (lambda model: model.eval(), False),
+        (lambda model: setattr(model, "other", object()), False),
+    ],
+)
+def test_the_digest_sees_plain_attributes_and_hooks(change, seen):
+    assert changed(change) == seen

@@ -174,6 +174,34 @@ def test_an_attribute_that_changes_the_answer_is_noticed(images, converting):
     assert np.array_equal(counts(model, images), counts(model, images, engine="eager"))
 
 
+def test_an_attribute_that_matters_only_outside_the_unit_interval_is_noticed(images, converting):
+    """Trial images, which lie in [0, 1], give the same logits."""
+
+    class Clipped(nn.Linear):
+        clip = False
+
+        def forward(self, x):
+            return super().forward((x.clamp(0, 1) if self.clip else x).flatten(1))
+
+    torch.manual_seed(0)
+    model = Clipped(64, 5)
+    before = counts(model, images, sigma=1.0, engine="openvino")
+    model.clip = True
+    after = counts(model, images, sigma=1.0, engine="openvino")
+    assert np.array_equal(after, counts(model, images, sigma=1.0, engine="eager")) and not np.array_equal(after, before)
+
+
+def test_a_hook_registered_after_a_conversion_is_called(images, converting):
+    model, seen = nn.Sequential(nn.Flatten(), nn.Linear(64, 5)), []
+    counts(model, images)
+    assert len(converting) == 1
+    model[0].register_forward_hook(lambda module, args, out: seen.append(len(out)))
+    counts(model, images)
+    assert sum(seen) >= 6 * 130
+    with pytest.raises(ValueError, match="it has hooks"):
+        counts(model, images, engine="openvino")
+
+
 class Deciding(nn.Module):
     def forward(self, x):
         return x.flatten(1)[:, :3] if x.mean() > 0.01 else x.flatten(1)[:, 3:6]
