@@ -12,6 +12,7 @@ import itertools
 import operator
 import os
 import random
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -111,6 +112,8 @@ def _selected(out: Any, output: str | int | None) -> Tensor:
     if not isinstance(found, Tensor):
         hint = "name the entry that holds them with output=..., or wrap the model in a module that returns them"
         raise _Refused(f"the model must return logits, a tensor of shape (b, C), got {_contents(found)}: {hint}")
+    if not found.is_floating_point():
+        raise _Refused(f"the model must return logits as floats, got {found.dtype}: return scores, not predicted classes")
     return found
 
 
@@ -244,24 +247,36 @@ def check_points(model: nn.Module, x: Tensor) -> None:
     if x.dtype != torch.float32:
         hint = "use x.float()" if x.is_floating_point() else "for pixel values use x.float() / 255"
         raise ValueError(f"x must be float32 with features in [0, 1], got {x.dtype}: {hint}")
-    check_inputs(model, x)
+    check_inputs(model, x, precision=False)
     low, high = x.aminmax()
     if x.ndim == 4 and not FEATURE_RANGE[0] <= low <= high <= FEATURE_RANGE[1]:
-        warnings.warn(
+        _warn_caller(
             f"x has features from {low:g} to {high:g}, sigma is meant for features in [0, 1]: divide pixel values by 255, and "
-            "have the model normalise, as in torch.nn.Sequential(torchvision.transforms.v2.Normalize(mean, std), model)",
-            stacklevel=4,
+            "have the model normalise, as in torch.nn.Sequential(torchvision.transforms.v2.Normalize(mean, std), model)"
         )
 
 
-def check_inputs(model: nn.Module, *batches: Tensor) -> None:
-    """Raise a ValueError if a batch is not floating point, not finite, or not on the model's device.
+def _warn_caller(message: str) -> None:
+    """Warn at the line outside this package that called it (Python 3.11 has no ``skip_file_prefixes``)."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] == __package__:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
+
+
+def check_inputs(model: nn.Module, *batches: Tensor, precision: bool = True) -> None:
+    """Raise a ValueError if a batch is not floating point, not finite, or not on the model's device and in its precision.
+
+    Without ``precision``, batches may have another precision than the model.
 
     >>> check_inputs(nn.Linear(2, 1), torch.tensor([[0.0, torch.nan]]))
     Traceback (most recent call last):
     ValueError: x must be finite, got NaN or infinity among its features
     """
+    if any(nn.parameter.is_lazy(tensor) for tensor in _state(model)):
+        raise ValueError("the model has parameters without a shape yet: call it once on an image first")
     state = next(_state(model), None)
+    own = next((tensor.dtype for tensor in _state(model) if tensor.is_floating_point()), None)
     for x in batches:
         if not x.is_floating_point():
             raise ValueError(f"x must be float with features in [0, 1], got {x.dtype}: for pixel values use x.float() / 255")
@@ -269,6 +284,9 @@ def check_inputs(model: nn.Module, *batches: Tensor) -> None:
             raise ValueError("x is on the device 'meta', which has no values: make it on the CPU or a GPU")
         if state is not None and state.device != x.device:
             raise ValueError(f"x and the model must be on one device, got x on {x.device}, the model on {state.device}")
+        if precision and own not in (None, x.dtype):
+            hint = "use x.float()" if own == torch.float32 else "use model.float()"
+            raise ValueError(f"x must have the model's precision, {own}, got {x.dtype}: {hint}")
         if not x.isfinite().all():
             raise ValueError("x must be finite, got NaN or infinity among its features")
 
@@ -308,8 +326,10 @@ def check_model(network: Logits, trial: Tensor, *, stochastic: bool = False) -> 
         If the network fails on such images, or returns NaN or different logits for one image. The message names the remedy.
     """
     with _generators_kept(trial.device):
+        tried = trial
         try:
             first, *again = [_seeded(network, trial, seed) for seed in SEEDS]
+            tried = trial[:1]
             alone = first if stochastic else torch.cat([network(image[None]) for image in trial])
         except _Refused:
             raise
@@ -317,7 +337,7 @@ def check_model(network: Logits, trial: Tensor, *, stochastic: bool = False) -> 
             reason = (str(problem).splitlines() or [""])[0]
             hint = _layout_hint(trial)
             raise ValueError(
-                f"the model cannot be called with a batch of shape {tuple(trial.shape)}: {type(problem).__name__}: {reason}{hint}"
+                f"the model cannot be called with a batch of shape {tuple(tried.shape)}: {type(problem).__name__}: {reason}{hint}"
             ) from problem
     if first.isnan().any():
         raise ValueError("the model's logits hold NaN: it may have diverged in training, or its precision is too low")
@@ -328,10 +348,7 @@ def check_model(network: Logits, trial: Tensor, *, stochastic: bool = False) -> 
         if not same_logits(first, alone):
             raise ValueError(f"the model's answer to an image depends on the other images of the batch: {remedy}")
     if first.shape[1] == 2 and not first[:, 0].any() and ((first[:, 1] >= 0) & (first[:, 1] <= 1)).all():
-        warnings.warn(
-            "the model's single output lies in [0, 1]: if it is a probability, return its logit (the threshold is 0)",
-            stacklevel=4,
-        )
+        _warn_caller("the model's single output lies in [0, 1]: if it is a probability, return its logit (the threshold is 0)")
     return first
 
 

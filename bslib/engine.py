@@ -100,7 +100,8 @@ def compile_for_inference(
     Raises
     ------
     ValueError
-        As for :func:`bslib.calling.check_model`; also for an unknown engine or dtype, or an engine that cannot run the model.
+        As for :func:`bslib.calling.check_model`; also for an unknown engine or dtype, or for "openvino" or "compiled" if it
+        cannot run the model, which must be in float32 and not stochastic.
 
     >>> from bslib.calling import evaluating
     >>> with evaluating(nn.Sequential(nn.Flatten(), nn.Linear(4, 3))) as network:
@@ -110,6 +111,9 @@ def compile_for_inference(
     if engine not in ENGINES:
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
     own = dtype_of(network.model)
+    if engine in ("openvino", "compiled") and (stochastic or own != torch.float32):
+        got = "a stochastic one" if stochastic else f"one in {own}"
+        raise ValueError(f"engine {engine!r} runs deterministic models in float32, got {got}: use engine='auto'")
     wanted = _precision(own, dtype, x.device)
     candidate = _Candidate(network, x, own, wanted, by_default=dtype is None, trial=trial_images(x).to(own))
     kept = _kept_for(network.model, (x.shape[1:], x.device, torch.get_num_threads(), digest_of(network.model)))
@@ -292,7 +296,7 @@ class _Candidate:
 
     def eager(self, known: _Known, why: str, *, exactly: bool = False) -> Compiled:
         """Return the unconverted model; with ``exactly``, in the model's own precision unless a precision was requested."""
-        if self.own in (torch.bfloat16, torch.float16) and not exactly:
+        if self.own in (torch.bfloat16, torch.float16) and not (exactly and self.dtype == self.own):
             exact = Logits(copy.deepcopy(self.network.model).float(), self.network.output)
             own = NearTieFallback(lambda x: self.network(x.to(self.own)), exact, self.own)
             return self._described(own if self.dtype == self.own else exact, "eager", why)

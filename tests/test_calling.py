@@ -23,7 +23,7 @@ from bslib import engine
 from bslib.calling import Logits, check_inputs, digest_of, evaluating
 from bslib.detectors.logit_shift import logit_shift_variance
 from bslib.detectors.strip import strip_entropy
-from bslib.measure import class_counts, predict, standard_noise
+from bslib.measure import class_counts, predict, standard_noise, wobbliness
 from bslib.patterns.neural_cleanse import reverse_triggers
 from bslib.patterns.universal import deepfool, universal_perturbation
 
@@ -204,6 +204,15 @@ def test_features_outside_the_unit_interval_are_said(images):
         counts(nn.Linear(3, 2), torch.full((2, 3), 40.0))  # a table has units of its own
 
 
+def test_warnings_name_the_line_of_the_caller(images):
+    for call in (class_counts, wobbliness):
+        probability = seeded(nn.Flatten(), nn.Linear(64, 1), nn.Sigmoid())
+        with pytest.warns(UserWarning) as caught:
+            line = sys._getframe().f_lineno + 1
+            call(probability, 2 * images, 0.1, 10, seed=0, progress=False)
+        assert len(caught) == 2 and {(warning.filename, warning.lineno) for warning in caught} == {(__file__, line)}
+
+
 @pytest.mark.parametrize(
     "setting", ["dtype", "device", "autocast", "inference", "grad", "deterministic", "precision", "generator"]
 )
@@ -277,6 +286,10 @@ def test_the_callers_images_stay_as_they_are(images):
         (Wrapped(lambda net, x: (net(x), x)), torch.zeros(2, *SHAPE), "got tuple of 2: name the entry"),
         (Wrapped(lambda net, x: net(x)[:, 0]), torch.zeros(2, *SHAPE), "end it with unsqueeze(1)"),
         (Wrapped(lambda net, x: net(x).unsqueeze(2)), torch.zeros(2, *SHAPE), "got (2, 5, 1)"),
+        (Wrapped(lambda net, x: net(x).argmax(1, keepdim=True)), torch.zeros(2, *SHAPE), "logits as floats, got torch.int64"),
+        (Wrapped(lambda net, x: net(x) > 0), torch.zeros(2, *SHAPE), "got torch.bool: return scores, not predicted classes"),
+        (nn.Sequential(nn.Flatten(), nn.LazyLinear(3)), torch.zeros(2, *SHAPE), "call it once on an image first"),
+        (nn.BatchNorm1d(3, track_running_stats=False), torch.zeros(2, 3), "with a batch of shape (1, 3): ValueError: Expected"),
     ],
 )
 def test_refusals_name_the_remedy(model, x, says):
@@ -288,6 +301,26 @@ def test_refusals_name_the_remedy(model, x, says):
 def test_an_output_that_is_not_there(images):
     with pytest.raises(ValueError, match="output='scores' names nothing in what the model returned: dict with 'a'"):
         counts(Wrapped(lambda net, x: {"a": net(x)}), images, output="scores")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda net, x: strip_entropy(net, x, x),
+        lambda net, x: logit_shift_variance(net, x, 1 - x),
+        lambda net, x: deepfool(net, x),
+        lambda net, x: universal_perturbation(net, x, bound=0.2, passes=1, seed=0, progress=False),
+        lambda net, x: reverse_triggers(net, x, classes=5, samples=4, batch_size=4, steps=1, seed=0, progress=False),
+    ],
+)
+def test_detectors_and_patterns_need_images_in_the_precision_of_the_model(call, images):
+    for dtype in (torch.float64, torch.bfloat16):
+        model = plain().to(dtype)
+        with pytest.raises(ValueError, match=f"the model's precision, {dtype}, got torch.float32: use model.float()"):
+            call(model, images)
+        call(model, images.to(dtype))
+    with pytest.raises(ValueError, match=r"the model's precision, torch.float32, got torch.float64: use x.float\(\)"):
+        call(plain(), images.double())
 
 
 @pytest.mark.parametrize(

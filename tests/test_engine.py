@@ -237,6 +237,25 @@ def test_what_cannot_be_converted_runs_as_it_is(make, reason, images, converting
     assert what(model, images).startswith("eager") and re.search(reason, what(model, images))
 
 
+@pytest.mark.parametrize("how", ["openvino", "compiled"])
+def test_a_named_engine_that_could_only_run_eagerly_is_refused(how, images):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        with pytest.raises(ValueError, match=f"engine '{how}' runs .* in float32, got one in {dtype}: use engine='auto'"):
+            counts(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).to(dtype), images, engine=how)
+    with pytest.raises(ValueError, match=f"engine '{how}' runs deterministic .*, got a stochastic one"):
+        counts(model, images, engine=how, stochastic=True)
+
+
+@pytest.mark.parametrize("asked", [None, torch.bfloat16, torch.float32])
+def test_a_stochastic_model_in_half_precision_runs_in_the_precision_asked_for(asked, images):
+    seen = []
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).bfloat16()
+    model.register_forward_pre_hook(lambda module, args: seen.append((len(args[0]), args[0].dtype)))
+    assert counts(model, images, stochastic=True, dtype=asked).sum() == 6 * 130
+    assert {dtype for size, dtype in seen if size > 2} == {asked or torch.bfloat16}
+
+
 def test_a_conversion_that_gives_other_logits_is_dropped(images, converting, monkeypatch):
     monkeypatch.setattr(engine, "_on_openvino", lambda net, x: lambda dtype: lambda points: 1.01 * net(points))
     assert what(nn.Sequential(nn.Flatten(), nn.Linear(64, 5)), images).endswith("gives other logits")
