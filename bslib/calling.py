@@ -166,7 +166,7 @@ def digest_of(model: nn.Module, *tensors: Tensor, about: str = "") -> str:
 
     Of the model count parameters, buffers, the types of its modules, the number of their hooks, and their plain attributes:
     numbers, texts, arrays, tensors, and lists, tuples and dictionaries of them. Of other attributes only the type counts, of
-    functions the name.
+    functions the name. A model that counts its passes in such an attribute therefore has another digest after each.
 
     >>> digest_of(nn.Linear(1, 1)) == digest_of(nn.Linear(1, 1))
     False
