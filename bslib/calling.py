@@ -10,10 +10,11 @@ import contextlib
 import hashlib
 import itertools
 import operator
+import os
 import random
+import sys
 import threading
 import warnings
-import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,55 +31,40 @@ FEATURE_RANGE = (-0.25, 1.25)
 #: With these seeds, the first draws of Python, NumPy and torch fall on both sides of 0.5, as do torch's Bernoulli draws.
 SEEDS = (0, 1, 3, 7)
 
-_KEPT: dict[int, Kept] = {}
-_KEPT_LOCK = threading.Lock()
+#: Attributes of a module that hold its hooks, which a converted copy would not call.
+HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic, torch.dtype, torch.device)
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+#: One thread of the process at a time calls networks: two models may share a module, and torch's settings are global.
+_USING = threading.RLock()
 #: torch's settings of float32 precision. On GPUs, convolutions use TF32 by default.
 _PRECISIONS: tuple[Any, ...] = operator.attrgetter(
     "cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul", "mkldnn.conv", "mkldnn.rnn"
 )(torch.backends)
 
 
-class _TrueFloat32:
-    """Context with IEEE float32, without TF32 or bfloat16. The settings are global; the last user to exit restores them."""
-
-    def __init__(self) -> None:
-        self.lock, self.users = threading.Lock(), 0
-        self.before: list[str] = []
-
-    def __enter__(self) -> None:
-        with self.lock:
-            if self.users == 0:
-                self.before = [backend.fp32_precision for backend in _PRECISIONS]
-                for backend in _PRECISIONS:
-                    backend.fp32_precision = "ieee"
-            self.users += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self.lock:
-            self.users -= 1
-            if self.users == 0:
-                for backend, precision in zip(_PRECISIONS, self.before, strict=True):
-                    backend.fp32_precision = precision
+def _lock_anew() -> None:
+    """Replace the lock, which another thread of the parent may have held at the fork."""
+    global _USING
+    _USING = threading.RLock()
 
 
-_TRUE_FLOAT32 = _TrueFloat32()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_lock_anew)
 
 
-class Kept:
-    """Per-model state: a lock that lets one thread at a time use the model, and the compiled network."""
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.compiled: Any = None
-
-
-def kept_for(model: nn.Module) -> Kept:
-    """Return the :class:`Kept` of a model, which is deleted together with the model."""
-    with _KEPT_LOCK:
-        if id(model) not in _KEPT:
-            _KEPT[id(model)] = Kept()
-            weakref.finalize(model, _KEPT.pop, id(model), None)
-        return _KEPT[id(model)]
+@contextlib.contextmanager
+def _true_float32() -> Iterator[None]:
+    """Context with IEEE float32, without TF32 or bfloat16, in the whole process."""
+    before = [backend.fp32_precision for backend in _PRECISIONS]
+    try:
+        for backend in _PRECISIONS:
+            backend.fp32_precision = "ieee"
+        yield
+    finally:
+        for backend, precision in zip(_PRECISIONS, before, strict=True):
+            backend.fp32_precision = precision
 
 
 class _Refused(ValueError):
@@ -126,6 +112,8 @@ def _selected(out: Any, output: str | int | None) -> Tensor:
     if not isinstance(found, Tensor):
         hint = "name the entry that holds them with output=..., or wrap the model in a module that returns them"
         raise _Refused(f"the model must return logits, a tensor of shape (b, C), got {_contents(found)}: {hint}")
+    if not found.is_floating_point():
+        raise _Refused(f"the model must return logits as floats, got {found.dtype}: return scores, not predicted classes")
     return found
 
 
@@ -136,10 +124,10 @@ def _contents(out: Any) -> str:
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module, output: str | int | None = None) -> Iterator[Logits]:
-    """Put the model in eval mode, without gradients and autocast, in true float32; restore everything afterwards.
+    """Put the model in eval mode, without gradients and autocast, in true float32; restore modes and settings afterwards.
 
-    One thread at a time can use a model; others wait. torch's settings of float32 precision are global, so TF32 and bfloat16 are
-    off for the whole process inside the context.
+    One thread of the process at a time can be inside, whichever model it uses; others wait. TF32 and bfloat16 are off for the
+    whole process inside the context, since torch's settings of float32 precision are global.
 
     Parameters
     ----------
@@ -155,7 +143,7 @@ def evaluating(model: nn.Module, output: str | int | None = None) -> Iterator[Lo
     >>> model.training
     True
     """
-    with kept_for(model).lock, _TRUE_FLOAT32, contextlib.ExitStack() as stack:
+    with _USING, _true_float32(), contextlib.ExitStack() as stack:
         modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
         try:
             with contextlib.suppress(NotImplementedError):
@@ -174,18 +162,58 @@ def _state(model: nn.Module) -> Iterator[Tensor]:
 
 
 def digest_of(model: nn.Module, *tensors: Tensor, about: str = "") -> str:
-    """Return the SHA-256 of a text, a model's parameters and buffers, and further tensors, in hexadecimal.
+    """Return the SHA-256 of a text, of a model and of further tensors, in hexadecimal.
+
+    Of the model count parameters, buffers, the types of its modules, the number of their hooks, and their plain attributes:
+    numbers, texts, arrays, tensors, and lists, tuples and dictionaries of them. Of other attributes only the type counts, of
+    functions the name. A model that counts its passes in such an attribute therefore has another digest after each.
 
     >>> digest_of(nn.Linear(1, 1)) == digest_of(nn.Linear(1, 1))
     False
+    >>> digest_of(nn.LeakyReLU(0.1)) == digest_of(nn.LeakyReLU(0.2))
+    False
     """
-    digest = hashlib.sha256(about.encode())
+    digest, seen = hashlib.sha256(about.encode()), dict[int, str]()
     numbered = ((f"#{k}", tensor) for k, tensor in enumerate(tensors))
-    for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers(), numbered):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        # Bytes, since NumPy has no bfloat16.
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    # A list, because scripted modules make new objects for their tensors, and ids in ``seen`` must not be used again.
+    state = [*model.named_parameters(), *model.named_buffers(), *numbered]
+    for name, tensor in state:
+        for part in _described(name, tensor, seen):
+            digest.update(part)
+    for name, module in model.named_modules():
+        hooks = [len(getattr(module, kind, None) or ()) for kind in HOOKS]
+        digest.update(f"{name} {type(module).__qualname__} {hooks};".encode())
+        for own in sorted(vars(module).keys() - _OF_EVERY_MODULE):
+            for part in _described(f"{name}.{own}", vars(module)[own], seen):
+                digest.update(part)
     return digest.hexdigest()
+
+
+def _described(name: str, value: Any, seen: dict[int, str]) -> Iterator[Any]:
+    """Yield bytes that tell values of an attribute apart; ``seen`` has the names of tensors and containers by their ids."""
+    if isinstance(value, _PLAIN):
+        yield f"{name} {value!r};".encode()
+    elif not isinstance(value, Tensor | np.ndarray | list | tuple | dict):
+        yield f"{name} {getattr(value, '__qualname__', type(value).__qualname__)};".encode()
+    elif id(value) in seen:
+        yield f"{name} is {seen[id(value)]};".encode()
+    elif isinstance(value, list | tuple | dict):
+        seen[id(value)] = name
+        yield f"{name} {type(value).__qualname__} of {len(value)};".encode()
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _described(f"{name}[{key!r}]", part, seen)
+    else:
+        seen[id(value)] = name
+        yield f"{name} {value.dtype} {tuple(value.shape)};".encode()
+        yield value.tobytes() if isinstance(value, np.ndarray) else _bytes_of(value)
+
+
+def _bytes_of(tensor: Tensor) -> Any:
+    if tensor.device.type == "meta":
+        return b""
+    dense = tensor.detach() if tensor.layout == torch.strided else tensor.detach().to_dense()
+    # Bytes, since NumPy has no bfloat16.
+    return dense.cpu().contiguous().view(-1).view(torch.uint8).numpy().data
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:
@@ -219,24 +247,36 @@ def check_points(model: nn.Module, x: Tensor) -> None:
     if x.dtype != torch.float32:
         hint = "use x.float()" if x.is_floating_point() else "for pixel values use x.float() / 255"
         raise ValueError(f"x must be float32 with features in [0, 1], got {x.dtype}: {hint}")
-    check_inputs(model, x)
+    check_inputs(model, x, precision=False)
     low, high = x.aminmax()
     if x.ndim == 4 and not FEATURE_RANGE[0] <= low <= high <= FEATURE_RANGE[1]:
-        warnings.warn(
+        _warn_caller(
             f"x has features from {low:g} to {high:g}, sigma is meant for features in [0, 1]: divide pixel values by 255, and "
-            "have the model normalise, as in torch.nn.Sequential(torchvision.transforms.v2.Normalize(mean, std), model)",
-            stacklevel=4,
+            "have the model normalise, as in torch.nn.Sequential(torchvision.transforms.v2.Normalize(mean, std), model)"
         )
 
 
-def check_inputs(model: nn.Module, *batches: Tensor) -> None:
-    """Raise a ValueError if a batch is not floating point, not finite, or not on the model's device.
+def _warn_caller(message: str) -> None:
+    """Warn at the line outside this package that called it (Python 3.11 has no ``skip_file_prefixes``)."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] == __package__:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
+
+
+def check_inputs(model: nn.Module, *batches: Tensor, precision: bool = True) -> None:
+    """Raise a ValueError if a batch is not floating point, not finite, or not on the model's device and in its precision.
+
+    Without ``precision``, batches may have another precision than the model.
 
     >>> check_inputs(nn.Linear(2, 1), torch.tensor([[0.0, torch.nan]]))
     Traceback (most recent call last):
     ValueError: x must be finite, got NaN or infinity among its features
     """
+    if any(nn.parameter.is_lazy(tensor) for tensor in _state(model)):
+        raise ValueError("the model has parameters without a shape yet: call it once on an image first")
     state = next(_state(model), None)
+    own = next((tensor.dtype for tensor in _state(model) if tensor.is_floating_point()), None)
     for x in batches:
         if not x.is_floating_point():
             raise ValueError(f"x must be float with features in [0, 1], got {x.dtype}: for pixel values use x.float() / 255")
@@ -244,6 +284,9 @@ def check_inputs(model: nn.Module, *batches: Tensor) -> None:
             raise ValueError("x is on the device 'meta', which has no values: make it on the CPU or a GPU")
         if state is not None and state.device != x.device:
             raise ValueError(f"x and the model must be on one device, got x on {x.device}, the model on {state.device}")
+        if precision and own not in (None, x.dtype):
+            hint = "use x.float()" if own == torch.float32 else "use model.float()"
+            raise ValueError(f"x must have the model's precision, {own}, got {x.dtype}: {hint}")
         if not x.isfinite().all():
             raise ValueError("x must be finite, got NaN or infinity among its features")
 
@@ -283,8 +326,10 @@ def check_model(network: Logits, trial: Tensor, *, stochastic: bool = False) -> 
         If the network fails on such images, or returns NaN or different logits for one image. The message names the remedy.
     """
     with _generators_kept(trial.device):
+        tried = trial
         try:
             first, *again = [_seeded(network, trial, seed) for seed in SEEDS]
+            tried = trial[:1]
             alone = first if stochastic else torch.cat([network(image[None]) for image in trial])
         except _Refused:
             raise
@@ -292,7 +337,7 @@ def check_model(network: Logits, trial: Tensor, *, stochastic: bool = False) -> 
             reason = (str(problem).splitlines() or [""])[0]
             hint = _layout_hint(trial)
             raise ValueError(
-                f"the model cannot be called with a batch of shape {tuple(trial.shape)}: {type(problem).__name__}: {reason}{hint}"
+                f"the model cannot be called with a batch of shape {tuple(tried.shape)}: {type(problem).__name__}: {reason}{hint}"
             ) from problem
     if first.isnan().any():
         raise ValueError("the model's logits hold NaN: it may have diverged in training, or its precision is too low")
@@ -303,10 +348,7 @@ def check_model(network: Logits, trial: Tensor, *, stochastic: bool = False) -> 
         if not same_logits(first, alone):
             raise ValueError(f"the model's answer to an image depends on the other images of the batch: {remedy}")
     if first.shape[1] == 2 and not first[:, 0].any() and ((first[:, 1] >= 0) & (first[:, 1] <= 1)).all():
-        warnings.warn(
-            "the model's single output lies in [0, 1]: if it is a probability, return its logit (the threshold is 0)",
-            stacklevel=4,
-        )
+        _warn_caller("the model's single output lies in [0, 1]: if it is a probability, return its logit (the threshold is 0)")
     return first
 
 

@@ -15,6 +15,7 @@ import math
 import sys
 import time
 import warnings
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bslib.calling import Logits, check_model, digest_of, dtype_of, kept_for, same_logits, trial_images
+from bslib.calling import HOOKS, Logits, check_model, digest_of, dtype_of, same_logits, trial_images
 
 __all__ = ["ENGINES", "Compiled", "NearTieFallback", "compile_for_inference", "fast_dtype"]
 
@@ -73,7 +74,8 @@ def compile_for_inference(
 ) -> Compiled:
     """Check a network, and convert it to a faster engine if the computation is long enough to pay for the conversion.
 
-    The result is cached for the next call with the same weights, number of threads and input shape.
+    The result is cached for the next call with the same network (weights, plain attributes, hooks), number of threads and input
+    shape.
 
     Parameters
     ----------
@@ -98,7 +100,8 @@ def compile_for_inference(
     Raises
     ------
     ValueError
-        As for :func:`bslib.calling.check_model`; also for an unknown engine or dtype, or an engine that cannot run the model.
+        As for :func:`bslib.calling.check_model`; also for an unknown engine or dtype, or for "openvino" or "compiled" if it
+        cannot run the model, which must be in float32 and not stochastic.
 
     >>> from bslib.calling import evaluating
     >>> with evaluating(nn.Sequential(nn.Flatten(), nn.Linear(4, 3))) as network:
@@ -108,13 +111,16 @@ def compile_for_inference(
     if engine not in ENGINES:
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
     own = dtype_of(network.model)
+    if engine in ("openvino", "compiled") and (stochastic or own != torch.float32):
+        got = "a stochastic one" if stochastic else f"one in {own}"
+        raise ValueError(f"engine {engine!r} runs deterministic models in float32, got {got}: use engine='auto'")
     wanted = _precision(own, dtype, x.device)
     candidate = _Candidate(network, x, own, wanted, by_default=dtype is None, trial=trial_images(x).to(own))
-    key = (engine, dtype, stochastic, network.output, x.shape[1:], x.device, torch.get_num_threads(), digest_of(network.model))
-    kept = kept_for(network.model)
-    known = kept.compiled if kept.compiled is not None and kept.compiled.fits(key, network(candidate.trial)) else None
-    if known is None:
-        known = _Known(key, check_model(network, candidate.trial, stochastic=stochastic))
+    kept = _kept_for(network.model, (x.shape[1:], x.device, torch.get_num_threads(), digest_of(network.model)))
+    key = (engine, dtype, stochastic, network.output)
+    known = kept.get(key)
+    if known is None or not same_logits(known.logits, network(candidate.trial), 1e-5):
+        known = _Known(check_model(network, candidate.trial, stochastic=stochastic))
     if stochastic or own != torch.float32 or engine == "eager":
         compiled = candidate.eager(known, "the network is stochastic" if stochastic else "", exactly=stochastic)
     elif known.converted is not None:
@@ -131,7 +137,7 @@ def compile_for_inference(
                 raise ValueError(f"engine {engine!r} was asked for, and cannot run this model: {reason}") from None
             known.unsuitable = str(reason)
             compiled = candidate.eager(known, known.unsuitable)
-    kept.compiled = known
+    kept[key] = known
     return compiled
 
 
@@ -210,7 +216,6 @@ class _Unsuitable(Exception):
 class _Known:
     """Cached results for a model. It holds copies only, since a reference to the model would keep the model alive."""
 
-    key: tuple[Any, ...]
     logits: Tensor
     converted: Compiled | None = None
     unsuitable: str = ""
@@ -220,9 +225,18 @@ class _Known:
     #: Rounding error of the model under autocast; infinite if autocast is not worth using.
     error: float | None = None
 
-    def fits(self, key: tuple[Any, ...], logits: Tensor) -> bool:
-        """Return whether the cached results have this key and these logits on the trial images."""
-        return self.key == key and same_logits(self.logits, logits, 1e-5)
+
+#: By the id of a model: the state that its cached results belong to, and the results by engine, precision and output.
+_KEPT: dict[int, tuple[tuple[Any, ...], dict[tuple[Any, ...], _Known]]] = {}
+
+
+def _kept_for(model: nn.Module, state: tuple[Any, ...]) -> dict[tuple[Any, ...], _Known]:
+    """Return the cached results for a model in this state. They are deleted with the model, or when its state changes."""
+    if id(model) not in _KEPT:
+        weakref.finalize(model, _KEPT.pop, id(model), None)
+    if id(model) not in _KEPT or _KEPT[id(model)][0] != state:
+        _KEPT[id(model)] = (state, {})
+    return _KEPT[id(model)][1]
 
 
 @dataclass
@@ -265,7 +279,7 @@ class _Candidate:
     def converted(self, engine: str, known: _Known) -> Compiled:
         """Convert the network with an engine that records its graph, and check that the logits are unchanged."""
         make, name = _maker(engine, self.x.device)
-        if any(getattr(m, kind, None) for m in self.network.modules() for kind in ("_forward_hooks", "_forward_pre_hooks")):
+        if any(getattr(module, kind, None) for module in self.network.modules() for kind in HOOKS):
             raise _Unsuitable("it has hooks, which must see every module at work")
         with _Reading() as reading:
             self.network(self.trial)
@@ -282,7 +296,7 @@ class _Candidate:
 
     def eager(self, known: _Known, why: str, *, exactly: bool = False) -> Compiled:
         """Return the unconverted model; with ``exactly``, in the model's own precision unless a precision was requested."""
-        if self.own in (torch.bfloat16, torch.float16) and not exactly:
+        if self.own in (torch.bfloat16, torch.float16) and not (exactly and self.dtype == self.own):
             exact = Logits(copy.deepcopy(self.network.model).float(), self.network.output)
             own = NearTieFallback(lambda x: self.network(x.to(self.own)), exact, self.own)
             return self._described(own if self.dtype == self.own else exact, "eager", why)

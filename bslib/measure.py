@@ -120,8 +120,8 @@ def class_counts(
     ----------
     model : torch.nn.Module
         Maps (b, ...) to logits (b, C), or to an object, tuple or mapping that holds them. A single logit counts as two classes
-        with the threshold at 0. The model runs in eval mode; its training modes are restored afterwards. Other threads wait while
-        it is in use. Its output for an image must be deterministic and independent of the rest of the batch.
+        with the threshold at 0. The model runs in eval mode; its training modes are restored afterwards. One thread of a process
+        measures at a time; others wait. The output for an image must be deterministic and independent of the rest of the batch.
     x : float32 Tensor, shape (B, ...)
         Images or other points, on the model's device. Features usually lie in [0, 1], the range that sigma refers to.
     sigma : float or sequence of S floats
@@ -143,9 +143,10 @@ def class_counts(
         Noisy copies in a forward pass, rounded to whole blocks of 64. The default on a CPU is 64 to 4,096, depending on the image
         size. Memory grows with the batch size and the result (8 bytes for each of S * N * B * C counts), but not with n.
     engine : {"auto", "openvino", "compiled", "eager"} or Compiled
-        Runs the forward passes (see :func:`bslib.engine.compile_for_inference`, whose result is also accepted). On a CPU, "auto"
-        converts the network to OpenVINO if it is installed and the expected saving exceeds the cost of the conversion. Otherwise
-        the network runs unconverted.
+        Runs the forward passes (see :func:`bslib.engine.compile_for_inference`, whose result is also accepted; it keeps the
+        dtype, output and stochastic that it was made with, so these are not given again). On a CPU, "auto" converts the network
+        to OpenVINO if it is installed and the expected saving exceeds the cost of the conversion. Otherwise the network runs
+        unconverted.
     output : str or int, optional
         Which entry holds the logits, if the model returns a tuple or mapping.
     stochastic : bool
@@ -184,6 +185,9 @@ def class_counts(
     edges = torch.tensor(order, device=x.device)
     if batch_size is not None:
         check_counts(batch_size=batch_size)
+    if isinstance(engine, Compiled) and not (dtype is None and output is None and not stochastic):
+        got = f"dtype={dtype}, output={output!r}, stochastic={stochastic}"
+        raise ValueError(f"a compiled engine keeps the dtype, output and stochastic that it was made with, got {got}")
 
     counts: Tensor | None = None  # (S, N segments, B, C), allocated when the first logits give C
     total = len(x) * order[-1] * len(sigmas)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -17,11 +19,11 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 from torch.nn import functional
 
-from bslib import calling, engine
-from bslib.calling import Logits, check_inputs, evaluating
+from bslib import engine
+from bslib.calling import Logits, check_inputs, digest_of, evaluating
 from bslib.detectors.logit_shift import logit_shift_variance
 from bslib.detectors.strip import strip_entropy
-from bslib.measure import class_counts, predict, standard_noise
+from bslib.measure import class_counts, predict, standard_noise, wobbliness
 from bslib.patterns.neural_cleanse import reverse_triggers
 from bslib.patterns.universal import deepfool, universal_perturbation
 
@@ -202,6 +204,15 @@ def test_features_outside_the_unit_interval_are_said(images):
         counts(nn.Linear(3, 2), torch.full((2, 3), 40.0))  # a table has units of its own
 
 
+def test_warnings_name_the_line_of_the_caller(images):
+    for call in (class_counts, wobbliness):
+        probability = seeded(nn.Flatten(), nn.Linear(64, 1), nn.Sigmoid())
+        with pytest.warns(UserWarning) as caught:
+            line = sys._getframe().f_lineno + 1
+            call(probability, 2 * images, 0.1, 10, seed=0, progress=False)
+        assert len(caught) == 2 and {(warning.filename, warning.lineno) for warning in caught} == {(__file__, line)}
+
+
 @pytest.mark.parametrize(
     "setting", ["dtype", "device", "autocast", "inference", "grad", "deterministic", "precision", "generator"]
 )
@@ -275,6 +286,10 @@ def test_the_callers_images_stay_as_they_are(images):
         (Wrapped(lambda net, x: (net(x), x)), torch.zeros(2, *SHAPE), "got tuple of 2: name the entry"),
         (Wrapped(lambda net, x: net(x)[:, 0]), torch.zeros(2, *SHAPE), "end it with unsqueeze(1)"),
         (Wrapped(lambda net, x: net(x).unsqueeze(2)), torch.zeros(2, *SHAPE), "got (2, 5, 1)"),
+        (Wrapped(lambda net, x: net(x).argmax(1, keepdim=True)), torch.zeros(2, *SHAPE), "logits as floats, got torch.int64"),
+        (Wrapped(lambda net, x: net(x) > 0), torch.zeros(2, *SHAPE), "got torch.bool: return scores, not predicted classes"),
+        (nn.Sequential(nn.Flatten(), nn.LazyLinear(3)), torch.zeros(2, *SHAPE), "call it once on an image first"),
+        (nn.BatchNorm1d(3, track_running_stats=False), torch.zeros(2, 3), "with a batch of shape (1, 3): ValueError: Expected"),
     ],
 )
 def test_refusals_name_the_remedy(model, x, says):
@@ -286,6 +301,26 @@ def test_refusals_name_the_remedy(model, x, says):
 def test_an_output_that_is_not_there(images):
     with pytest.raises(ValueError, match="output='scores' names nothing in what the model returned: dict with 'a'"):
         counts(Wrapped(lambda net, x: {"a": net(x)}), images, output="scores")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda net, x: strip_entropy(net, x, x),
+        lambda net, x: logit_shift_variance(net, x, 1 - x),
+        lambda net, x: deepfool(net, x),
+        lambda net, x: universal_perturbation(net, x, bound=0.2, passes=1, seed=0, progress=False),
+        lambda net, x: reverse_triggers(net, x, classes=5, samples=4, batch_size=4, steps=1, seed=0, progress=False),
+    ],
+)
+def test_detectors_and_patterns_need_images_in_the_precision_of_the_model(call, images):
+    for dtype in (torch.float64, torch.bfloat16):
+        model = plain().to(dtype)
+        with pytest.raises(ValueError, match=f"the model's precision, {dtype}, got torch.float32: use model.float()"):
+            call(model, images)
+        call(model, images.to(dtype))
+    with pytest.raises(ValueError, match=r"the model's precision, torch.float32, got torch.float64: use x.float\(\)"):
+        call(plain(), images.double())
 
 
 @pytest.mark.parametrize(
@@ -318,18 +353,53 @@ def test_threads_take_turns_and_the_model_keeps_its_mode(images):
     assert model.training and all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
-def test_two_models_at_once_leave_the_precision_as_it_was():
-    """Each with its own copy of the switches, the first to leave would set them back for the other, who would keep its own."""
+def test_two_models_that_share_a_module_take_turns(images):
+    """While one runs, the other, in training mode, must not start: on leaving, the first would put back modes and precision."""
+    shared, inside, left = plain().train(), threading.Event(), []
+
+    def body(net, x):
+        inside.set()
+        other.join(0.2)  # without the lock the other would now finish
+        left.append(other.is_alive())
+        return net(x)
+
+    other = threading.Thread(target=lambda: inside.wait() and counts(Wrapped(lambda net, x: net(x), shared), images))
     torch.set_float32_matmul_precision("medium")
     try:
-        calling._TRUE_FLOAT32.__enter__()
-        calling._TRUE_FLOAT32.__enter__()
-        calling._TRUE_FLOAT32.__exit__()
-        assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
-        calling._TRUE_FLOAT32.__exit__()
-        assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+        other.start()
+        with evaluating(Wrapped(body, shared)) as network:
+            network(images)
+            assert left == [True] and torch.backends.mkldnn.matmul.fp32_precision == "ieee"
+        other.join()
+        assert torch.backends.mkldnn.matmul.fp32_precision == "bf16" and shared.training
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_forked_process_does_not_wait_for_a_thread_that_it_does_not_have():
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold():
+        with evaluating(nn.Flatten()):
+            inside.set()
+            leave.wait()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    inside.wait()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(5)
+        try:
+            with evaluating(nn.Flatten()):
+                os._exit(0)
+        finally:  # whatever happens, the child runs no other test
+            os._exit(1)
+    leave.set()
+    holder.join()
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_an_interrupt_leaves_no_mixed_modes():
@@ -362,3 +432,41 @@ def test_the_lab_in_a_plain_script_says_what_it_needs():
     script = "import torch, bslib; bslib.lab(torch.nn.Flatten(), torch.rand(1, 1, 2, 2))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 1 and done.stderr.endswith("in a script call bslib.wobbliness\n")
+
+
+# Digests
+
+
+def changed(change) -> bool:
+    """Whether a change of a network with attributes of many kinds changes its digest."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2), nn.LSTM(2, 2))
+    sparse = torch.eye(2).to_sparse()
+    model.register_buffer("adjacency", sparse)
+    own = {"flag": False, "sizes": [1, {"a": (2, 3)}], "scale": np.ones(2), "bank": torch.ones(2), "act": torch.relu}
+    vars(model).update(own | {"cyclic": [], "empty": torch.ones(2, device="meta"), "other": object(), "same": sparse})
+    model.cyclic.append(model.cyclic)
+    before = digest_of(model)
+    assert digest_of(model) == before
+    change(model)
+    return digest_of(model) != before
+
+
+@pytest.mark.parametrize(
+    ("change", "seen"),
+    [
+        (lambda model: setattr(model, "flag", True), True),
+        (lambda model: model.sizes[1].update(a=(2, 4)), True),
+        (lambda model: model.scale.fill(2), True),
+        (lambda model: model.bank.mul_(2), True),
+        (lambda model: setattr(model, "act", torch.tanh), True),
+        (lambda model: model.adjacency.mul_(2), True),
+        (lambda model: setattr(model[0], "start_dim", 2), True),
+        (lambda model: model[1].register_forward_hook(print), True),
+        (lambda model: model[1].register_forward_pre_hook(print), True),
+        (lambda model: setattr(model[0], "__class__", nn.Identity), True),
+        (lambda model: model.eval(), False),
+        (lambda model: setattr(model, "other", object()), False),
+    ],
+)
+def test_the_digest_sees_plain_attributes_and_hooks(change, seen):
+    assert changed(change) == seen

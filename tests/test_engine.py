@@ -150,11 +150,12 @@ def test_what_is_made_is_kept_for_the_same_weights(images, converting):
     first = counts(model, images)
     assert np.array_equal(counts(model, images[:2]), first[:, :2]) and len(converting) == 1
     counts(model, images, dtype=torch.float32)
-    counts(model, images)
+    counts(model, images)  # both precisions are kept
+    assert len(converting) == 2
     with torch.no_grad():
         model[1].weight.data.mul_(-1)  # not seen by autograd's version counter
     after = counts(model, images)
-    assert len(converting) == 4 and np.array_equal(after, counts(model, images, engine="eager"))
+    assert len(converting) == 3 and np.array_equal(after, counts(model, images, engine="eager"))
     assert not np.array_equal(after, first)
 
 
@@ -171,6 +172,34 @@ def test_an_attribute_that_changes_the_answer_is_noticed(images, converting):
     model.turned = True
     assert not np.array_equal(counts(model, images), before) and len(converting) == 2
     assert np.array_equal(counts(model, images), counts(model, images, engine="eager"))
+
+
+def test_an_attribute_that_matters_only_outside_the_unit_interval_is_noticed(images, converting):
+    """Trial images, which lie in [0, 1], give the same logits."""
+
+    class Clipped(nn.Linear):
+        clip = False
+
+        def forward(self, x):
+            return super().forward((x.clamp(0, 1) if self.clip else x).flatten(1))
+
+    torch.manual_seed(0)
+    model = Clipped(64, 5)
+    before = counts(model, images, sigma=1.0, engine="openvino")
+    model.clip = True
+    after = counts(model, images, sigma=1.0, engine="openvino")
+    assert np.array_equal(after, counts(model, images, sigma=1.0, engine="eager")) and not np.array_equal(after, before)
+
+
+def test_a_hook_registered_after_a_conversion_is_called(images, converting):
+    model, seen = nn.Sequential(nn.Flatten(), nn.Linear(64, 5)), []
+    counts(model, images)
+    assert len(converting) == 1
+    model[0].register_forward_hook(lambda module, args, out: seen.append(len(out)))
+    counts(model, images)
+    assert sum(seen) >= 6 * 130
+    with pytest.raises(ValueError, match="it has hooks"):
+        counts(model, images, engine="openvino")
 
 
 class Deciding(nn.Module):
@@ -206,6 +235,25 @@ def test_what_cannot_be_converted_runs_as_it_is(make, reason, images, converting
     with pytest.raises(ValueError, match=f"engine 'openvino' was asked for, and cannot run this model: ({reason})"):
         counts(model, images, engine="openvino")
     assert what(model, images).startswith("eager") and re.search(reason, what(model, images))
+
+
+@pytest.mark.parametrize("how", ["openvino", "compiled"])
+def test_a_named_engine_that_could_only_run_eagerly_is_refused(how, images):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        with pytest.raises(ValueError, match=f"engine '{how}' runs .* in float32, got one in {dtype}: use engine='auto'"):
+            counts(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).to(dtype), images, engine=how)
+    with pytest.raises(ValueError, match=f"engine '{how}' runs deterministic .*, got a stochastic one"):
+        counts(model, images, engine=how, stochastic=True)
+
+
+@pytest.mark.parametrize("asked", [None, torch.bfloat16, torch.float32])
+def test_a_stochastic_model_in_half_precision_runs_in_the_precision_asked_for(asked, images):
+    seen = []
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).bfloat16()
+    model.register_forward_pre_hook(lambda module, args: seen.append((len(args[0]), args[0].dtype)))
+    assert counts(model, images, stochastic=True, dtype=asked).sum() == 6 * 130
+    assert {dtype for size, dtype in seen if size > 2} == {asked or torch.bfloat16}
 
 
 def test_a_conversion_that_gives_other_logits_is_dropped(images, converting, monkeypatch):

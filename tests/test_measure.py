@@ -11,6 +11,8 @@ from scipy import stats
 from torch import nn
 
 import bslib
+from bslib.calling import evaluating
+from bslib.engine import compile_for_inference
 from bslib.measure import BLOCK, class_counts, standard_noise, wobbliness
 
 
@@ -279,6 +281,16 @@ def test_a_network_that_sees_one_half_knows_only_the_noise_of_that_half(images):
 def test_a_mask_that_does_not_fit_is_refused(network, images, mask, named):
     with pytest.raises(ValueError, match=re.escape(named)):
         counts(network, images, mask=mask)
+
+
+@pytest.mark.parametrize("given", [{"dtype": torch.float32}, {"output": 0}, {"stochastic": True}])
+def test_a_compiled_engine_takes_no_other_dtype_output_or_stochastic(network, images, given):
+    with evaluating(network) as logits:
+        compiled = compile_for_inference(logits, images, passes=1)
+        assert counts(network, images, n=10, engine=compiled).sum() == 60
+        (name, value), *_ = given.items()
+        with pytest.raises(ValueError, match=f"a compiled engine keeps the dtype, output and stochastic .*{name}={value}"):
+            counts(network, images, n=10, engine=compiled, **given)
 
 
 def test_the_package_hands_out_what_a_stranger_wants(network, images):

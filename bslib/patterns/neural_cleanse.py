@@ -262,7 +262,7 @@ class _Run:
             mask, pattern = _bounded(masks[active], keep=True), _bounded(patterns[active], keep=True)
             x = patched(images[None], mask[:, None], pattern[:, None])  # (K, B, C, H, W)
             with self.lower:
-                logits = self.network(x.flatten(0, 1).contiguous(memory_format=torch.channels_last)).float()
+                logits = self.network(x.flatten(0, 1).to(images.dtype).contiguous(memory_format=torch.channels_last)).float()
             if logits.shape[1] <= max(targets):
                 raise ValueError(f"candidates for {max(targets) + 1} classes were asked for, and the model has {logits.shape[1]}")
             wanted = torch.tensor(targets, device=images.device).repeat_interleave(len(images))
