@@ -23,8 +23,9 @@ import bslib.audit.run
 from bslib.audit import evidence, judging
 from bslib.audit.evidence import Overlay
 from bslib.audit.judging import LIKELY, NO_SIGN, NOT_ENOUGH, Sizes, decide, leave_one_out_p, size_test
-from bslib.audit.partial import Partial, digest_of
+from bslib.audit.partial import Partial
 from bslib.audit.report import Audit
+from bslib.calling import digest_of
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -22,8 +22,8 @@ from torch import nn
 import bslib
 from bslib.audit import loading, pictures
 from bslib.audit.evidence import Overlay
-from bslib.audit.partial import digest_of
 from bslib.audit.pictures import read_folder, read_picture
+from bslib.calling import digest_of
 
 ARCH = """
 import torch

@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
 
-from bslib import calling
 from bslib.files import atomic_path, cache_folder, locked
 
-__all__ = ["Partial", "digest_of"]
+__all__ = ["Partial"]
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -52,13 +50,3 @@ class Partial:
     def alone(self) -> AbstractContextManager[bool]:
         """Wait for another process that audits the same network with the same settings, then keep others waiting."""
         return locked(self.folder.with_suffix(".lock"))
-
-
-def digest_of(model: nn.Module, *tensors: Tensor) -> str:
-    """Return the SHA-256 of a network's layers, parameters and buffers, and of further tensors, in hexadecimal.
-
-    The digest of the file that a layer was made from counts as well: an ONNX file has no parameters here, and a Python file may
-    hold constants.
-    """
-    files = [getattr(module, "file_digest", "") for module in model.modules()]
-    return calling.digest_of(model, *tensors, about=f"{model} {files}")

@@ -21,9 +21,9 @@ from bslib.audit import evidence
 from bslib.audit.evidence import LADDER, Overlay
 from bslib.audit.judging import LEVEL, Sizes, calibration, decide, leave_one_out_p, size_test
 from bslib.audit.loading import OnnxNetwork
-from bslib.audit.partial import Partial, digest_of
+from bslib.audit.partial import Partial
 from bslib.audit.report import Audit
-from bslib.calling import check_counts, check_points, dtype_of, evaluating
+from bslib.calling import check_counts, check_points, digest_of, dtype_of, evaluating
 from bslib.engine import fast_dtype
 from bslib.measure import predict
 from bslib.patterns.neural_cleanse import reverse_triggers
