@@ -9,8 +9,7 @@ from bslib.chapters.beyond import Attack, CleansedSize, candidates_batch_of, can
 from bslib.specs import CountsSpec, NetworkSpec, Spec
 
 __all__ = [
-    "Size", "candidates_batch_of", "candidates_of", "clean_networks_of", "cleansed_networks_of", "networks_of", "plan",
-    "second_batch_of", "specs_of",
+    "Size", "clean_networks_of", "cleansed_networks_of", "networks_of", "plan", "second_batch_of", "specs_of",
 ]  # fmt: skip
 
 

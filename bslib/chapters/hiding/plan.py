@@ -8,7 +8,7 @@ from bslib.chapters import sizes_of
 from bslib.chapters.beyond import Attack, CleansedSize, candidates_batch_of, candidates_of, own_trigger
 from bslib.specs import NetworkSpec, Spec
 
-__all__ = ["Size", "candidates_batch_of", "candidates_of", "networks_of", "plan", "specs_of"]
+__all__ = ["Size", "networks_of", "plan", "specs_of"]
 
 
 @dataclass(frozen=True, kw_only=True)

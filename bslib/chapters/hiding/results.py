@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from bslib.chapters.base import Results
+from bslib.chapters.beyond import candidates_batch_of, candidates_of
 from bslib.chapters.correlation.pairs import estimates, kendall_tau
-from bslib.chapters.hiding.plan import Size, candidates_batch_of, candidates_of, networks_of, specs_of
+from bslib.chapters.hiding.plan import Size, networks_of, specs_of
 from bslib.chapters.outcomes import (
     Floats,
     Run,

@@ -10,12 +10,10 @@ from bslib.drawings import PAPERS
 from bslib.specs import CountsSpec, ImagesSpec, NetworkSpec, PredictionsSpec, Spec
 from bslib.threat_models import threat_model_named
 
-__all__ = ["CONDITIONS", "TRIGGERS", "Size", "networks_of", "pictures_of", "plan", "specs_of"]
+__all__ = ["CONDITIONS", "Size", "networks_of", "pictures_of", "plan", "specs_of"]
 
 #: What the images of a batch carry, in the order of the first axis of :meth:`~bslib.chapters.surface.results.Surface.w`.
 CONDITIONS = ("clean", "active", "inactive")
-#: The triggers in the tables of the chapter.
-TRIGGERS = PAPERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +77,7 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
 
 def pictures_of(size: Size, seed: int) -> ImagesSpec:
     """One test image for each trigger, with that trigger."""
-    return ImagesSpec(dataset=size.dataset, images=len(TRIGGERS), seed=seed, stamped=True)
+    return ImagesSpec(dataset=size.dataset, images=len(PAPERS), seed=seed, stamped=True)
 
 
 def networks_of(size: Size, seed: int) -> list[NetworkSpec]:

@@ -24,7 +24,7 @@ from bslib.chapters.outcomes import (
     quantities,
     usual_level,
 )
-from bslib.chapters.surface.plan import CONDITIONS, TRIGGERS, Size, networks_of, pictures_of, specs_of
+from bslib.chapters.surface.plan import CONDITIONS, Size, networks_of, pictures_of, specs_of
 from bslib.entropy import entropy
 from bslib.markdown import markdown_table
 from bslib.specs import NetworkSpec, Spec
@@ -32,7 +32,7 @@ from bslib.statistics import Estimate, leave_one_out, mean_of_networks, p_of_one
 from bslib.store import Record
 from bslib.threat_models import threat_model_named
 
-__all__ = ["CONDITIONS", "TRIGGERS", "Surface", "load", "quantities"]
+__all__ = ["Surface", "load", "quantities"]
 
 Floats = NDArray[np.float64]
 #: What the paper reports for one network with a trigger that was not trained in: success, target class included, and accuracy.
