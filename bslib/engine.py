@@ -454,7 +454,8 @@ def _folded(network: Logits, x: Tensor) -> Variants:
     from torch.fx.experimental.optimization import fuse
 
     try:
-        folded = fuse(network)
+        # The model alone: what picks the logits out of its answer looks at the answer's type, which tracing does not know.
+        folded = Logits(fuse(network.model), network.output)
     except Exception as problem:  # torch.fx may raise any exception for a module that it cannot trace
         raise _Unsuitable(f"torch.fx cannot trace it ({type(problem).__name__})") from None
 

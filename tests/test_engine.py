@@ -327,6 +327,18 @@ def test_a_network_of_the_paper():
     assert np.array_equal(counts(model, x, engine="openvino"), counts(model, x, engine="eager", dtype=torch.float32))
 
 
+def test_what_gpus_run_has_no_batch_norms_left_and_the_same_logits():
+    model, x = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.LazyLinear(3)), torch.rand(16, 1, 8, 8)
+    model(x)  # in training mode: the batch norm learns a mean and a variance
+    with evaluating(model) as network:
+        logits, seen = [], []
+        for run in (network, engine._folded(network, x)(torch.float32)):
+            with torch.profiler.profile() as profile:
+                logits.append(run(x))
+            seen.append({event.key for event in profile.events()})
+    assert ["aten::batch_norm" in keys for keys in seen] == [True, False] and torch.allclose(*logits, atol=1e-5)
+
+
 def test_a_call_leaves_nothing_behind(network, images):
     """Reference cycles would keep tensors until the garbage collector comes."""
     counts(network, images)
