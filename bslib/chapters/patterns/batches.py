@@ -145,7 +145,7 @@ class Batches(Results[Size]):
     def success_table(self) -> str:
         """The success of the networks' own triggers as a Markdown table."""
         rows = []
-        for trigger in self.size.trained:
+        for trigger in sorted(self.size.trained):
             own = [self.success(network) for network in self.networks if trained_trigger(network) == trigger]
             ends = " to ".join(f"{end:.1%}" for end in sorted({min(own), max(own)})) if own else "(not yet run)"
             rows.append((trigger, len(own), ends))
