@@ -23,7 +23,7 @@ from bslib.audit.judging import LEVEL, Sizes, calibration, decide, leave_one_out
 from bslib.audit.loading import OnnxNetwork
 from bslib.audit.partial import Partial
 from bslib.audit.report import Audit
-from bslib.calling import check_counts, check_points, digest_of, dtype_of, evaluating
+from bslib.calling import check_counts, check_inputs, check_points, digest_of, evaluating
 from bslib.engine import fast_dtype
 from bslib.measure import predict
 from bslib.patterns.neural_cleanse import reverse_triggers
@@ -175,9 +175,9 @@ class _Job:
     def __post_init__(self) -> None:
         given = {"tested": self.chosen, "seed": self.seed, "steps": self.steps}
         self.settings = given | {"samples": SAMPLES, "copies": COPIES, "sigmas": list(LADDER)}
-        self.digest = digest_of(self.model, self.images)
         self.predicted = predict(self.model, self.images)
-        self.partial = Partial(self.cache, self.settings | _identity(self.model, self.images, self.predicted))
+        identity = _identity(self.model, self.images, self.predicted)
+        self.digest, self.partial = identity["network"], Partial(self.cache, self.settings | identity)
         order = torch.from_numpy(np.random.default_rng([self.seed, 10]).permutation(len(self.images)))
         self.crafting = self.images[order[: len(self.images) // 2][:CRAFTED]]
         self.held = order[len(self.images) // 2 :]
@@ -349,8 +349,7 @@ def _chosen(tested: Sequence[int] | None, classes: int) -> list[int]:
 
 
 def _class_count(model: nn.Module, images: Tensor) -> int:
-    if (own := dtype_of(model)) != images.dtype:
-        raise ValueError(f"x must have the model's precision, {own}, got {images.dtype}: use model.float()")
+    check_inputs(model, images[:1])
     with evaluating(model) as network:
         return int(network(images[:1]).shape[1])
 
