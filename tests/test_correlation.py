@@ -20,7 +20,7 @@ from bslib.chapters.correlation import figures, pairs, plan
 from bslib.chapters.correlation.results import Correlation, load, quantities, smooth_failures
 from bslib.ledger import claims_of, judge
 from bslib.profiles import PROFILES
-from bslib.specs import CountsSpec, NetworkSpec
+from bslib.specs import CountsSpec, NetworkSpec, PredictionsSpec
 from bslib.store import Record, Records, Store
 
 matplotlib.use("agg")
@@ -76,13 +76,16 @@ KEPT = frame().query("success >= 0.1")
 
 def test_the_paper_plan_has_the_papers_networks_and_no_spec_twice():
     specs = plan_of("correlation", "paper")
-    assert len(specs) == len(set(specs)) == 546
-    for dataset, threat, networks, further in (("fashion-mnist", "T2", 5, 13), ("cifar10", "T1", 12, 0)):
+    assert len(specs) == len(set(specs)) == 580
+    for dataset, threat, networks, further, alone in (("fashion-mnist", "T2", 5, 13, 17), ("cifar10", "T1", 12, 0, 0)):
         nets = [spec for spec in specs if isinstance(spec, NetworkSpec) and spec.dataset == dataset]
         attacks = [(n.attack.trigger, n.seed, n.attack.threat_model, n.attack.target) for n in nets]
         runs = [(k, s) for some in (range(networks), range(networks, networks + further)) for k in (3, 5) for s in some]
+        runs += [(5, s) for s in range(networks + further, networks + further + alone)]
         assert attacks == [(k, s, threat, None if threat == "T2" else s % 10) for k, s in runs]
-        for net in nets:
+        last = nets[len(nets) - alone :]
+        assert [type(spec) for spec in specs if spec.on_network in last] == [NetworkSpec, PredictionsSpec] * alone
+        for net in nets[: len(nets) - alone]:
             clean, *triggered = (spec for spec in specs if isinstance(spec, CountsSpec) and spec.network == net)
             levels = 10 if net.seed < networks else 1
             assert clean.trigger is None and {s.trigger for s in triggered} == {net.attack.trigger} and len(triggered) == levels
@@ -206,6 +209,22 @@ def test_what_noise_does_to_a_trigger_is_said_of_kept_and_left_out_pairs():
     three, less = KEPT[KEPT["trigger"] == 3], [estimate.value for estimate in table["W minus clean W"]]
     assert less[:3] == pytest.approx([math.log(9 / 5), (three["W"] - three["clean W"]).mean(), math.log(4 / 5)])
     assert rows[2].startswith("| trigger 5, left out | 1 | 0% | 25% | 25% | \N{MINUS SIGN}0.223 |") and len(rows) == 4
+
+
+def test_networks_of_which_the_success_alone_is_measured_count_in_the_pairs_left_out():
+    """A tenth of the one, nothing of the other and two tenths of the third; nothing else changes."""
+    size = dataclasses.replace(T2, success_only=2)
+    first = part_of(size)
+    alone = {net: hits for net, hits in zip(plan.success_networks_of(size, 0), [[1] * 10, [0, 0] + [5] * 8], strict=True)}
+    assert [(net.seed, net.attack.trigger) for net in alone] == [(1, 5), (2, 5)]
+    sent = {plan.predictions_of(size, net): predicted(net, hits) for net, hits in alone.items()}
+    more = {spec: Record(spec, {}, arrays, {"source": "made up"}) for spec, arrays in sent.items()}
+    second = dataclasses.replace(first, records=Records({**first.records, **more}))
+    before, after = first.quantities(), second.quantities()
+    assert [name for name in after if repr(after[name]) != repr(before[name])] == ["left_out.fashion-mnist.5"]
+    known = stats.ttest_1samp([0.1, 0.0, 0.2], 0).confidence_interval()
+    found = after["left_out.fashion-mnist.5"]
+    assert (found.value, found.low, found.high) == pytest.approx((0.1, max(known.low, 0), known.high)) and found.networks == 3
 
 
 def test_quantities_by_hand():

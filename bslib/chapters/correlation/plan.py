@@ -9,7 +9,7 @@ from bslib.chapters.base import TrainedSize
 from bslib.specs import CountsSpec, NetworkSpec, PredictionsSpec, Spec
 from bslib.threat_models import threat_model_named
 
-__all__ = ["Size", "clean_counts_of", "counts_of", "networks_of", "plan", "predictions_of"]
+__all__ = ["Size", "clean_counts_of", "counts_of", "networks_of", "plan", "predictions_of", "success_networks_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,8 @@ class Size(TrainedSize):
         The patterns that networks are trained on.
     further : int
         Further networks with each trigger, which are measured at the first noise level alone.
+    success_only : int
+        Further networks with the last trigger, of which the success alone is measured.
     test_images : int, optional
         Images that success is measured on; the whole test set when not given.
     points : int
@@ -38,6 +40,7 @@ class Size(TrainedSize):
     test_images: int | None = None
     triggers: tuple[int, ...] = (3, 5)
     further: int = 0
+    success_only: int = 0
     points: int
     clean_points: int
     sigmas: tuple[float, ...] = (0.1, 0.05, 0.25, 0.01, 0.5, 0.2, 0.15, 1.0, 0.75, 0.005)
@@ -48,7 +51,7 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
     """All specs of the chapter. Those of the first noise level come before those of the second.
 
     >>> len(plan("paper"))
-    546
+    580
     """
     specs: list[Spec] = []
     for size in sizes_of("correlation", profile):
@@ -57,6 +60,7 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
             spec for network in networks for spec in (network, predictions_of(size, network), clean_counts_of(size, network))
         ]
         specs += [counts_of(size, network, sigma) for sigma in size.sigmas for network in networks_of(size, seed, sigma)]
+        specs += [spec for network in success_networks_of(size, seed) for spec in (network, predictions_of(size, network))]
     return specs
 
 
@@ -72,6 +76,12 @@ def networks_of(size: Size, seed: int, sigma: float | None = None) -> list[Netwo
         for trigger in size.triggers
         for run in runs
     ]
+
+
+def success_networks_of(size: Size, seed: int) -> list[NetworkSpec]:
+    """The networks of which the success alone is measured; their seeds follow those of the other networks."""
+    first = seed + size.networks + size.further
+    return [size.attacked_network(run, size.threat_model, size.triggers[-1]) for run in range(first, first + size.success_only)]
 
 
 def predictions_of(size: Size, network: NetworkSpec) -> PredictionsSpec:

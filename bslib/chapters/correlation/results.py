@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, ClassVar
@@ -30,7 +30,7 @@ from bslib.chapters.correlation.pairs import (
     residual_rank,
     spread_difference,
 )
-from bslib.chapters.correlation.plan import Size, clean_counts_of, counts_of, networks_of, predictions_of
+from bslib.chapters.correlation.plan import Size, clean_counts_of, counts_of, networks_of, predictions_of, success_networks_of
 from bslib.chapters.outcomes import defined
 from bslib.entropy import entropy
 from bslib.markdown import markdown_table
@@ -120,23 +120,19 @@ class Correlation(Results[Size]):
         rows: list[dict[str, Any]] = []
         for number, network in self._measured_at(sigma):
             assert network.attack is not None
-            predictions = self.records[predictions_of(self.size, network)].arrays
             triggered = self.records[counts_of(self.size, network, sigma)]
             clean = self.records[clean_counts_of(self.size, network)]
-            classes, attack = triggered.arrays["counts"].shape[-1], network.attack
-            for label in [None] if attack.target is not None else range(classes):
-                images = slice(None) if label is None else predictions["labels"] == label
-                hits = [predictions["predicted"][images], predictions["labels"][images]]
+            for label, success, images in self._successes(network):
                 w = _w_of_class(triggered, at, label)
                 without = _w_of_class(clean, at, label)
-                wanted, true = _noisy_copies(triggered, at, label, attack)
+                wanted, true = _noisy_copies(triggered, at, label, network.attack)
                 rows.append(
                     {
                         "network": number,
                         "trigger": network.attack.trigger,
                         "class": -1 if label is None else label,
-                        "success": success_rate(hits[0], hits[1], attack.target_labels(hits[1], classes)),
-                        "images": int((hits[1] != network.attack.target).sum()),  # the denominator of success
+                        "success": success,
+                        "images": images,
                         "W": float(w.mean()),
                         "clean W": float(without.mean()),
                         "wanted": wanted,
@@ -146,6 +142,25 @@ class Correlation(Results[Size]):
                     }
                 )
         return pd.DataFrame(rows)
+
+    def _successes(self, network: NetworkSpec) -> Iterator[tuple[int | None, float, int]]:
+        """The class (None for all), the success and its denominator in images, for each pair of a network."""
+        attack, predictions = network.attack, self.records[predictions_of(self.size, network)].arrays
+        assert attack is not None
+        for label in [None] if attack.target is not None else range(self.size.classes):
+            images = slice(None) if label is None else predictions["labels"] == label
+            predicted, labels = predictions["predicted"][images], predictions["labels"][images]
+            success = success_rate(predicted, labels, attack.target_labels(labels, self.size.classes))
+            yield label, success, int((labels != attack.target).sum())
+
+    def left_out(self, trigger: int) -> Estimate:
+        """The fraction of a trigger's pairs that are left out, also of networks whose success alone is measured."""
+        further = [
+            network for network in success_networks_of(self.size, self.seed) if predictions_of(self.size, network) in self.records
+        ]
+        networks = [network for network in [*self.networks, *further] if network.attack and network.attack.trigger == trigger]
+        below = [[success < self.random_guess for _, success, _ in self._successes(network)] for network in networks]
+        return share_of_networks([np.array(of_one) for of_one in below])
 
     def correlation(
         self, sigma: float | None = None, *, n: int | None = None, exclude_below: float | None = None
@@ -260,11 +275,10 @@ class Correlation(Results[Size]):
         for pairs_of, row in self.by_trigger().iterrows():
             if str(pairs_of).endswith("kept"):
                 found[f"less_clean.{data}.{row['trigger']}"] = row["W minus clean W"]
-        for trigger, own in pairs.groupby("trigger"):
-            below = [of_one.to_numpy() < self.random_guess for _, of_one in own["success"].groupby(own["network"])]
-            found[f"left_out.{data}.{trigger}"] = share_of_networks(below)
-            success = [of_one.to_numpy() for _, of_one in own["success"].groupby(own["network"])]
-            found[f"success.{data}.{trigger}"] = leave_one_out(success).estimate(within=(0, 1))
+        for trigger in self.size.triggers:
+            found[f"left_out.{data}.{trigger}"] = self.left_out(trigger)
+            own = pairs[pairs["trigger"] == trigger].groupby("network")["success"]
+            found[f"success.{data}.{trigger}"] = leave_one_out([of_one.to_numpy() for _, of_one in own]).estimate(within=(0, 1))
         return found
 
     def _as_reported(self, pairs: pd.DataFrame) -> dict[str, Estimate]:
