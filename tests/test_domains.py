@@ -202,7 +202,7 @@ def test_figures_are_drawn_from_their_tables_and_say_what_is_missing():
     assert np.array_equal(panels[1].lines[0].get_ydata(), results["breast-cancer"].by_sigma()["clean"][:9])
     assert [axis.get_title() for axis in ratio(results).axes] == list(THREATS)
     assert "w_by_sigma-all" in render.downloads({"all": results}, FIGURES).data
-    assert "needs 10 backdoored networks (lstm) on documentation" in w_by_sigma(nothing).data and nothing.as_markdown() == ""
+    assert "needs 32 backdoored networks (lstm) on documentation" in w_by_sigma(nothing).data and nothing.as_markdown() == ""
     assert results.as_markdown().count("\n") == 1 + 4 * 2 and quantities(nothing) == {}
 
 

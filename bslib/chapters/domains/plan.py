@@ -49,7 +49,7 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
     """All specs of the chapter.
 
     >>> len(plan("paper"))
-    40
+    62
     """
     return [spec for size in sizes_of("domains", profile) for threat in THREATS for spec in specs_of(size, threat, seed)]
 
