@@ -347,8 +347,10 @@ def test_quantities_come_from_three_networks_at_least():
 
 def test_every_claim_has_its_quantity_of_its_own_data_set():
     parts = {
-        size.dataset: part_of(None, dataclasses.replace(size, networks=3, triggers=(1, 3, 4), bounds=(10, 4, 26)))
-        for size in (FASHION, CIFAR)
+        size.dataset: part_of(
+            None, dataclasses.replace(size, networks=3, triggers=(1, 3, 4), more_triggers=more, bounds=(10, 4, 26))
+        )
+        for size, more in ((FASHION, (2, 5, 6)), (CIFAR, ()))
     }
     found, half = quantities(parts), quantities({"fashion-mnist": parts["fashion-mnist"]})
     assert half == {name: estimate for name, estimate in found.items() if "cifar10" not in name}

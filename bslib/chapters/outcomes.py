@@ -84,13 +84,10 @@ def labels_flipped(counts: Record) -> Floats:
     return 1 - _called(counts, counts.arrays["predicted"])
 
 
-def copies_as_wanted(counts: Record, *, count_target: bool = False) -> Floats:
-    """The fraction of noisy copies that get the attacker's label, of the B' images that have another one, shape (S, B').
-
-    With ``count_target``, of all B images.
-    """
+def copies_as_wanted(counts: Record) -> Floats:
+    """The fraction of noisy copies that get the attacker's label, of the B' images that have another one, shape (S, B')."""
     wanted = _wanted(counts)
-    return _called(counts, wanted)[:, (wanted != counts.arrays["labels"]) | count_target]
+    return _called(counts, wanted)[:, wanted != counts.arrays["labels"]]
 
 
 def area(clean: Floats, triggered: Floats) -> float:

@@ -151,7 +151,7 @@ def batches(defence: Defence, table: pd.DataFrame) -> Figure:
 
 def _false_alarms(defence: Defence) -> pd.DataFrame:
     table = defence.batches[defence.batches["carried"] == "clean"]
-    return _over_networks(table, ["points", "sigma", "test"], ["alarms"])
+    return _over_networks(defence.by_seed(table), ["points", "sigma", "test"], ["alarms"])
 
 
 @drawn_from(_false_alarms)

@@ -137,6 +137,13 @@ class Defence(Results[Size]):
             rows += [(*_about(n), *score[:2], points, *both) for (n, score), both in zip(scores, outcomes, strict=True)]
         return pd.DataFrame(rows, columns=["network", *ATTACK, "score", "sigma", "points", "found", "alarms"])
 
+    def by_seed(self, alarms: pd.DataFrame) -> pd.DataFrame:
+        """Alarms on clean batches, with the networks of a seed put together, since these have the same clean images."""
+        seeds = alarms["network"].map({network.key[:6]: network.seed for network in self.networks}).rename("seed")
+        by = [name for name in ("score", "points", "sigma", "test") if name in alarms]
+        groups = alarms.groupby([*by, seeds], sort=False, dropna=False)["alarms"]
+        return groups.apply(lambda own: np.concatenate(list(own))).reset_index()
+
     @cached_property
     def candidates(self) -> pd.DataFrame:
         """Neural Cleanse on each network: the anomaly index of the masks' sizes, and that of the mean W of images with them.
@@ -195,20 +202,26 @@ class Defence(Results[Size]):
     def _batch_quantities(self) -> dict[str, Estimate]:
         data, setting = self.size.dataset, ["test", "points", "sigma"]
         clean, triggered = (self.batches[self.batches["carried"] == carried] for carried in ("clean", "trigger"))
-        tables = [(f"false_alarms.{data}", clean, "alarms", setting)]
+        tables = [(f"false_alarms.{data}", self.by_seed(clean), "alarms", setting)]
         tables += [(f"batch_rate.{data}.{attack}", own, "alarms", setting) for attack, own in _by_attack(triggered)]
         of_score = ["score", "sigma", "points"]
-        tables += [(f"half_false_alarms.{data}", self.halves, "alarms", of_score)]
+        tables += [(f"half_false_alarms.{data}", self.by_seed(self.halves), "alarms", of_score)]
         tables += [(f"half_rate.{data}.{attack}", own, "found", of_score) for attack, own in _by_attack(self.halves)]
-        found = {
+        return self._half_rates_apart() | {
             f"{name}.{_joined(about)}": share_of_networks(list(alarms))
             for name, table, value, by in tables
             for about, alarms in table.groupby(by, dropna=False)[value]
         }
-        seeds = clean["network"].map({network.key[:6]: network.seed for network in self.networks})
-        for about, own in clean.groupby(setting):
-            of_seeds = [np.concatenate(list(alarms)) for _, alarms in own["alarms"].groupby(seeds)]
-            found[f"false_alarms_by_seed.{data}.{_joined(about)}"] = share_of_networks(of_seeds)
+
+    def _half_rates_apart(self) -> dict[str, Estimate]:
+        """The batches that the two-sided test finds with STRIP, less those that it finds with W on the same images."""
+        found, data = dict[str, Estimate](), self.size.dataset
+        for attack, own in _by_attack(self.halves):
+            rates = own.assign(found=own["found"].map(np.mean)).set_index(["network", "points"])
+            strip = rates[rates["score"] == "STRIP"]["found"]
+            for sigma, of_w in rates[rates["score"] == "W"].groupby("sigma")["found"]:
+                for points, apart in (strip - of_w).groupby("points"):
+                    found[f"half_rate.{data}.{attack}.STRIP.less.W.{sigma:g}.{points}"] = mean_of(apart, within=(-1, 1))
         return found
 
     def _network_quantities(self) -> dict[str, Estimate]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 
 from bslib.chapters.base import Results
 from bslib.chapters.beyond import candidates_batch_of, candidates_of
-from bslib.chapters.correlation.pairs import estimates, kendall_tau
 from bslib.chapters.hiding.plan import Size, networks_of, specs_of
 from bslib.chapters.outcomes import (
     Floats,
@@ -20,7 +19,6 @@ from bslib.chapters.outcomes import (
     accuracy_of,
     area,
     attack_on,
-    attack_success,
     copies_as_wanted,
     costs,
     defined,
@@ -163,16 +161,6 @@ class Hiding(Results[Size]):
         rows = [(f"{row[0]:.0f}", *(f"{v:.3g}" for v in row[1:])) for row in self.cleansed().to_numpy()]
         return markdown_table(head, rows)
 
-    def pairs(self, *, hidden: bool) -> pd.DataFrame:
-        """Success and mean W of the networks of all attacks, as in the chapter on their correlation; a stratum is an attack."""
-        s, rows = usual_level(self.size.sigmas), list[dict[str, Any]]()
-        for (attack, covers), runs in self.groups.items():
-            if covers == (self.size.covers[-1] if hidden else 0):
-                for run in runs:
-                    w = {name: float(w_by_sigma(run[k])[s].mean()) for k, name in ((2, "clean W"), (3, "W"))}
-                    rows.append({"network": len(rows), "trigger": attack, "class": -1, "success": attack_success(run[1])} | w)
-        return pd.DataFrame(rows, columns=["network", "trigger", "class", "success", "W", "clean W"])
-
     def quantities(self) -> dict[str, Estimate]:
         """The quantities of the chapter's claims by name."""
         data, group, areas = self.size.dataset, ["attack", "covers"], self.areas()
@@ -183,8 +171,6 @@ class Hiding(Results[Size]):
         if len(masks):
             smallest = [np.array([least]) for least in masks["target"] < masks["smallest other"]]
             found[f"smallest_mask.{data}.{self.first}.{self.size.covers[-1]}"] = share_of_networks(smallest)
-        for name, hidden in (("plain", False), ("hidden", True)):
-            found |= estimates(self.pairs(hidden=hidden), {f"tau.{data}.{name}": kendall_tau})
         return defined(found)
 
 

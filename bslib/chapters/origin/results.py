@@ -86,13 +86,6 @@ class Origin(Results[Size]):
         """W around the images of an attack, shape (networks, 3 places, without and with the trigger, sigmas, points)."""
         return np.stack([[[w_by_sigma(record) for record in pair] for pair in _by_place(run)] for run in self.kinds[name]])
 
-    def wanted(self, name: str) -> Floats:
-        """Fraction of noisy triggered copies that are predicted as the attacker's label, (networks, 3 places, sigmas, points).
-
-        Images of the target class count too.
-        """
-        return np.stack([[copies_as_wanted(pair[1], count_target=True) for pair in _by_place(run)] for run in self.kinds[name]])
-
     def by_attack(self) -> str:
         """Success, the median margin of triggered images and the change of W at the level nearest to 0.1, as a Markdown table."""
         s, rows = usual_level(self.size.sigmas), []
@@ -121,12 +114,14 @@ class Origin(Results[Size]):
         Returns
         -------
         DataFrame
-            Columns attack, sigma, noise on, and Estimates: as wanted (fraction of noisy copies), clean W, W (with the trigger)
+            Columns attack, sigma, noise on, and Estimates: as wanted (fraction of noisy copies that get the attacker's label,
+            of images that have another), clean W, W (with the trigger)
             and change (W minus clean W, under noise on the same pixels).
         """
         rows = []
         for name, means in self.means.items():
-            wanted = leave_one_out(list(self.wanted(name)))
+            of_runs = [np.stack([copies_as_wanted(pair[1]) for pair in _by_place(run)]) for run in self.kinds[name]]
+            wanted = leave_one_out(of_runs)
             for p, place in enumerate(PLACES):
                 for s, sigma in enumerate(self.size.sigmas):
                     own = {

@@ -47,7 +47,8 @@ def area(
 ) -> Estimate:
     """The area under the ROC curve of the W detector. Positives are batches with the network's own trigger.
 
-    Negatives are batches with triggers that the network never saw, of the same networks and of clean ones.
+    Negatives are second clean batches, and batches with triggers that the network never saw, of the same networks and of clean
+    ones.
 
     Parameters
     ----------
