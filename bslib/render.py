@@ -159,7 +159,7 @@ def provenance_table(*, profile: str, seed: int = 0, store: str | Path | Store |
     records, planned = _records(profile, seed, store)
     table = pd.DataFrame(
         {
-            "data": f"{r.data['source']} ({r.data['fingerprint'][:8]})" if r.data else "made up in the plane",
+            "data": f"{r.data['source']} ({r.data['fingerprint'][:8]})" if r.data else "points made up in the plane",
             "kind": r.spec.kind,
             "seconds": r.provenance["seconds"],
             "device": r.provenance["device"],
@@ -175,7 +175,7 @@ def provenance_table(*, profile: str, seed: int = 0, store: str | Path | Store |
         of = ("<br>".join(sorted(own[name].unique())) for name in ("device", "torch", "code", "date"))
         rows.append((data, kind, len(own), timedelta(seconds=round(own["seconds"].sum())), *of))
     took = timedelta(seconds=round(table["seconds"].sum()) if len(table) else 0)
-    there = f"{len(records)} of the {planned} records of profile {profile} are there; they took {took}."
+    there = f"{len(records)} of the {planned} records of profile {profile} are there; computing them took {took}."
     return f"{markdown_table(head, rows, empty='')}\n\n{there}"
 
 
@@ -192,8 +192,8 @@ def coverage_table() -> str:
     rows = [(name, *(f"{fraction:.1%}" for fraction in row)) for name, row in table.iterrows()]
     head = ["intervals of", *(f"{networks} networks" for networks in table.columns)]
     question = (
-        f"Do 95 % intervals deserve the name? We made up {result['runs']} experiments of each kind whose true value is known. "
-        "This is how many of the intervals contained it:"
+        "Does a 95 % interval contain the true value in 95 % of all experiments? We simulated "
+        f"{result['runs']:,} experiments of each kind, whose true value we know. This fraction of the intervals contained it:"
     )
     return f"{question}\n\n{markdown_table(head, rows)}"
 
