@@ -55,7 +55,7 @@ class Explorer(anywidget.AnyWidget):
         if bundle is None:
             return None
         names = "; ".join(part["name"] for part in self.data["parts"])
-        words = f"Controls for {names}. They need scripts; the figures above do not."
+        words = f"Controls for {names}. They need scripts; the figures do not."
         mine = {
             "text/plain": words,
             "text/html": f'<div class="explorer-place" data-widget="{self.model_id}"><p>{html.escape(words)}</p></div>',

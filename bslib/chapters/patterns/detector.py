@@ -123,8 +123,8 @@ def quantities(part: Batches) -> dict[str, Estimate]:
     """The quantities of the W detector, and of the effect of own triggers on mean W."""
     data, first = part.size.dataset, part.size.sigmas[0]
     tests, calibrated = part.trained_on(part.tests()), part.trained_on(part.tests(center="median", outliers=True))
-    nothing, unseen, own = (tests[tests["carried"] == carried] for carried in ("nothing", "unseen", "own"))
-    of_nothing = calibrated[calibrated["carried"] == "nothing"]
+    nothing, own = (tests[tests["carried"] == carried] for carried in ("nothing", "own"))
+    of_nothing, unseen = (calibrated[calibrated["carried"] == carried] for carried in ("nothing", "unseen"))
     found = {
         f"auc.{data}": area(part),
         f"clean_told_apart.{data}": over_networks(nothing, nothing["p"] < 0.05),
