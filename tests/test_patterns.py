@@ -303,7 +303,7 @@ def test_quantities_of_the_detector_by_hand():
         return roc_auc_score([0] * 57 + [1] * len(own), [700] * 2 + [-700] * 4 + [0] * 51 + list(own))
 
     check(found, {
-        "clean_told_apart.{}": 2 / 9, "unseen_vary_more.{}": 3 / 6 / 9, "own_success.{}": 5.5 / 6, "own_success.{}.4": 2.5 / 3,
+        "clean_told_apart.{}": 2 / 9, "own_success.{}": 5.5 / 6, "own_success.{}.4": 2.5 / 3,
         "own_success.{}.1": 1, "own_less_clean.{}.1": LOG2 / 2 / 3, "own_less_clean.{}.4": 0, "auc.{}": area(700, 0, 0, 0, 0, 0),
         "auc_own.{}.1": area(700, 0, 0), "auc_own.{}.4": area(0, 0, 0), "auc_at.{}.0.25": 0.5 + 0.5 / 6,
         "auc_own_at.{}.0.25.1": 0.5, "auc_own_at.{}.0.25.4": 0.5 + 0.5 / 3,
@@ -339,7 +339,7 @@ def test_quantities_of_crafted_patterns_by_hand():
 
 def test_quantities_come_from_three_networks_at_least():
     found, two = part_of().quantities(), part_of(gone=lambda spec: spec == UNIVERSAL)
-    assert "clean_told_apart.fashion-mnist" in found and "auc_universal.fashion-mnist" in found
+    assert "auc_universal.fashion-mnist" in found
     assert not [name for name in found if name.startswith(("auc.", "auc_own", "own_"))], "two networks have a trigger"
     assert not [name for name in found if "on_clean" in name or name.endswith("reversed, clean")], "of which there is one"
     assert len(universal(two)) and "auc_universal.fashion-mnist" not in two.quantities()

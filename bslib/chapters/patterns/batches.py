@@ -138,6 +138,10 @@ class Batches(Results[Size]):
         """The trigger of the network of each row: the networks of each kind are a stratum."""
         return [trained_trigger(self.networks[number]) for number in table["network"]]
 
+    def by_seed(self, table: pd.DataFrame) -> pd.DataFrame:
+        """A table with the seed of each network in place of its number, since networks of a seed share their test images."""
+        return table.assign(network=[self.networks[number].seed for number in table["network"]])
+
     def trained_on(self, tests: pd.DataFrame, triggers: Sequence[int] | None = None) -> pd.DataFrame:
         """The tests on clean networks and on networks with these triggers; by default the size's ``triggers``."""
         return tests[np.isin(self.strata(tests), [0, *(self.size.triggers if triggers is None else triggers)])]

@@ -10,7 +10,7 @@ import pandas as pd
 from bslib.chapters.outcomes import mean_of
 from bslib.chapters.patterns.batches import FEWEST_NETWORKS, Batches, over_networks
 from bslib.chapters.patterns.plan import batch_of, trained_trigger
-from bslib.statistics import Estimate
+from bslib.statistics import Estimate, auc
 
 __all__ = ["EFFECTIVE", "area", "by_trigger", "quantities", "scored", "sensitivity", "working"]
 
@@ -123,13 +123,13 @@ def quantities(part: Batches) -> dict[str, Estimate]:
     """The quantities of the W detector, and of the effect of own triggers on mean W."""
     data, first = part.size.dataset, part.size.sigmas[0]
     tests, calibrated = part.trained_on(part.tests()), part.trained_on(part.tests(center="median", outliers=True))
-    nothing, own = (tests[tests["carried"] == carried] for carried in ("nothing", "own"))
-    of_nothing, unseen = (calibrated[calibrated["carried"] == carried] for carried in ("nothing", "unseen"))
+    own, seeds = tests[tests["carried"] == "own"], part.by_seed(tests)
+    nothing, of_nothing = (table[table["carried"] == "nothing"] for table in (seeds, part.by_seed(calibrated)))
     found = {
         f"auc.{data}": area(part),
+        f"auc_over_seeds.{data}": auc(seeds["score"], seeds["carried"] == "own", seeds["network"]),
         f"clean_told_apart.{data}": over_networks(nothing, nothing["p"] < 0.05),
         f"clean_told_apart_calibrated.{data}": over_networks(of_nothing, of_nothing["p"] < 0.05),
-        f"unseen_vary_more.{data}": over_networks(unseen, (unseen["p"] < 0.05) & (unseen["score"] < 0)),
         f"own_success.{data}": over_networks(own, own["success"], share=True),
     }
     compared = {*COMPARED_SIGMAS} & {*part.sigmas}
