@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -52,16 +53,23 @@ def tau(pairs: Floats) -> float:
     return kendall_tau({"success": pairs[:, 0].ravel(), "W": pairs[:, 1].ravel()})
 
 
-def of_pairs(pairs: Floats) -> Estimate:
-    """The estimate of tau, leaving out one network at a time."""
+def of_pairs(pairs: Floats, kinds: int = 1) -> Estimate:
+    """The estimate of tau, leaving out one network at a time; networks of so many kinds, one after the other, are strata."""
     without = [tau(np.delete(pairs, k, axis=0)) for k in range(len(pairs))]
-    return Replicates(np.array(tau(pairs)), np.array(without), len(pairs)).estimate(correlation=True)
+    strata = np.arange(len(pairs)) * kinds // len(pairs)
+    return Replicates(np.array(tau(pairs)), np.array(without), len(pairs), strata).estimate(correlation=True)
 
 
-def of_scores(scores: Floats) -> Estimate:
-    """The estimate of the area under the ROC curve."""
-    positive = np.tile(np.arange(BATCHES) == 0, len(scores))
-    return auc(scores.ravel(), positive, np.repeat(np.arange(len(scores)), BATCHES))
+def of_scores(scores: Floats, kinds: int = 1) -> Estimate:
+    """The estimate of the area under the ROC curve, without missing scores; strata as for :func:`of_pairs`."""
+    network, batch = np.nonzero(np.isfinite(scores))
+    return auc(scores[network, batch], batch == 0, network, strata=network * kinds // len(scores))
+
+
+def area(scores: Floats) -> float:
+    """The area under the ROC curve of very many networks."""
+    own, others = scores[:, 0], np.sort(scores[:, 1:].ravel())
+    return float(np.searchsorted(others, own[np.isfinite(own)]).mean() / others.size)
 
 
 def two_triggers(rng: np.random.Generator, networks: int) -> Floats:
@@ -72,25 +80,11 @@ def two_triggers(rng: np.random.Generator, networks: int) -> Floats:
     return np.concatenate([well, badly])
 
 
-def of_two_triggers(pairs: Floats) -> Estimate:
-    """The estimate of tau, with the networks of each trigger as a stratum."""
-    without = [tau(np.delete(pairs, k, axis=0)) for k in range(len(pairs))]
-    strata = np.arange(len(pairs)) // (len(pairs) // 2)
-    return Replicates(np.array(tau(pairs)), np.array(without), len(pairs), strata).estimate(correlation=True)
-
-
 def one_trigger(rng: np.random.Generator, networks: int) -> Floats:
     """As :func:`scores_of`, for networks with one trigger and for as many clean ones, whose first batch counts as missing."""
     own, clean = scores_of(rng, networks), scores_of(rng, networks)
     clean[:, 0] = np.nan
     return np.concatenate([own, clean])
-
-
-def of_one_trigger(scores: Floats) -> Estimate:
-    """The estimate of the area, with the networks of each kind as a stratum."""
-    positive, networks = np.tile(np.arange(BATCHES) == 0, len(scores)), np.repeat(np.arange(len(scores)), BATCHES)
-    there, strata = np.isfinite(scores.ravel()), (networks >= len(scores) // 2).astype(int)
-    return auc(scores.ravel()[there], positive[there], networks[there], strata=strata[there].tolist())
 
 
 def relative(means: Floats) -> Floats:
@@ -117,19 +111,11 @@ QUANTITIES: dict[str, tuple[Draw, Callable[[Floats], Estimate], Callable[[Floats
         lambda w: leave_one_out(list(w[:, 0]), lambda v: v.std(-1, ddof=1)).estimate(),
         lambda w: w[:, 0].std(-1, ddof=1).mean(),
     ),
-    "area under the ROC curve": (
-        scores_of,
-        of_scores,
-        lambda s: float(np.searchsorted(np.sort(s[:, 1:].ravel()), s[:, 0]).mean() / s[:, 1:].size),
-    ),
-    "area, one trigger": (
-        one_trigger,
-        of_one_trigger,
-        lambda s: float(np.searchsorted(np.sort(s[:, 1:].ravel()), s[: len(s) // 2, 0]).mean() / s[:, 1:].size),
-    ),
+    "area under the ROC curve": (scores_of, of_scores, area),
+    "area, one trigger": (one_trigger, partial(of_scores, kinds=2), area),
     "Kendall's tau, two triggers": (
         two_triggers,
-        of_two_triggers,
+        partial(of_pairs, kinds=2),
         lambda p: float(np.mean([tau(np.concatenate([p[k::200], p[k + 20_000 :: 200]])) for k in range(100)])),
     ),
     "Kendall's tau": (pairs_of, of_pairs, lambda p: float(np.mean([tau(part) for part in np.split(p[:20_000], 100)]))),

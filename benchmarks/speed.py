@@ -59,7 +59,9 @@ SETUPS = {
     "efficientnet-b0-96": ("cifar10", 96, 4, 4_000, (1_500, 1, 16, 0.02)),
     "resnet18-224": ("cifar10", 224, 1, 1_000, (512, 1, 16, 0.01)),
 }
+#: What ``--quick`` takes: small data, and one network of each kind, since to convert a network is slow even for tiny sizes.
 TINY = {"fashion-mnist": "digits", "cifar10": "digits-rgb"}
+QUICK = ("larger-fashion", "resnet18-224")
 MLP = "mlp-8-64-3"
 
 
@@ -80,16 +82,7 @@ def prepared(name: str, quick: bool) -> tuple[nn.Module, Tensor, Tensor]:
         same = size == chosen.shape[-1]
         return chosen if same else interpolate(chosen.float(), size=size, mode="bilinear").round().to(torch.uint8)
 
-    if name in NETWORKS:
-        network = build(name, seed=0)
-    else:
-        from torchvision import models
-
-        network = getattr(models, name.rpartition("-")[0].replace("-", "_"))(num_classes=10)
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.momentum = 0.1  # torch's own: the averages follow within a few steps
-    labels = data.train_labels[draw_points(len(data.train_labels), count, 0)]
+    network, labels = untrained(name), data.train_labels[draw_points(len(data.train_labels), count, 0)]
     how: Row = {"epochs": epochs, "seed": 0, "batch_size": batch_size, "learning_rate": rate, "dtype": fast_dtype(CPU)}
     threads = torch.get_num_threads()
     torch.set_num_threads(threads if quick else os.cpu_count() or 1)
@@ -97,6 +90,19 @@ def prepared(name: str, quick: bool) -> tuple[nn.Module, Tensor, Tensor]:
     torch.set_num_threads(threads)
     images = to_float(drawn(data.test_images, labels_compared // (len(SIGMAS) * N)))
     return network, images[:points_of_w], images
+
+
+def untrained(name: str) -> nn.Module:
+    """One of bslib's networks, or a torchvision network of ten classes, whose name ends with the size of the images."""
+    if name in NETWORKS:
+        return build(name, seed=0)
+    from torchvision import models
+
+    network: nn.Module = models.get_model(name.rpartition("-")[0].replace("-", "_"), num_classes=10)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.1  # torch's own: the averages follow within a few steps
+    return network
 
 
 def in_turns(contenders: dict[str, Run], rounds: int) -> dict[str, list[float]]:
@@ -167,7 +173,7 @@ def w(rounds: int, quick: bool) -> Iterator[Row]:
     So networks are converted where that makes them faster; how long the conversion and the first call take is a row of its own.
     """
     n = 4 if quick else N
-    for name in (*SETUPS, MLP):
+    for name in (*(QUICK if quick else SETUPS), MLP):
         network, images, _ = prepared(name, quick)
         row: Row = {"what": "W", "network": name, "precision": "float32", "units": len(images) * n}
         models = {who: copy.deepcopy(network) for who in OURS}  # one conversion is kept for a model
@@ -186,7 +192,7 @@ def w(rounds: int, quick: bool) -> Iterator[Row]:
 
 def labels(rounds: int, quick: bool) -> Iterator[Row]:
     """How many labels of the default call differ from those of the model as it is: half the difference of the counts."""
-    for name in SETUPS:
+    for name in QUICK if quick else SETUPS:
         network, _, images = prepared(name, quick)
         count = partial(class_counts, network, images, SIGMAS, 4 if quick else N, seed=0, progress=False)
         exact, found = count(dtype=torch.float32, engine="eager"), count()

@@ -94,7 +94,9 @@ def test_correlation_sends_the_pairs_at_every_noise_level_and_no_counts():
 
 def test_patterns_sends_what_is_there_of_the_detectors_batches_and_says_what_they_carry():
     part = patterns.load(profile="paper", store="published")["fashion-mnist"]
-    first, last = part.networks[0], [n for n in part.networks if n.attack and n.attack.trigger in part.size.triggers][-1]
+    fewer = {"networks": 1, "detector_only": 0, "cleansed": 0, "triggers": (1, 4), "more_triggers": ()}
+    part = dataclasses.replace(part, size=dataclasses.replace(part.size, **fewer))
+    first, last = part.networks[0], part.networks[-1]
     crafted = {spec.pattern: part.records[spec] for spec in part.records if isinstance(spec, CountsSpec) and 0.1 in spec.sigmas}
     lost = next(p for p in crafted if isinstance(p, UniversalSpec) and p.network == first and p.bound == 10)
     found = Records({spec: record for spec, record in part.records.items() if getattr(spec, "pattern", None) != lost})

@@ -13,7 +13,6 @@ import numpy as np
 import papermill
 import pytest
 import torch
-from jupyter_client.manager import start_new_kernel
 from torch import nn
 
 import bslib
@@ -42,6 +41,17 @@ class Slow(nn.Module):
         assert self.go.wait(60)
         self.done.batches += 1
         return self.inner(x)
+
+
+def waiting_panel(images: torch.Tensor, n: int = 250):
+    """A slow network and its panel: the first counts are there, and the next batch has to wait."""
+    model = Slow()
+    model.go.set()
+    panel = bslib.lab(model, images, n=n)
+    panel.wait(60)
+    model.go.clear()
+    model.seen.clear()
+    return model, panel
 
 
 @pytest.fixture(autouse=True)
@@ -89,12 +99,7 @@ def test_several_networks_and_triggers_by_name(images):
 
 
 def test_thirty_moves_leave_no_queue(images):
-    model = Slow()
-    model.go.set()
-    panel = bslib.lab(model, images, n=640)
-    panel.wait(60)
-    model.go.clear()
-    model.seen.clear()
+    model, panel = waiting_panel(images, n=640)
     before = model.done.batches
     for value in np.linspace(0.9, 0.32, 30).round(2):
         panel.sigma.value = value
@@ -109,12 +114,7 @@ def test_thirty_moves_leave_no_queue(images):
 
 
 def test_the_button_stops_and_a_move_starts_again(images):
-    model = Slow()
-    model.go.set()
-    panel = bslib.lab(model, images, n=1000)
-    panel.wait(60)
-    model.go.clear()
-    model.seen.clear()
+    model, panel = waiting_panel(images, n=1000)
     panel.sigma.value = 0.3
     assert model.seen.wait(60)
     panel.stop.click()
@@ -127,11 +127,7 @@ def test_the_button_stops_and_a_move_starts_again(images):
 
 
 def test_waiting_has_an_end(images):
-    model = Slow()
-    model.go.set()
-    panel = bslib.lab(model, images)
-    panel.wait(60)
-    model.go.clear()
+    model, panel = waiting_panel(images)
     panel.sigma.value = 0.3
     with pytest.raises(TimeoutError, match=r"not there after 0\.05 seconds"):
         panel.wait(0.05)
@@ -206,24 +202,19 @@ bslib.lab(network, torch.rand(2, 1, 8, 8), n=100)
 """
 
 
-def test_papermill_leaves_a_picture(tmp_path):
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
+#: A front end says with each cell whether somebody can be asked: JupyterLab says yes, papermill no.
+WATCHED = """
+get_ipython().kernel.get_parent("shell")["content"]["allow_stdin"] = True
+bslib.lab(network, torch.rand(2, 1, 8, 8), n=100)
+"""
+
+
+def test_papermill_leaves_a_picture_and_a_front_end_gets_the_sliders(tmp_path):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in (CELL, WATCHED)])
     notebook.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}
     nbformat.write(notebook, tmp_path / "in.ipynb")
     done = papermill.execute_notebook(tmp_path / "in.ipynb", tmp_path / "out.ipynb", progress_bar=False)
-    (output,) = [out for out in done.cells[-1].outputs if out.output_type != "stream"]
-    assert set(output.data) == {"image/png", "text/plain"}
-    assert "W = " in output.metadata["image/png"]["alt"]
-
-
-def test_a_front_end_gets_the_sliders():
-    """A kernel that is told, as JupyterLab does, that somebody can be asked."""
-    manager, client = start_new_kernel(kernel_name="python3")
-    try:
-        shown = []
-        client.execute_interactive(CELL, allow_stdin=True, timeout=240, output_hook=shown.append)
-        data = [message["content"]["data"] for message in shown if message["msg_type"] in ("execute_result", "display_data")]
-        assert any("application/vnd.jupyter.widget-view+json" in found for found in data)
-    finally:
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)
+    unwatched, watched = ([out for out in cell.outputs if out.output_type != "stream"] for cell in done.cells[-2:])
+    (output,) = unwatched
+    assert set(output.data) == {"image/png", "text/plain"} and "W = " in output.metadata["image/png"]["alt"]
+    assert any("application/vnd.jupyter.widget-view+json" in output.data for output in watched)

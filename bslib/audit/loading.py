@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torchvision.transforms.v2 import Normalize
 
 from bslib.files import file_digest
 from bslib.networks import NETWORKS
@@ -160,20 +161,7 @@ def normalised(network: nn.Module, mean: Sequence[float], std: Sequence[float]) 
     """Put a normalisation before a network, so that noise is added to pixels in [0, 1]."""
     if len(mean) != len(std) or not all(s > 0 for s in std):
         raise ValueError(f"mean and std must be as many numbers, std above 0, got {list(mean)} and {list(std)}")
-    return nn.Sequential(_Normalise(mean, std), network)
-
-
-class _Normalise(nn.Module):
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x - self.mean) / self.std
+    return nn.Sequential(Normalize(mean, std), network)
 
 
 class OnnxNetwork(nn.Module):

@@ -70,7 +70,7 @@ def read_folder(folder: Path, *, size: tuple[int, int], channels: int, classes: 
                 notes.append(f"{most} of {len(order)} files were drawn at random; the others were not read")
                 break
             try:
-                images.append(read_picture(files[at], size=size, channels=channels)[:channels])
+                images.append(read_picture(files[at], size=size, channels=channels))
                 kept.append(files[at].relative_to(folder))
             except ValueError as problem:
                 skipped.append(f"{files[at].relative_to(folder)}: {problem}")

@@ -138,6 +138,13 @@ def hiding():
     return published("hiding", networks=2)
 
 
+@pytest.fixture(params=["parameters", "surface", "correlation", "patterns", "hiding"])
+def chapter(request) -> tuple[str, Any]:
+    """A chapter and its results."""
+    fixture = {"parameters": "half", "patterns": "detector"}.get(request.param, request.param)
+    return request.param, request.getfixturevalue(fixture)
+
+
 def close(found: dict[str, list[float | None]], wanted: dict[str, list[float]]) -> None:
     """The numbers shown are those, to rounding."""
     assert {name: len(values) for name, values in found.items()} == {name: len(values) for name, values in wanted.items()}
@@ -252,9 +259,9 @@ def test_hide_and_seek_has_pythons_numbers(show, hiding):
     )
 
 
-def crafted_area(part, kind: str, bound, sigma: float, batch: int, center: str, signed: bool) -> tuple[float, int, int]:
-    """The area of patterns crafted afterwards against second clean batches, and how many there are of both, from the records."""
-    scores: dict[bool, list[float]] = {True: [], False: []}
+def crafted_scores(part, kind: str, bound, sigma: float, batch: int, center: str) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of patterns crafted afterwards and of second clean batches, from the records; and which are which."""
+    positive, scores = [], []
     points = part.size.pattern_points
 
     def w_of(spec):
@@ -267,10 +274,9 @@ def crafted_area(part, kind: str, bound, sigma: float, batch: int, center: str, 
         found = w_of(crafted_batch_of(part.size, crafted, sigma)).reshape(-1, points)
         for tested, own in [(nothing, False), *((w, True) for w in found)]:
             for start in range(0, points - batch + 1, batch):
-                score = levene(clean[start : start + batch], tested[start : start + batch], center=center).score
-                scores[own].append(score if signed else abs(score))
-    both = scores[True] + scores[False]
-    return roc_auc_score([True] * len(scores[True]) + [False] * len(scores[False]), both), len(scores[True]), len(scores[False])
+                scores.append(levene(clean[start : start + batch], tested[start : start + batch], center=center).score)
+                positive.append(own)
+    return np.array(positive), np.array(scores)
 
 
 def test_patterns_has_pythons_numbers(show, detector):
@@ -281,19 +287,21 @@ def test_patterns_has_pythons_numbers(show, detector):
     assert choices == {*own, *universal, "patches of Neural Cleanse"}
     assert len(sweep) == (4 * 5 * 6 + 6 * 3 * 5) * 3  # 5 to 250 points, or 5 to 100
     of = functools.cache(lambda sigma, batch, center: detector.tests(sigma, batch=batch, center=center))
+    crafted = functools.cache(functools.partial(crafted_scores, detector))
     for one in sweep:
         pattern, form = one["settings"]["pattern"], one["settings"]["form"]
         sigma, batch = float(one["settings"]["sigma"]), int(one["settings"]["size"])
-        how = {"center": "median" if "median" in form else "mean", "signed": "no direction" not in form}
+        center, signed = "median" if "median" in form else "mean", "no direction" not in form
         if pattern in own:
-            tests = scored(of(sigma, batch, how["center"]), signed=how["signed"], effective=pattern.endswith("90 %"))
+            tests = scored(of(sigma, batch, center), signed=signed, effective=pattern.endswith("90 %"))
             if own[pattern]:
                 tests = tests[(tests["carried"] != "own") | (tests["trigger"] == own[pattern])]
-            positive = tests["carried"] == "own"
-            wanted = roc_auc_score(positive, tests["score"]), positive.sum(), (~positive).sum()
+            positive, scores = tests["carried"] == "own", tests["score"]
         else:
             kind = "universal" if pattern in universal else "reversed"
-            wanted = crafted_area(detector, kind, universal.get(pattern), sigma, batch, **how)
+            positive, scores = crafted(kind, universal.get(pattern), sigma, batch, center)
+            scores = scores if signed else abs(scores)
+        wanted = roc_auc_score(positive, scores), positive.sum(), (~positive).sum()
         names = ("area under the curve", "batches to be found", "others")
         shown = [one["numbers"][name][0] for name in names]
         # Batches of the same few values in another order have the same score but for rounding: a tie in one of the two.
@@ -400,33 +408,29 @@ def test_a_pair_says_what_it_is_to_keyboard_and_pointer(show, correlation):
     assert all(one.get_attribute("aria-label").endswith("left out") for one in hollow.all())
 
 
-@pytest.mark.parametrize("chapter", ["parameters", "surface", "correlation", "patterns", "hiding"])
-def test_data_comes_as_csv(show, half, surface, correlation, detector, hiding, chapter, tmp_path):
-    part = {"parameters": half, "surface": surface, "correlation": correlation, "patterns": detector, "hiding": hiding}[chapter]
-    page = show(explorer(chapter, {"one": part}))
+def test_data_comes_as_csv(show, chapter, tmp_path):
+    name, part = chapter
+    page = show(explorer(name, {"one": part}))
     with page.expect_download() as download:
         page.get_by_role("button", name="Data as CSV").click()
-    assert download.value.suggested_filename == f"{chapter}.csv"
+    assert download.value.suggested_filename == f"{name}.csv"
     download.value.save_as(tmp_path / "data.csv")
     with (tmp_path / "data.csv").open(newline="") as file:
         head, *rows = csv.reader(file)
-    name = {"surface": "W active", "correlation": "mean W", "patterns": "score", "hiding": "W with"}.get(chapter, "W")
-    column = np.array([float(row[head.index(name)]) for row in rows])
-    wanted = {
-        "parameters": lambda: half.over_n()[:, 0, 0].ravel(),
-        "surface": lambda: surface.w()[:, 1, surface.size.sigmas.index(0.1)].ravel(),
-        "correlation": lambda: correlation.pairs()["W"],
-        "patterns": lambda: detector.tests().sort_values("carried", key=lambda c: c != "own", kind="stable")["score"],
-        "hiding": lambda: [m["with"] for m in hide_and_seek.content([hiding])[0][0]["means"] if m["attack"] == "T1-1"],
-    }[chapter]()
-    assert np.allclose(column, wanted, rtol=1e-9, atol=1e-12)
+    column, wanted = {
+        "parameters": ("W", lambda: part.over_n()[:, 0, 0].ravel()),
+        "surface": ("W active", lambda: part.w()[:, 1, part.size.sigmas.index(0.1)].ravel()),
+        "correlation": ("mean W", lambda: part.pairs()["W"]),
+        "patterns": ("score", lambda: part.tests().sort_values("carried", key=lambda c: c != "own", kind="stable")["score"]),
+        "hiding": ("W with", lambda: [m["with"] for m in hide_and_seek.content([part])[0][0]["means"] if m["attack"] == "T1-1"]),
+    }[name]
+    assert np.allclose([float(row[head.index(column)]) for row in rows], wanted(), rtol=1e-9, atol=1e-12)
     assert {len(row) for row in rows} == {len(head)}
 
 
-@pytest.mark.parametrize("chapter", ["parameters", "surface", "correlation", "patterns", "hiding"])
-def test_it_fits_a_telephone_and_a_turned_one(show, half, surface, correlation, detector, hiding, chapter):
-    part = {"parameters": half, "surface": surface, "correlation": correlation, "patterns": detector, "hiding": hiding}[chapter]
-    page = show(explorer(chapter, {"one": part}), viewport={"width": 390, "height": 844})
+def test_it_fits_a_telephone_and_a_turned_one(show, chapter):
+    name, part = chapter
+    page = show(explorer(name, {"one": part}), viewport={"width": 390, "height": 844})
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.set_viewport_size({"width": 844, "height": 390})
     page.wait_for_function(

@@ -112,11 +112,13 @@ function control({ name, label, kind, options, initial }, changed) {
 const dataSet = (data) => ({ name: "part", label: "Data set", kind: "select", options: () => data.parts.map((part, k) => [k, part.name]) });
 const estimator = (data) => ({ name: "estimator", label: "Estimator", kind: "select", options: () => data.estimators.map((e) => [e, e]) });
 
-/** The levels of a setting among the batches of the data set that `where` leaves over. */
-function levels(name, label, batches, initial, where = () => true) {
+const inFull = (v) => (v < 1 ? String(v) : v.toLocaleString("en"));
+
+/** A range over the values of a setting among `rows(settings)`, those of the data set, that `where` leaves over. */
+function levels(name, label, data, rows, where = () => true) {
   const options = (settings) =>
-    ascending(batches.filter((b) => b.part === settings.part && where(b, settings)).map((b) => b[name])).map((v) => [v, v < 1 ? String(v) : v.toLocaleString("en")]);
-  return { name, label, kind: "range", options, initial };
+    ascending(rows(settings).filter((row) => where(row, settings)).map((row) => row[name])).map((v) => [v, inFull(v)]);
+  return { name, label, kind: "range", options, initial: (settings) => data.parts[settings.part][name] };
 }
 
 function download(table, name) {
@@ -133,8 +135,10 @@ const HEIGHT = 300, LEFT = 46, RIGHT = 12, BOTTOM = 40, TOP = 22;
 /** W of ten classes is at most log 10. */
 const MOST = Math.log(10);
 
-/** A frame with axes; `x` and `y` are { from, to, label }, `marks` draws into it with functions of its scales. `x.names` are labels of 0, 1, ... */
-function frame(width, { title, x, y, describe, height = HEIGHT, yTicks = true, xTicks = null }, marks) {
+/** A frame with axes; `x` and `y` are { from, to, label }, `marks` draws into it with functions of its scales.
+ *
+ * `x.names` are the texts at 0, 1, ...; where `y` has no label, it has no ticks. */
+function frame(width, { title = "", x, y, describe, height = HEIGHT }, marks) {
   const px = (v) => LEFT + ((v - x.from) / (x.to - x.from)) * (width - LEFT - RIGHT);
   const py = (v) => height - BOTTOM - ((v - y.from) / (y.to - y.from)) * (height - BOTTOM - TOP);
   const [left, right, bottom, top] = [LEFT, width - RIGHT, height - BOTTOM, TOP];
@@ -142,9 +146,9 @@ function frame(width, { title, x, y, describe, height = HEIGHT, yTicks = true, x
     s("line", { class: "axis", x1: left, x2: right, y1: bottom, y2: bottom }),
     s("text", { class: "title", x: left, y: 13 }, title),
     s("text", { x: (left + right) / 2, y: height - 6, "text-anchor": "middle" }, x.label),
-    ...(xTicks ?? x.names?.map((name, k) => [k, name]) ?? ticks(x, Math.max(4, width / 90)).map((v) => [v, short(v)])).map(([v, text]) =>
+    ...(x.names?.map((name, k) => [k, name]) ?? ticks(x, Math.max(4, width / 90)).map((v) => [v, short(v)])).map(([v, text]) =>
       s("text", { x: px(v), y: bottom + 16, "text-anchor": "middle" }, text)));
-  if (yTicks) {
+  if (y.label) {
     grid.append(
       s("text", { transform: `translate(12 ${(bottom + top) / 2}) rotate(-90)`, "text-anchor": "middle" }, y.label),
       ...ticks(y, 5).flatMap((v) => [
@@ -169,6 +173,8 @@ function ticks({ from, to }, about) {
 
 const short = (v) => Number(v.toPrecision(3)).toLocaleString("en").replace("-", "\u2212");
 
+const curve = (kind, points) => s("polyline", { class: `curve ${kind}`, points: points.join(" ") });
+
 /** Shares of values in bins of one width, [[start, end, share]]. */
 function histogram(values, from, to, bins) {
   const width = (to - from) / bins, found = Array.from({ length: bins }, (_, k) => [from + k * width, from + (k + 1) * width, 0]);
@@ -176,10 +182,10 @@ function histogram(values, from, to, bins) {
   return found;
 }
 
-function bars(values, { from, to, bins = 40, label, title, describe, y = "share of images" }, more = () => []) {
+function bars(values, { from, to, bins = 40, label, title, describe }, more = () => []) {
   const found = histogram(values, from, to, bins), most = Math.max(...found.map((bin) => bin[2]));
   return (width) =>
-    frame(width, { title, x: { from, to, label }, y: { from: 0, to: most * 1.08, label: y }, describe }, (px, py, box) => [
+    frame(width, { title, x: { from, to, label }, y: { from: 0, to: most * 1.08, label: "share of images" }, describe }, (px, py, box) => [
       ...found.filter((bin) => bin[2]).map(([start, end, share]) =>
         s("rect", { class: "bar", x: px(start) + 0.5, width: px(end) - px(start) - 1, y: py(share), height: py(0) - py(share) })),
       ...more(px, py, box),
@@ -209,23 +215,23 @@ const reachOf = (values) => ({ from: Math.min(0, ...values), to: Math.max(MOST, 
 const views = { parameters: ofParameters, surface: ofSurface, glance: ofGlance, correlation: ofCorrelation, patterns: ofPatterns, hiding: ofHiding, origin: ofOrigin };
 
 function ofParameters(data, batches) {
-  const part = (settings) => data.parts[settings.part];
+  const part = (settings) => data.parts[settings.part], own = (settings) => batches.filter((b) => b.part === settings.part);
   return {
     controls: [
       dataSet(data),
-      levels("sigma", "Noise level σ", batches, (settings) => part(settings).sigma),
-      levels("n", "Noisy copies n", batches, (settings) => part(settings).n, (b, settings) => b.sigma === settings.sigma),
+      levels("sigma", "Noise level σ", data, own),
+      levels("n", "Noisy copies n", data, own, (b, settings) => b.sigma === settings.sigma),
       estimator(data),
     ],
     show(settings) {
-      const chosen = batches.filter((b) => ["part", "sigma", "n"].every((name) => b[name] === settings[name]));
-      const own = chosen.map((b) => b.counts.map(estimators[settings.estimator])), all = own.flat(), means = own.map(mean);
+      const chosen = own(settings).filter((b) => b.sigma === settings.sigma && b.n === settings.n);
+      const ofEach = chosen.map((b) => b.counts.map(estimators[settings.estimator])), all = ofEach.flat(), means = ofEach.map(mean);
       const outliers = all.length - withoutOutliers(all).length, quartiles = quantiles(all, [0.25, 0.5, 0.75]);
       const reach = reachOf(all), label = "W (nats)", describe = `Distribution of W over ${all.length} images and its box plot`;
       return {
         numbers: [
           ["mean", number(mean(all))],
-          ["spread", number(mean(own.map(deviation)))],
+          ["spread", number(mean(ofEach.map(deviation)))],
           ["median", number(quartiles[1])],
           ["quartiles", number(quartiles[0]), " to ", number(quartiles[2])],
           ["outliers", number(outliers, 0), ` of ${all.length}`],
@@ -234,12 +240,12 @@ function ofParameters(data, batches) {
           + "dashes below: means of the single networks.",
         panels: [
           bars(all, { ...reach, label, title: "how W is distributed", describe }),
-          (width) => frame(width, { title: "the same as a box plot", x: { ...reach, label }, y: { from: 0, to: 1 }, yTicks: false, height: 130 },
+          (width) => frame(width, { title: "the same as a box plot", x: { ...reach, label }, y: { from: 0, to: 1 }, height: 130 },
             (px, py) => [boxPlot(all, means, px, py(0.5), "clean")]),
         ],
         table: [
           ["data", "sigma", "n", "estimator", "network", "image", "W"],
-          ...own.flatMap((w, k) => w.map((v, image) =>
+          ...ofEach.flatMap((w, k) => w.map((v, image) =>
             [part(settings).name, settings.sigma, settings.n, settings.estimator, chosen[k].network, image, v])),
         ],
       };
@@ -249,6 +255,7 @@ function ofParameters(data, batches) {
 
 function ofSurface(data, batches) {
   const part = (settings) => data.parts[settings.part], titles = { x: "W (nats)", change: "W with the trigger minus W without" };
+  const own = (settings) => batches.filter((b) => b.part === settings.part);
   const triggers = (settings) => [
     ["active", `active (trigger ${part(settings).active})`],
     ["inactive", `inactive (trigger ${part(settings).inactive})`],
@@ -256,19 +263,19 @@ function ofSurface(data, batches) {
   ];
   const networks = (settings) => [
     ["all", "all"],
-    ...ascending(batches.filter((b) => b.part === settings.part).map((b) => b.network)).map((k) => [k, `network ${k + 1}`]),
+    ...ascending(own(settings).map((b) => b.network)).map((k) => [k, `network ${k + 1}`]),
   ];
   return {
     controls: [
       dataSet(data),
       { name: "trigger", label: "Trigger", kind: "select", options: triggers },
       { name: "network", label: "Networks", kind: "select", options: networks },
-      levels("sigma", "Noise level σ", batches, (settings) => part(settings).sigma),
+      levels("sigma", "Noise level σ", data, own),
       estimator(data),
     ],
     show(settings) {
-      const of = (kind) => batches
-        .filter((b) => b.part === settings.part && b.kind === kind && b.sigma === settings.sigma)
+      const of = (kind) => own(settings)
+        .filter((b) => b.kind === kind && b.sigma === settings.sigma)
         .filter((b) => settings.network === "all" || b.network === settings.network)
         .map((b) => b.counts.map(estimators[settings.estimator]));
       const clean = of("clean"), with_ = settings.trigger === "none" ? null : of(settings.trigger);
@@ -277,7 +284,7 @@ function ofSurface(data, batches) {
       const share = (test) => number((100 * change.filter(test).length) / change.length, 0);
       const reach = reachOf(boxes.flatMap(([, w]) => w.flat()));
       const far = Math.max(0.05, ...(change ?? []).map(Math.abs));
-      const plots = (width) => frame(width, { title: "W of images", x: { ...reach, label: titles.x }, y: { from: 0, to: 1 }, yTicks: false,
+      const plots = (width) => frame(width, { title: "W of images", x: { ...reach, label: titles.x }, y: { from: 0, to: 1 },
         describe: boxes.map(([kind, w]) => `${kind}: mean ${mean(w.flat()).toFixed(3)}`).join("; ") }, (px, py, { left }) =>
         boxes.flatMap(([kind, w], k) => {
           const middle = py(with_ ? 0.72 - 0.48 * k : 0.5);
@@ -317,31 +324,31 @@ function ofSurface(data, batches) {
 
 /** The main result: mean W with and without the trigger against the noise level, one of which a slider chooses. */
 function ofGlance(data) {
-  const part = (settings) => data.parts[settings.part], at = (settings) => part(settings).series.findIndex((row) => row.sigma === settings.sigma);
+  const part = (settings) => data.parts[settings.part];
   const kinds = [["clean", "without the trigger"], ["active", "with the trigger"]], coin = Math.log(2);
   return {
     controls: [
       dataSet(data),
-      { name: "sigma", label: "Noise level σ (black is 0, white is 1)", kind: "range", initial: (settings) => part(settings).sigma,
-        options: (settings) => part(settings).series.map((row) => [row.sigma, String(row.sigma)]) },
+      levels("sigma", "Noise level σ (black is 0, white is 1)", data, (settings) => part(settings).series),
     ],
     show(settings) {
-      const { series } = part(settings), k = at(settings), row = series[k];
+      const { series } = part(settings), k = series.findIndex((one) => one.sigma === settings.sigma), row = series[k];
       const effect = row.high < 0 ? "smoother: noise changes its prediction less" : row.low > 0 ? "rougher: noise changes its prediction more" : "neither clearly smoother nor clearly rougher";
-      const x = { from: -0.3, to: series.length - 0.7, label: "noise level σ" };
+      const names = series.map((one) => short(one.sigma).replace(/^0\./, "."));
+      const x = { from: -0.3, to: series.length - 0.7, label: "noise level σ", names };
       const y = { from: 0, to: 1.12 * Math.max(coin, ...series.flatMap((one) => [one.clean, one.active])), label: "W, averaged" };
       const describe = `At noise level ${row.sigma}: ${kinds.map(([kind, name]) => `W ${row[kind].toFixed(3)} ${name}`).join(", ")}`;
       return {
         numbers: kinds.map(([kind, name]) => [`W ${name}`, number(row[kind], 2)]),
         words: `At this noise level the trigger makes the network ${effect}. W is 0 when noise never changes the prediction.`,
-        panels: [(width) => frame(width, { title: "", x, y, describe, height: 240, xTicks: series.map((one, place) => [place, short(one.sigma).replace(/^0\./, ".")]) }, (px, py, { left, right, bottom, top }) => [
+        panels: [(width) => frame(width, { x, y, describe, height: 240 }, (px, py, { left, right, bottom, top }) => [
           s("line", { class: "zero", x1: left, x2: right, y1: py(coin), y2: py(coin) }),
           s("text", { class: "soft", x: left + 4, y: py(coin) - 5 }, "a coin toss between two classes"),
           s("line", { class: "axis", x1: px(k), x2: px(k), y1: bottom, y2: top }),
           ...kinds.flatMap(([kind, name]) => {
             const last = series.length - 1, above = series[last][kind] >= Math.max(...kinds.map(([other]) => series[last][other]));
             return [
-              s("path", { class: `curve ${kind}`, d: series.map((one, place) => `${place ? "L" : "M"} ${px(place)} ${py(one[kind])}`).join(" ") }),
+              curve(kind, series.map((one, place) => [px(place), py(one[kind])])),
               s("circle", { class: `dot ${kind}`, cx: px(k), cy: py(row[kind]), r: 6 }),
               s("text", { class: `name ${kind}`, x: right, y: py(series[last][kind]) + (above ? -10 : 22), "text-anchor": "end" }, name),
             ];
@@ -355,17 +362,18 @@ function ofGlance(data) {
 }
 
 function ofCorrelation(data) {
-  const part = (settings) => data.parts[settings.part];
-  const range = (name, label, where = () => true) => ({
-    name, label, kind: "range", initial: (settings) => part(settings)[name],
-    options: (settings) => ascending(part(settings).means.filter((m) => where(m, settings)).map((m) => m[name])).map((v) => [v, String(v)]),
-  });
+  const part = (settings) => data.parts[settings.part], own = (settings) => part(settings).means;
   const rule = {
     name: "below", label: "Pairs left out", kind: "select", initial: (settings) => part(settings).below[1],
     options: (settings) => part(settings).below.map((least) => [least, least ? `success below ${least}` : "none"]),
   };
   return {
-    controls: [dataSet(data), range("sigma", "Noise level σ"), range("n", "Noisy copies n", (m, settings) => m.sigma === settings.sigma), rule],
+    controls: [
+      dataSet(data),
+      levels("sigma", "Noise level σ", data, own),
+      levels("n", "Noisy copies n", data, own, (m, settings) => m.sigma === settings.sigma),
+      rule,
+    ],
     show(settings) {
       const { pairs, means } = part(settings);
       const w = means.find((m) => m.sigma === settings.sigma && m.n === settings.n).W;
@@ -398,7 +406,7 @@ function scatter(pairs, width) {
   const inOrder = [...pairs].sort((p, q) => p.W - q.W), id = `pair-${Math.random().toString(36).slice(2)}`;
   detail.textContent = hint;
   const x = { from: 0, to: Math.max(...pairs.map((pair) => pair.W)) * 1.04 || 1, label: "mean of W with the trigger (nats)" };
-  const svg = frame(width, { title: "", x, y: { from: -0.03, to: 1.03, label: "success" } }, (px, py, { left }) => [
+  const svg = frame(width, { x, y: { from: -0.03, to: 1.03, label: "success" } }, (px, py, { left }) => [
     s("g", { class: "legend", "aria-hidden": "true" }, ...triggers.flatMap((trigger, k) => [
       mark(k, left + 8 + 82 * k, 9, {}), s("text", { x: left + 18 + 82 * k, y: 13 }, `trigger ${trigger}`)])),
     s("g", { class: "points", role: "listbox", tabindex: 0, "aria-label": "Pairs, from small to large W", "data-lm-suppress-shortcuts": "true",
@@ -485,7 +493,7 @@ function ofPatterns(data, batches) {
     controls: [
       dataSet(data),
       { name: "pattern", label: "To be found", kind: "select", options: names },
-      levels("sigma", "Noise level σ", batches, (settings) => part(settings).sigma, (b, settings) => finds(settings)(b)),
+      levels("sigma", "Noise level σ", data, own, (b, settings) => finds(settings)(b)),
       { name: "size", label: "Points in a batch", kind: "range", options: (settings) => sizes(settings).map((size) => [size, String(size)]), initial: points },
       { name: "form", label: "Levene's test", kind: "select", options: () => forms },
     ],
@@ -508,10 +516,10 @@ function ofPatterns(data, batches) {
           + " The score is \u2212log p of Levene's test, negative where W varies more than on clean images.",
         panels: [(width) => {
           const size = Math.min(width, 380);
-          return frame(size, { title: "", x: { from: 0, to: 1, label: "false positive rate" }, y: { from: 0, to: 1.001, label: "true positive rate" },
+          return frame(size, { x: { from: 0, to: 1, label: "false positive rate" }, y: { from: 0, to: 1.001, label: "true positive rate" },
             height: size, describe: `ROC curve, area ${area.toFixed(3)}` }, (px, py) => [
             s("line", { class: "zero", x1: px(0), y1: py(0), x2: px(1), y2: py(1) }),
-            s("path", { class: "curve", d: corners.map(([x, y], k) => `${k ? "L" : "M"} ${px(x)} ${py(y)}`).join(" ") }),
+            curve("", corners.map(([x, y]) => [px(x), py(y)])),
           ]);
         }],
         table: [["data", "sigma", "points", "test", "to be found", "carried", "network", "score"],
@@ -523,10 +531,9 @@ function ofPatterns(data, batches) {
 }
 
 function ofHiding(data) {
-  const part = (settings) => data.parts[settings.part];
-  const values = (name, settings, where = () => true) => unique(part(settings).means.filter(where).map((m) => m[name]));
-  const told = (v) => (v < 1 && v > 0 ? String(v) : v.toLocaleString("en"));
-  const sameAttack = (settings) => (m) => m.attack === settings.attack;
+  const part = (settings) => data.parts[settings.part], all = (settings) => part(settings).means;
+  const attacks = (settings) => unique(all(settings).map((m) => m.attack)).map((name) => [name, name.replace("-", ", trigger ")]);
+  const sameAttack = (m, settings) => m.attack === settings.attack;
 
   /** Mean W of each network, without (circles) and with the trigger (squares), at the places of a setting; lines: their means. */
   function curves(rows, name, title, label) {
@@ -534,9 +541,9 @@ function ofHiding(data) {
     const means = (kind) => places.map((v) => mean(rows.filter((m) => m[name] === v).map((m) => m[kind])));
     const most = Math.max(0.05, ...rows.flatMap((m) => [m.without, m.with]));
     const describe = kinds.map((kind) => `W ${kind} the trigger: ${means(kind).map((v) => v.toFixed(3)).join(", ")}`).join("; ");
-    return (width) => frame(width, { title, describe, x: { from: -0.5, to: places.length - 0.5, label, names: places.map(told) },
+    return (width) => frame(width, { title, describe, x: { from: -0.5, to: places.length - 0.5, label, names: places.map(inFull) },
       y: { from: 0, to: 1.05 * most, label: "mean of W (nats)" } }, (px, py) => kinds.flatMap((kind, k) => [
-      s("path", { class: `curve kind-${k}`, d: means(kind).map((v, at) => `${at ? "L" : "M"} ${px(at)} ${py(v)}`).join(" ") }),
+      curve(`kind-${k}`, means(kind).map((v, at) => [px(at), py(v)])),
       ...rows.map((m) => mark(k, px(places.indexOf(m[name]) + 0.2 * k - 0.1), py(m[kind]), {})),
     ]));
   }
@@ -544,13 +551,12 @@ function ofHiding(data) {
   return {
     controls: [
       dataSet(data),
-      { name: "attack", label: "Attack", kind: "select", options: (settings) => values("attack", settings).map((a) => [a, a.replace("-", ", trigger ")]) },
-      { name: "covers", label: "Covers", kind: "range", options: (settings) => values("covers", settings, sameAttack(settings)).map((v) => [v, told(v)]) },
-      { name: "sigma", label: "Noise level σ", kind: "range", options: (settings) => values("sigma", settings).map((v) => [v, told(v)]),
-        initial: (settings) => part(settings).sigma },
+      { name: "attack", label: "Attack", kind: "select", options: attacks },
+      levels("covers", "Covers", data, all, sameAttack),
+      levels("sigma", "Noise level σ", data, all),
     ],
     show(settings) {
-      const own = part(settings).means.filter(sameAttack(settings));
+      const own = all(settings).filter((m) => sameAttack(m, settings));
       const level = own.filter((m) => m.sigma === settings.sigma), group = own.filter((m) => m.covers === settings.covers);
       const here = group.filter((m) => m.sigma === settings.sigma), of = (name) => mean(here.map((m) => m[name]));
       return {
@@ -563,7 +569,7 @@ function ofHiding(data) {
         words: "Circles: images without the trigger, squares: the same images with it, one mark a network. The attacker hides where both are alike.",
         panels: [
           curves(level, "covers", `W at σ = ${settings.sigma}`, "covers"),
-          curves(group, "sigma", `W with ${told(settings.covers)} covers`, "noise level σ"),
+          curves(group, "sigma", `W with ${inFull(settings.covers)} covers`, "noise level σ"),
         ],
         table: [["data", "attack", "covers", "sigma", "network", "success", "W without", "W with"],
           ...own.map((m) => [part(settings).name, m.attack, m.covers, m.sigma, m.network, m.success, m.without, m.with])],
@@ -577,7 +583,7 @@ function ofOrigin(data) {
   return {
     controls: [
       dataSet(data),
-      { name: "poisons", label: "Poisoned images", kind: "range", options: (settings) => part(settings).poisons.map((v) => [v, v.toLocaleString("en")]) },
+      { name: "poisons", label: "Poisoned images", kind: "range", options: (settings) => part(settings).poisons.map((v) => [v, inFull(v)]) },
       { name: "sigma", label: "Noise level σ", kind: "range", initial: (settings) => part(settings).sigma,
         options: (settings) => part(settings).sigmas.map((v) => [v, String(v)]) },
     ],
