@@ -24,10 +24,9 @@ from bslib.chapters import sizes_of
 from bslib.chapters.parameters.plan import networks_of, specs_of
 from bslib.jobs import compute
 from bslib.runner import chosen_device, run
-from bslib.specs import AttackSpec, CountsSpec, ImagesSpec, NetworkSpec, PredictionsSpec, ToySpec, UniversalSpec
+from bslib.specs import AttackSpec, CountsSpec, ImagesSpec, NetworkSpec, PredictionsSpec, UniversalSpec
 from bslib.store import Store
 
-TOY = ToySpec(points=((0.0, 0.0), (0.5, -0.5)), sigma=0.1, n=20, seed=0)
 IMAGES = ImagesSpec(dataset="digits", images=12, seed=0)
 
 
@@ -339,8 +338,8 @@ def test_a_failing_worker_ends_the_run(tmp_path, tiny_plan, monkeypatch):
 @pytest.mark.parametrize("device", ["gpu", "tpu:0", "mps", "meta", "", "cuda:99"])
 def test_unknown_devices_are_named(tmp_path, device):
     with pytest.raises(ValueError, match=r"device .*") as caught:
-        run([TOY], Store(tmp_path), device=device)
-    assert repr(device) in str(caught.value) and TOY not in Store(tmp_path)
+        run([IMAGES], Store(tmp_path), device=device)
+    assert repr(device) in str(caught.value) and IMAGES not in Store(tmp_path)
 
 
 def test_auto_is_what_the_machine_has(monkeypatch):
@@ -352,7 +351,7 @@ def test_auto_is_what_the_machine_has(monkeypatch):
 @pytest.mark.parametrize("jobs", [0, -2])
 def test_fewer_than_one_job_is_refused(tmp_path, jobs):
     with pytest.raises(ValueError, match=f"jobs must be 1 or more, got {jobs}"):
-        run([TOY], Store(tmp_path), device="cpu", jobs=jobs)
+        run([IMAGES], Store(tmp_path), device="cpu", jobs=jobs)
 
 
 def test_nothing_to_do_is_done(tmp_path):
