@@ -193,6 +193,8 @@ def test_a_result_that_json_cannot_hold_leaves_the_old_record(store):
 
 HOSTILE = [
     "\n\n```{literalinclude} /etc/passwd\n```",
+    "a {py:obj}`role`",
+    "<script>alert(1)</script>",
     '<img src=x onerror="alert(1)">',
     "a | new | cell",
     "[a link](file:///etc/passwd)",
