@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from bslib.assets import BookError, fetch_assets
 from bslib.files import atomic_path, exit_with_parent, locked
+from bslib.markdown import markdown_table
 from bslib.store import PUBLISHED
 
 __all__ = ["BookError", "build", "execute", "fetch_assets", "find_root", "render", "write_status"]
@@ -183,38 +184,30 @@ def write_status(executed: str | os.PathLike[str]) -> Path:
     folder = Path(executed)
     notebooks = {path.name: nbformat.read(path, as_version=4) for path in sorted(folder.glob("[!.]*.ipynb"))}
     packages = ["bslib", "torch", "numpy", "scipy", "matplotlib", "papermill", "jupyter-book"]
-    lines = [
+    head = ["Notebook", "Executed (UTC)", "Duration", "Parameters", "Code cells", "Status"]
+    versions = [("Python", platform.python_version()), *((name, _version(name)) for name in packages)]
+    parts = [
         "# Execution status",
-        "",
-        "Written when this book was built, from what papermill noted in the executed notebooks.",
+        "Written when this book was built, from what papermill noted in the executed notebooks.\n"
         "A build in which a notebook fails is not rendered.",
-        "",
-        "| Notebook | Executed (UTC) | Duration | Parameters | Code cells | Status |",
-        "|---|---|---|---|---|---|",
-        *(_status_row(name, notebook) for name, notebook in notebooks.items()),
-        "",
+        markdown_table(head, (_status_row(name, notebook) for name, notebook in notebooks.items())),
         "Versions on the machine that rendered these pages; a record names those it was computed with.",
-        "",
-        "| Package | Version |",
-        "|---|---|",
-        f"| Python | {platform.python_version()} |",
-        *(f"| {name} | {_version(name)} |" for name in packages),
-        "",
+        markdown_table(["Package", "Version"], versions),
     ]
     with atomic_path(folder / "status.md") as part:
-        part.write_text("\n".join(lines), encoding="utf-8")
+        part.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return folder / "status.md"
 
 
-def _status_row(name: str, notebook: Any) -> str:
+def _status_row(name: str, notebook: Any) -> list[Any]:
     run = notebook.metadata.get("papermill", {})
     cells = sum(cell.cell_type == "code" for cell in notebook.cells)
     if not run.get("end_time"):
-        return f"| [](./{name}) | | | | {cells} | **not executed** |"
+        return [f"[](./{name})", "", "", "", cells, "**not executed**"]
     began = datetime.fromisoformat(run["start_time"]).strftime("%Y-%m-%d %H:%M:%S")
     values = ", ".join(f"`{key} = {value!r}`" for key, value in run.get("parameters", {}).items())
     result = "**failed**" if run.get("exception") else "completed"
-    return f"| [](./{name}) | {began} | {run['duration']:.1f} s | {values} | {cells} | {result} |"
+    return [f"[](./{name})", began, f"{run['duration']:.1f} s", values, cells, result]
 
 
 def _version(package: str) -> str:
@@ -224,8 +217,10 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def render(source: str | os.PathLike[str], out: str | os.PathLike[str], *, strict: bool = True) -> Path:
+def render(source: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
     """Render a book with Jupyter Book; each page gets the policy that it loads nothing from other sites.
+
+    Every warning is an error, including unresolved references.
 
     Parameters
     ----------
@@ -234,8 +229,6 @@ def render(source: str | os.PathLike[str], out: str | os.PathLike[str], *, stric
     out
         The folder for the pages, which are written to its subfolder ``html``. An existing book is replaced only if rendering
         succeeds.
-    strict
-        Treat every warning as an error, including unresolved references.
 
     Returns
     -------
@@ -250,7 +243,7 @@ def render(source: str | os.PathLike[str], out: str | os.PathLike[str], *, stric
     _need("jupyter_book")
     folder = Path(out).resolve()
     began = time.monotonic()
-    pages = _jupyter_book(source, folder / ".work", strict)
+    pages = _jupyter_book(source, folder / ".work")
     tag = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}" />'
     for page in pages.rglob("*.html"):
         head, found, rest = page.read_text(encoding="utf-8").partition("<head>")
@@ -261,18 +254,18 @@ def render(source: str | os.PathLike[str], out: str | os.PathLike[str], *, stric
     return folder / "html" / "index.html"
 
 
-def _jupyter_book(source: str | os.PathLike[str], out: Path, strict: bool) -> Path:
+def _jupyter_book(source: str | os.PathLike[str], out: Path) -> Path:
     """Run Jupyter Book in a process of its own; return the folder with the pages."""
     work = out / "_build"  # Jupyter Book appends "_build" itself
     shutil.rmtree(work / "html", ignore_errors=True)  # otherwise renamed pages would remain under the old name
     # The pipe to its standard input ends when this process does, however it ends.
     main = "import os, threading; threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start(); "
     main += "from jupyter_book.cli.main import main; main()"
-    command = [sys.executable, "-c", main, "build", ".", "-n", f"--path-output={out}"]
+    command = [sys.executable, "-c", main, "build", ".", "-n", "-W", "--keep-going", f"--path-output={out}"]
     printed = []
     with (
         subprocess.Popen(
-            [*command, *(["-W", "--keep-going"] if strict else [])],
+            command,
             cwd=source,
             env=os.environ | {"PYTHONUTF8": "1"},
             stdin=subprocess.PIPE,

@@ -234,16 +234,14 @@ def audit(
     raise typer.Exit(found.exit_code)
 
 
-lab_help = "The two networks of the book's live lab: train them, write them for a browser."
-live_lab = typer.Typer(help=lab_help, no_args_is_help=True)
+live_lab = typer.Typer(
+    help="The two networks of the book's live lab: train them, write them for a browser.", no_args_is_help=True
+)
 app.add_typer(live_lab, name="lab")
 
 
 @live_lab.command()
-def train(
-    store: StoreOption = None,
-    device: Device = "auto",
-) -> None:
+def train(store: StoreOption = None, device: Device = "auto") -> None:
     """Train the networks whose weights a store lacks: about five minutes each on one core."""
     with _report_user_errors():
         from bslib.interactive.live import networks, store_of

@@ -265,7 +265,7 @@ class Store:
         return path if combined is None or not self._json(combined).is_file() else self._json(combined)
 
 
-class Records(Mapping[Spec, Record]):
+class Records(dict[Spec, Record]):
     """The records of a plan that exist so far, by spec, and the specs whose records are missing.
 
     Attributes
@@ -275,16 +275,8 @@ class Records(Mapping[Spec, Record]):
     """
 
     def __init__(self, found: Mapping[Spec, Record], missing: Iterable[Spec] = ()) -> None:
-        self._found, self.missing = dict(found), tuple(missing)
-
-    def __getitem__(self, spec: Spec) -> Record:
-        return self._found[spec]
-
-    def __iter__(self) -> Iterator[Spec]:
-        return iter(self._found)
-
-    def __len__(self) -> int:
-        return len(self._found)
+        super().__init__(found)
+        self.missing = tuple(missing)
 
 
 def missing_specs(plan: Iterable[Spec], store: Store, get: Callable[[Spec], Record] | None = None) -> list[Spec]:

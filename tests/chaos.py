@@ -30,7 +30,7 @@ from bslib.specs import ImagesSpec, Spec
 from bslib.store import Store
 
 TINY = Size(
-    dataset="digits", network="small-fashion", networks=3, epochs=8, points=20, ns=(10, 200), n_sigmas=(0.1,),
+    dataset="digits", network="small-fashion", networks=2, epochs=5, points=20, ns=(10, 200), n_sigmas=(0.1,),
     sigmas=(0.1, 0.25), n=200,
 )  # fmt: skip
 RESUMED = "resumed.txt"

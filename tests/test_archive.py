@@ -15,18 +15,24 @@ from bslib.cli import app
 from bslib.specs import CountsSpec, ImagesSpec, NetworkSpec
 from bslib.store import Record, Store, missing_specs
 
+NETWORK = NetworkSpec(dataset="digits", network="small-fashion", seed=0, epochs=1)
+
 
 def record(seed: int, value: int = 0) -> Record:
     spec = ImagesSpec(dataset="digits", images=2, seed=seed)
     return Record(spec, {"value": value}, {"labels": np.array([seed, value])}, {"name": "digits"}, {"seconds": 1.5})
 
 
+def filled(folder, *records: Record) -> Store:
+    store = Store(folder)
+    for one in records:
+        store.put(one)
+    return store
+
+
 @pytest.fixture
 def store(tmp_path):
-    store = Store(tmp_path / "here")
-    for seed in range(3):
-        store.put(record(seed))
-    return store
+    return filled(tmp_path / "here", *map(record, range(3)))
 
 
 @pytest.fixture
@@ -69,12 +75,11 @@ def measured(network: NetworkSpec, weights: str, value: int, points: int = 2) ->
 @pytest.mark.parametrize("replace", [True, False])
 def test_networks_are_replaced_whole_or_left_alone(tmp_path, replace):
     """Network 0 has other weights in the file, and other counts: its old records go, or none of the new ones comes."""
-    networks = [NetworkSpec(dataset="digits", network="small-fashion", seed=seed, epochs=1) for seed in range(3)]
-    ours, theirs = Store(tmp_path / "ours"), Store(tmp_path / "theirs")
-    for record_ in [*measured(networks[0], "a", 1), *measured(networks[1], "b", 1), *measured(networks[2], "c", 1)]:
-        ours.put(record_)
-    for record_ in [*measured(networks[0], "other", 2, points=3), *measured(networks[1], "b", 2, points=3)]:
-        theirs.put(record_)
+    networks = [dataclasses.replace(NETWORK, seed=seed) for seed in range(3)]
+    kept = (record for network, weights in zip(networks, "abc", strict=True) for record in measured(network, weights, 1))
+    ours = filled(tmp_path / "ours", *kept)
+    sent = [*measured(networks[0], "other", 2, points=3), *measured(networks[1], "b", 2, points=3)]
+    theirs = filled(tmp_path / "theirs", *sent)
     ours.weights_path(networks[0]).parent.mkdir()
     ours.weights_path(networks[0]).write_bytes(b"a")
     export_records(theirs, tmp_path / "theirs.zip")
@@ -88,45 +93,34 @@ def test_networks_are_replaced_whole_or_left_alone(tmp_path, replace):
 
 
 def test_a_network_that_a_run_computes_is_imported_after_it(tmp_path):
-    network = NetworkSpec(dataset="digits", network="small-fashion", seed=0, epochs=1)
-    ours, theirs = Store(tmp_path / "ours"), Store(tmp_path / "theirs")
-    for store, weights in ((ours, "a"), (theirs, "b")):
-        store.put(measured(network, weights, 1)[0])
+    ours, theirs = (filled(tmp_path / w, measured(NETWORK, w, 1)[0]) for w in "ab")
     export_records(theirs, tmp_path / "theirs.zip")
     importing = threading.Thread(target=import_records, args=(tmp_path / "theirs.zip", ours), kwargs={"replace": True})
-    with ours.alone(network):
+    with ours.alone(NETWORK):
         importing.start()
         importing.join(0.3)
-        assert importing.is_alive() and ours.get(network).result["weights"] == "a"
+        assert importing.is_alive() and ours.get(NETWORK).result["weights"] == "a"
     importing.join(30)
-    assert ours.get(network).result["weights"] == "b"
+    assert ours.get(NETWORK).result["weights"] == "b"
 
 
 def test_networks_of_the_store_beneath_are_replaced_too(tmp_path):
     """Those cannot be removed: the new ones hide them, and what the file lacks of them is stale."""
-    network = NetworkSpec(dataset="digits", network="small-fashion", seed=0, epochs=1)
-    base, theirs = Store(tmp_path / "base"), Store(tmp_path / "theirs")
-    for record_ in measured(network, "a", 1):
-        base.put(record_)
-    for record_ in measured(network, "b", 2, points=3):
-        theirs.put(record_)
+    base = filled(tmp_path / "base", *measured(NETWORK, "a", 1))
+    theirs = filled(tmp_path / "theirs", *measured(NETWORK, "b", 2, points=3))
     ours = Store(tmp_path / "ours", base=Store(base.folder, writable=False))
     export_records(theirs, tmp_path / "theirs.zip")
     arrived = import_records(tmp_path / "theirs.zip", ours, replace=True)
-    assert arrived.replaced == [network] and len(arrived.new) == 2 and not arrived.different
-    assert ours.get(network).result["weights"] == "b"
+    assert arrived.replaced == [NETWORK] and len(arrived.new) == 2 and not arrived.different
+    assert ours.get(NETWORK).result["weights"] == "b"
     stale = missing_specs([r.spec for r in ours.iter_records()], ours)
     assert [spec.points for spec in stale] == [2], "the old counts"
 
 
 def test_records_of_two_sets_of_weights_or_without_their_network_replace_nothing(tmp_path):
-    network = NetworkSpec(dataset="digits", network="small-fashion", seed=0, epochs=1)
-    ours, mixed, alone = (Store(tmp_path / name) for name in ("ours", "mixed", "alone"))
-    for record_ in measured(network, "a", 1):
-        ours.put(record_)
-    mixed.put(measured(network, "b", 2)[0])
-    mixed.put(measured(network, "c", 2, points=3)[1])
-    alone.put(measured(network, "b", 2, points=3)[1])
+    ours = filled(tmp_path / "ours", *measured(NETWORK, "a", 1))
+    mixed = filled(tmp_path / "mixed", measured(NETWORK, "b", 2)[0], measured(NETWORK, "c", 2, points=3)[1])
+    alone = filled(tmp_path / "alone", measured(NETWORK, "b", 2, points=3)[1])
     for store in (mixed, alone):
         export_records(store, store.folder.with_suffix(".zip"))
     with pytest.raises(ValueError, match="several sets of weights"):

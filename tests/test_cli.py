@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -83,12 +82,15 @@ def test_no_arguments_show_the_help():
     assert "Usage" in bslib_().output
 
 
-@pytest.mark.parametrize("command", ["--help", "run --help", "status --profile smoke --store {}", "ledger --store {}"])
-def test_looking_needs_no_torch(command, tmp_path):
-    code = "import sys\nfrom bslib.cli import app\ntry: app()\nexcept SystemExit as end: assert end.code in (0, None), end.code\n"
-    code += "assert 'torch' not in sys.modules, 'torch was imported'"
-    arguments = command.format(tmp_path).split()
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, env={**os.environ})
+def test_looking_needs_no_torch(tmp_path):
+    code = (
+        "import sys\nfrom bslib.cli import app\n"
+        "for line in ('--help', 'run --help', 'status --profile smoke --store s', 'ledger --store s'):\n"
+        "    try: app(line.split())\n"
+        "    except SystemExit as end: assert end.code in (0, None), end.code\n"
+        "    assert 'torch' not in sys.modules, line"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 
@@ -96,13 +98,13 @@ def test_looking_needs_no_torch(command, tmp_path):
 
 
 def test_run_computes_what_a_store_lacks(tiny, store, tmp_path):
-    specs = plan("smoke")
-    done = bslib_("run", "parameters", "--profile", "smoke", "--store", store.folder, "--device", "cpu", "--jobs", 1)
+    specs = plan_of("wobbliness", "smoke")
+    done = bslib_("run", "wobbliness", "--profile", "smoke", "--store", store.folder, "--device", "cpu", "--jobs", 1)
     assert done.exit_code == 0, done.output
-    assert "9 of 9 records of profile smoke are there" in done.stdout and str(store.folder) in done.stdout
-    assert all(spec in store for spec in specs) and len(list(store.iter_records())) == len(specs) == 9
+    assert "2 of 2 records of profile smoke are there" in done.stdout and str(store.folder) in done.stdout
+    assert all(spec in store for spec in specs) and len(list(store.iter_records())) == 6 + len(specs)
     dates = {path: path.stat().st_mtime_ns for path in store.folder.rglob("*")}
-    again = bslib_("run", "parameters", "--profile", "smoke", "--store", store.folder)
+    again = bslib_("run", "wobbliness", "--profile", "smoke", "--store", store.folder)
     assert again.exit_code == 0 and {path: path.stat().st_mtime_ns for path in store.folder.rglob("*")} == dates
 
 
@@ -144,12 +146,6 @@ def test_the_published_store_is_not_run_into(tiny, monkeypatch):
     assert_refused(bslib_("run", "--store", PUBLISHED), "'published' is read-only", "--store")
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
-def test_an_unknown_device_is_named(tiny, tmp_path, device):
-    assert_refused(bslib_("run", "--store", tmp_path / "s", "--device", device), repr(device))
-    assert not (tmp_path / "s").exists()
-
-
 def test_a_store_that_is_a_file_is_named(tiny, tmp_path):
     file = tmp_path / "a-file"
     file.write_text("not a folder")
@@ -162,14 +158,6 @@ def test_a_damaged_record_is_named(tiny, store):
     path = store.folder / "counts" / f"{spec.key}.json"
     path.write_text(path.read_text().replace("digits", "digitz"))
     assert_refused(bslib_("status", "--profile", "smoke", "--store", store.folder), str(path), "remove it")
-
-
-@pytest.mark.parametrize("arrays", [b"", b"PK\x05\x06" + bytes(18)], ids=["empty", "a zip of nothing"])
-def test_damaged_arrays_are_named(tiny, store, arrays):
-    spec = plan("smoke")[1]
-    (path,) = (store.folder / "counts").glob(f"{spec.key}.*npz")
-    path.write_bytes(arrays)
-    assert_refused(bslib_("status", "--profile", "smoke", "--store", store.folder), spec.key, "remove it")
 
 
 def test_names_are_neither_markup_nor_commands_to_a_terminal(tiny, tmp_path):
@@ -238,8 +226,7 @@ def test_status_reckons_from_what_there_is(tiny, store):
         seconds.append(1000 if isinstance(spec, NetworkSpec) else 300 * max(spec.ns) * len(spec.sigmas))
         store.put(type(record)(spec, record.result, record.arrays, record.data, {**record.provenance, "seconds": seconds[-1]}))
     for spec in specs:
-        for path in (store.folder / spec.kind).glob(f"{spec.key}.*"):
-            path.unlink()
+        store.remove(spec)
     table = rows(bslib_("status", "parameters", "--profile", "smoke", "--store", store.folder))
     assert table[0][3:] == ["3 of 6", f"{timedelta(seconds=sum(seconds))}"]
     assert {type(spec) for spec in specs} == {NetworkSpec, CountsSpec}
@@ -264,15 +251,6 @@ def test_the_ledger_of_an_empty_store_computes_nothing(tmp_path):
     rows = json.loads(bslib_("ledger", "--profile", "smoke", "--store", str(tmp_path / "none"), "--json").stdout)
     assert {row["verdict"] for row in rows if not row["arithmetic"]} == {"not yet run"}
     assert not (tmp_path / "none").exists()
-
-
-def test_status_of_the_published_store():
-    table = rows(bslib_("status", "--store", PUBLISHED))
-    there = [spec for chapter in CHAPTERS for spec in plan_of(chapter, "paper")]
-    published = Store(published_folder(), writable=False)
-    shown = sum(int(row[3].split(" of ")[0]) for row in table)
-    assert shown == sum(spec in published for spec in there)
-    assert sum(int(row[3].split(" of ")[1]) for row in table) == len(there)
 
 
 # --- book --------------------------------------------------------------------------------------------------------

@@ -15,10 +15,12 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import Executor, Future
+from contextlib import nullcontext
 
 import pytest
 from conftest import write_profile
 from distributed import Client
+from test_runner import checksums, complete
 from typer.testing import CliRunner
 
 from bslib import cluster, cost, runner
@@ -98,8 +100,8 @@ def two_workers(running) -> Cluster:
 
 @pytest.fixture(scope="module")
 def longer_size(tiny_profile):
-    """Four networks, each with measurements of a second."""
-    return dataclasses.replace(sizes_of("parameters", tiny_profile)[0], networks=4, points=20, ns=(10, 200), n=200)
+    """Three networks, each with measurements of a second."""
+    return dataclasses.replace(sizes_of("parameters", tiny_profile)[0], networks=3, points=20, ns=(10, 200), n=200)
 
 
 @pytest.fixture(scope="module")
@@ -110,16 +112,17 @@ def longer(longer_size) -> list:
 @pytest.fixture(scope="module")
 def longer_completed(longer, tmp_path_factory) -> Store:
     store = Store(tmp_path_factory.mktemp("longer"))
-    run(longer, store, device="cpu", jobs=1, progress=False)
+    complete(longer, store)
     return store
-
-
-def checksums(store: Store) -> dict[str, str]:
-    return {record.spec.key: record.checksum for record in store.iter_records()}
 
 
 def files(store: Store) -> set[str]:
     return {path.relative_to(store.folder).as_posix() for path in store.folder.rglob("*") if path.is_file()}
+
+
+def out_of_sight(monkeypatch, folder) -> None:
+    """No worker sees the run's sign, as on another machine."""
+    monkeypatch.setattr(runner, "_run_marker", lambda store: nullcontext(folder / "on another machine"))
 
 
 # --- what a cluster gives ----------------------------------------------------------------------------------------
@@ -128,7 +131,7 @@ def files(store: Store) -> set[str]:
 @pytest.mark.parametrize("shared", [True, False], ids=["shared folder", "no shared folder"])
 def test_a_cluster_gives_what_one_process_gives(two_workers, completed, tiny_plan, tmp_path, monkeypatch, shared):
     if not shared:
-        monkeypatch.setattr(runner, "_run_marker", lambda store: _nowhere(tmp_path))
+        out_of_sight(monkeypatch, tmp_path)
     images = ImagesSpec(dataset="digits", images=3, seed=0)
     store = Store(tmp_path / "store")
     run([*tiny_plan, images], store, device="cpu", scheduler=two_workers.address, progress=False)
@@ -142,22 +145,9 @@ def test_a_cluster_gives_what_one_process_gives(two_workers, completed, tiny_pla
     assert max(found.values()) == 1, "a worker reads a data set once, however many jobs it does"
 
 
-class _nowhere:
-    """A sign that no worker sees."""
-
-    def __init__(self, folder) -> None:
-        self.folder = folder
-
-    def __enter__(self):
-        return self.folder / "on another machine"
-
-    def __exit__(self, *_) -> None:
-        pass
-
-
 def test_a_worker_without_the_folder_goes_on_from_what_is_there(two_workers, completed, tiny_plan, tmp_path, monkeypatch):
     """Its network is trained again, is the same one, and what was measured on it stands."""
-    monkeypatch.setattr(runner, "_run_marker", lambda store: _nowhere(tmp_path))
+    out_of_sight(monkeypatch, tmp_path)
     store = Store(tmp_path / "store")
     for spec in tiny_plan[:2]:
         store.put(completed.get(spec))
@@ -257,7 +247,7 @@ def test_the_scheduler_gone_is_an_error_and_the_next_run_goes_on(longer, longer_
         mine.stop()
     kept = checksums(store)
     assert 0 < len(kept) < len(longer) and kept.items() < checksums(longer_completed).items()
-    run(longer, store, device="cpu", jobs=1, progress=False)
+    complete(longer, store)
     assert checksums(store) == checksums(longer_completed)
 
 

@@ -1,10 +1,8 @@
-"""Backdoored networks really trained, patterns really crafted, what is measured, and in which order the runner makes them."""
+"""Backdoored networks really trained, patterns really crafted, what is measured, and on which images."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from bslib import runner
 from bslib.datasets import load, to_float
 from bslib.jobs import compute
 from bslib.jobs.base import draw_points, draw_points_of_each_class, split_test_set
@@ -21,7 +18,6 @@ from bslib.measure import class_counts
 from bslib.networks import build
 from bslib.patterns.neural_cleanse import Candidates, patched
 from bslib.poisoning import poison
-from bslib.runner import run
 from bslib.specs import (
     AttackSpec,
     CleanseSpec,
@@ -31,6 +27,7 @@ from bslib.specs import (
     MarginsSpec,
     NetworkSpec,
     PredictionsSpec,
+    ToySpec,
     UniversalSpec,
 )
 from bslib.store import Store
@@ -41,6 +38,8 @@ CLEAN = NetworkSpec(
     dataset="digits", network="small-fashion", seed=0, epochs=8, train_size=500, batch_size=16, learning_rate=0.02
 )
 POISONED = dataclasses.replace(CLEAN, attack=AttackSpec(threat_model="T1", trigger=5, target=3))
+IMAGES = ImagesSpec(dataset="digits", images=12, seed=0)
+TOY = ToySpec(points=((0.0, 0.0), (0.5, -0.5)), sigma=0.1, n=20, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -121,9 +120,9 @@ def test_what_a_network_is_trained_on(tmp_path, monkeypatch, threat_model, targe
 COUNTS = CountsSpec(network=POISONED, points=12, sigmas=(0.1, 1.0), ns=(20, 50), seed=7)
 
 
-@pytest.mark.parametrize("by_class", [None, True])
-@pytest.mark.parametrize("paired", [None, True])
-@pytest.mark.parametrize("trigger", [None, 5])
+@pytest.mark.parametrize(
+    ("trigger", "paired", "by_class"), [(None, None, None), (None, True, True), (5, None, True), (5, True, None)]
+)
 def test_counts_are_those_of_the_measure(store, measured, trigger, paired, by_class):
     data = load("digits")
     points = 2 if by_class else 12
@@ -391,6 +390,39 @@ def test_a_pattern_without_a_record_is_named(store, measured, kind, lacking):
 # --- which images ------------------------------------------------------------------------------------------------
 
 
+def test_batches_nest_and_hold_no_image_twice():
+    batch = draw_points(500, 100, seed=3)
+    assert len(set(batch.tolist())) == 100 and batch.min() >= 0 and batch.max() < 500
+    assert np.array_equal(draw_points(500, 20, seed=3), batch[:20])
+    assert not np.array_equal(draw_points(500, 100, seed=4), batch)
+    with pytest.raises(ValueError, match="501 images were asked for, and there are only 500"):
+        draw_points(500, 501, seed=0)
+
+
+def test_images_take_turns_by_class(tmp_path):
+    record = compute(IMAGES, Store(tmp_path), device="cpu", progress=False)
+    labels = record.arrays["labels"].tolist()
+    assert sorted(labels[:10]) == list(range(10)) and len(labels) == 12 and record.arrays["images"].shape == (12, 1, 28, 28)
+    assert record.result["classes"][labels[0]] == str(labels[0]) and record.arrays["images"].dtype == np.uint8
+    more = compute(dataclasses.replace(IMAGES, images=25), Store(tmp_path), device="cpu", progress=False)
+    assert np.array_equal(more.arrays["images"][:12], record.arrays["images"])
+
+
+def test_the_toy_is_what_its_spec_says(tmp_path):
+    arrays = compute(TOY, Store(tmp_path), device="cpu", progress=False).arrays
+    assert arrays["counts"].shape == (1, 2, 3) and (arrays["counts"].sum(-1) == 20).all()
+    assert arrays["grid"].shape == (201, 201) and set(np.unique(arrays["grid"])) == {0, 1, 2}
+    assert np.allclose(arrays["points"], TOY.points) and arrays["noisy"].shape == (2, 20, 2)
+    assert 0 < arrays["poisoned"].sum() < 60 and set(arrays["train_labels"][arrays["poisoned"]]) == {2}
+    # Rows of the grid go along y: a training point has the class of its cell, nearly always.
+    column, row = np.round((arrays["train"].T + 1) * 100).astype(int)
+    assert (arrays["grid"][row, column] == arrays["train_labels"]).mean() > 0.95
+    # So do the noisy copies, whose counts are in the record.
+    for noisy, counts in zip(arrays["noisy"], arrays["counts"][0], strict=True):
+        column, row = np.clip(np.round((noisy.T + 1) * 100).astype(int), 0, 200)
+        assert np.abs(np.bincount(arrays["grid"][row, column], minlength=3) - counts).sum() <= 4
+
+
 @given(
     sizes=st.lists(st.integers(1, 20), min_size=1, max_size=10),
     share=st.floats(0.01, 1),
@@ -414,65 +446,3 @@ def test_points_of_each_class(sizes, share, order, seed):
 def test_the_seed_chooses_the_points():
     labels = np.arange(500) % 10
     assert not np.array_equal(draw_points_of_each_class(labels, 20, 0), draw_points_of_each_class(labels, 20, 1))
-
-
-# --- the order of the work ---------------------------------------------------------------------------------------
-
-FIRST = NetworkSpec(dataset="digits", network="small-fashion", seed=0, epochs=1, train_size=16)
-SECOND = dataclasses.replace(FIRST, seed=1, epochs=4, train_size=400)  # takes longer: the first could run ahead
-IMAGES = ImagesSpec(dataset="digits", images=1, seed=0)
-
-
-def counts_at(network: NetworkSpec, sigma: float) -> CountsSpec:
-    return CountsSpec(network=network, points=1, sigmas=(sigma,), ns=(2,), seed=0)
-
-
-#: Comes back to both networks, twice.
-RETURNING = [
-    FIRST, PredictionsSpec(network=FIRST), SECOND, PredictionsSpec(network=SECOND), IMAGES,
-    counts_at(FIRST, 0.1), counts_at(SECOND, 0.1),
-    counts_at(FIRST, 0.2), counts_at(SECOND, 0.2),
-]  # fmt: skip
-STAGES = [RETURNING[:5], RETURNING[5:7], RETURNING[7:]]
-
-
-def test_a_plan_that_returns_to_a_network_keeps_its_order(tmp_path, monkeypatch):
-    specs = []
-
-    def noted(spec, *arguments, **more):
-        specs.append(spec)
-        return compute(spec, *arguments, **more)
-
-    monkeypatch.setattr(runner, "compute", noted)
-    run(RETURNING, Store(tmp_path), device="cpu", jobs=1, progress=False)
-    assert specs == RETURNING  # each network trained once, what is named first finished first
-
-
-def test_several_jobs_finish_a_stage_before_the_next(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "_pool", ThreadPoolExecutor)  # no need to wait for processes to start
-    monkeypatch.setattr(runner, "_ONE_AT_A_TIME", contextlib.nullcontext())  # as in two processes
-    store = Store(tmp_path)
-    run(RETURNING, store, device="cpu", jobs=2, progress=False)
-    written = {spec: (store.folder / spec.kind / f"{spec.key}.json").stat().st_mtime_ns for spec in RETURNING}
-    first, second, third = ([written[spec] for spec in stage] for stage in STAGES)
-    assert max(first) <= min(second) and max(second) <= min(third)
-    for network in (FIRST, SECOND):  # trained once: the weights are no younger than their first record
-        assert store.weights_path(network).stat().st_mtime_ns <= written[network]
-
-
-def test_a_stopped_plan_goes_on_with_the_first_stage(tmp_path, monkeypatch):
-    store, specs = Store(tmp_path), []
-
-    def stopped(spec, *arguments, **more):
-        if len(specs) == 3:
-            raise KeyboardInterrupt
-        specs.append(spec)
-        return compute(spec, *arguments, **more)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(runner, "compute", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            run(RETURNING, store, device="cpu", jobs=1, progress=False)
-    monkeypatch.setattr(runner, "compute", lambda spec, *a, **more: specs.append(spec) or compute(spec, *a, **more))
-    run(RETURNING, store, device="cpu", jobs=1, progress=False)
-    assert specs == RETURNING

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -22,12 +23,10 @@ from bslib import datasets, drawings, jobs, runner, triggers
 from bslib.chapters import sizes_of
 from bslib.chapters.parameters.plan import networks_of, specs_of
 from bslib.jobs import compute
-from bslib.jobs.base import draw_points
 from bslib.runner import chosen_device, run
-from bslib.specs import AttackSpec, CountsSpec, ImagesSpec, NetworkSpec, ToySpec, UniversalSpec
-from bslib.store import Record, Store
+from bslib.specs import AttackSpec, CountsSpec, ImagesSpec, NetworkSpec, PredictionsSpec, UniversalSpec
+from bslib.store import Store
 
-TOY = ToySpec(points=((0.0, 0.0), (0.5, -0.5)), sigma=0.1, n=20, seed=0)
 IMAGES = ImagesSpec(dataset="digits", images=12, seed=0)
 
 
@@ -48,12 +47,6 @@ def carried_out(monkeypatch) -> list:
 
     monkeypatch.setattr(runner, "compute", noted)
     return specs
-
-
-def remove(store: Store, *specs) -> None:
-    for spec in specs:
-        for path in (store.folder / spec.kind).glob(f"{spec.key}.*"):
-            path.unlink()
 
 
 def complete(plan, store: Store, **more) -> None:
@@ -90,7 +83,7 @@ def test_a_plan_is_carried_out(completed, tiny_plan):
 def test_what_is_there_is_left_alone(store, tiny_plan, carried_out):
     complete(tiny_plan, store)
     assert carried_out == []
-    remove(store, tiny_plan[2])
+    store.remove(tiny_plan[2])
     before = checksums(store)
     complete([*tiny_plan, tiny_plan[2]], store)
     assert carried_out == [tiny_plan[2]]
@@ -106,7 +99,7 @@ def test_a_network_of_data_that_have_changed_is_trained_again(store, tiny_plan, 
     )
     for module in (runner, jobs.base, network_job):
         monkeypatch.setattr(module, "load", lambda name: changed)
-    remove(store, tiny_plan[1])
+    store.remove(tiny_plan[1])
     complete(tiny_plan, store)
     assert carried_out == tiny_plan[:3], "the other network's records are all there, and nobody asks"
     assert {store.get(spec).data["fingerprint"] for spec in tiny_plan[:3]} == {changed.fingerprint}
@@ -132,7 +125,7 @@ def test_a_stale_pattern_is_crafted_again_before_it_is_measured(store, tiny_plan
     counts = CountsSpec(network=tiny_plan[0], pattern=crafted, points=2, sigmas=(0.1,), ns=(4,), seed=0)
     complete([crafted, counts], store)
     store.put(dataclasses.replace(record := store.get(crafted), result={**record.result, "weights": "0" * 64}))
-    remove(store, counts)
+    store.remove(counts)
     carried_out.clear()
     complete([counts], store)
     assert carried_out == [crafted, counts] and store.get(counts).result["pattern"] == record.checksum
@@ -143,13 +136,14 @@ def test_a_record_that_is_stale_at_once_ends_the_run(store, tiny_plan, monkeypat
         return dataclasses.replace(compute(*given, **more), data={"name": "digits", "fingerprint": "0" * 64})
 
     monkeypatch.setattr(runner, "compute", of_other_data)
-    remove(store, tiny_plan[2])
+    store.remove(tiny_plan[2])
     with pytest.raises(RuntimeError, match=f"1 records are stale .* the first is counts/{tiny_plan[2].key}"):
         complete(tiny_plan, store)
 
 
 def test_recomputed_records_are_the_same(store, completed, tiny_plan, carried_out):
-    remove(store, *tiny_plan[:3])
+    for spec in tiny_plan[:3]:
+        store.remove(spec)
     complete(tiny_plan, store)
     assert carried_out == tiny_plan[:3] and checksums(store) == checksums(completed)
 
@@ -161,30 +155,70 @@ def test_measurements_bring_their_network(tmp_path, tiny_plan, completed, carrie
     assert store.get(tiny_plan[1]).checksum == completed.get(tiny_plan[1]).checksum
 
 
-def test_several_jobs_give_what_one_gives(tmp_path, completed, tiny_plan):
-    """Two processes, whatever the number of threads that this one has."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        complete(tiny_plan, Store(tmp_path), jobs=2)
-    finally:
-        torch.set_num_threads(threads)
-    assert checksums(Store(tmp_path)) == checksums(completed)
-    assert {path.parent.name for path in tmp_path.rglob(".*")} == set()
-
-
 def test_threads_are_pinned_and_given_back(store, tiny_plan, carried_out, monkeypatch):
     threads = torch.get_num_threads()
     seen = []
     monkeypatch.setattr(runner, "compute", lambda *_, **__: seen.append(torch.get_num_threads()) or pytest.fail("stop"))
     torch.set_num_threads(2)
     try:
-        remove(store, tiny_plan[1])
+        store.remove(tiny_plan[1])
         with pytest.raises(pytest.fail.Exception):
             complete(tiny_plan, store)
         assert seen == [1] and torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
+
+
+# --- the order of the work ---------------------------------------------------------------------------------------
+
+FIRST = NetworkSpec(dataset="digits", network="small-fashion", seed=0, epochs=1, train_size=16)
+SECOND = dataclasses.replace(FIRST, seed=1, epochs=4, train_size=400)  # takes longer: the first could run ahead
+
+
+def counts_at(network: NetworkSpec, sigma: float) -> CountsSpec:
+    return CountsSpec(network=network, points=1, sigmas=(sigma,), ns=(2,), seed=0)
+
+
+#: Comes back to both networks, twice.
+RETURNING = [
+    FIRST, PredictionsSpec(network=FIRST), SECOND, PredictionsSpec(network=SECOND), IMAGES,
+    counts_at(FIRST, 0.1), counts_at(SECOND, 0.1),
+    counts_at(FIRST, 0.2), counts_at(SECOND, 0.2),
+]  # fmt: skip
+STAGES = [RETURNING[:5], RETURNING[5:7], RETURNING[7:]]
+
+
+def test_a_plan_that_returns_to_a_network_keeps_its_order(tmp_path, carried_out):
+    complete(RETURNING, Store(tmp_path))
+    assert carried_out == RETURNING  # each network trained once, what is named first finished first
+
+
+def test_several_jobs_finish_a_stage_before_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "_pool", ThreadPoolExecutor)  # no need to wait for processes to start
+    monkeypatch.setattr(runner, "_ONE_AT_A_TIME", contextlib.nullcontext())  # as in two processes
+    store = Store(tmp_path)
+    complete(RETURNING, store, jobs=2)
+    written = {spec: (store.folder / spec.kind / f"{spec.key}.json").stat().st_mtime_ns for spec in RETURNING}
+    first, second, third = ([written[spec] for spec in stage] for stage in STAGES)
+    assert max(first) <= min(second) and max(second) <= min(third)
+    for network in (FIRST, SECOND):  # trained once: the weights are no younger than their first record
+        assert store.weights_path(network).stat().st_mtime_ns <= written[network]
+
+
+def test_a_stopped_plan_goes_on_with_the_first_stage(tmp_path, carried_out, monkeypatch):
+    store, noted = Store(tmp_path), runner.compute
+
+    def stopped(*arguments, **more):
+        if len(carried_out) == 3:
+            raise KeyboardInterrupt
+        return noted(*arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "compute", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            complete(RETURNING, store)
+    complete(RETURNING, store)
+    assert carried_out == RETURNING
 
 
 # --- weights -----------------------------------------------------------------------------------------------------
@@ -199,7 +233,7 @@ def test_lost_weights_are_trained_again(store, completed, tiny_plan, carried_out
         path.write_bytes(path.read_bytes()[:-9])
     else:
         path.unlink()
-    remove(store, tiny_plan[2])
+    store.remove(tiny_plan[2])
     complete(tiny_plan, store)
     # On this machine training gives the same weights again, so what was measured on them stands.
     assert carried_out == [tiny_plan[0], tiny_plan[2]] and checksums(store) == checksums(completed)
@@ -304,8 +338,8 @@ def test_a_failing_worker_ends_the_run(tmp_path, tiny_plan, monkeypatch):
 @pytest.mark.parametrize("device", ["gpu", "tpu:0", "mps", "meta", "", "cuda:99"])
 def test_unknown_devices_are_named(tmp_path, device):
     with pytest.raises(ValueError, match=r"device .*") as caught:
-        run([TOY], Store(tmp_path), device=device)
-    assert repr(device) in str(caught.value) and TOY not in Store(tmp_path)
+        run([IMAGES], Store(tmp_path), device=device)
+    assert repr(device) in str(caught.value) and IMAGES not in Store(tmp_path)
 
 
 def test_auto_is_what_the_machine_has(monkeypatch):
@@ -317,51 +351,9 @@ def test_auto_is_what_the_machine_has(monkeypatch):
 @pytest.mark.parametrize("jobs", [0, -2])
 def test_fewer_than_one_job_is_refused(tmp_path, jobs):
     with pytest.raises(ValueError, match=f"jobs must be 1 or more, got {jobs}"):
-        run([TOY], Store(tmp_path), device="cpu", jobs=jobs)
+        run([IMAGES], Store(tmp_path), device="cpu", jobs=jobs)
 
 
 def test_nothing_to_do_is_done(tmp_path):
     complete([], Store(tmp_path / "s"))
     assert not (tmp_path / "s").exists()
-
-
-# --- jobs --------------------------------------------------------------------------------------------------------
-
-
-def test_batches_nest_and_hold_no_image_twice():
-    batch = draw_points(500, 100, seed=3)
-    assert len(set(batch.tolist())) == 100 and batch.min() >= 0 and batch.max() < 500
-    assert np.array_equal(draw_points(500, 20, seed=3), batch[:20])
-    assert not np.array_equal(draw_points(500, 100, seed=4), batch)
-    with pytest.raises(ValueError, match="501 images were asked for, and there are only 500"):
-        draw_points(500, 501, seed=0)
-
-
-def test_images_take_turns_by_class(tmp_path):
-    record: Record = compute(IMAGES, Store(tmp_path), device="cpu", progress=False)
-    labels = record.arrays["labels"].tolist()
-    assert sorted(labels[:10]) == list(range(10)) and len(labels) == 12 and record.arrays["images"].shape == (12, 1, 28, 28)
-    assert record.result["classes"][labels[0]] == str(labels[0]) and record.arrays["images"].dtype == np.uint8
-    more = compute(dataclasses.replace(IMAGES, images=25), Store(tmp_path), device="cpu", progress=False)
-    assert np.array_equal(more.arrays["images"][:12], record.arrays["images"])
-
-
-def test_the_toy_is_what_its_spec_says(tmp_path):
-    arrays = compute(TOY, Store(tmp_path), device="cpu", progress=False).arrays
-    assert arrays["counts"].shape == (1, 2, 3) and (arrays["counts"].sum(-1) == 20).all()
-    assert arrays["grid"].shape == (201, 201) and set(np.unique(arrays["grid"])) == {0, 1, 2}
-    assert np.allclose(arrays["points"], TOY.points) and arrays["noisy"].shape == (2, 20, 2)
-    assert 0 < arrays["poisoned"].sum() < 60 and set(arrays["train_labels"][arrays["poisoned"]]) == {2}
-    # Rows of the grid go along y: a training point has the class of its cell, nearly always.
-    column, row = np.round((arrays["train"].T + 1) * 100).astype(int)
-    assert (arrays["grid"][row, column] == arrays["train_labels"]).mean() > 0.95
-    # So do the noisy copies, whose counts are in the record.
-    for noisy, counts in zip(arrays["noisy"], arrays["counts"][0], strict=True):
-        column, row = np.clip(np.round((noisy.T + 1) * 100).astype(int), 0, 200)
-        assert np.abs(np.bincount(arrays["grid"][row, column], minlength=3) - counts).sum() <= 4
-
-
-def test_a_spec_says_which_network_it_needs(tiny_plan):
-    assert [spec.on_network for spec in tiny_plan[:3]] == [tiny_plan[0]] * 3
-    assert TOY.on_network is None and IMAGES.on_network is None
-    assert isinstance(tiny_plan[1], CountsSpec)

@@ -67,15 +67,8 @@ def test_a_notebook_shows_what_it_should(name, executed):
     assert tables(executed[name]) == json.loads(GOLDEN.read_text())["tables"].get(name, {})
 
 
-def test_a_notebook_runs_by_itself_from_its_own_folder(executed, tmp_path):
-    name = "01_parameters.ipynb"
-    alone = papermill(ROOT / "notebooks" / name, tmp_path / "out.ipynb", ROOT / "notebooks", profile="paper")
-    assert tables(alone) == tables(executed[name]) != {} and len(outputs_of(alone)) > 10
-    assert not list((tmp_path / "cache").glob("*")), "the published book computes no record"
-
-
 def test_a_notebook_computes_what_its_store_lacks(tmp_path):
-    """The README's command, on the notebook that takes least."""
+    """The README's command, which executes one notebook by itself, on the notebook that takes least."""
     notebook = ROOT / "notebooks/00_wobbliness.ipynb"
     papermill(notebook, tmp_path / "out.ipynb", tmp_path, profile="smoke", store="my-records")
     assert sorted(path.parent.name for path in (tmp_path / "my-records").glob("*/*.json")) == ["images", "toy"]
