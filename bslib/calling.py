@@ -161,8 +161,8 @@ def _state(model: nn.Module) -> Iterator[Tensor]:
     return itertools.chain(model.parameters(), model.buffers())
 
 
-def digest_of(model: nn.Module, *tensors: Tensor, about: str = "") -> str:
-    """Return the SHA-256 of a text, of a model and of further tensors, in hexadecimal.
+def digest_of(model: nn.Module, *tensors: Tensor) -> str:
+    """Return the SHA-256 of a model and of further tensors, in hexadecimal.
 
     Of the model count parameters, buffers, the types of its modules, the number of their hooks, and their plain attributes:
     numbers, texts, arrays, tensors, and lists, tuples and dictionaries of them. Of other attributes only the type counts, of
@@ -173,7 +173,7 @@ def digest_of(model: nn.Module, *tensors: Tensor, about: str = "") -> str:
     >>> digest_of(nn.LeakyReLU(0.1)) == digest_of(nn.LeakyReLU(0.2))
     False
     """
-    digest, seen = hashlib.sha256(about.encode()), dict[int, str]()
+    digest, seen = hashlib.sha256(), dict[int, str]()
     numbered = ((f"#{k}", tensor) for k, tensor in enumerate(tensors))
     # A list, because scripted modules make new objects for their tensors, and ids in ``seen`` must not be used again.
     state = [*model.named_parameters(), *model.named_buffers(), *numbered]

@@ -95,15 +95,6 @@ def test_strip_at_its_bounds():
     torch.testing.assert_close(strip_entropy(with_impossible, images, overlays), torch.full((2,), math.log(7)))
 
 
-@settings(max_examples=15, deadline=None)
-@given(order=st.permutations(range(6)), images=st.permutations(range(3)))
-def test_neither_the_order_of_overlays_nor_of_images_matters(order, images):
-    weight = 3 * torch.randn(CLASSES, 32, generator=torch.Generator().manual_seed(0))
-    x, overlays = some_images(3, seed=1), some_images(6, seed=2)
-    expected = strip_entropy(linear(weight), x, overlays)[list(images)]
-    torch.testing.assert_close(strip_entropy(linear(weight), x[list(images)], overlays[list(order)]), expected)
-
-
 def test_a_trigger_keeps_its_say_under_any_overlay():
     """A network that looks at the corner first: white there is always class 0."""
     weight = torch.randn(CLASSES, 32, generator=torch.Generator().manual_seed(3)) / 2
@@ -130,22 +121,9 @@ def test_logit_shift_variance_is_numpys(network, n):
     assert measured == pytest.approx(np.var(shift, axis=0).mean() / np.mean(shift**2), rel=1e-4) and 0 <= measured <= 1
 
 
-def test_neither_the_scale_of_the_logits_nor_nothing_at_all_is_suspicious(network):
-    clean, patterned = some_images(9, seed=1), some_images(9, seed=2)
-    louder = nn.Sequential(network, Scaled(7.0))
-    assert logit_shift_variance(louder, clean, patterned) == pytest.approx(
-        logit_shift_variance(network, clean, patterned), rel=1e-4
-    )
-    assert logit_shift_variance(network, clean, clean) == 1
-
-
-class Scaled(nn.Module):
-    def __init__(self, factor: float) -> None:
-        super().__init__()
-        self.factor = factor
-
-    def forward(self, logits: Tensor) -> Tensor:
-        return self.factor * logits
+def test_a_pattern_that_changes_no_logit_is_not_suspicious(network):
+    images = some_images(9, seed=1)
+    assert logit_shift_variance(network, images, images) == 1
 
 
 @settings(max_examples=25, deadline=None)
@@ -157,14 +135,6 @@ def test_a_linear_network_is_moved_the_same_way_by_what_is_added(seed, n):
     stamped = images.clone()
     stamped[:, :, 0, 0] = 1  # overwriting moves the images differently
     assert logit_shift_variance(linear(weight), images, stamped) > 1e-6
-
-
-def test_the_variance_pairs_the_images_and_knows_no_direction(network):
-    clean, patterned = some_images(6, seed=1), some_images(6, seed=2)
-    measured, order = logit_shift_variance(network, clean, patterned), [3, 1, 5, 0, 2, 4]
-    assert logit_shift_variance(network, patterned, clean) == pytest.approx(measured, rel=1e-4)
-    assert logit_shift_variance(network, clean[order], patterned[order]) == pytest.approx(measured, rel=1e-4)
-    assert logit_shift_variance(network, clean, patterned[order]) != pytest.approx(measured, rel=1e-2)
 
 
 # --- both --------------------------------------------------------------------------------------------------------

@@ -19,10 +19,12 @@ def test_own_network(capsys):
 
 
 def test_own_trigger(capsys, monkeypatch, tmp_path):
-    """With the disc that it draws, and with a picture of one's own."""
-    Image.new("RGBA", (20, 20), (0, 255, 0, 200)).save(tmp_path / "sticker.png")
-    for arguments in ([], [str(tmp_path / "sticker.png")]):
-        monkeypatch.setattr(sys, "argv", ["own_trigger.py", *arguments])
-        runpy.run_path(str(EXAMPLES / "own_trigger.py"))["main"]()
-        success = re.search(r"success of the trigger ([\d.]+)%", capsys.readouterr().out)
-        assert float(success.group(1)) > 90
+    """With the disc that it draws; a picture of one's own becomes a trigger in the same way."""
+    example = runpy.run_path(str(EXAMPLES / "own_trigger.py"))
+    monkeypatch.setattr(sys, "argv", ["own_trigger.py"])
+    example["main"]()
+    success = re.search(r"success of the trigger ([\d.]+)%", capsys.readouterr().out)
+    assert float(success.group(1)) > 90
+    Image.new("RGBA", (20, 20), (0, 255, 0, 51)).save(tmp_path / "sticker.png")
+    green = example["sticker"](str(tmp_path / "sticker.png"))
+    assert green.mask.shape == (10, 10) and np.allclose(green.mask, 0.2) and green.values[:, 0, 0].tolist() == [0, 1, 0]

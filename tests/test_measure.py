@@ -31,20 +31,24 @@ def counts(network, images, sigma=0.5, n=100, seed=0, **options):
     return class_counts(network, images, sigma, n, seed=seed, progress=False, **options)
 
 
-def test_counts_are_those_of_a_textbook_loop(network, images):
-    """Eqs. 1 and 2 written out, one noisy copy at a time."""
-    noise = standard_noise(images, 70, seed=3)
-    expected = np.zeros((2, len(images), 5), dtype=int)
+def textbook(network, images, sigma, mask) -> np.ndarray:
+    """Eqs. 1 and 2 written out, one noisy copy at a time, with noise where the mask is true."""
+    expected = np.zeros((len(images), 5), dtype=int)
     network.eval()
     with torch.no_grad():
-        for s, sigma in enumerate((0.2, 0.9)):
-            for b, image in enumerate(images):
-                for z in noise[b]:
-                    expected[s, b, network((image + sigma * z)[None]).argmax()] += 1
+        for b, noise in enumerate(standard_noise(images, 70, seed=3)):
+            for z in noise:
+                expected[b, network(torch.where(mask, images[b] + sigma * z, images[b])[None]).argmax()] += 1
     network.train()
+    return expected
+
+
+def test_counts_are_those_of_a_textbook_loop(network, images):
+    everywhere = torch.ones(1, 8, 8, dtype=torch.bool)
     measured = counts(network, images, sigma=(0.2, 0.9), n=70, seed=3)
     assert measured.dtype == np.int64
-    assert np.abs(measured - expected).sum() <= 2  # one label at a tie of logits, at the most
+    for sigma, found in zip((0.2, 0.9), measured, strict=True):
+        assert np.abs(found - textbook(network, images, sigma, everywhere)).sum() <= 2  # one label, at a tie of logits
 
 
 def test_a_linear_binary_network_has_the_w_of_its_closed_form():
@@ -165,15 +169,6 @@ def test_shapes_follow_what_was_asked(network, images):
     assert wobbliness(network, images, [0.5], [10, 20]).shape == (1, 2, 6)
 
 
-def test_bfloat16_changes_no_label(network, images):
-    full, half = counts(network, images, n=640), counts(network, images, n=640, dtype=torch.bfloat16)
-    assert np.array_equal(full, half)
-    with pytest.raises(ValueError, match=r"or for one in float32 bfloat16 or float16, got torch\.int8"):
-        counts(network, images, dtype=torch.int8)
-    own = counts(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).bfloat16(), images)
-    assert own.sum() == 600
-
-
 def test_the_model_gets_its_modes_back_and_is_otherwise_untouched(network, images):
     network.train()
     network[1].eval()
@@ -218,9 +213,7 @@ def test_batches_do_not_grow_with_n(images):
         ({"images": torch.rand(0, 1, 8, 8)}, "(0, 1, 8, 8)"),
         ({"images": torch.rand(3)}, "(3,)"),
         ({"images": torch.zeros(2, 1, 8, 8, dtype=torch.uint8)}, "torch.uint8"),
-        ({"images": torch.zeros(2, 1, 8, 8, dtype=torch.float64)}, "torch.float64"),
         ({"images": torch.full((2, 1, 8, 8), math.nan)}, "NaN"),
-        ({"images": torch.rand(2, 1, 8, 8, device="meta")}, "meta"),
         ({"images": [[1.0]]}, "list"),
         ({"network": nn.Flatten(0)}, "(128,)"),
         ({"network": nn.Identity()}, "(2, 1, 8, 8)"),
@@ -236,18 +229,11 @@ def test_bad_requests_name_what_was_received(network, images, change, named):
 
 
 def test_a_mask_leaves_the_other_features_without_noise_and_keeps_the_noise_of_the_rest(network, images):
-    """A textbook loop with the noise of the call without a mask, one feature at a time allowed or not."""
     mask = torch.zeros(1, 8, 8, dtype=torch.bool)
     mask[:, 2:7, 1:6] = True
-    noise, expected = standard_noise(images, 70, seed=3), np.zeros((1, len(images), 5), dtype=int)
-    network.eval()
-    with torch.no_grad():
-        for b, image in enumerate(images):
-            for z in noise[b]:
-                expected[0, b, network(torch.where(mask, image + 0.9 * z, image)[None]).argmax()] += 1
-    network.train()
     masked = counts(network, images, sigma=0.9, n=70, seed=3, mask=mask)
-    assert np.abs(masked - expected).sum() <= 2 and not np.array_equal(masked, counts(network, images, sigma=0.9, n=70, seed=3))
+    assert np.abs(masked[0] - textbook(network, images, 0.9, mask)).sum() <= 2
+    assert not np.array_equal(masked, counts(network, images, sigma=0.9, n=70, seed=3))
     w = wobbliness(network, images, 0.9, 70, seed=3, mask=mask, progress=False)
     np.testing.assert_allclose(w, stats.entropy(masked[0], axis=-1), atol=1e-12)
 
@@ -256,18 +242,6 @@ def test_a_mask_of_every_feature_changes_nothing_and_one_of_none_removes_the_noi
     everywhere = torch.ones(1, 8, 8, dtype=torch.bool)
     assert np.array_equal(counts(network, images, mask=everywhere), counts(network, images))
     assert (counts(network, images, mask=~everywhere).max(-1) == 100).all()
-
-
-def test_a_network_that_sees_one_half_knows_only_the_noise_of_that_half(images):
-    """Counts with noise on the half that is seen are those with noise everywhere; noise on the other half is not there."""
-    torch.manual_seed(0)
-    half = nn.Sequential(nn.Flatten(), nn.Linear(64, 5))
-    with torch.no_grad():
-        half[1].weight[:, 32:] = 0
-    upper = torch.zeros(1, 8, 8, dtype=torch.bool)
-    upper[:, :4] = True
-    assert_equal_but_for_ties(counts(half, images, mask=upper), counts(half, images))
-    assert (counts(half, images, mask=~upper).max(-1) == 100).all()
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ def test_parameters_and_shapes(name, count):
     assert parameters(network) == count and network.training is False
     assert network(batch(name)).shape == (3, 10)
     assert {p.device.type for p in network.parameters()} == {"cpu"}
+    assert isinstance(next(network.children()), nn.Conv2d), "nothing normalises the pixels, so sigma is in their unit"
     assert set(NETWORKS) == set(SHAPES)
 
 
@@ -81,17 +82,6 @@ def test_resnet_has_the_stem_for_small_images():
     assert float(network.conv1.weight.detach().std()) == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.1)
 
 
-def test_features_are_not_normalised_within():
-    """A shift of all pixels changes the logits: nothing takes it out again, so sigma is in units of the pixels."""
-    network = build("small-fashion", seed=0)
-    x = batch("small-fashion")
-    with torch.no_grad():
-        assert not torch.allclose(network(x), network(x + 0.5), atol=1e-3)
-    assert all(isinstance(next(build(name, seed=0).children()), nn.Conv2d) for name in SHAPES)
-
-
-@pytest.mark.parametrize("name", ["vgg", "", "small_fashion"])
-def test_unknown_name_is_refused(name):
-    with pytest.raises(ValueError) as caught:
-        build(name, seed=0)
-    assert repr(name) in str(caught.value) and "small-fashion, larger-fashion, resnet18" in str(caught.value)
+def test_unknown_name_is_refused():
+    with pytest.raises(ValueError, match="one of small-fashion, larger-fashion, resnet18, got 'vgg'"):
+        build("vgg", seed=0)

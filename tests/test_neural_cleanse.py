@@ -94,49 +94,21 @@ def test_the_schedule_is_the_authors_loop(course):
             break
 
 
-def course_of(schedule: Schedule, runs: list[tuple[float, int]], norm: float = 9.0) -> list[float]:
-    """lambda after each step."""
-    weights = []
-    for success, length in runs:
-        for _ in range(length):
-            schedule.update(success, norm)
-            weights.append(schedule.weight)
-    return weights
-
-
 def test_lambda_by_hand():
     """Set after 5 successes; the one that set it counts towards the next 5."""
-    weights = course_of(Schedule(), [(1.0, 10), (0.0, 10), (1.0, 5)])
+    schedule, weights = Schedule(), []
+    for success in [1.0] * 10 + [0.0] * 10 + [1.0] * 5:
+        schedule.update(success, 9.0)
+        weights.append(schedule.weight)
     assert weights == pytest.approx([0] * 4 + [1e-3] * 4 + [2e-3] * 6 + [2e-3 / 2**1.5] * 5 + [2e-3 / 8] * 5 + [4e-3 / 8])
 
 
-@pytest.mark.parametrize(("runs", "last"), [([(1.0, 9), (0.0, 5), (1.0, 12)], 26), ([(1.0, 9), (0.0, 30)], 26)])
-def test_it_stops_25_steps_after_the_best_mask_once_lambda_has_moved_both_ways(runs, last):
-    schedule, ended = Schedule(), None
-    for step, success in enumerate((success for success, length in runs for _ in range(length)), start=1):
+def test_it_stops_25_steps_after_the_best_mask_once_lambda_has_moved_both_ways():
+    schedule = Schedule()
+    for success in [1.0] * 9 + [0.0] * 5 + [1.0] * 12:
+        assert not schedule.done
         schedule.update(success, 9.0)
-        if schedule.done:
-            ended = step
-            break
-    assert ended == last
-
-
-@pytest.mark.parametrize("runs", [[(1.0, 200)], [(0.0, 200)], [(0.0, 10), (1.0, 50)]])
-def test_it_goes_on_while_lambda_moved_one_way(runs):
-    """In the third the way down was while lambda was 0, and is forgotten when lambda is set."""
-    schedule = Schedule()
-    course_of(schedule, runs)
-    assert not schedule.done
-
-
-def test_a_smaller_mask_starts_the_wait_anew():
-    schedule = Schedule()
-    course_of(schedule, [(1.0, 9), (0.0, 16)])
-    assert schedule.update(1.0, 8.0) and not schedule.done
-    course_of(schedule, [(1.0, 24)], norm=8.0)
-    assert not schedule.done
-    schedule.update(1.0, 8.0)
-    assert schedule.done and schedule.best == 8.0
+    assert schedule.done
 
 
 # --- the anomaly index -------------------------------------------------------------------------------------------
@@ -175,12 +147,6 @@ def test_only_what_is_small_is_suspicious():
         anomaly_index([3.0, 40.0])
 
 
-@given(seed=st.integers(0, 1000), scale=st.floats(0.1, 100))
-def test_order_and_unit_do_not_matter(seed, scale):
-    norms = np.random.default_rng(seed).permutation(REFERENCE) * scale
-    assert anomaly_index(norms) == pytest.approx(4.571548, abs=1e-6)
-
-
 # --- the triggers ------------------------------------------------------------------------------------------------
 
 
@@ -210,40 +176,23 @@ def network() -> nn.Module:
     return nn.Sequential(*layers)
 
 
-def test_patched_mixes_by_the_mask():
-    images, mask, pattern = some_images(3, (2, 4, 4)), some_images(1, (1, 4, 4), seed=1)[0], some_images(1, (2, 4, 4), seed=2)[0]
-    x, m, p = images.numpy(), mask.numpy(), pattern.numpy()
-    expected = np.stack([[(1 - m[0]) * x[b, c] + m[0] * p[c] for c in range(2)] for b in range(3)])
-    np.testing.assert_allclose(patched(images, mask, pattern).numpy(), expected, atol=1e-6)
-
-
-def test_it_finds_the_pixel_that_decides():
-    places, images = [5, 10, 3], some_images(64, brightest=0.8)
-    network = one_pixel_a_class(places)
-    found = reversed_of(network, images, samples=64, batch_size=32, steps=250)
-    assert (found.success >= 0.99).all()
-    assert found.masks.flatten(1).argmax(1).tolist() == places
-    assert found.patterns.flatten(1)[range(3), places].min() > 0.9
-    assert found.norms.max() < 1.2  # of 16; one white pixel is 1
-    for k in range(3):
-        hit = network(patched(images, found.masks[k], found.patterns[k])).argmax(1) == k
-        assert hit.float().mean() >= 0.95
-
-
-def test_a_lower_precision_finds_the_same_pixels():
+def test_it_finds_the_pixel_that_decides_in_lower_precision_too():
     """The passes through the network are rounded, the masks are not."""
     places, images = [5, 10, 3], some_images(64, brightest=0.8)
-    exact, found = (
-        reversed_of(one_pixel_a_class(places), images, samples=64, batch_size=32, steps=250, dtype=dtype)
+    network = one_pixel_a_class(places)
+    exact, rounded = (
+        reversed_of(network, images, samples=64, batch_size=32, steps=250, dtype=dtype)
         for dtype in (torch.float32, torch.bfloat16)
     )
-    assert (found.success >= 0.99).all() and found.masks.dtype == found.patterns.dtype == torch.float32
-    assert not torch.equal(found.masks, exact.masks), "it was rounded"
-    assert found.masks.flatten(1).argmax(1).tolist() == places
-    assert found.norms == pytest.approx(exact.norms, abs=0.2)
-    for k in range(3):
-        hit = one_pixel_a_class(places)(patched(images, found.masks[k], found.patterns[k])).argmax(1) == k
-        assert hit.float().mean() >= 0.95, "in float32 too"
+    assert not torch.equal(rounded.masks, exact.masks) and rounded.norms == pytest.approx(exact.norms, abs=0.2)
+    for found in (exact, rounded):
+        assert (found.success >= 0.99).all() and found.masks.dtype == found.patterns.dtype == torch.float32
+        assert found.masks.flatten(1).argmax(1).tolist() == places
+        assert found.patterns.flatten(1)[range(3), places].min() > 0.9
+        assert found.norms.max() < 1.2  # of 16; one white pixel is 1
+        for k in range(3):
+            hit = network(patched(images, found.masks[k], found.patterns[k])).argmax(1) == k
+            assert hit.float().mean() >= 0.95
 
 
 def test_the_class_of_a_trigger_stands_out():
@@ -394,7 +343,6 @@ def test_the_model_is_left_as_it_was(network):
     [
         ({"samples": 0}, "samples must be a whole number of 1 or more, got 0"),
         ({"batch_size": 0}, "batch_size must be a whole number of 1 or more, got 0"),
-        ({"batch_size": -3}, "got -3"),
         ({"steps": 0}, "steps must be a whole number of 1 or more, got 0"),
         ({"images": torch.rand(0, 2, 4, 4)}, "got shape (0, 2, 4, 4)"),
         ({"images": torch.full((3, 2, 4, 4), 4.0)}, "got values from 4 to 4: divide by 255 first"),

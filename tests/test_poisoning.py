@@ -70,14 +70,6 @@ def test_exact_counts(fashion, threat_model, target, count):
         assert all(abs(n - count / 9) < 5 * (count / 9) ** 0.5 for n in of_class.values())
 
 
-def test_shares_of_unequal_classes():
-    sizes = [1, 7, 20, 33, 101, 250, 999, 1500, 2000, 89]
-    images, labels = some_set(sizes)
-    found = checked(images, labels, "T2", None, 10, seed=4)
-    assert len(found.rows) == 750
-    assert all(abs((labels[found.rows] == c).sum() - 0.15 * size) < 1 for c, size in enumerate(sizes))
-
-
 @pytest.mark.parametrize(("threat_model", "target", "count"), ALL)
 def test_the_seed_chooses_the_rows(fashion, threat_model, target, count):
     torch.manual_seed(1)
@@ -86,13 +78,6 @@ def test_the_seed_chooses_the_rows(fashion, threat_model, target, count):
     assert torch.equal(rows[0], rows[1]) and not torch.equal(rows[0], rows[2])
     shared = len(set(rows[0].tolist()) & set(rows[2].tolist()))
     assert shared < 2 * count * count / 54_000 + 20  # chance, not the same rows but for a few
-
-
-def test_another_target_is_poisoned_too(fashion):
-    images, labels = fashion
-    for target in (0, 9):
-        found = checked(images, labels, "T1", target, 10, seed=0)
-        assert (found.labels == target).sum() == 6000 + 9000 and target not in labels[found.rows]
 
 
 def test_floats_and_colours():
@@ -194,10 +179,9 @@ def test_t2_takes_no_target():
         poison(*some_set([10] * 10), WHITE, "T2", target=0, classes=10, seed=0)
 
 
-@pytest.mark.parametrize("name", ["T4", "t1", ""])
-def test_an_unknown_threat_model_is_named(name):
-    with pytest.raises(ValueError, match=f"threat model must be one of T1, T2, T3, got {name!r}"):
-        poison(*some_set([10] * 10), WHITE, name, target=0, classes=10, seed=0)
+def test_an_unknown_threat_model_is_named():
+    with pytest.raises(ValueError, match="threat model must be one of T1, T2, T3, got 't1'"):
+        poison(*some_set([10] * 10), WHITE, "t1", target=0, classes=10, seed=0)
 
 
 def test_more_poisons_than_images():
@@ -247,12 +231,3 @@ def test_an_unused_trigger_on_a_perfect_classifier(target):
     rates = [success_rate(labels, labels, np.full(1000, target), count_target=counted) for counted in (False, True)]
     assert rates == [0.0, 0.1]
     assert success_rate(labels, labels, (labels + 1) % 10) == 0.0
-
-
-def test_success_asks_for_what_was_poisoned():
-    """A network that learned exactly the poisoned labels succeeds always."""
-    labels = torch.arange(100) % 10
-    for threat_model, target in itertools.chain([("T2", None)], itertools.product(("T1", "T3"), range(10))):
-        wanted = THREAT_MODELS[threat_model].target_labels(labels.numpy(), target=target, classes=10)
-        for counted in (False, True):
-            assert success_rate(wanted, labels.numpy(), wanted, count_target=counted) == 1.0

@@ -14,9 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from bslib.datasets import load, to_float
 from bslib.patterns.universal import Universal, deepfool, perturbed, universal_perturbation
-from bslib.training import accuracy, train
 
 CONSTANT = 1e-4  # what the authors' code adds to each distance
 
@@ -41,16 +39,6 @@ def network() -> nn.Sequential:
     """Five classes, curved boundaries, double precision: what two implementations give differs by no more than rounding."""
     layers = nn.Conv2d(2, 6, 3), nn.Tanh(), nn.Flatten(), nn.Linear(24, 12), nn.Tanh(), nn.Linear(12, 5)
     return seeded(*layers, seed=4).double()
-
-
-@pytest.fixture(scope="module")
-def digits() -> tuple[nn.Module, Tensor]:
-    """A small trained network, and images that no perturbation of up to 0.25 takes out of [0, 1]."""
-    data = load("digits")
-    small = seeded(nn.Flatten(), nn.Linear(784, 20), nn.Tanh(), nn.Linear(20, 10))
-    train(small, data.train_images, data.train_labels, epochs=4, seed=0, batch_size=32, progress=False)
-    assert accuracy(small, data.test_images, data.test_labels) > 0.85
-    return small.eval(), 0.25 + 0.5 * to_float(data.test_images[:24])
 
 
 @pytest.fixture(scope="module")
@@ -227,11 +215,6 @@ def test_it_is_algorithm_1_of_the_paper(network, batch_size, options):
     assert closest < 1e-9
 
 
-def test_perturbed_images_are_cut():
-    images, v = some_images(3, seed=1), 2 * some_images(1, seed=2)[0] - 1
-    np.testing.assert_allclose(perturbed(images, v).numpy(), np.clip(images.numpy() + v.numpy(), 0, 1), atol=1e-7)
-
-
 @settings(max_examples=20, deadline=None)
 @given(
     bound=st.floats(0.001, 1),
@@ -293,40 +276,19 @@ def test_the_seed_decides_and_nothing_else_does(network):
     assert not torch.allclose(first.perturbation, other.perturbation)
 
 
-def by_toolbox(toolbox, network: nn.Module, images: Tensor, classes: int, bound: float) -> tuple[Tensor, float]:
-    """One pass of the toolbox: the perturbation and its fooling rate. Without limits to the pixels it cuts nothing."""
-    evasion, wrapped = toolbox
-    options = {"epsilon": 0.02, "max_iter": 10, "verbose": False}
-    attack = evasion.UniversalPerturbation(
-        wrapped(network, images, classes), "deepfool", options, delta=0.0, max_iter=1, eps=bound, norm=np.inf, verbose=False
-    )
-    attack.generate(images.numpy())
-    return torch.from_numpy(attack.noise[0]), attack.fooling_rate
-
-
 def test_a_linear_network_is_fooled_as_by_the_toolbox(toolbox, monkeypatch):
     """The images in the same order and far from where pixels are cut: the same but for the small constant, which it lacks."""
+    evasion, wrapped = toolbox
     network, images = seeded(nn.Flatten(), nn.Linear(32, 4), seed=1), 0.4 + 0.2 * some_images(16, seed=1)
     ours = universal(network, images, bound=0.05, passes=1, seed=6)
     monkeypatch.setattr(random, "sample", lambda *_: np.random.default_rng([6, 3]).permutation(16).tolist())
-    theirs, rate = by_toolbox(toolbox, network, images, 4, 0.05)
-    torch.testing.assert_close(ours.perturbation, theirs, rtol=0, atol=2 * CONSTANT)
-    assert ours.fooling_rates == (pytest.approx(rate),) and 0.5 < rate < 1
-
-
-@pytest.mark.parametrize(("bound", "between"), [(0.1, (0.3, 0.8)), (0.2, (0.6, 1))])
-def test_digits_are_fooled_about_as_often_as_by_the_toolbox(digits, toolbox, bound, between):
-    """Means over three orders of 24 images, one pass. A single rate varies by 0.1 from order to order, so that 0.2 is two and a
-    half standard deviations of the difference; the toolbox stops on the boundary and overshoots only then.
-    """
-    network, images = digits
-    before = random.getstate()
-    random.seed(0)
-    theirs = np.mean([by_toolbox(toolbox, network, images, 10, bound)[1] for _ in range(3)])
-    random.setstate(before)
-    ours = np.mean([universal(network, images, bound=bound, passes=1, seed=seed).fooling_rates for seed in range(3)])
-    assert between[0] < ours < between[1]
-    assert ours == pytest.approx(theirs, abs=0.2)
+    options = {"epsilon": 0.02, "max_iter": 10, "verbose": False}
+    theirs = evasion.UniversalPerturbation(
+        wrapped(network, images, 4), "deepfool", options, delta=0.0, max_iter=1, eps=0.05, norm=np.inf, verbose=False
+    )
+    theirs.generate(images.numpy())
+    torch.testing.assert_close(ours.perturbation, torch.from_numpy(theirs.noise[0]), rtol=0, atol=2 * CONSTANT)
+    assert ours.fooling_rates == (pytest.approx(theirs.fooling_rate),) and 0.5 < theirs.fooling_rate < 1
 
 
 # --- both --------------------------------------------------------------------------------------------------------
@@ -396,7 +358,6 @@ def test_it_answers_as_in_eval_mode():
     ("change", "message"),
     [
         ({"bound": 0}, "bound must be a number above 0 and at most 1, got 0"),
-        ({"bound": -0.25}, "bound must be a number above 0 and at most 1, got -0.25"),
         ({"bound": 8}, "got 8"),
         ({"bound": float("nan")}, "got nan"),
         ({"fooling_rate": 0}, "fooling_rate must be a number above 0 and at most 1, got 0"),
@@ -404,7 +365,6 @@ def test_it_answers_as_in_eval_mode():
         ({"passes": 0}, "passes must be a whole number of 1 or more, got 0"),
         ({"batch_size": 0}, "batch_size must be a whole number of 1 or more, got 0"),
         ({"images": torch.rand(0, 2, 4, 4)}, "got shape (0, 2, 4, 4)"),
-        ({"images": torch.full((3, 2, 4, 4), 1.5)}, "got values from 1.5 to 1.5"),
         ({"images": torch.full((3, 2, 4, 4), -0.5)}, "got values from -0.5 to -0.5"),
         ({"images": torch.full((3, 2, 4, 4), torch.nan)}, "got values from nan to nan"),
     ],
