@@ -35,12 +35,13 @@ $(STAMP): requirements.txt pyproject.toml
 book: $(STAMP) ## render the book into _build/html (PROFILE=smoke: computed anew in minutes, into _build/smoke/html)
 	@$(BIN)/bslib book --profile $(PROFILE) --out $(OUT)
 
-# The first part of _toc.yml as one page, printed by a browser. The notebooks are those of the last `make book`.
+# The first part of _toc.yml as one page, printed by a browser. The notebooks are those that the last `make book` executed.
 CHROMIUM ?= chromium
+BUILT := _build/.work/source
 pdf: $(STAMP) ## print the article part of the book to _build/article.pdf, after `make book`; needs Chromium
-	@test -d book/executed || { echo "Error: no executed notebooks: run make book first" >&2; exit 1; }
-	@mkdir -p _build && awk '/caption: Play/ {exit} 1; END {print "      - file: book/bibliography"}' _toc.yml > _build/article.yml
-	@$(BIN)/jupyter-book build . -q --builder singlehtml --toc _build/article.yml --path-output _build/article
+	@test -d $(BUILT)/book/executed || { echo "Error: no executed notebooks: run make book first" >&2; exit 1; }
+	@awk '/caption: Play/ {exit} 1; END {print "      - file: book/bibliography"}' _toc.yml > $(BUILT)/article.yml
+	@cd $(BUILT) && $(CURDIR)/$(BIN)/jupyter-book build . -q --builder singlehtml --toc article.yml --path-output $(CURDIR)/_build/article
 	@cd _build/article/_build/singlehtml && cp book/executed/intro.html article.html && \
 	$(CHROMIUM) --headless --no-sandbox --disable-gpu --no-pdf-header-footer --virtual-time-budget=60000 \
 		--print-to-pdf=$(CURDIR)/_build/article.pdf file://$$PWD/article.html 2>/dev/null

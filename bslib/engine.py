@@ -28,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bslib.calling import HOOKS, Logits, check_model, digest_of, dtype_of, same_logits, trial_images
 
-__all__ = ["ENGINES", "Compiled", "NearTieFallback", "compile_for_inference", "fast_dtype"]
+__all__ = ["ENGINES", "Compiled", "NearTieFallback", "compile_for_inference", "fast_dtype", "import_openvino"]
 
 #: The choices of ``engine``.
 ENGINES = ("auto", "openvino", "compiled", "eager")
@@ -382,12 +382,15 @@ def _maker(engine: str, device: torch.device) -> tuple[Callable[[Logits, Tensor]
         return _folded, "batch norms folded"
     if device.type != "cpu":
         raise _Unsuitable(f"OpenVINO runs on CPUs, the model is on {device}")
-    ov = _openvino()
+    try:
+        ov = import_openvino()
+    except ImportError:
+        raise _Unsuitable("OpenVINO is not installed (pip install 'bslib[fast]')") from None
     return _on_openvino, f"OpenVINO {ov.__version__.split('-')[0]}"
 
 
-def _openvino() -> Any:
-    """Import ``openvino`` without ``openvino_telemetry``, which would send a message at every import."""
+def import_openvino() -> Any:
+    """Import ``openvino`` without ``openvino_telemetry``, which would send a message at every import; return the module."""
     if "openvino" not in sys.modules:
         telemetry = sys.modules.get("openvino_telemetry")
         sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
@@ -399,15 +402,13 @@ def _openvino() -> Any:
             del sys.modules["openvino_telemetry"]
             if telemetry is not None:
                 sys.modules["openvino_telemetry"] = telemetry
-    try:
-        import openvino
-    except ImportError:
-        raise _Unsuitable("OpenVINO is not installed (pip install 'bslib[fast]')") from None
+    import openvino
+
     return openvino
 
 
 def _on_openvino(network: Logits, x: Tensor) -> Variants:
-    ov = _openvino()
+    ov = import_openvino()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

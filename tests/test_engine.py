@@ -6,6 +6,7 @@ import gc
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -279,6 +280,9 @@ assert "openvino" in sys.modules
 print([name for name in sys.modules if name.split(".")[0] == "openvino_telemetry"])
 """
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"
+    files = (Path(__file__).parents[1] / "bslib").rglob("*.py")
+    importing = [path.name for path in files if re.search("^ *(import|from) openvino", path.read_text(), re.MULTILINE)]
+    assert importing == ["engine.py"], "with the guard against messages"
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.transforms.v2 import Normalize
 
+from bslib.engine import import_openvino
 from bslib.files import file_digest
 from bslib.networks import NETWORKS
 
@@ -171,7 +172,7 @@ class OnnxNetwork(nn.Module):
         super().__init__()
         _check_file(path)
         try:
-            import openvino
+            openvino = import_openvino()
         except ImportError:
             raise ValueError("an ONNX file needs OpenVINO: pip install 'bslib[fast]'") from None
         try:
