@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -175,6 +176,8 @@ def test_two_builds_in_one_clone_do_not_collide(clone: Path, tmp_path: Path) -> 
         pages = [path for path in (clone / name / "html").rglob("*") if path.suffix in (".html", ".ipynb", ".js", ".md")]
         assert not [path for path in pages if str(tmp_path) in path.read_text()]
     assert {name for name in files_below(clone) if not name.startswith(("one/", "two/"))} == before
+    left = re.search(r"^BUILT := _build/(.*)$", (Path(__file__).parents[1] / "Makefile").read_text(), re.MULTILINE)
+    assert left and (clone / "one" / left[1] / "book/executed/page.ipynb").is_file(), "make pdf looks there"
 
 
 def test_status_page_says_what_papermill_noted(tmp_path: Path) -> None:
