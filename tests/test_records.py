@@ -143,7 +143,8 @@ def raw_pairs(sigma):
         predictions = raw("predictions", trigger=trigger, threat_model="T2")
         triggered = raw("counts", trigger=trigger, threat_model="T2", by_class=True, sigmas=[sigma])
         clean = of_networks_with(trigger)
-        assert set(predictions) == set(clean) > set(range(5)), "further networks are measured at 0.1 alone"
+        assert set(clean) == set(range(18)), "of which those after the fifth are measured at 0.1 alone"
+        assert set(predictions) == set(range(35 if trigger == 5 else 18))
         assert set(triggered) == (set(clean) if sigma == 0.1 else set(range(5)))
         for seed in triggered:
             labels, predicted = predictions[seed][1]["labels"], predictions[seed][1]["predicted"]
@@ -153,8 +154,7 @@ def raw_pairs(sigma):
                     for arrays in (triggered[seed][1], clean[seed])
                 )
                 assert (len(w), len(without)) == (250, 50)
-                success = (predicted == (c + 1) % 10)[labels == c].mean()
-                pairs.append((trigger, c, success, w.mean(), without.mean()))
+                pairs.append((trigger, c, (predicted == (c + 1) % 10)[labels == c].mean(), w.mean(), without.mean()))
     return np.array(pairs)
 
 
@@ -179,7 +179,7 @@ def test_the_correlations_follow_from_the_raw_numbers():
     first = loaded["fashion-mnist"]
     numbers = correlation.quantities(loaded)
     for sigma in first.sigmas:
-        trigger, _, success, w, _ = raw_pairs(sigma).T
+        _, _, success, w, _ = raw_pairs(sigma).T
         kept, found = success >= 0.1, first.correlation(sigma)
         assert (found["pairs"], found["left out"]) == (kept.sum(), (~kept).sum())
         for name, test in (("tau", stats.kendalltau), ("r", stats.pearsonr)):
@@ -188,9 +188,10 @@ def test_the_correlations_follow_from_the_raw_numbers():
             assert found[f"{name} p"] == pytest.approx(expected.pvalue)
             if sigma == 0.1:
                 assert numbers[f"{name}.fashion-mnist"].value == pytest.approx(expected.statistic)
-        for number in (3, 5) if sigma == 0.1 else ():
-            share = (success[trigger == number] < 0.1).mean()
-            assert numbers[f"left_out.fashion-mnist.{number}"].value == pytest.approx(share)
+    for number in (3, 5):
+        sent = [arrays for _, arrays in raw("predictions", trigger=number, threat_model="T2").values()]
+        hits = [(own["predicted"] == (c + 1) % 10)[own["labels"] == c].mean() for own in sent for c in range(10)]
+        assert numbers[f"left_out.fashion-mnist.{number}"].value == pytest.approx(np.mean(np.array(hits) < 0.1))
 
 
 def test_the_partial_correlation_follows_from_the_raw_numbers():
