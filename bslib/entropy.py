@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
+from scipy import special
 
-__all__ = ["ESTIMATORS", "entropy", "entropy_interval", "grassberger", "mean_interval", "miller_madow", "plug_in"]
+__all__ = ["ESTIMATORS", "entropy", "entropy_interval", "grassberger", "miller_madow", "plug_in"]
 
 Floats = NDArray[np.float64]
 
@@ -166,49 +166,11 @@ def entropy_interval(counts: ArrayLike, *, level: float = 0.95) -> tuple[Floats,
     p = counts / n[..., None]
     first = special.xlogy(special.xlogy(p, p), p).sum(-1) - plug_in(counts) ** 2
     second = (np.count_nonzero(counts, axis=-1) - 1) / (2 * n**2)
-    half = stats.norm.isf((1 - level) / 2) * np.sqrt(np.maximum(first, 0) / n + second)
+    half = special.ndtri((1 + level) / 2) * np.sqrt(np.maximum(first, 0) / n + second)
     q = np.minimum(1 - (1 - level) ** (1 / n), 1 - 1 / classes)
     missed = special.entr(q) + special.entr(1 - q) + q * math.log(max(classes - 1, 1))
     centre, ceiling = miller_madow(counts), math.log(classes)
     return np.clip(centre - half, 0, ceiling), np.clip(np.maximum(centre + half, missed), 0, ceiling)
-
-
-def mean_interval(values: ArrayLike, *, level: float = 0.95, seed: int = 0, resamples: int = 2000) -> tuple[float, float]:
-    """Compute a percentile bootstrap interval for the mean of W over a batch by resampling its points.
-
-    Each value includes its own Monte-Carlo error, so the interval covers both this error and the variation between points.
-
-    Parameters
-    ----------
-    values : array_like of float, shape (B,)
-        W of B points.
-    level : float
-        Confidence level.
-    seed : int
-        Seed of the resampling.
-    resamples : int
-        Number of bootstrap samples.
-
-    Returns
-    -------
-    low, high : float
-
-    >>> low, high = mean_interval([0.0, 0.1, 0.2, 0.3] * 25)
-    >>> low < 0.15 < high
-    True
-    """
-    values = np.asarray(values, dtype=float)
-    if values.ndim != 1 or values.size < 2:
-        raise ValueError(f"values must be a batch of at least 2 points, shape (B,), got shape {values.shape}")
-    ends = stats.bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=resamples,
-        confidence_level=level,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return float(ends.low), float(ends.high)
 
 
 def _checked(counts: Any) -> NDArray[Any]:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import special, stats
 
-from bslib.entropy import ESTIMATORS, entropy, entropy_interval, grassberger, mean_interval, miller_madow, plug_in
+from bslib.entropy import ESTIMATORS, entropy, entropy_interval, grassberger, miller_madow, plug_in
 
 counts_arrays = hnp.arrays(np.int64, hnp.array_shapes(min_dims=1, max_dims=3, max_side=8), elements=st.integers(0, 300)).filter(
     lambda a: bool((a.sum(-1) > 0).all())
@@ -96,14 +96,6 @@ def test_interval_of_one_class_admits_what_n_samples_can_miss():
     assert high == pytest.approx(stats.entropy([q, 1 - q]))
 
 
-def test_mean_interval_is_about_the_normal_one():
-    values = np.random.default_rng(1).gamma(2, 0.1, size=400)
-    low, high = mean_interval(values)
-    half = 1.96 * values.std(ddof=1) / 20
-    assert low == pytest.approx(values.mean() - half, abs=0.15 * half)
-    assert high == pytest.approx(values.mean() + half, abs=0.15 * half)
-
-
 @pytest.mark.parametrize(
     ("call", "named"),
     [
@@ -113,7 +105,6 @@ def test_mean_interval_is_about_the_normal_one():
         (lambda: entropy([0.5, 0.5]), "whole numbers"),
         (lambda: entropy([[1, 2], [0, 0]]), "at least one sample"),
         (lambda: entropy(3), "shape ()"),
-        (lambda: mean_interval([0.1]), "(1,)"),
     ],
 )
 def test_bad_requests_name_what_was_received(call, named):
