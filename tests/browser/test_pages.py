@@ -19,7 +19,7 @@ from bslib.book import POLICY
 from bslib.ledger import VERDICTS
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Route
+    from playwright.sync_api import Browser, Page, Route
 
 BUILT = os.environ.get("BSLIB_BUILT")
 PAGES = (
@@ -133,10 +133,10 @@ def test_no_object_is_shown_by_its_name(page_name: str, built: Path) -> None:
 
 @each_kind_of_page
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_page_on_a_narrow_screen(
-    page_name: str, scheme: Literal["light", "dark"], built: Path, origin: str, browser: Browser
+def test_page_on_a_narrow_screen_and_audited_on_a_wide_one(
+    page_name: str, scheme: Literal["light", "dark"], built: Path, origin: str, browser: Browser, axe: str
 ) -> None:
-    """At 390 px: nothing fails or is asked of another site, nothing is cut off, every image and formula is there."""
+    """At 390 px nothing fails or is asked of another site, nothing is cut off, every image and formula is there."""
     is_redirect = 'http-equiv="Refresh"' in (built / page_name).read_text(encoding="utf-8")
     context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme)
     try:
@@ -176,35 +176,25 @@ def test_page_on_a_narrow_screen(
         assert [image["src"] for image in images if not image["drawn"]] == []
         assert [image["src"] for image in images if not image["alt"]] == []
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        if not is_redirect:
+            page.set_viewport_size({"width": 1200, "height": 900})
+            audit(page, axe, built.parent / "screenshots" / f"{page_name.replace('/', '-')}-{scheme}.png")
         assert problems == []
     finally:
         context.close()
 
 
-@each_kind_of_page
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_page_is_accessible(
-    page_name: str, scheme: Literal["light", "dark"], built: Path, origin: str, browser: Browser, axe: str
-) -> None:
-    """axe-core finds no violation of WCAG 2.2, levels A and AA. A page with one is kept as a picture beside the book."""
-    if 'http-equiv="Refresh"' in (built / page_name).read_text(encoding="utf-8"):
-        pytest.skip("it leads to another page at once")
-    page = browser.new_page(viewport={"width": 1200, "height": 900}, color_scheme=scheme)
-    try:
-        page.goto(f"{origin}/{page_name}", wait_until="networkidle")
-        page.evaluate(axe)
-        found = page.evaluate(  # the details of what passes would take as long as the audit
-            "axe.run(document, {resultTypes: ['violations'], runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa']})"
-        )
-        assert found["passes"], "nothing was audited"
-        if found["violations"]:
-            name = page_name.removesuffix(".html").replace("/", "-")
-            clip = {"x": 0, "y": 0, "width": 1200, "height": page.evaluate(f"Math.min(document.body.scrollHeight, {TALLEST})")}
-            picture = built.parent / "screenshots" / f"{name}-{scheme}.png"
-            page.screenshot(path=picture, full_page=True, clip=clip, timeout=120_000)
-        assert [(violation["id"], node["html"]) for violation in found["violations"] for node in violation["nodes"]] == []
-    finally:
-        page.close()
+def audit(page: Page, axe: str, picture: Path) -> None:
+    """No violation of WCAG 2.2, levels A and AA, is found by axe-core. A page with one is kept as a picture."""
+    page.evaluate(axe)
+    found = page.evaluate(  # the details of what passes would take as long as the audit
+        "axe.run(document, {resultTypes: ['violations'], runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa']})"
+    )
+    assert found["passes"], "nothing was audited"
+    if found["violations"]:
+        clip = {"x": 0, "y": 0, "width": 1200, "height": page.evaluate(f"Math.min(document.body.scrollHeight, {TALLEST})")}
+        page.screenshot(path=picture, full_page=True, clip=clip, timeout=120_000)
+    assert [(violation["id"], node["html"]) for violation in found["violations"] for node in violation["nodes"]] == []
 
 
 def test_the_filters_of_the_ledger_live_in_the_address(origin: str, browser: Browser) -> None:
