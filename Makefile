@@ -35,7 +35,7 @@ $(STAMP): requirements.txt pyproject.toml
 book: $(STAMP) ## render the book into _build/html (PROFILE=smoke: computed anew in minutes, into _build/smoke/html)
 	@$(BIN)/bslib book --profile $(PROFILE) --out $(OUT)
 
-# The first part of _toc.yml as one page, printed by a browser. The notebooks are those that the last `make book` executed.
+# The first part of _toc.yml as one page, printed by a browser. The notebooks are those of the last `make book` of the paper's profile.
 CHROMIUM ?= chromium
 BUILT := _build/.work/source
 pdf: $(STAMP) ## print the article part of the book to _build/article.pdf, after `make book`; needs Chromium

@@ -232,6 +232,8 @@ def test_batches_are_tested_against_the_second_clean_batch_and_halves_against_th
             halves.append(stats.mannwhitneyu(triggered[:25], clean[25:], method="asymptotic").pvalue < 0.05)
     assert found["batch_rate.fashion-mnist.T1.mann-whitney.25.0.25"].value == pytest.approx(np.mean(rates)) and np.mean(rates) > 0
     assert found["half_rate.fashion-mnist.T1.STRIP.25"].value == pytest.approx(np.mean(halves)) and 0 < np.mean(halves) < 1
+    rates = [found[f"half_rate.fashion-mnist.T1.{name}"].value for name in ("STRIP.25", "W.0.25.25", "STRIP.less.W.0.25.25")]
+    assert rates[2] == pytest.approx(rates[0] - rates[1]) and found["half_false_alarms.fashion-mnist.STRIP.25"].networks == 2
     by_seed = [np.mean([alarms[0:3], alarms[3:6]][s] + [alarms[6 + s]]) for s in (0, 1)] + [alarms[8]]
     own = found["false_alarms.fashion-mnist.mann-whitney.25.0.25"]
     assert (own.value, own.networks) == pytest.approx((np.mean(by_seed), 3)), "networks of a seed have the same clean images"

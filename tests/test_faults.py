@@ -41,6 +41,7 @@ def test_kills_change_no_byte(tmp_path):
         "tiny", tmp_path, chaos.content(quiet), kills=2, longest=2, seed=23, say=lambda line, **_: said.append(line)
     )
     assert sum(line.startswith("kill") for line in said) == 2 and resumed >= 1, said
+    assert all(any(what in line for line in said) for what in (" of 1 with 2 jobs", " of 2 with ")), said
 
 
 def test_a_killed_worker_is_an_error_of_one_line(tmp_path, tiny_plan, monkeypatch):

@@ -309,6 +309,9 @@ def test_quantities_of_the_detector_by_hand():
         "auc_own_at.{}.0.25.1": 0.5, "auc_own_at.{}.0.25.4": 0.5 + 0.5 / 3,
     })  # fmt: skip
     assert found["auc.fashion-mnist"].networks == 6 and found["own_success.fashion-mnist.4"].networks == 3
+    seeds = ("clean_told_apart", "clean_told_apart_calibrated", "clean_told_apart_less_calibrated", "auc_over_seeds")
+    assert {found[f"{name}.fashion-mnist"].networks for name in seeds} == {3}, "networks of a seed share their images"
+    assert found["auc_over_seeds.fashion-mnist"].value == found["auc.fashion-mnist"].value
 
 
 def test_quantities_of_crafted_patterns_by_hand():
@@ -339,7 +342,7 @@ def test_quantities_of_crafted_patterns_by_hand():
 
 def test_quantities_come_from_three_networks_at_least():
     found, two = part_of().quantities(), part_of(gone=lambda spec: spec == UNIVERSAL)
-    assert "auc_universal.fashion-mnist" in found
+    assert "auc_universal.fashion-mnist" in found and "clean_told_apart.fashion-mnist" not in found, "of one seed"
     assert not [name for name in found if name.startswith(("auc.", "auc_own", "own_"))], "two networks have a trigger"
     assert not [name for name in found if "on_clean" in name or name.endswith("reversed, clean")], "of which there is one"
     assert len(universal(two)) and "auc_universal.fashion-mnist" not in two.quantities()

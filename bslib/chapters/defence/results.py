@@ -214,7 +214,7 @@ class Defence(Results[Size]):
         }
 
     def _half_rates_apart(self) -> dict[str, Estimate]:
-        """The batches that the two-sided test finds with STRIP, less those that it finds with W on the same images."""
+        """The fraction of batches that the two-sided test finds with STRIP, minus that with W on the same images."""
         found, data = dict[str, Estimate](), self.size.dataset
         for attack, own in _by_attack(self.halves):
             rates = own.assign(found=own["found"].map(np.mean)).set_index(["network", "points"])

@@ -130,6 +130,9 @@ def quantities(part: Batches) -> dict[str, Estimate]:
         f"auc_over_seeds.{data}": auc(seeds["score"], seeds["carried"] == "own", seeds["network"]),
         f"clean_told_apart.{data}": over_networks(nothing, nothing["p"] < 0.05),
         f"clean_told_apart_calibrated.{data}": over_networks(of_nothing, of_nothing["p"] < 0.05),
+        f"clean_told_apart_less_calibrated.{data}": over_networks(
+            nothing, (nothing["p"] < 0.05) * 1.0 - (of_nothing["p"] < 0.05)
+        ),
         f"own_success.{data}": over_networks(own, own["success"], share=True),
     }
     compared = {*COMPARED_SIGMAS} & {*part.sigmas}
