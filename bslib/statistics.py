@@ -372,25 +372,21 @@ def without_outliers(values: NDArray[np.floating[Any]]) -> NDArray[np.floating[A
     >>> without_outliers(np.array([1.0, 2.0, 3.0, 4.0, 50.0])).tolist()
     [1.0, 2.0, 3.0, 4.0]
     """
-    ordered = np.sort(values).tolist()
-    first, third = _quartile(ordered, 0.25), _quartile(ordered, 0.75)
+    return values[_inside(values)]
+
+
+def _inside(values: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
+    """Whether each value of a batch, shape (..., B), is no outlier."""
+    first, third = np.percentile(values, [25, 75], axis=-1, keepdims=True)
     reach = 1.5 * (third - first)
-    return values[(values >= first - reach) & (values <= third + reach)]
-
-
-def _quartile(ordered: list[float], share: float) -> float:
-    """Return exactly the value of ``np.percentile`` in a tenth of the time."""
-    at = share * (len(ordered) - 1)
-    below, part = int(at), at % 1
-    low, high = ordered[below], ordered[min(below + 1, len(ordered) - 1)]
-    return low + (high - low) * part if part < 0.5 else high - (high - low) * (1 - part)
+    return (values >= first - reach) & (values <= third + reach)
 
 
 class Levene(NamedTuple):
-    """Result of :func:`levene`. A high score means that the tested batch varies less than the clean batch."""
+    """Result of :func:`levene`: floats, or arrays. A high score means that a tested batch varies less than the clean one."""
 
-    score: float
-    pvalue: float
+    score: Any
+    pvalue: Any
 
 
 def levene(
@@ -407,8 +403,8 @@ def levene(
 
     Parameters
     ----------
-    clean, tested : ndarray of float, shape (B,)
-        W of the points of each batch, at least one point each.
+    clean, tested : ndarray of float, shape (..., B)
+        W of the points of each batch, at least one point each. The leading dimensions count batches and are broadcast.
     center : {"mean", "median"}
         The original test of Levene, or Brown and Forsythe's variant. The paper does not say which it used.
     outliers : bool
@@ -427,30 +423,36 @@ def levene(
     if center not in ("mean", "median"):
         raise ValueError(f"center must be mean or median, got {center!r}")
     batches = [_checked_batch(name, w) for name, w in (("clean", clean), ("tested", tested))]
-    kept = batches if outliers else [without_outliers(batch) for batch in batches]
-    centre_of = np.mean if center == "mean" else np.median
-    deviations = [np.abs(batch - centre_of(batch)) for batch in kept]
-    means, points = [own.mean() for own in deviations], sum(map(len, deviations))
-    less = float(means[0] - means[1])
-    if abs(less) < ROUNDING or points < 3:
-        return Levene(0.0, 1.0)
-    if all(np.ptp(own) < ROUNDING for own in deviations):
-        return Levene(float(np.sign(less)) * MAX_SCORE, 0.0)
-    # The rest equals stats.levene and stats.f.logsf to the last digit. It skips their checks, which take most of their time.
-    middle = sum(len(own) * mean for own, mean in zip(deviations, means, strict=True)) / points
-    between = sum(len(own) * np.square(mean - middle) for own, mean in zip(deviations, means, strict=True))
-    within = sum(np.square(own - mean).sum() for own, mean in zip(deviations, means, strict=True))
-    of_f = 1, points - 2, (points - 2) * between / within
-    p = special.fdtrc(*of_f)
-    with np.errstate(divide="ignore"):
-        log_p = float(np.log(p) if p < 0.5 else np.log1p(-special.fdtr(*of_f)))
-    return Levene(float(np.sign(less)) * min(-log_p, MAX_SCORE), float(np.exp(log_p)))
+    groups = [_deviations(batch, center, outliers) for batch in batches]
+    means, sizes, within, constant = zip(*groups, strict=True)
+    points, less = sum(sizes), means[0] - means[1]
+    # stats.levene and stats.f.logsf, for many pairs at once.
+    middle = sum(size * mean for size, mean in zip(sizes, means, strict=True)) / points
+    between = sum(size * np.square(mean - middle) for size, mean in zip(sizes, means, strict=True))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        of_f = 1, points - 2, (points - 2) * between / sum(within)
+        p = special.fdtrc(*of_f)
+        log_p = np.where(p < 0.5, np.log(p), np.log1p(-special.fdtr(*of_f)))
+    log_p = np.where(constant[0] & constant[1], -np.inf, log_p)
+    log_p = np.where((abs(less) < ROUNDING) | (points < 3), 0.0, log_p)
+    score, pvalue = np.sign(less) * np.minimum(np.abs(log_p), MAX_SCORE), np.exp(log_p)
+    return Levene(score, pvalue) if np.ndim(score) else Levene(float(score), float(pvalue))
+
+
+def _deviations(batch: Floats, center: str, outliers: bool) -> tuple[NDArray[Any], ...]:
+    """Of the distances from a batch's centre: mean, number, sum of squares around the mean, and whether all are equal."""
+    values = batch if outliers else np.where(_inside(batch), batch, np.nan)
+    centre = (np.nanmean if center == "mean" else np.nanmedian)(values, axis=-1, keepdims=True)
+    distances = np.abs(values - centre)
+    mean, number = np.nanmean(distances, axis=-1), np.isfinite(distances).sum(-1)
+    around = np.nansum(np.square(distances - mean[..., None]), axis=-1)
+    return mean, number, around, np.nanmax(distances, axis=-1) - np.nanmin(distances, axis=-1) < ROUNDING
 
 
 def _checked_batch(name: str, w: NDArray[np.floating[Any]]) -> Floats:
     batch = np.asarray(w, dtype=float)
-    if batch.ndim != 1 or not len(batch) or not np.isfinite(batch).all():
-        raise ValueError(f"the {name} batch must be finite values of W, shape (B,), got {str(batch.tolist())[:60]}")
+    if not batch.ndim or not batch.shape[-1] or not np.isfinite(batch).all():
+        raise ValueError(f"the {name} batch must be finite values of W, shape (..., B), got {str(batch.tolist())[:60]}")
     return batch
 
 

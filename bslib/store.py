@@ -167,7 +167,9 @@ class Store:
             If the record is corrupt, does not match its file name, or has another format; the message names the file.
         """
         path = self._file(spec)
-        if (record := _read(path)) is not None:
+        # Several parts of a page ask for the same published records, and reading all takes seconds.
+        record = _read(path) if self.writable else _read_once(path, _version(path))
+        if record is not None:
             found = {one.spec.key: one for one in _in_todays_kinds(record)}
             if spec.key not in found:
                 raise ValueError(f"the record {path} cannot be used: its spec has the key {record.spec.key}")
@@ -372,6 +374,14 @@ def _read(path: Path) -> Record | None:
             if _version(path) == version:
                 raise
     return None
+
+
+@functools.lru_cache(maxsize=10_000)
+def _read_once(path: Path, version: tuple[int, int] | None) -> Record | None:
+    record = _read(path)
+    for array in record.arrays.values() if record else ():
+        array.flags.writeable = False
+    return record
 
 
 def _version(path: Path) -> tuple[int, int] | None:

@@ -97,7 +97,7 @@ def carrying(spec: CarryingSpec, images: Tensor, store: Store) -> tuple[list[Ten
     if spec.pattern is None:
         return [to_float(images if spec.trigger is None else pattern(spec.trigger)(images))], {}
     record = store.get(spec.pattern)
-    crafted = {name: torch.from_numpy(array) for name, array in record.arrays.items()}
+    crafted = {name: torch.tensor(array) for name, array in record.arrays.items()}
     if isinstance(spec.pattern, UniversalSpec):
         batches = [perturbed(to_float(images), crafted["perturbation"])]
     else:

@@ -69,8 +69,7 @@ def permutation_test(clean: Floats, tested: Floats, *, permutations: int = PERMU
 
 def _levene(clean: Floats, tested: Floats) -> Floats:
     """The paper's test, after its outlier rule."""
-    pairs = zip(clean.reshape(-1, clean.shape[-1]), tested.reshape(-1, tested.shape[-1]), strict=True)
-    return np.array([levene(*pair).pvalue for pair in pairs]).reshape(clean.shape[:-1])
+    return levene(clean, tested).pvalue
 
 
 def _without_nan(test: Callable[..., Any], **how: Any) -> Callable[[Floats, Floats], Floats]:

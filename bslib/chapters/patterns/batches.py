@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -119,16 +119,42 @@ class Batches(Results[Size]):
         return functools.cache(self._tests)  # many areas use the same tests
 
     def _tests(self, sigma: float, batch: int | None, center: str, points: int | None, outliers: bool) -> pd.DataFrame:
-        rows = []
-        for number, network in enumerate(self.networks):
-            own, success = trained_trigger(network), self.success(network)
-            clean = self.w(batch_of(self.size, network, None, sigma), sigma)
-            for trigger in CONDITIONS[1:]:
-                tested = self.w(batch_of(self.size, network, trigger, sigma), sigma)
-                carried = "nothing" if trigger == 0 else "own" if trigger == own else "unseen"
-                for pair in _batches(clean[:points], tested[:points], batch):
-                    rows.append((number, carried, trigger, success, *levene(*pair, center=center, outliers=outliers)))
-        return pd.DataFrame(rows, columns=["network", "carried", "trigger", "success", "score", "p"])
+        w = self._w_of_batches(sigma)[..., :points]
+        size = batch or w.shape[-1]
+        count = w.shape[-1] // size  # a remainder is not used
+        split = w[..., : count * size].reshape(*w.shape[:2], count, size)
+        found = levene(split[:, :1], split[:, 1:], center=center, outliers=outliers)
+        number, condition, _ = np.indices(found.score.shape)
+        trigger, own = np.array(CONDITIONS[1:])[condition], self._trained_triggers[number]
+        columns = {
+            "network": number,
+            "carried": np.select([trigger == 0, trigger == own], ["nothing", "own"], "unseen"),
+            "trigger": trigger,
+            "success": self._successes[number],
+            "score": found.score,
+            "p": found.pvalue,
+        }
+        return pd.DataFrame({name: column.ravel() for name, column in columns.items()})
+
+    @cached_property
+    def _trained_triggers(self) -> NDArray[np.int64]:
+        return np.array([trained_trigger(network) for network in self.networks], dtype=int)
+
+    @cached_property
+    def _successes(self) -> Floats:
+        return np.array([self.success(network) for network in self.networks])
+
+    @cached_property
+    def _w_of_batches(self) -> Callable[[float], Floats]:
+        """W of all batches at a noise level, shape (networks, conditions, points)."""
+
+        def of_all(sigma: float) -> Floats:
+            batches = itertools.product(self.networks, CONDITIONS)
+            return np.array([self.w(batch_of(self.size, *batch, sigma), sigma) for batch in batches]).reshape(
+                len(self.networks), len(CONDITIONS), self.size.points
+            )
+
+        return functools.cache(of_all)
 
     def area_of(self, table: pd.DataFrame, carried: str, score: str = "score") -> Estimate:
         """The area under the ROC curve of a column of a table, for batches that carry one thing against all others."""
@@ -136,7 +162,7 @@ class Batches(Results[Size]):
 
     def strata(self, table: pd.DataFrame) -> list[int]:
         """The trigger of the network of each row: the networks of each kind are a stratum."""
-        return [trained_trigger(self.networks[number]) for number in table["network"]]
+        return self._trained_triggers[table["network"]].tolist()
 
     def by_seed(self, table: pd.DataFrame) -> pd.DataFrame:
         """A table with the seed of each network in place of its number, since networks of a seed share their test images."""
@@ -167,10 +193,3 @@ def over_networks(table: pd.DataFrame, values: pd.Series[Any], *, share: bool = 
     if values.dtype == bool:
         return share_of_networks(of_each)
     return leave_one_out(of_each).estimate(within=(0, 1) if share else (-np.inf, np.inf))
-
-
-def _batches(clean: Floats, tested: Floats, size: int | None) -> Iterator[tuple[Floats, Floats]]:
-    """Split two batches into pairs of smaller batches of one size. A remainder is not used."""
-    size = size or len(clean)
-    for start in range(0, len(clean) - size + 1, size):
-        yield clean[start : start + size], tested[start : start + size]
