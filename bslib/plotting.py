@@ -75,9 +75,9 @@ def images(record: Record | str, columns: int = 6) -> Figure | Markdown:
     return signed(figure, f"{record.data['source']}; record {record.spec.key[:6]}")
 
 
-def panels(count: int, *, sharey: bool = True) -> tuple[Figure, list[Axes]]:
-    """A figure with panels side by side, by default with one y axis."""
-    figure, axes = plt.subplots(1, count, figsize=(7.2, 3.7), layout="constrained", sharey=sharey)
+def panels(count: int, *, height: float = 3.7, sharey: bool = True) -> tuple[Figure, list[Axes]]:
+    """A figure with panels side by side, by default with one y axis; the height is in inches."""
+    figure, axes = plt.subplots(1, count, figsize=(7.2, height), layout="constrained", sharey=sharey)
     return figure, list(np.atleast_1d(axes))
 
 
@@ -180,6 +180,13 @@ def reach(estimates: Iterable[Estimate]) -> np.ndarray[Any, Any]:
 def short_labels(numbers: Iterable[float]) -> list[str]:
     """Numbers as short labels, such as .05 for 0.05."""
     return [f"{number:g}".removeprefix("0") if 0 < number < 1 else f"{number:g}" for number in numbers]
+
+
+def noise_axis(axis: Axes, sigmas: Iterable[float]) -> None:
+    """Label the places 0, 1, ... of an x axis with noise levels."""
+    labels = short_labels(sigmas)
+    axis.set_xticks(range(len(labels)), labels, fontsize=8)
+    axis.set_xlabel(r"noise level $\sigma$")
 
 
 def finish(figure: Figure, axes: list[Axes], source: str, y: str | None = r"$W_\sigma$ (nats)") -> Figure:

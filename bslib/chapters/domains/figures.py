@@ -8,7 +8,18 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from bslib.chapters.domains.results import Domains
-from bslib.plotting import BLUE, GREY, SETTING_STYLE, YELLOW, drawn_from, finish, panels, points_with_intervals, short_labels
+from bslib.plotting import (
+    BLUE,
+    GREY,
+    SETTING_STYLE,
+    YELLOW,
+    drawn_from,
+    finish,
+    noise_axis,
+    panels,
+    points_with_intervals,
+    short_labels,
+)
 
 __all__ = ["FIGURES", "ratio", "w_by_sigma"]
 
@@ -44,9 +55,9 @@ def ratio(results: Domains, table: pd.DataFrame) -> Figure:
             places = np.searchsorted(sigmas, own["sigma"]) + 0.16 * (k - 1.5)
             points_with_intervals(axis, places, own["ratio"], *SETTING_STYLE[k % len(SETTING_STYLE)], str(name))
         axis.axhline(1, color=GREY, linewidth=1)
-        axis.set(title=threat, xlabel=r"noise level $\sigma$", yscale="symlog")
+        axis.set(title=threat, yscale="symlog")
         axis.set_yticks(ticks, short_labels(ticks))
-        axis.set_xticks(range(len(sigmas)), short_labels(sigmas), fontsize=8)
+        noise_axis(axis, sigmas)
         axis.minorticks_off()
     axes[0].legend(frameon=False, fontsize=9)
     return finish(figure, axes, results.source, y="W with the trigger / W without")
