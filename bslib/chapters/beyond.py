@@ -13,7 +13,7 @@ from typing import Any
 from bslib.chapters.base import TrainedSize
 from bslib.specs import CleanseSpec, CountsSpec, DetectorSpec, MarginsSpec, NetworkSpec, PredictionsSpec, Spec
 
-__all__ = ["FIRST_SEED", "Attack", "BeyondSize", "CleansedSize", "candidates_batch_of", "candidates_of", "nearest", "own_trigger"]
+__all__ = ["FIRST_SEED", "Attack", "BeyondSize", "CleansedSize", "candidates_batch_of", "candidates_of", "nearest"]
 
 #: The seed of the first network of each kind.
 FIRST_SEED = 100
@@ -65,7 +65,7 @@ class BeyondSize(TrainedSize):
 
     def basics(self, network: NetworkSpec) -> list[Spec]:
         """A backdoored network, the success of its trigger, and W without and with it."""
-        trigger = own_trigger(network)
+        (trigger,) = network.triggers
         success = PredictionsSpec(network=network, trigger=trigger, images=self.test_images)
         return [network, success, self.counts_of(network, None), self.counts_of(network, trigger)]
 
@@ -102,12 +102,6 @@ def candidates_batch_of(size: CleansedSize, crafted: CleanseSpec) -> CountsSpec:
     """Class counts of held-out images with each candidate."""
     how: dict[str, Any] = {"points": size.candidate_points, "sigmas": size.candidate_sigmas, "ns": (size.n,), "held_out": True}
     return CountsSpec(network=crafted.network, seed=crafted.network.seed, pattern=crafted, **how)
-
-
-def own_trigger(network: NetworkSpec) -> int:
-    """The trigger of a backdoored network."""
-    assert network.attack is not None
-    return network.attack.trigger
 
 
 def nearest(levels: Sequence[float], wanted: float = 0.1) -> float:
