@@ -15,7 +15,7 @@ from bslib.profiles import profile_named
 from bslib.specs import Spec
 from bslib.store import PUBLISHED, Records, Store, missing_specs, open_store
 
-__all__ = ["CHAPTERS", "in_a_clone", "not_yet_run", "plan_of", "records_for", "sizes_of"]
+__all__ = ["CHAPTERS", "in_a_clone", "not_yet_run", "plan_module", "plan_of", "records_for", "sizes_of"]
 
 #: The chapters by name, in the order of the book.
 CHAPTERS = (
@@ -42,8 +42,13 @@ def plan_of(chapter: str, profile: str, *, seed: int = 0) -> list[Spec]:
         raise ValueError(f"chapter must be one of {', '.join(CHAPTERS)}, got {chapter!r}")
     if not isinstance(seed, int) or seed < 0:
         raise ValueError(f"seed must be a whole number of 0 or more, got {seed!r}")
-    plan: list[Spec] = import_module(f"bslib.chapters.{chapter}.plan").plan(profile, seed=seed)
+    plan: list[Spec] = plan_module(chapter).plan(profile, seed=seed)
     return plan
+
+
+def plan_module(chapter: str) -> Any:
+    """The module ``plan`` of a chapter."""
+    return import_module(f"bslib.chapters.{chapter}.plan")
 
 
 def sizes_of(chapter: str, profile: str) -> list[Any]:
@@ -52,7 +57,7 @@ def sizes_of(chapter: str, profile: str) -> list[Any]:
     >>> [size.dataset for size in sizes_of("parameters", "paper")]
     ['fashion-mnist', 'cifar10']
     """
-    size, tables = import_module(f"bslib.chapters.{chapter}.plan").Size, profile_named(profile).tables
+    size, tables = plan_module(chapter).Size, profile_named(profile).tables
     if unknown := set(tables) - set(CHAPTERS):
         raise ValueError(f"the profile {profile} has tables of {', '.join(sorted(unknown))}; chapters are {', '.join(CHAPTERS)}")
     try:

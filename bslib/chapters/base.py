@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bslib.chapters import not_yet_run, plan_of, records_for, sizes_of
+from bslib.chapters import not_yet_run, plan_module, plan_of, records_for, sizes_of
 from bslib.datasets import class_count
 from bslib.fields import check_fields
 from bslib.markdown import markdown_table
@@ -95,7 +95,7 @@ Content = tuple[list[dict[str, Any]], list[Batch]]
 
 @dataclass(frozen=True)
 class Results(Generic[S]):
-    """The results of a chapter on one data set. A chapter's subclass names the networks it plans and the records each one needs.
+    """The results of a chapter on one data set.
 
     Parameters
     ----------
@@ -135,12 +135,12 @@ class Results(Generic[S]):
         return {size.dataset: cls(size, profile, seed, records) for size in sizes_of(cls.chapter, profile)}
 
     def planned(self) -> Sequence[NetworkSpec]:
-        """The planned networks."""
-        raise NotImplementedError
+        """The planned networks: unless a chapter says otherwise, those of the function ``networks_of`` of its plan."""
+        return plan_module(self.chapter).networks_of(self.size, self.seed)
 
     def needed(self, network: NetworkSpec) -> Sequence[Spec]:
-        """The specs whose records make a network complete, starting with the network itself."""
-        raise NotImplementedError
+        """The specs whose records make a network complete, the network first: those of ``specs_of`` of the chapter's plan."""
+        return plan_module(self.chapter).specs_of(self.size, network)
 
     @cached_property
     def networks(self) -> list[NetworkSpec]:

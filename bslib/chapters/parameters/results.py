@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from bslib.chapters.base import Results
 from bslib.chapters.outcomes import defined, divided
 from bslib.chapters.outcomes import quantities as quantities_of_parts
-from bslib.chapters.parameters.plan import Size, networks_of, specs_of
+from bslib.chapters.parameters.plan import Size
 from bslib.entropy import ESTIMATORS, entropy
-from bslib.specs import NetworkSpec, Spec
 from bslib.statistics import (
     Estimate,
     Estimates,
@@ -41,14 +40,6 @@ class ParameterResults(Results[Size]):
     """
 
     chapter: ClassVar[str] = "parameters"
-
-    def planned(self) -> list[NetworkSpec]:
-        """The planned networks."""
-        return networks_of(self.size, self.seed)
-
-    def needed(self, network: NetworkSpec) -> Sequence[Spec]:
-        """The network and its two sweeps."""
-        return specs_of(self.size, network)
 
     def over_n(self, estimator: str = "plug-in") -> Floats:
         """W at every n, shape (networks, sigmas, ns, points)."""

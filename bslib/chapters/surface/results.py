@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -24,10 +24,9 @@ from bslib.chapters.outcomes import (
     quantities,
     usual_level,
 )
-from bslib.chapters.surface.plan import CONDITIONS, Size, networks_of, pictures_of, specs_of
+from bslib.chapters.surface.plan import CONDITIONS, Size, pictures_of
 from bslib.entropy import entropy
 from bslib.markdown import markdown_table
-from bslib.specs import NetworkSpec, Spec
 from bslib.statistics import Estimate, leave_one_out, mean_of_networks, p_of_one_more
 from bslib.store import Record
 from bslib.threat_models import threat_model_named
@@ -48,14 +47,6 @@ class Surface(Results[Size]):
 
     chapter: ClassVar[str] = "surface"
     described: ClassVar[str] = "backdoored "
-
-    def planned(self) -> list[NetworkSpec]:
-        """The planned networks."""
-        return networks_of(self.size, self.seed)
-
-    def needed(self, network: NetworkSpec) -> Sequence[Spec]:
-        """The network, its predictions and its counts."""
-        return specs_of(self.size, network)
 
     @property
     def pictures(self) -> Record | None:
