@@ -101,26 +101,19 @@ class ParameterResults(Results[Size]):
         return defined(found)
 
     def _quantities_over_n(self) -> dict[str, Estimate]:
-        w = self.over_n()
-        found_of = leave_one_out(list(w), _moments)
-        n = self.size.ns.index(self.size.n)
-        found = {}
+        w, n = self.over_n(), self.size.ns.index(self.size.n)
+        moments = leave_one_out(list(w), _moments)  # (ns, 3, sigmas)
+        found: dict[str, Estimate] = {}
         for s, sigma in enumerate(self.size.n_sigmas):
+            own = {}
             for m, what in enumerate(["mean", "spread"]):
-                quantities = {
-                    f"{what}_growth": lambda v, m=m, s=s: v[..., m, s, -1] - v[..., m, s, 0],
-                    f"{what}_change_after_{self.size.n}": lambda v, m=m, s=s: _change(v[..., m, s, n], v[..., m, s, -1]),
-                }
-                for name, of in quantities.items():
-                    found[f"{name}.{self.size.dataset}.{sigma:g}"] = found_of.estimate(of)
-            others = {
-                "quartiles_growth": lambda v, s=s: v[..., 2, s, -1] - v[..., 2, s, 0],
-                "relative_spread_growth": lambda v, s=s: _relative_spread(v[..., s, -1]) - _relative_spread(v[..., s, 0]),
-            }
-            found |= {f"{name}.{self.size.dataset}.{sigma:g}": found_of.estimate(of) for name, of in others.items()}
+                own[f"{what}_growth"] = moments.at(m, s).estimate(_growth)
+                own[f"{what}_change_after_{self.size.n}"] = moments.at(m, s).estimate(lambda v: _change(v[..., n], v[..., -1]))
+            own["quartiles_growth"] = moments.at(2, s).estimate(_growth)
+            own["relative_spread_growth"] = moments.at(s).estimate(lambda v: _growth(_relative_spread(v)))
             if len(w) > 1:
-                variation = variation_of_networks(w[:, s, n].mean(-1).tolist())
-                found[f"variation_between_networks.{self.size.dataset}.{sigma:g}"] = variation
+                own["variation_between_networks"] = variation_of_networks(w[:, s, n].mean(-1).tolist())
+            found |= {f"{name}.{self.size.dataset}.{sigma:g}": estimate for name, estimate in own.items()}
         return found | self._growth_by_estimator()
 
     def _growth_by_estimator(self) -> dict[str, Estimate]:
@@ -130,12 +123,9 @@ class ParameterResults(Results[Size]):
         growth = leave_one_out(list(both), lambda v: v[:, :, 1].mean(-1) - v[:, :, 0].mean(-1))
         found = {}
         for s, sigma in enumerate(self.size.n_sigmas):
-            quantities = {
-                "mean_growth_corrected": lambda v, s=s: v[..., 1, s],
-                "mean_growth_from_bias": lambda v, s=s: v[..., 0, s] - v[..., 1, s],
-            }
-            for name, of in quantities.items():
-                found[f"{name}.{self.size.dataset}.{sigma:g}"] = growth.estimate(of)
+            found[f"mean_growth_corrected.{self.size.dataset}.{sigma:g}"] = growth.at(1, s).estimate()
+            from_bias = growth.at(s).estimate(lambda v: v[..., 0] - v[..., 1])
+            found[f"mean_growth_from_bias.{self.size.dataset}.{sigma:g}"] = from_bias
         return found
 
     def _quantities_over_sigma(self) -> dict[str, Estimate]:
@@ -198,9 +188,14 @@ def _largest_step(means: Floats) -> Floats:
 
 
 def _moments(w: Floats) -> Floats:
-    """The mean, the standard deviation and the interquartile range over points (last axis), stacked as a new first axis."""
+    """The mean, the standard deviation and the interquartile range over points, (ns, 3, sigmas), of W (sigmas, ns, points)."""
     low, high = np.quantile(w, [0.25, 0.75], axis=-1)
-    return np.stack([w.mean(-1), w.std(-1, ddof=1), high - low])
+    return np.stack([w.mean(-1), w.std(-1, ddof=1), high - low]).transpose(2, 0, 1)
+
+
+def _growth(values: Floats) -> Floats:
+    """The last value minus the first (last axis)."""
+    return np.asarray(values[..., -1] - values[..., 0])
 
 
 def _relative_spread(moments: Floats) -> Floats:
