@@ -25,11 +25,6 @@ from bslib.statistics import (
 __all__ = ["ParameterResults", "load", "quantities"]
 
 Floats = NDArray[np.float64]
-#: The range of possible values of some quantities; intervals do not leave it.
-POSSIBLE = {
-    "share_of_steps_that_shrink": (0.0, 1.0),
-    "spread_at_0.01": (0.0, np.inf),
-}
 
 
 @dataclass(frozen=True)
@@ -129,26 +124,23 @@ class ParameterResults(Results[Size]):
         return found
 
     def _quantities_over_sigma(self) -> dict[str, Estimate]:
-        w = self.over_sigma()
-        moments = leave_one_out(list(w), lambda v: np.stack([v.mean(-1), v.std(-1, ddof=1)]))
-        sigmas = self.size.sigmas
-        low = [s for s, sigma in enumerate(sigmas) if sigma in (0.005, 0.01, 0.1, 0.15)]
-        quantities = {
-            "share_of_steps_that_shrink": lambda v: (np.diff(v[..., 1, :]) > 0).mean(-1),
-            "smallest_spread_step": lambda v: np.diff(v[..., 1, :]).min(-1),
+        w, sigmas = self.over_sigma(), self.size.sigmas
+        means, spreads = leave_one_out(list(w)), leave_one_out(list(w), lambda v: v.std(-1, ddof=1))
+        found = {
+            "share_of_steps_that_shrink": spreads.estimate(lambda v: (np.diff(v) > 0).mean(-1), within=(0, 1)),
+            "smallest_spread_step": spreads.estimate(lambda v: np.diff(v).min(-1)),
         }
+        low = [s for s, sigma in enumerate(sigmas) if sigma in (0.005, 0.01, 0.1, 0.15)]
         if len(low) == 4:
-            quantities["range_of_means_0.005_to_0.15"] = lambda v: np.ptp(v[..., 0, low], axis=-1)
+            found["range_of_means_0.005_to_0.15"] = means.estimate(lambda v: np.ptp(v[..., low], axis=-1))
         if 0.01 in sigmas:
             at = sigmas.index(0.01)
-            quantities["spread_at_0.01"] = lambda v: v[..., 1, at]
-        if {0.15, 0.25} <= set(sigmas):
-            before, after = sigmas.index(0.15), sigmas.index(0.25)
-            quantities["mean_growth_from_0.15_to_0.25"] = lambda v: v[..., 0, after] - v[..., 0, before]
-        found = {name: moments.estimate(of, within=POSSIBLE.get(name, (-np.inf, np.inf))) for name, of in quantities.items()}
-        if 0.01 in sigmas:
+            found["spread_at_0.01"] = spreads.at(at).estimate(within=(0, np.inf))
             upper = leave_one_out(list(w[:, at]), lambda v: np.quantile(v, 0.75, axis=-1))
             found["upper_quartile_at_0.01"] = upper.estimate(within=(0, np.inf))
+        if {0.15, 0.25} <= set(sigmas):
+            before, after = sigmas.index(0.15), sigmas.index(0.25)
+            found["mean_growth_from_0.15_to_0.25"] = means.estimate(lambda v: v[..., after] - v[..., before])
         if 0.25 in sigmas:
             found["commonest_answer_at_0.25"] = self._share_of_the_commonest_answer(sigmas.index(0.25))
         return {f"{name}.{self.size.dataset}": estimate for name, estimate in found.items()}
