@@ -74,7 +74,7 @@ def records_for(plan: Iterable[Spec], store: str | Path | Store | None = None, *
     """The records of a plan. Missing ones are computed, unless the store is read-only.
 
     This is the door between the computing and the reading side: a chapter calls it, and torch is imported only if something has
-    to be computed. A read-only store, such as the published one, computes nothing; what it lacks is in ``missing``.
+    to be computed. A read-only store, such as the published one, computes nothing; the records that it lacks are left out.
 
     Parameters
     ----------
@@ -86,7 +86,8 @@ def records_for(plan: Iterable[Spec], store: str | Path | Store | None = None, *
 
     Returns
     -------
-    Records
+    dict of Spec to Record
+        In the order of the plan.
     """
     plan, store = list(dict.fromkeys(plan)), open_store(store)
     get = functools.cache(store.get)  # reads and checks each record once
@@ -98,7 +99,7 @@ def records_for(plan: Iterable[Spec], store: str | Path | Store | None = None, *
         get.cache_clear()
         missing = missing_specs(plan, store, get)
     absent = set(missing)
-    return Records({spec: get(spec) for spec in plan if spec not in absent}, missing)
+    return {spec: get(spec) for spec in plan if spec not in absent}
 
 
 def not_yet_run(chapter: str, profile: str, needs: str, *, held: int = 0, seed: int = 0) -> str:
