@@ -13,7 +13,7 @@ from typing import Any
 from bslib.chapters.base import TrainedSize
 from bslib.specs import CleanseSpec, CountsSpec, DetectorSpec, MarginsSpec, NetworkSpec, PredictionsSpec, Spec
 
-__all__ = ["FIRST_SEED", "Attack", "BeyondSize", "CleansedSize", "candidates_batch_of", "candidates_of", "nearest"]
+__all__ = ["FIRST_SEED", "Attack", "BeyondSize", "CleansedSize", "nearest"]
 
 #: The seed of the first network of each kind.
 FIRST_SEED = 100
@@ -91,17 +91,15 @@ class CleansedSize(BeyondSize):
     candidate_points: int = 100
     candidate_sigmas: tuple[float, ...] = (0.05, 0.1, 0.25)
 
+    def candidates_of(self, network: NetworkSpec) -> CleanseSpec:
+        """Neural Cleanse on a network."""
+        how = {"images": self.crafted_on, "samples": self.samples, "steps": self.steps, "checked": self.checked}
+        return CleanseSpec(network=network, seed=network.seed, **how)
 
-def candidates_of(size: CleansedSize, network: NetworkSpec) -> CleanseSpec:
-    """Neural Cleanse on a network."""
-    how = {"images": size.crafted_on, "samples": size.samples, "steps": size.steps, "checked": size.checked}
-    return CleanseSpec(network=network, seed=network.seed, **how)
-
-
-def candidates_batch_of(size: CleansedSize, crafted: CleanseSpec) -> CountsSpec:
-    """Class counts of held-out images with each candidate."""
-    how: dict[str, Any] = {"points": size.candidate_points, "sigmas": size.candidate_sigmas, "ns": (size.n,), "held_out": True}
-    return CountsSpec(network=crafted.network, seed=crafted.network.seed, pattern=crafted, **how)
+    def candidates_batch_of(self, crafted: CleanseSpec) -> CountsSpec:
+        """Class counts of held-out images with each candidate."""
+        how: dict[str, Any] = {"points": self.candidate_points, "sigmas": self.candidate_sigmas, "ns": (self.n,)}
+        return CountsSpec(network=crafted.network, seed=crafted.network.seed, pattern=crafted, held_out=True, **how)
 
 
 def nearest(levels: Sequence[float], wanted: float = 0.1) -> float:

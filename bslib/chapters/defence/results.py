@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from bslib.chapters.base import Results
-from bslib.chapters.beyond import candidates_batch_of, candidates_of, nearest
+from bslib.chapters.beyond import nearest
 from bslib.chapters.defence import plan
 from bslib.chapters.defence.plan import Size
 from bslib.chapters.defence.scores import TESTS, detection_rate, flagged
@@ -152,8 +152,8 @@ class Defence(Results[Size]):
         """
         rows = []
         for network in plan.cleansed_networks_of(self.size, self.seed):
-            crafted = candidates_of(self.size, network)
-            batch = candidates_batch_of(self.size, crafted)
+            crafted = self.size.candidates_of(network)
+            batch = self.size.candidates_batch_of(crafted)
             if crafted in self.records and batch in self.records:
                 arrays, mask = self.records[crafted].arrays, self.records[crafted].result["anomaly_index"]
                 w = w_by_sigma(self.records[batch]).reshape(len(batch.sigmas), -1, batch.points).mean(-1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bslib.chapters import sizes_of
-from bslib.chapters.beyond import Attack, CleansedSize, candidates_batch_of, candidates_of
+from bslib.chapters.beyond import Attack, CleansedSize
 from bslib.specs import NetworkSpec, Spec
 
 __all__ = ["Size", "networks_of", "plan", "specs_of"]
@@ -40,8 +40,8 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
     for size in sizes_of("hiding", profile):
         specs += [spec for network in networks_of(size, seed) for spec in specs_of(size, network)]
         for run in size.seeds(seed):
-            crafted = candidates_of(size, network_of(size, run, size.attacks[0], size.covers[-1]))
-            specs += [crafted, candidates_batch_of(size, crafted)]
+            crafted = size.candidates_of(network_of(size, run, size.attacks[0], size.covers[-1]))
+            specs += [crafted, size.candidates_batch_of(crafted)]
     return specs
 
 

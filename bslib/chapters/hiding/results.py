@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from bslib.chapters.base import Results
-from bslib.chapters.beyond import candidates_batch_of, candidates_of
 from bslib.chapters.hiding.plan import Size
 from bslib.chapters.outcomes import (
     Floats,
@@ -133,9 +132,9 @@ class Hiding(Results[Size]):
         rows = []
         for run in self.groups.get((self.first, self.size.covers[-1]), []):
             network = network_of(run)
-            crafted, target = candidates_of(self.size, network), attack_on(network).target
+            crafted, target = self.size.candidates_of(network), attack_on(network).target
             assert target is not None, "a first attack without a target class cannot be found by its mask"
-            counts = candidates_batch_of(self.size, crafted)
+            counts = self.size.candidates_batch_of(crafted)
             if crafted in self.records and counts in self.records:
                 norms = self.records[crafted].arrays["masks"].sum((1, 2, 3))
                 w = w_by_sigma(self.records[counts]).reshape(len(counts.sigmas), len(norms), -1).mean(-1)
