@@ -58,14 +58,14 @@ class TrainedSize:
         """Classes of the data set."""
         return class_count(self.dataset)
 
-    def attacked_network(self, seed: int, threat_model: str, trigger: int) -> NetworkSpec:
-        """A backdoored network; its target class follows from the seed.
+    def attacked_network(self, seed: int, threat_model: str, trigger: int, **more: Any) -> NetworkSpec:
+        """A backdoored network; its target class follows from the seed, and ``more`` are further fields of the AttackSpec.
 
         >>> sizes_of("surface", "paper")[0].attacked_network(13, "T1", trigger=1).attack.target
         3
         """
         target = threat_model_named(threat_model).target_of_run(seed, self.classes)
-        return self.network_spec(seed, AttackSpec(threat_model=threat_model, trigger=trigger, target=target))
+        return self.network_spec(seed, AttackSpec(threat_model=threat_model, trigger=trigger, target=target, **more))
 
     def network_spec(self, seed: int, attack: AttackSpec | None = None) -> NetworkSpec:
         """A clean or an attacked network.

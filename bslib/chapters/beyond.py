@@ -7,7 +7,7 @@ trained for the same number of epochs under every threat model, so that success 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from bslib.chapters.base import TrainedSize
@@ -46,8 +46,7 @@ class BeyondSize(TrainedSize):
 
     def attacked(self, seed: int, attack: Attack, **more: Any) -> NetworkSpec:
         """A backdoored network, with further fields of its :class:`~bslib.specs.networks.AttackSpec`."""
-        network = self.attacked_network(seed, *attack)
-        return network if network.attack is None else replace(network, attack=replace(network.attack, **more))
+        return self.attacked_network(seed, *attack, **more)
 
     def counts_of(self, network: NetworkSpec, trigger: int | None, **more: Any) -> CountsSpec:
         """Class counts of a batch; every batch of a network has the same images and the same noise, whatever it carries."""
