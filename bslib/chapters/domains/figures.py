@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -16,6 +15,7 @@ from bslib.plotting import (
     drawn_from,
     finish,
     noise_axis,
+    panel_grid,
     panels,
     points_with_intervals,
     short_labels,
@@ -28,11 +28,8 @@ __all__ = ["FIGURES", "ratio", "w_by_sigma"]
 def w_by_sigma(results: Domains, table: pd.DataFrame) -> Figure:
     """Mean W without and with the trigger against sigma, a panel for each data set."""
     parts = list(table.groupby("data set", sort=False))
-    rows = -(-len(parts) // 2)
-    figure, axes = plt.subplots(rows, 2, figsize=(7.2, 3 * rows), layout="constrained", squeeze=False)
-    for axis in axes.flat[len(parts) :]:
-        axis.axis("off")
-    for axis, (name, own) in zip(axes.flat, parts, strict=False):
+    figure, axes = panel_grid(len(parts), 2, height=3)
+    for axis, (name, own) in zip(axes, parts, strict=True):
         for (threat, curve), line in zip(own.groupby("threat model", sort=False), ("-", "--"), strict=True):
             for column, colour in (("clean", BLUE), ("with trigger", YELLOW)):
                 axis.plot(curve["sigma"], curve[column], f"o{line}", color=colour, markersize=4, label=f"{column}, {threat}")
@@ -40,8 +37,8 @@ def w_by_sigma(results: Domains, table: pd.DataFrame) -> Figure:
         ticks = sorted(set(own["sigma"]))
         axis.set_xticks(ticks, short_labels(ticks), fontsize=7)
         axis.minorticks_off()
-    axes.flat[0].legend(frameon=False, fontsize=8)
-    return finish(figure, list(axes.flat), results.source, y=None)
+    axes[0].legend(frameon=False, fontsize=8)
+    return finish(figure, axes, results.source, y=None)
 
 
 @drawn_from(Domains.by_sigma)

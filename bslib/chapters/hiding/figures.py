@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,6 +18,7 @@ from bslib.plotting import (
     drawn_from,
     finish,
     noise_axis,
+    panel_grid,
     panels,
     points_with_intervals,
 )
@@ -38,9 +38,8 @@ def _plain_and_hidden(hiding: Hiding) -> pd.DataFrame:
 def hidden(hiding: Hiding, table: pd.DataFrame) -> Figure:
     """The ratio of W with the trigger to W without, against sigma, without covers and with the most; one panel an attack."""
     attacks = list(table.groupby("attack", sort=False))
-    figure, axes = plt.subplots(-(-len(attacks) // 3), 3, figsize=(7.2, 2.6 * -(-len(attacks) // 3)), layout="constrained")
-    every, sigmas = list(np.ravel(axes)), hiding.size.sigmas
-    for axis, (attack, own) in zip(every, attacks, strict=False):
+    (figure, axes), sigmas = panel_grid(len(attacks), 3, height=2.6), hiding.size.sigmas
+    for axis, (attack, own) in zip(axes, attacks, strict=True):
         for number, colour, marker, shift in ((0, YELLOW, "s", -0.12), (hiding.size.covers[-1], BLUE, "o", 0.12)):
             some = own[own["covers"] == number]
             label = f"{number:,} covers" if number else "plain attack"
@@ -49,13 +48,10 @@ def hidden(hiding: Hiding, table: pd.DataFrame) -> Figure:
         noise_axis(axis, sigmas)
         axis.set_xlim(-0.5, len(sigmas) - 0.5)
         axis.set_title(str(attack).replace("-", ", trigger "), fontsize=10)
-    for axis in every[len(attacks) :]:
-        axis.set_axis_off()
-    figure.legend(*every[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, fontsize=9)
-    shown = every[: len(attacks)]
-    for axis in shown[::3]:
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, fontsize=9)
+    for axis in axes[::3]:
         axis.set_ylabel("W with / W without")
-    return finish(figure, shown, hiding.source, y=None)
+    return finish(figure, axes, hiding.source, y=None)
 
 
 def _ratio_scale(axis: Axes) -> None:
