@@ -157,10 +157,8 @@ class Results(Generic[S]):
         rows: list[tuple[Any, ...]] = []
         kinds: dict[str, list[NetworkSpec]] = {}
         for network in self.networks:
-            attack = network.attack
-            kinds.setdefault("clean" if attack is None else f"{attack.threat_model}, trigger {attack.trigger}", []).append(
-                network
-            )
+            kind = f"{network.attack.threat_model}, trigger {network.attack.trigger}" if network.attack else "clean"
+            kinds.setdefault(kind, []).append(network)
         for kind, some in kinds.items():
             one, results = some[0], [self.records[network].result for network in some]
             accuracies = sorted(result["clean_accuracy"] for result in results)
