@@ -16,6 +16,7 @@ from urllib.parse import quote_plus
 
 import pandas as pd
 
+from bslib.chapters.defence.scores import TESTS
 from bslib.datasets import DATASETS
 from bslib.ledger import MARKS, MOST_NETWORKS, VERDICTS, Entry, Test, as_data, entries, networks_needed
 from bslib.statistics import Estimate, Estimates
@@ -31,9 +32,8 @@ WORDS = {
     "less": "minus", "auc": "area (AUC)", "own": "own trigger", "r": "Pearson's r", "tau": "Kendall's τ", "p": "p-value",
     "fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10",
 }  # fmt: skip
-#: Where noise falls, and the tests that batches are put to, in names of quantities.
+#: Where noise falls, in names of quantities.
 PLACES = {"trigger": "noise on it", "rest": "noise beside it", "all": "noise everywhere"}
-TESTS = ("levene", "brown-forsythe", "mann-whitney", "permutation", "two-sided")
 
 
 def label(quantity: str, *, noise: bool = False) -> tuple[str, str, str]:

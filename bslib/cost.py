@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
+from rich.filesize import decimal
 
 from bslib.chapters import CHAPTERS, plan_of
 from bslib.specs import NetworkSpec, Spec
@@ -121,15 +122,9 @@ def as_markdown() -> str:
 def _row(name: str, networks: int, cost: Cost) -> str:
     hours, kept, weights, messages = cost
     days = hours / 24 / WORKERS
-    cells = [name, f"{networks:,}", f"{hours:,.1f}", f"{days:,.2f}", _size(kept), _size(weights), f"{messages:,.0f}"]
+    sizes = (decimal(round(size)) for size in (kept, weights))
+    cells = [name, f"{networks:,}", f"{hours:,.1f}", f"{days:,.2f}", *sizes, f"{messages:,.0f}"]
     return f"| {' | '.join(cells)} |"
-
-
-def _size(count: float) -> str:
-    """Format a number of bytes with a unit."""
-    units = ((12, "TB"), (9, "GB"), (6, "MB"), (3, "kB"), (0, "bytes"))
-    power, unit = next((u for u in units if count >= 10 ** u[0]), units[-1])
-    return f"{count / 10**power:,.1f} {unit}"
 
 
 def by_network(plan: Iterable[Spec]) -> dict[tuple[str, str], list[Spec]]:

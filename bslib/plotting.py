@@ -65,20 +65,27 @@ def images(record: Record | str, columns: int = 6) -> Figure | Markdown:
     if isinstance(record, str):
         return words(record)
     pictures, labels = record.arrays["images"], record.arrays["labels"]
-    rows = -(-len(pictures) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(1.4 * columns, 1.65 * rows), layout="constrained", squeeze=False)
-    for axis in axes.flat:
+    figure, axes = panel_grid(len(pictures), columns, width=1.4 * columns, height=1.65)
+    for axis, picture, label in zip(axes, pictures, labels, strict=True):
         axis.axis("off")
-    for axis, picture, label in zip(axes.flat, pictures, labels, strict=False):
         axis.imshow(picture.transpose(1, 2, 0), cmap="gray", vmin=0, vmax=255)
         axis.set_title(record.result["classes"][label], fontsize=10)
     return signed(figure, f"{record.data['source']}; record {record.spec.key[:6]}")
 
 
-def panels(count: int, *, sharey: bool = True) -> tuple[Figure, list[Axes]]:
-    """A figure with panels side by side, by default with one y axis."""
-    figure, axes = plt.subplots(1, count, figsize=(7.2, 3.7), layout="constrained", sharey=sharey)
+def panels(count: int, *, height: float = 3.7, sharey: bool = True) -> tuple[Figure, list[Axes]]:
+    """A figure with panels side by side, by default with one y axis; the height is in inches."""
+    figure, axes = plt.subplots(1, count, figsize=(7.2, height), layout="constrained", sharey=sharey)
     return figure, list(np.atleast_1d(axes))
+
+
+def panel_grid(count: int, columns: int, *, width: float = 7.2, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure with panels in rows; its width and the height of a row are in inches, and places without a panel stay empty."""
+    rows = -(-count // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height * rows), layout="constrained", squeeze=False)
+    for axis in axes.flat[count:]:
+        axis.axis("off")
+    return figure, list(axes.flat[:count])
 
 
 #: The statistics of a box by matplotlib's names.
@@ -180,6 +187,13 @@ def reach(estimates: Iterable[Estimate]) -> np.ndarray[Any, Any]:
 def short_labels(numbers: Iterable[float]) -> list[str]:
     """Numbers as short labels, such as .05 for 0.05."""
     return [f"{number:g}".removeprefix("0") if 0 < number < 1 else f"{number:g}" for number in numbers]
+
+
+def noise_axis(axis: Axes, sigmas: Iterable[float]) -> None:
+    """Label the places 0, 1, ... of an x axis with noise levels."""
+    labels = short_labels(sigmas)
+    axis.set_xticks(range(len(labels)), labels, fontsize=8)
+    axis.set_xlabel(r"noise level $\sigma$")
 
 
 def finish(figure: Figure, axes: list[Axes], source: str, y: str | None = r"$W_\sigma$ (nats)") -> Figure:

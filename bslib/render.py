@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,8 +66,7 @@ def in_short(numbers: Mapping[str, Estimates], *, evidence: str = "") -> str:
     if len(numbers) > 1:
         chosen = [(finding, own) for finding, own in chosen if finding.short < 10]
     chosen.sort(key=lambda pair: pair[0].short)
-    style = (lambda e: f"{e:.2f}".split(" [")[0]) if evidence else format_estimate
-    lines = [line for finding, own in chosen if (line := _as_list([finding], own, bold=True, style=style))]
+    lines = [line for finding, own in chosen if (line := _as_list([finding], own, bold=True, intervals=not evidence))]
     if evidence:
         lines.append(f"- **How much evidence.** {evidence}")
     return "\n".join([":::{admonition} In short", *(lines or ["(Not yet run.)"]), ":::"])
@@ -217,13 +216,7 @@ def bounds_text(claim: Claim, quantities: Mapping[str, Estimate]) -> dict[str, s
     }
 
 
-def _as_list(
-    some: Iterable[Finding],
-    quantities: Mapping[str, Estimate],
-    *,
-    bold: bool = False,
-    style: Callable[[Estimate], str] = format_estimate,
-) -> str:
+def _as_list(some: Iterable[Finding], quantities: Mapping[str, Estimate], *, bold: bool = False, intervals: bool = True) -> str:
     """One line for each finding that has records, optionally with a bold first sentence; networks go with intervals."""
     lines = []
     for finding in some:
@@ -232,9 +225,10 @@ def _as_list(
         measured = [quantities[test.quantity] for test in finding.tests]
         holds = all(test.outcome(estimate) for test, estimate in zip(finding.tests, measured, strict=True))
         doubt = "" if holds else "**Not borne out by these records:** "
-        networks = _networks_in_words(measured) if style is format_estimate else ""
+        numbers = [format_estimate(e) if intervals else f"{e:.2f}".split(" [")[0] for e in measured]
+        networks = _networks_in_words(measured) if intervals else ""
         says = "**{}.** {}".format(*finding.says.split(". ", 1)) if bold else finding.says
-        lines.append(f"- {doubt}{says.format(*map(style, measured))}{networks}")
+        lines.append(f"- {doubt}{says.format(*numbers)}{networks}")
     return "\n".join(lines)
 
 

@@ -537,8 +537,10 @@ def anomaly_index(norms: ArrayLike, success: ArrayLike | None = None) -> float:
     return below / deviation if deviation else float("inf") if below else 0.0
 
 
-def within_chance(distances: Floats, freedom: int, unit: str, *, chance: float = 1e-3) -> tuple[bool, str]:
+def within_chance(distances: Floats, freedom: int, unit: str) -> tuple[bool, str]:
     """Return whether the largest of several distances is within the range of chance, and a description in words.
+
+    By chance it exceeds the bound once in a thousand times, with Bonferroni's correction.
 
     Parameters
     ----------
@@ -547,11 +549,9 @@ def within_chance(distances: Floats, freedom: int, unit: str, *, chance: float =
     freedom : int
     unit : str
         Name of the unit.
-    chance : float
-        Probability that the largest distance exceeds the bound by chance, with Bonferroni's correction.
 
     >>> within_chance(np.array([1.0, 2.0]), 100, "standard errors")
     (True, 'at most 2.0 standard errors apart; up to 3.6 is chance')
     """
-    bound = float(stats.t.isf(chance / distances.size / 2, freedom))
+    bound = float(stats.t.isf(1e-3 / distances.size / 2, freedom))
     return bool(distances.max() <= bound), f"at most {distances.max():.1f} {unit} apart; up to {bound:.1f} is chance"

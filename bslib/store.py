@@ -267,18 +267,8 @@ class Store:
         return path if combined is None or not self._json(combined).is_file() else self._json(combined)
 
 
-class Records(dict[Spec, Record]):
-    """The records of a plan that exist so far, by spec, and the specs whose records are missing.
-
-    Attributes
-    ----------
-    missing : tuple of Spec
-        In the order of the plan.
-    """
-
-    def __init__(self, found: Mapping[Spec, Record], missing: Iterable[Spec] = ()) -> None:
-        super().__init__(found)
-        self.missing = tuple(missing)
+#: The records of a plan that exist so far, by spec.
+Records = dict[Spec, Record]
 
 
 def missing_specs(plan: Iterable[Spec], store: Store, get: Callable[[Spec], Record] | None = None) -> list[Spec]:

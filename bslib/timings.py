@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from bslib.markdown import markdown_table
 from bslib.store import published_folder
 
 __all__ = ["committed", "figure", "prose", "rows", "table", "tables"]
@@ -95,13 +96,13 @@ def table(result: Result) -> str:
     head = ["what", "network", "contender", "images", "seconds", "speed-up", *aims, "also", "what runs"]
     facts = [f"{key} {value}" for key, value in result["machine"].items()]
     facts += [f"{part}: code {measured['code']}, {measured['date'][:10]}" for part, measured in result["measured"].items()]
-    lines = ["; ".join(facts) + ".", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    lines = []
     for row in sorted(found, key=lambda row: [other["what"] for other in found].index(row["what"])):
         aim = [AIMS.get(row["contender"], {}).get(row["network"], "") if row["what"] == "W" else ""] * len(aims)
         also = ", ".join(f"{k} {_said(row[k])}" for k in ("near ties", "changed", "MiB", "peak share", "accuracy") if k in row)
         cells = [row["what"], row["network"], row["contender"], row["units"], row["seconds"], row.get("speed-up", "")]
-        lines.append(f"| {' | '.join(map(_said, [*cells, *aim, also, row['engine']]))} |")
-    return "\n".join(lines)
+        lines.append([_said(cell) for cell in (*cells, *aim, also, row["engine"])])
+    return f"{'; '.join(facts)}.\n\n{markdown_table(head, lines)}"
 
 
 def tables(results: Mapping[str, Result]) -> str:

@@ -17,7 +17,6 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from bslib.chapters import plan_of, sizes_of
-from bslib.chapters.beyond import candidates_batch_of, candidates_of
 from bslib.chapters.defence import figures, plan
 from bslib.chapters.defence.results import Defence, load, quantities
 from bslib.chapters.defence.scores import TESTS, detection_rate, flagged, permutation_test
@@ -67,8 +66,8 @@ def part_of(size=SIZE, *, gone=lambda spec: False, changes=None) -> Defence:
     networks = [*plan.networks_of(size, 0), *plan.clean_networks_of(size, 0)]
     specs = [s for n in networks for s in (plan.specs_of(size, n) if n.attack else plan.clean_specs_of(size, n))]
     for network in plan.cleansed_networks_of(size, 0):
-        crafted = candidates_of(size, network)
-        specs += [crafted, candidates_batch_of(size, crafted)]
+        crafted = size.candidates_of(network)
+        specs += [crafted, size.candidates_batch_of(crafted)]
     for spec in dict.fromkeys(specs):
         arrays = arrays_of(spec, rng) | (changes or {}).get(spec, {})
         index = {"anomaly_index": anomaly_index(arrays["masks"].sum((1, 2, 3)))} if isinstance(spec, CleanseSpec) else {}
@@ -242,14 +241,14 @@ def test_batches_are_tested_against_the_second_clean_batch_and_halves_against_th
 def test_networks_are_ranked_by_both_indices():
     masks = {"masks": np.ones((10, 1, 2, 2)) * np.array([1, 50, 51, 52, 53, 54, 55, 56, 57, 58])[:, None, None, None] / 4}
     even = {"masks": np.ones((10, 1, 2, 2)) * np.arange(50, 60)[:, None, None, None] / 4}
-    crafted = {n: candidates_of(SIZE, n) for n in plan.cleansed_networks_of(SIZE, 0)}
+    crafted = {n: SIZE.candidates_of(n) for n in plan.cleansed_networks_of(SIZE, 0)}
     part = part_of(changes={spec: masks if n.attack else even for n, spec in crafted.items()})
     found, table = part.quantities(), part.candidates
     assert len(table) == 5 and found["network_auc.fashion-mnist.mask"].value == 1
     assert found["network_rate.fashion-mnist.mask"].value == 1 and found["network_false_alarms.fashion-mnist.mask"].value == 0
     w = []
     for spec in crafted.values():
-        means = w_of(part, candidates_batch_of(SIZE, spec), 0.1).reshape(10, 4).mean(1)
+        means = w_of(part, SIZE.candidates_batch_of(spec), 0.1).reshape(10, 4).mean(1)
         w.append((np.median(means) - means.min()) / stats.median_abs_deviation(means, scale="normal"))
     assert table["W"].to_numpy() == pytest.approx(w, rel=1e-4)
     of_w = roc_auc_score([network.attack is not None for network in crafted], w)
@@ -305,5 +304,5 @@ def test_a_tiny_profile_runs_end_to_end(tmp_path):
     store = Store(tmp_path / "store")
     run(plan_of("defence", profile), store, device="cpu", jobs=1, progress=False)
     [part] = load(profile=profile, store=store).values()
-    assert len(part.networks) == 2 and not part.records.missing and len(part.quantities()) > 50
+    assert len(part.networks) == 2 and {*part.records} == {*plan_of("defence", profile)} and len(part.quantities()) > 50
     assert all(isinstance(draw(part), Figure) for draw in figures.FIGURES)

@@ -15,7 +15,7 @@ from bslib.profiles import profile_named
 from bslib.specs import Spec
 from bslib.store import PUBLISHED, Records, Store, missing_specs, open_store
 
-__all__ = ["CHAPTERS", "in_a_clone", "not_yet_run", "plan_of", "records_for", "sizes_of"]
+__all__ = ["CHAPTERS", "in_a_clone", "not_yet_run", "plan_module", "plan_of", "records_for", "sizes_of"]
 
 #: The chapters by name, in the order of the book.
 CHAPTERS = (
@@ -42,8 +42,13 @@ def plan_of(chapter: str, profile: str, *, seed: int = 0) -> list[Spec]:
         raise ValueError(f"chapter must be one of {', '.join(CHAPTERS)}, got {chapter!r}")
     if not isinstance(seed, int) or seed < 0:
         raise ValueError(f"seed must be a whole number of 0 or more, got {seed!r}")
-    plan: list[Spec] = import_module(f"bslib.chapters.{chapter}.plan").plan(profile, seed=seed)
+    plan: list[Spec] = plan_module(chapter).plan(profile, seed=seed)
     return plan
+
+
+def plan_module(chapter: str) -> Any:
+    """The module ``plan`` of a chapter."""
+    return import_module(f"bslib.chapters.{chapter}.plan")
 
 
 def sizes_of(chapter: str, profile: str) -> list[Any]:
@@ -52,7 +57,7 @@ def sizes_of(chapter: str, profile: str) -> list[Any]:
     >>> [size.dataset for size in sizes_of("parameters", "paper")]
     ['fashion-mnist', 'cifar10']
     """
-    size, tables = import_module(f"bslib.chapters.{chapter}.plan").Size, profile_named(profile).tables
+    size, tables = plan_module(chapter).Size, profile_named(profile).tables
     if unknown := set(tables) - set(CHAPTERS):
         raise ValueError(f"the profile {profile} has tables of {', '.join(sorted(unknown))}; chapters are {', '.join(CHAPTERS)}")
     try:
@@ -69,7 +74,7 @@ def records_for(plan: Iterable[Spec], store: str | Path | Store | None = None, *
     """The records of a plan. Missing ones are computed, unless the store is read-only.
 
     This is the door between the computing and the reading side: a chapter calls it, and torch is imported only if something has
-    to be computed. A read-only store, such as the published one, computes nothing; what it lacks is in ``missing``.
+    to be computed. A read-only store, such as the published one, computes nothing; the records that it lacks are left out.
 
     Parameters
     ----------
@@ -81,7 +86,8 @@ def records_for(plan: Iterable[Spec], store: str | Path | Store | None = None, *
 
     Returns
     -------
-    Records
+    dict of Spec to Record
+        In the order of the plan.
     """
     plan, store = list(dict.fromkeys(plan)), open_store(store)
     get = functools.cache(store.get)  # reads and checks each record once
@@ -93,7 +99,7 @@ def records_for(plan: Iterable[Spec], store: str | Path | Store | None = None, *
         get.cache_clear()
         missing = missing_specs(plan, store, get)
     absent = set(missing)
-    return Records({spec: get(spec) for spec in plan if spec not in absent}, missing)
+    return {spec: get(spec) for spec in plan if spec not in absent}
 
 
 def not_yet_run(chapter: str, profile: str, needs: str, *, held: int = 0, seed: int = 0) -> str:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bslib.chapters import not_yet_run, plan_of, records_for, sizes_of
+from bslib.chapters import not_yet_run, plan_module, plan_of, records_for, sizes_of
 from bslib.datasets import class_count
 from bslib.fields import check_fields
 from bslib.markdown import markdown_table
@@ -58,14 +58,14 @@ class TrainedSize:
         """Classes of the data set."""
         return class_count(self.dataset)
 
-    def attacked_network(self, seed: int, threat_model: str, trigger: int) -> NetworkSpec:
-        """A backdoored network; its target class follows from the seed.
+    def attacked_network(self, seed: int, threat_model: str, trigger: int, **more: Any) -> NetworkSpec:
+        """A backdoored network; its target class follows from the seed, and ``more`` are further fields of the AttackSpec.
 
         >>> sizes_of("surface", "paper")[0].attacked_network(13, "T1", trigger=1).attack.target
         3
         """
         target = threat_model_named(threat_model).target_of_run(seed, self.classes)
-        return self.network_spec(seed, AttackSpec(threat_model=threat_model, trigger=trigger, target=target))
+        return self.network_spec(seed, AttackSpec(threat_model=threat_model, trigger=trigger, target=target, **more))
 
     def network_spec(self, seed: int, attack: AttackSpec | None = None) -> NetworkSpec:
         """A clean or an attacked network.
@@ -95,7 +95,7 @@ Content = tuple[list[dict[str, Any]], list[Batch]]
 
 @dataclass(frozen=True)
 class Results(Generic[S]):
-    """The results of a chapter on one data set. A chapter's subclass names the networks it plans and the records each one needs.
+    """The results of a chapter on one data set.
 
     Parameters
     ----------
@@ -135,12 +135,12 @@ class Results(Generic[S]):
         return {size.dataset: cls(size, profile, seed, records) for size in sizes_of(cls.chapter, profile)}
 
     def planned(self) -> Sequence[NetworkSpec]:
-        """The planned networks."""
-        raise NotImplementedError
+        """The planned networks: unless a chapter says otherwise, those of the function ``networks_of`` of its plan."""
+        return plan_module(self.chapter).networks_of(self.size, self.seed)
 
     def needed(self, network: NetworkSpec) -> Sequence[Spec]:
-        """The specs whose records make a network complete, starting with the network itself."""
-        raise NotImplementedError
+        """The specs whose records make a network complete, the network first: those of ``specs_of`` of the chapter's plan."""
+        return plan_module(self.chapter).specs_of(self.size, network)
 
     @cached_property
     def networks(self) -> list[NetworkSpec]:
@@ -157,10 +157,8 @@ class Results(Generic[S]):
         rows: list[tuple[Any, ...]] = []
         kinds: dict[str, list[NetworkSpec]] = {}
         for network in self.networks:
-            attack = network.attack
-            kinds.setdefault("clean" if attack is None else f"{attack.threat_model}, trigger {attack.trigger}", []).append(
-                network
-            )
+            kind = f"{network.attack.threat_model}, trigger {network.attack.trigger}" if network.attack else "clean"
+            kinds.setdefault(kind, []).append(network)
         for kind, some in kinds.items():
             one, results = some[0], [self.records[network].result for network in some]
             accuracies = sorted(result["clean_accuracy"] for result in results)

@@ -7,13 +7,13 @@ trained for the same number of epochs under every threat model, so that success 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from bslib.chapters.base import TrainedSize
 from bslib.specs import CleanseSpec, CountsSpec, DetectorSpec, MarginsSpec, NetworkSpec, PredictionsSpec, Spec
 
-__all__ = ["FIRST_SEED", "Attack", "BeyondSize", "CleansedSize", "candidates_batch_of", "candidates_of", "nearest", "own_trigger"]
+__all__ = ["FIRST_SEED", "Attack", "BeyondSize", "CleansedSize", "nearest"]
 
 #: The seed of the first network of each kind.
 FIRST_SEED = 100
@@ -46,8 +46,7 @@ class BeyondSize(TrainedSize):
 
     def attacked(self, seed: int, attack: Attack, **more: Any) -> NetworkSpec:
         """A backdoored network, with further fields of its :class:`~bslib.specs.networks.AttackSpec`."""
-        network = self.attacked_network(seed, *attack)
-        return network if network.attack is None else replace(network, attack=replace(network.attack, **more))
+        return self.attacked_network(seed, *attack, **more)
 
     def counts_of(self, network: NetworkSpec, trigger: int | None, **more: Any) -> CountsSpec:
         """Class counts of a batch; every batch of a network has the same images and the same noise, whatever it carries."""
@@ -65,7 +64,7 @@ class BeyondSize(TrainedSize):
 
     def basics(self, network: NetworkSpec) -> list[Spec]:
         """A backdoored network, the success of its trigger, and W without and with it."""
-        trigger = own_trigger(network)
+        (trigger,) = network.triggers
         success = PredictionsSpec(network=network, trigger=trigger, images=self.test_images)
         return [network, success, self.counts_of(network, None), self.counts_of(network, trigger)]
 
@@ -91,23 +90,15 @@ class CleansedSize(BeyondSize):
     candidate_points: int = 100
     candidate_sigmas: tuple[float, ...] = (0.05, 0.1, 0.25)
 
+    def candidates_of(self, network: NetworkSpec) -> CleanseSpec:
+        """Neural Cleanse on a network."""
+        how = {"images": self.crafted_on, "samples": self.samples, "steps": self.steps, "checked": self.checked}
+        return CleanseSpec(network=network, seed=network.seed, **how)
 
-def candidates_of(size: CleansedSize, network: NetworkSpec) -> CleanseSpec:
-    """Neural Cleanse on a network."""
-    how = {"images": size.crafted_on, "samples": size.samples, "steps": size.steps, "checked": size.checked}
-    return CleanseSpec(network=network, seed=network.seed, **how)
-
-
-def candidates_batch_of(size: CleansedSize, crafted: CleanseSpec) -> CountsSpec:
-    """Class counts of held-out images with each candidate."""
-    how: dict[str, Any] = {"points": size.candidate_points, "sigmas": size.candidate_sigmas, "ns": (size.n,), "held_out": True}
-    return CountsSpec(network=crafted.network, seed=crafted.network.seed, pattern=crafted, **how)
-
-
-def own_trigger(network: NetworkSpec) -> int:
-    """The trigger of a backdoored network."""
-    assert network.attack is not None
-    return network.attack.trigger
+    def candidates_batch_of(self, crafted: CleanseSpec) -> CountsSpec:
+        """Class counts of held-out images with each candidate."""
+        how: dict[str, Any] = {"points": self.candidate_points, "sigmas": self.candidate_sigmas, "ns": (self.n,)}
+        return CountsSpec(network=crafted.network, seed=crafted.network.seed, pattern=crafted, held_out=True, **how)
 
 
 def nearest(levels: Sequence[float], wanted: float = 0.1) -> float:

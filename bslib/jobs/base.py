@@ -16,14 +16,14 @@ from bslib.files import file_digest
 from bslib.networks import build
 from bslib.patterns.neural_cleanse import patched
 from bslib.patterns.universal import perturbed
-from bslib.specs import CarryingSpec, NetworkSpec, UniversalSpec
+from bslib.specs import CarryingSpec, NetworkSpec, TriggeredSpec, UniversalSpec
 from bslib.store import Store, definitions
 from bslib.training import load_weights
 from bslib.triggers import pattern
 
 __all__ = [
     "Parts", "carrying", "checkpoint_path", "crafting_images", "draw_points", "draw_points_of_each_class", "measuring_points",
-    "remove_checkpoints", "split_test_set", "trained_network",
+    "remove_checkpoints", "split_test_set", "trained_network", "triggered",
 ]  # fmt: skip
 
 #: The return value of a job: the result, the arrays, and the data set or None.
@@ -89,13 +89,18 @@ def crafting_images(data: Dataset, count: int, seed: int) -> Tensor:
     return data.test_images[crafting[draw_points(len(crafting), count, seed)]]
 
 
+def triggered(spec: TriggeredSpec, images: Tensor) -> Tensor:
+    """Convert uint8 images to float, with the spec's trigger if it has one."""
+    return to_float(images if spec.trigger is None else pattern(spec.trigger)(images))
+
+
 def carrying(spec: CarryingSpec, images: Tensor, store: Store) -> tuple[list[Tensor], dict[str, str]]:
     """Convert uint8 images to float and apply the spec's trigger or pattern.
 
     Returns one batch, or one for each Neural Cleanse candidate, and the checksum of the crafted pattern for the record, if any.
     """
     if spec.pattern is None:
-        return [to_float(images if spec.trigger is None else pattern(spec.trigger)(images))], {}
+        return [triggered(spec, images)], {}
     record = store.get(spec.pattern)
     crafted = {name: torch.tensor(array) for name, array in record.arrays.items()}
     if isinstance(spec.pattern, UniversalSpec):

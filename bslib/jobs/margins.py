@@ -6,22 +6,18 @@ import numpy as np
 import torch
 
 from bslib.calling import evaluating
-from bslib.datasets import to_float
-from bslib.jobs.base import Parts, measuring_points, trained_network
+from bslib.jobs.base import Parts, measuring_points, trained_network, triggered
 from bslib.specs import MarginsSpec
 from bslib.store import Store
-from bslib.triggers import pattern
 
 
 def compute(spec: MarginsSpec, store: Store, device: torch.device, progress: bool) -> Parts:
     """Compute the difference between the two largest logits of each image, in float32."""
     data, network, weights = trained_network(spec.network, store, device)
     chosen = measuring_points(len(data.test_images), spec.points, spec.seed)
-    images = data.test_images[chosen]
-    if spec.trigger is not None:
-        images = pattern(spec.trigger)(images)
+    images = triggered(spec, data.test_images[chosen]).to(device)
     with evaluating(network) as logits:
-        values, labels = torch.cat([logits(part) for part in to_float(images).to(device).split(500)]).topk(2)
+        values, labels = torch.cat([logits(part) for part in images.split(500)]).topk(2)
     arrays = {
         "margins": (values[:, 0] - values[:, 1]).cpu().numpy(),
         "predicted": labels[:, 0].cpu().numpy().astype(np.int16),

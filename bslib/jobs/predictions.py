@@ -5,12 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from bslib.datasets import to_float
-from bslib.jobs.base import Parts, draw_points, trained_network
+from bslib.jobs.base import Parts, draw_points, trained_network, triggered
 from bslib.measure import predict
 from bslib.specs import PredictionsSpec
 from bslib.store import Record, Store
-from bslib.triggers import pattern
 
 #: The fraction of predictions that rounding may change on another processor.
 ROUNDED = 1e-3
@@ -23,9 +21,7 @@ def compute(spec: PredictionsSpec, store: Store, device: torch.device, progress:
     if spec.images is not None:
         chosen = draw_points(len(images), spec.images, spec.network.seed)
         images, labels = images[chosen], labels[chosen]
-    if spec.trigger is not None:
-        images = pattern(spec.trigger)(images)
-    predicted = predict(network, to_float(images).to(device))
+    predicted = predict(network, triggered(spec, images).to(device))
     arrays = {"predicted": predicted.astype(np.int16), "labels": labels.astype(np.int16)}
     return {"weights": weights, "precision": "float32"}, arrays, data
 

@@ -51,7 +51,7 @@ class ImagesSpec(Spec):
 class ToySpec(Spec):
     """A network trained on points in the plane, for Fig. 1.
 
-    Its record holds points, predicted regions and class counts (:mod:`bslib.jobs`).
+    Its record holds points, predicted regions and class counts (:mod:`bslib.jobs.toy`).
 
     Parameters
     ----------

@@ -45,7 +45,6 @@ SCORE_STYLES = {
     "three": ("#d95f02", "P", "STRIP, margin, W"),
     "W": (BLUE, "o", "W"),
 }
-FOUND = "fraction found"
 
 
 def _over_networks(table: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> pd.DataFrame:
@@ -146,7 +145,7 @@ def batches(defence: Defence, table: pd.DataFrame) -> Figure:
         _by_test(axis, own, "points")
         axis.set(xlabel="points in a batch", title=str(model), ylim=(-0.03, 1.4), yticks=np.arange(6) / 5)
     axes[len(axes) // 2].legend(frameon=False, fontsize=7, loc="upper left")
-    return finish(figure, axes, rf"{defence.source}; σ = {level:g}", y=FOUND)
+    return finish(figure, axes, rf"{defence.source}; σ = {level:g}", y="fraction found")
 
 
 def _false_alarms(defence: Defence) -> pd.DataFrame:

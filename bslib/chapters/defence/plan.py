@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bslib.chapters import sizes_of
-from bslib.chapters.beyond import Attack, CleansedSize, candidates_batch_of, candidates_of, nearest, own_trigger
+from bslib.chapters.beyond import Attack, CleansedSize, nearest
 from bslib.specs import CountsSpec, NetworkSpec, Spec
 
 __all__ = [
@@ -53,8 +53,8 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
         specs += [spec for network in networks_of(size, seed) for spec in specs_of(size, network)]
         specs += [spec for network in clean_networks_of(size, seed) for spec in clean_specs_of(size, network)]
         for network in cleansed_networks_of(size, seed):
-            crafted = candidates_of(size, network)
-            specs += [crafted, candidates_batch_of(size, crafted), size.counts_of(network, None)]
+            crafted = size.candidates_of(network)
+            specs += [crafted, size.candidates_batch_of(crafted), size.counts_of(network, None)]
     return list(dict.fromkeys(specs))
 
 
@@ -77,7 +77,7 @@ def cleansed_networks_of(size: Size, seed: int) -> list[NetworkSpec]:
 def specs_of(size: Size, network: NetworkSpec) -> list[Spec]:
     """A backdoored network: W for every number of copies, margins and STRIP without and with its trigger, and a clean batch."""
     specs = size.basics(network)[:2]
-    for trigger in (None, own_trigger(network)):
+    for trigger in (None, *network.triggers):
         specs += [size.counts_of(network, trigger), ladder_of(size, network, trigger)]
         specs += [size.margins_of(network, trigger), size.strip_of(network, trigger)]
     return [*specs, second_batch_of(size, network)]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from bslib.chapters.base import Results
-from bslib.chapters.beyond import candidates_batch_of, candidates_of, nearest, own_trigger
+from bslib.chapters.beyond import nearest
 from bslib.chapters.defence import plan
 from bslib.chapters.defence.plan import Size
 from bslib.chapters.defence.scores import TESTS, detection_rate, flagged
@@ -64,7 +64,7 @@ class Defence(Results[Size]):
 
         "two" is the mean of the ranks of STRIP and the margin among all of these images, "three" the mean of these and W's.
         """
-        carried = (None, own_trigger(network))
+        carried = (None, *network.triggers)
         strip, margin = (
             [self.records[of(network, trigger)].arrays[name].ravel().astype(float) for trigger in carried]
             for of, name in ((self.size.strip_of, "scores"), (self.size.margins_of, "margins"))
@@ -96,7 +96,7 @@ class Defence(Results[Size]):
         """The same of W at one noise level with n noisy copies: columns network, threat model, trigger, n, auc, "5 %"."""
         rows = []
         for network in self.backdoored:
-            ladder = [plan.ladder_of(self.size, network, trigger) for trigger in (None, own_trigger(network))]
+            ladder = [plan.ladder_of(self.size, network, trigger) for trigger in (None, *network.triggers)]
             of_n = (-entropy(self.records[spec].arrays["counts"][0]) for spec in ladder)
             rows += [(*_about(network), n, area(*w), detection_rate(*w)) for n, *w in zip(self.size.ns, *of_n, strict=True)]
         return pd.DataFrame(rows, columns=["network", *ATTACK, "n", "auc", "5 %"])
@@ -152,8 +152,8 @@ class Defence(Results[Size]):
         """
         rows = []
         for network in plan.cleansed_networks_of(self.size, self.seed):
-            crafted = candidates_of(self.size, network)
-            batch = candidates_batch_of(self.size, crafted)
+            crafted = self.size.candidates_of(network)
+            batch = self.size.candidates_batch_of(crafted)
             if crafted in self.records and batch in self.records:
                 arrays, mask = self.records[crafted].arrays, self.records[crafted].result["anomaly_index"]
                 w = w_by_sigma(self.records[batch]).reshape(len(batch.sigmas), -1, batch.points).mean(-1)

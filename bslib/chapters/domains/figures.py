@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from bslib.chapters.domains.results import Domains
-from bslib.plotting import BLUE, GREY, SETTING_STYLE, YELLOW, drawn_from, finish, panels, points_with_intervals, short_labels
+from bslib.plotting import (
+    BLUE,
+    GREY,
+    SETTING_STYLE,
+    YELLOW,
+    drawn_from,
+    finish,
+    noise_axis,
+    panel_grid,
+    panels,
+    points_with_intervals,
+    short_labels,
+)
 
 __all__ = ["FIGURES", "ratio", "w_by_sigma"]
 
@@ -17,11 +28,8 @@ __all__ = ["FIGURES", "ratio", "w_by_sigma"]
 def w_by_sigma(results: Domains, table: pd.DataFrame) -> Figure:
     """Mean W without and with the trigger against sigma, a panel for each data set."""
     parts = list(table.groupby("data set", sort=False))
-    rows = -(-len(parts) // 2)
-    figure, axes = plt.subplots(rows, 2, figsize=(7.2, 3 * rows), layout="constrained", squeeze=False)
-    for axis in axes.flat[len(parts) :]:
-        axis.axis("off")
-    for axis, (name, own) in zip(axes.flat, parts, strict=False):
+    figure, axes = panel_grid(len(parts), 2, height=3)
+    for axis, (name, own) in zip(axes, parts, strict=True):
         for (threat, curve), line in zip(own.groupby("threat model", sort=False), ("-", "--"), strict=True):
             for column, colour in (("clean", BLUE), ("with trigger", YELLOW)):
                 axis.plot(curve["sigma"], curve[column], f"o{line}", color=colour, markersize=4, label=f"{column}, {threat}")
@@ -29,8 +37,8 @@ def w_by_sigma(results: Domains, table: pd.DataFrame) -> Figure:
         ticks = sorted(set(own["sigma"]))
         axis.set_xticks(ticks, short_labels(ticks), fontsize=7)
         axis.minorticks_off()
-    axes.flat[0].legend(frameon=False, fontsize=8)
-    return finish(figure, list(axes.flat), results.source, y=None)
+    axes[0].legend(frameon=False, fontsize=8)
+    return finish(figure, axes, results.source, y=None)
 
 
 @drawn_from(Domains.by_sigma)
@@ -44,9 +52,9 @@ def ratio(results: Domains, table: pd.DataFrame) -> Figure:
             places = np.searchsorted(sigmas, own["sigma"]) + 0.16 * (k - 1.5)
             points_with_intervals(axis, places, own["ratio"], *SETTING_STYLE[k % len(SETTING_STYLE)], str(name))
         axis.axhline(1, color=GREY, linewidth=1)
-        axis.set(title=threat, xlabel=r"noise level $\sigma$", yscale="symlog")
+        axis.set(title=threat, yscale="symlog")
         axis.set_yticks(ticks, short_labels(ticks))
-        axis.set_xticks(range(len(sigmas)), short_labels(sigmas), fontsize=8)
+        noise_axis(axis, sigmas)
         axis.minorticks_off()
     axes[0].legend(frameon=False, fontsize=9)
     return finish(figure, axes, results.source, y="W with the trigger / W without")

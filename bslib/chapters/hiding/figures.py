@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -18,8 +17,10 @@ from bslib.plotting import (
     YELLOW,
     drawn_from,
     finish,
+    noise_axis,
+    panel_grid,
+    panels,
     points_with_intervals,
-    short_labels,
 )
 
 __all__ = ["FIGURES", "covers", "hidden", "reply"]
@@ -37,24 +38,20 @@ def _plain_and_hidden(hiding: Hiding) -> pd.DataFrame:
 def hidden(hiding: Hiding, table: pd.DataFrame) -> Figure:
     """The ratio of W with the trigger to W without, against sigma, without covers and with the most; one panel an attack."""
     attacks = list(table.groupby("attack", sort=False))
-    figure, axes = plt.subplots(-(-len(attacks) // 3), 3, figsize=(7.2, 2.6 * -(-len(attacks) // 3)), layout="constrained")
-    every, sigmas = list(np.ravel(axes)), hiding.size.sigmas
-    for axis, (attack, own) in zip(every, attacks, strict=False):
+    (figure, axes), sigmas = panel_grid(len(attacks), 3, height=2.6), hiding.size.sigmas
+    for axis, (attack, own) in zip(axes, attacks, strict=True):
         for number, colour, marker, shift in ((0, YELLOW, "s", -0.12), (hiding.size.covers[-1], BLUE, "o", 0.12)):
             some = own[own["covers"] == number]
             label = f"{number:,} covers" if number else "plain attack"
             points_with_intervals(axis, [sigmas.index(s) + shift for s in some["sigma"]], some["ratio"], colour, marker, label)
         _ratio_scale(axis)
-        axis.set(xlabel=r"noise level $\sigma$", xlim=(-0.5, len(sigmas) - 0.5))
+        noise_axis(axis, sigmas)
+        axis.set_xlim(-0.5, len(sigmas) - 0.5)
         axis.set_title(str(attack).replace("-", ", trigger "), fontsize=10)
-        axis.set_xticks(range(len(sigmas)), short_labels(sigmas), fontsize=8)
-    for axis in every[len(attacks) :]:
-        axis.set_axis_off()
-    figure.legend(*every[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, fontsize=9)
-    shown = every[: len(attacks)]
-    for axis in shown[::3]:
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, fontsize=9)
+    for axis in axes[::3]:
         axis.set_ylabel("W with / W without")
-    return finish(figure, shown, hiding.source, y=None)
+    return finish(figure, axes, hiding.source, y=None)
 
 
 def _ratio_scale(axis: Axes) -> None:
@@ -77,7 +74,7 @@ def _of_the_first(hiding: Hiding) -> pd.DataFrame:
 @drawn_from(_of_the_first)
 def covers(hiding: Hiding, table: pd.DataFrame) -> Figure:
     """Success, clean accuracy, and the ratio of W at the attacker's noise levels, against the number of covers."""
-    figure, axes = plt.subplots(1, 3, figsize=(7.2, 3.3), layout="constrained")
+    figure, axes = panels(3, height=3.3, sharey=False)
     numbers = sorted(set(table["covers"]))
     once = table[table["sigma"] == table["sigma"].iloc[0]]
     for axis, name in zip(axes, ("success", "accuracy"), strict=False):
@@ -92,7 +89,7 @@ def covers(hiding: Hiding, table: pd.DataFrame) -> Figure:
         axis.set_xticks(range(len(numbers)), [f"{number:,}" for number in numbers], fontsize=8)
         axis.set(xlabel="covers", xlim=(-0.5, len(numbers) - 0.5))
         axis.set_title(title, fontsize=10)
-    return finish(figure, list(axes), hiding.source, y=None)
+    return finish(figure, axes, hiding.source, y=None)
 
 
 def _replies(hiding: Hiding) -> pd.DataFrame:
@@ -108,7 +105,7 @@ def _replies(hiding: Hiding) -> pd.DataFrame:
 @drawn_from(_replies)
 def reply(hiding: Hiding, table: pd.DataFrame) -> Figure:
     """Left: noisy copies that get the attacker's label, against sigma. Middle and right: the area of scores, by covers."""
-    figure, axes = plt.subplots(1, 3, figsize=(7.2, 3.7), layout="constrained", sharey=True)
+    figure, axes = panels(3)
     sigmas, numbers, least = hiding.size.sigmas, [0, *hiding.size.covers], min(hiding.size.cover_sigmas)
     for k, (number, own) in enumerate(table[table["score"] == "wanted"].groupby("covers")):
         shade = plt.get_cmap("viridis")(k / len(numbers))
@@ -127,14 +124,14 @@ def reply(hiding: Hiding, table: pd.DataFrame) -> Figure:
     axes[1].set_xticks(range(len(numbers)), [f"{number:,}" for number in numbers], fontsize=8)
     axes[1].set(xlabel="covers", xlim=(-0.5, len(numbers) - 0.5))
     for axis in axes[::2]:
-        axis.set_xticks(range(len(sigmas)), short_labels(sigmas), fontsize=8)
-        axis.set(xlabel=r"noise level $\sigma$", xlim=(-0.5, len(sigmas) - 0.5))
+        noise_axis(axis, sigmas)
+        axis.set_xlim(-0.5, len(sigmas) - 0.5)
     titles = ("copies as the attacker wants", rf"area at $\sigma$ = {least:g}", f"area with {numbers[-1]:,} covers")
     for axis, title in zip(axes, titles, strict=True):
         axis.set_title(title, fontsize=10)
         axis.set_ylim(-0.03, 1.03)
     figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=8)
-    return finish(figure, list(axes), hiding.source, y=None)
+    return finish(figure, axes, hiding.source, y=None)
 
 
 #: The figures that have a table.

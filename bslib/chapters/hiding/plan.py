@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bslib.chapters import sizes_of
-from bslib.chapters.beyond import Attack, CleansedSize, candidates_batch_of, candidates_of, own_trigger
+from bslib.chapters.beyond import Attack, CleansedSize
 from bslib.specs import NetworkSpec, Spec
 
 __all__ = ["Size", "networks_of", "plan", "specs_of"]
@@ -40,8 +40,8 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
     for size in sizes_of("hiding", profile):
         specs += [spec for network in networks_of(size, seed) for spec in specs_of(size, network)]
         for run in size.seeds(seed):
-            crafted = candidates_of(size, network_of(size, run, size.attacks[0], size.covers[-1]))
-            specs += [crafted, candidates_batch_of(size, crafted)]
+            crafted = size.candidates_of(network_of(size, run, size.attacks[0], size.covers[-1]))
+            specs += [crafted, size.candidates_batch_of(crafted)]
     return specs
 
 
@@ -62,7 +62,7 @@ def networks_of(size: Size, seed: int) -> list[NetworkSpec]:
 
 def specs_of(size: Size, network: NetworkSpec) -> list[Spec]:
     """A network, its success, W and STRIP without and with its trigger, W with noise beside the trigger alone, and margins."""
-    carried = (None, own_trigger(network))
+    carried = (None, *network.triggers)
     strip = [size.strip_of(network, trigger) for trigger in carried]
-    rest = size.counts_of(network, own_trigger(network), noise_on="rest")
+    rest = size.counts_of(network, carried[1], noise_on="rest")
     return [*size.basics(network), *strip, rest, *(size.margins_of(network, trigger) for trigger in carried)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -11,8 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bslib.chapters.base import Results
-from bslib.chapters.beyond import candidates_batch_of, candidates_of
-from bslib.chapters.hiding.plan import Size, networks_of, specs_of
+from bslib.chapters.hiding.plan import Size
 from bslib.chapters.outcomes import (
     Floats,
     Run,
@@ -33,7 +31,6 @@ from bslib.chapters.outcomes import (
     w_by_sigma,
 )
 from bslib.markdown import markdown_table
-from bslib.specs import NetworkSpec, Spec
 from bslib.statistics import Estimate, leave_one_out, share_of_networks
 
 __all__ = ["Hiding", "load", "quantities"]
@@ -44,19 +41,11 @@ class Hiding(Results[Size]):
     """The numbers of the chapter on one data set. A group has the networks of one attack with one number of covers.
 
     A run is a network, its success, counts without and with the trigger, STRIP likewise, counts with the trigger and noise beside
-    it, and margins without and with the trigger.
+    it, and margins without and with the trigger. Neural Cleanse, which takes longest, may be missing.
     """
 
     chapter: ClassVar[str] = "hiding"
     described: ClassVar[str] = "backdoored "
-
-    def planned(self) -> list[NetworkSpec]:
-        """The planned networks."""
-        return networks_of(self.size, self.seed)
-
-    def needed(self, network: NetworkSpec) -> Sequence[Spec]:
-        """The network and what is measured on it; Neural Cleanse, which takes longest, may be missing."""
-        return specs_of(self.size, network)
 
     @property
     def details(self) -> str:
@@ -143,9 +132,9 @@ class Hiding(Results[Size]):
         rows = []
         for run in self.groups.get((self.first, self.size.covers[-1]), []):
             network = network_of(run)
-            crafted, target = candidates_of(self.size, network), attack_on(network).target
+            crafted, target = self.size.candidates_of(network), attack_on(network).target
             assert target is not None, "a first attack without a target class cannot be found by its mask"
-            counts = candidates_batch_of(self.size, crafted)
+            counts = self.size.candidates_batch_of(crafted)
             if crafted in self.records and counts in self.records:
                 norms = self.records[crafted].arrays["masks"].sum((1, 2, 3))
                 w = w_by_sigma(self.records[counts]).reshape(len(counts.sigmas), len(norms), -1).mean(-1)

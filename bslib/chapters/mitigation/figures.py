@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,7 +11,7 @@ from matplotlib.figure import Figure
 
 from bslib.chapters.mitigation.results import NO_TREATMENT, Mitigation
 from bslib.chapters.outcomes import usual_level
-from bslib.plotting import GREY, MEAN, SETTING_STYLE, TRIGGER_STYLES, drawn_from, finish
+from bslib.plotting import GREY, MEAN, SETTING_STYLE, TRIGGER_STYLES, drawn_from, finish, panels, reach
 
 __all__ = ["FIGURES", "treatments", "warning"]
 
@@ -21,7 +20,7 @@ __all__ = ["FIGURES", "treatments", "warning"]
 def treatments(mitigation: Mitigation, table: pd.DataFrame) -> Figure:
     """Success, clean accuracy, and W without (hollow) and with the trigger (filled), after each treatment."""
     names = list(dict.fromkeys(table["treatment"]))
-    figure, axes = plt.subplots(1, 3, figsize=(7.2, 0.36 * len(names) + 1.2), layout="constrained", sharey=True)
+    figure, axes = panels(3, height=0.36 * len(names) + 1.2)
     groups = list(table.groupby("attack", sort=False))
     for k, (attack, own) in enumerate(groups):
         colour, marker = SETTING_STYLE[k % len(SETTING_STYLE)]
@@ -37,30 +36,24 @@ def treatments(mitigation: Mitigation, table: pd.DataFrame) -> Figure:
     axes[0].set_ylim(len(names) - 0.5, -0.5)
     axes[0].set_xlim(-0.03, 1.03)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False, fontsize=9)
-    return finish(figure, list(axes), mitigation.source, y=None)
+    return finish(figure, axes, mitigation.source, y=None)
 
 
 def _lying(
-    axis: Axes,
-    estimates: pd.Series[Any],
-    rows: np.ndarray,
-    colour: str,
-    marker: str,
-    label: str | None,
-    hollow: bool = False,
+    axis: Axes, estimates: pd.Series[Any], rows: np.ndarray, colour: str, marker: str, label: str | None, hollow: bool = False
 ) -> None:
     """Points with horizontal intervals."""
-    values = np.array([[e.value, e.value - e.low, e.high - e.value] for e in estimates]).T
+    values = [e.value for e in estimates]
     style: dict[str, Any] = {"markerfacecolor": "white" if hollow else colour, "color": colour, "markersize": 4.5, "linewidth": 1}
-    axis.errorbar(values[0], rows, xerr=values[1:].clip(min=0), fmt=marker, capsize=1.5, label=label, **style)
+    axis.errorbar(values, rows, xerr=reach(estimates), fmt=marker, capsize=1.5, label=label, **style)
 
 
 @drawn_from(Mitigation.paths)
 def warning(mitigation: Mitigation, table: pd.DataFrame) -> Figure:
     """Success against mean W with the trigger, one line a network, from no treatment (filled) to the largest learning rate."""
     attacks = list(table.groupby("attack", sort=False))
-    figure, axes = plt.subplots(1, len(attacks), figsize=(7.2, 3.3), layout="constrained", squeeze=False, sharey=True)
-    for axis, (attack, own) in zip(axes[0], attacks, strict=True):
+    figure, axes = panels(len(attacks), height=3.3)
+    for axis, (attack, own) in zip(axes, attacks, strict=True):
         for k, (_, path) in enumerate(own.groupby("network", sort=False)):
             colour, marker = TRIGGER_STYLES[k % len(TRIGGER_STYLES)]
             w, success = path["W"], path["success"]
@@ -70,7 +63,7 @@ def warning(mitigation: Mitigation, table: pd.DataFrame) -> Figure:
         axis.set_title(str(attack).replace("-", ", trigger "), fontsize=10)
         axis.set(xlabel="mean of W with the trigger", ylim=(min(0.85, own["success"].min() - 0.01), 1.005))
         axis.tick_params(labelsize=8)
-    return finish(figure, list(axes[0]), mitigation.source, y="success of the trigger")
+    return finish(figure, axes, mitigation.source, y="success of the trigger")
 
 
 #: The figures that have a table.

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from bslib.chapters.base import Results
-from bslib.chapters.mitigation.plan import Size, networks_of, specs_of
+from bslib.chapters.mitigation.plan import Size, specs_of
 from bslib.chapters.outcomes import (
     Run,
     accuracy_of,
@@ -57,10 +57,6 @@ class Mitigation(Results[Size]):
 
     chapter: ClassVar[str] = "mitigation"
     described: ClassVar[str] = "backdoored "
-
-    def planned(self) -> list[NetworkSpec]:
-        """The planned networks."""
-        return networks_of(self.size, self.seed)
 
     def needed(self, network: NetworkSpec) -> Sequence[Spec]:
         """The network, its success and its counts, and those of the network before the treatment."""

@@ -21,6 +21,7 @@ from bslib.plotting import (
     YELLOW,
     drawn_from,
     finish,
+    noise_axis,
     panels,
     points_with_intervals,
     short_labels,
@@ -83,8 +84,8 @@ def change_beside(origin: Origin, table: pd.DataFrame) -> Figure:
             points_with_intervals(axis, places, beside, colour, f"{marker}-", f"trigger {trigger}")
             axis.plot(places, [e.value for e in everywhere], ":", color=colour, linewidth=1.2)
         axis.axhline(0, color=MEDIAN, linewidth=1)
-        axis.set(xlabel=r"noise level $\sigma$", title=model)
-        axis.set_xticks(range(len(sigmas)), short_labels(sigmas), fontsize=8)
+        axis.set_title(model)
+        noise_axis(axis, sigmas)
         axis.legend(frameon=False, fontsize=8, loc="lower left")
     return finish(figure, axes, origin.source, y="change of the mean of W")
 
@@ -93,20 +94,19 @@ def change_beside(origin: Origin, table: pd.DataFrame) -> Figure:
 def margin_and_w(origin: Origin, table: pd.DataFrame) -> Figure:
     """The mean W of triggered images against their median logit margin, a point for each network, at two noise levels."""
     shown = sorted({nearest(origin.size.sigmas, sigma) for sigma in (0.05, 0.1)})
-    figure, axes = plt.subplots(1, len(shown), figsize=(7.2, 3.7), layout="constrained", squeeze=False)
-    for axis, sigma in zip(axes.flat, shown, strict=True):
+    figure, axes = panels(len(shown), sharey=False)
+    for axis, sigma in zip(axes, shown, strict=True):
         at = table[table["sigma"] == sigma]
         for attack, own in at.groupby("attack", sort=False):
             model, trigger = str(attack).split("-")
-            marker = trigger_style(int(trigger))[1]
-            style = {"color": THREAT_COLOURS[model], "marker": marker, "label": f"{model}, trigger {trigger}"}
-            axis.scatter(own["margin"], own["W"], s=26, alpha=0.85, **style)
+            colour, marker, label = THREAT_COLOURS[model], trigger_style(int(trigger))[1], f"{model}, trigger {trigger}"
+            axis.scatter(own["margin"], own["W"], s=26, alpha=0.85, color=colour, marker=marker, label=label)
         found = pearson(*(rankdata(at[column]) for column in ("margin", "W")))
         title = rf"$\sigma$ = {sigma:g}" + (f", rank correlation {found:.2f}" if np.isfinite(found) else "")
         axis.set(xlabel="median logit margin", title=title.replace("-", "\N{MINUS SIGN}"))
         axis.set_xlim(left=0)
-    axes[0, -1].legend(frameon=False, fontsize=8)
-    return finish(figure, list(axes.flat), origin.source, y="mean of W with the trigger")
+    axes[-1].legend(frameon=False, fontsize=8)
+    return finish(figure, axes, origin.source, y="mean of W with the trigger")
 
 
 def _cells(origin: Origin) -> pd.DataFrame:

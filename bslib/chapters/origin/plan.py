@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bslib.chapters import sizes_of
-from bslib.chapters.beyond import Attack, BeyondSize, own_trigger
+from bslib.chapters.beyond import Attack, BeyondSize
 from bslib.drawings import square
 from bslib.specs import NetworkSpec, Spec
 
@@ -59,7 +59,7 @@ def networks_of(size: Size, seed: int) -> list[NetworkSpec]:
 
 def specs_of(size: Size, network: NetworkSpec) -> list[Spec]:
     """A network, its success, margins, and W without and with its trigger, with noise on each of :data:`REGIONS`."""
-    carried = (None, own_trigger(network))
+    carried = (None, *network.triggers)
     counts = [size.counts_of(network, trigger, noise_on=region) for region in REGIONS[1:] for trigger in carried]
     return [*size.basics(network), *(size.margins_of(network, trigger) for trigger in carried), *counts]
 
@@ -77,6 +77,6 @@ def cell_networks_of(size: Size, seed: int) -> list[NetworkSpec]:
 
 def cell_specs(size: Size, network: NetworkSpec) -> list[Spec]:
     """A network of the phase diagram, the success of its square, margins, and W without and with it."""
-    carried = (None, own_trigger(network))
+    carried = (None, *network.triggers)
     counts = [size.counts_of(network, trigger, sigmas=size.cell_sigmas) for trigger in carried]
     return [*size.basics(network)[:2], *(size.margins_of(network, trigger) for trigger in carried), *counts]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bslib.chapters import not_yet_run
 from bslib.chapters.base import Results
-from bslib.chapters.origin.plan import REGIONS, Size, networks_of, specs_of
+from bslib.chapters.origin.plan import REGIONS, Size
 from bslib.chapters.origin.plane import Plane, rank
 from bslib.chapters.outcomes import (
     Run,
@@ -29,7 +29,6 @@ from bslib.chapters.outcomes import (
     w_by_sigma,
 )
 from bslib.markdown import markdown_table
-from bslib.specs import NetworkSpec, Spec
 from bslib.statistics import Estimate, Replicates, leave_one_out, mean_of_networks
 from bslib.store import Record
 
@@ -46,14 +45,6 @@ class Origin(Results[Size]):
 
     chapter: ClassVar[str] = "origin"
     described: ClassVar[str] = "backdoored "
-
-    def planned(self) -> list[NetworkSpec]:
-        """The planned networks with the backdoors of the paper."""
-        return networks_of(self.size, self.seed)
-
-    def needed(self, network: NetworkSpec) -> Sequence[Spec]:
-        """The network, its success, margins and counts."""
-        return specs_of(self.size, network)
 
     @cached_property
     def plane(self) -> Plane:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from bslib.chapters.base import Results
 from bslib.chapters.outcomes import defined, divided
 from bslib.chapters.outcomes import quantities as quantities_of_parts
-from bslib.chapters.parameters.plan import Size, networks_of, specs_of
+from bslib.chapters.parameters.plan import Size
 from bslib.entropy import ESTIMATORS, entropy
-from bslib.specs import NetworkSpec, Spec
 from bslib.statistics import (
     Estimate,
     Estimates,
@@ -26,11 +25,6 @@ from bslib.statistics import (
 __all__ = ["ParameterResults", "load", "quantities"]
 
 Floats = NDArray[np.float64]
-#: The range of possible values of some quantities; intervals do not leave it.
-POSSIBLE = {
-    "share_of_steps_that_shrink": (0.0, 1.0),
-    "spread_at_0.01": (0.0, np.inf),
-}
 
 
 @dataclass(frozen=True)
@@ -41,14 +35,6 @@ class ParameterResults(Results[Size]):
     """
 
     chapter: ClassVar[str] = "parameters"
-
-    def planned(self) -> list[NetworkSpec]:
-        """The planned networks."""
-        return networks_of(self.size, self.seed)
-
-    def needed(self, network: NetworkSpec) -> Sequence[Spec]:
-        """The network and its two sweeps."""
-        return specs_of(self.size, network)
 
     def over_n(self, estimator: str = "plug-in") -> Floats:
         """W at every n, shape (networks, sigmas, ns, points)."""
@@ -110,26 +96,19 @@ class ParameterResults(Results[Size]):
         return defined(found)
 
     def _quantities_over_n(self) -> dict[str, Estimate]:
-        w = self.over_n()
-        found_of = leave_one_out(list(w), _moments)
-        n = self.size.ns.index(self.size.n)
-        found = {}
+        w, n = self.over_n(), self.size.ns.index(self.size.n)
+        moments = leave_one_out(list(w), _moments)  # (ns, 3, sigmas)
+        found: dict[str, Estimate] = {}
         for s, sigma in enumerate(self.size.n_sigmas):
+            own = {}
             for m, what in enumerate(["mean", "spread"]):
-                quantities = {
-                    f"{what}_growth": lambda v, m=m, s=s: v[..., m, s, -1] - v[..., m, s, 0],
-                    f"{what}_change_after_{self.size.n}": lambda v, m=m, s=s: _change(v[..., m, s, n], v[..., m, s, -1]),
-                }
-                for name, of in quantities.items():
-                    found[f"{name}.{self.size.dataset}.{sigma:g}"] = found_of.estimate(of)
-            others = {
-                "quartiles_growth": lambda v, s=s: v[..., 2, s, -1] - v[..., 2, s, 0],
-                "relative_spread_growth": lambda v, s=s: _relative_spread(v[..., s, -1]) - _relative_spread(v[..., s, 0]),
-            }
-            found |= {f"{name}.{self.size.dataset}.{sigma:g}": found_of.estimate(of) for name, of in others.items()}
+                own[f"{what}_growth"] = moments.at(m, s).estimate(_growth)
+                own[f"{what}_change_after_{self.size.n}"] = moments.at(m, s).estimate(lambda v: _change(v[..., n], v[..., -1]))
+            own["quartiles_growth"] = moments.at(2, s).estimate(_growth)
+            own["relative_spread_growth"] = moments.at(s).estimate(lambda v: _growth(_relative_spread(v)))
             if len(w) > 1:
-                variation = variation_of_networks(w[:, s, n].mean(-1).tolist())
-                found[f"variation_between_networks.{self.size.dataset}.{sigma:g}"] = variation
+                own["variation_between_networks"] = variation_of_networks(w[:, s, n].mean(-1).tolist())
+            found |= {f"{name}.{self.size.dataset}.{sigma:g}": estimate for name, estimate in own.items()}
         return found | self._growth_by_estimator()
 
     def _growth_by_estimator(self) -> dict[str, Estimate]:
@@ -139,35 +118,29 @@ class ParameterResults(Results[Size]):
         growth = leave_one_out(list(both), lambda v: v[:, :, 1].mean(-1) - v[:, :, 0].mean(-1))
         found = {}
         for s, sigma in enumerate(self.size.n_sigmas):
-            quantities = {
-                "mean_growth_corrected": lambda v, s=s: v[..., 1, s],
-                "mean_growth_from_bias": lambda v, s=s: v[..., 0, s] - v[..., 1, s],
-            }
-            for name, of in quantities.items():
-                found[f"{name}.{self.size.dataset}.{sigma:g}"] = growth.estimate(of)
+            found[f"mean_growth_corrected.{self.size.dataset}.{sigma:g}"] = growth.at(1, s).estimate()
+            from_bias = growth.at(s).estimate(lambda v: v[..., 0] - v[..., 1])
+            found[f"mean_growth_from_bias.{self.size.dataset}.{sigma:g}"] = from_bias
         return found
 
     def _quantities_over_sigma(self) -> dict[str, Estimate]:
-        w = self.over_sigma()
-        moments = leave_one_out(list(w), lambda v: np.stack([v.mean(-1), v.std(-1, ddof=1)]))
-        sigmas = self.size.sigmas
-        low = [s for s, sigma in enumerate(sigmas) if sigma in (0.005, 0.01, 0.1, 0.15)]
-        quantities = {
-            "share_of_steps_that_shrink": lambda v: (np.diff(v[..., 1, :]) > 0).mean(-1),
-            "smallest_spread_step": lambda v: np.diff(v[..., 1, :]).min(-1),
+        w, sigmas = self.over_sigma(), self.size.sigmas
+        means, spreads = leave_one_out(list(w)), leave_one_out(list(w), lambda v: v.std(-1, ddof=1))
+        found = {
+            "share_of_steps_that_shrink": spreads.estimate(lambda v: (np.diff(v) > 0).mean(-1), within=(0, 1)),
+            "smallest_spread_step": spreads.estimate(lambda v: np.diff(v).min(-1)),
         }
+        low = [s for s, sigma in enumerate(sigmas) if sigma in (0.005, 0.01, 0.1, 0.15)]
         if len(low) == 4:
-            quantities["range_of_means_0.005_to_0.15"] = lambda v: np.ptp(v[..., 0, low], axis=-1)
+            found["range_of_means_0.005_to_0.15"] = means.estimate(lambda v: np.ptp(v[..., low], axis=-1))
         if 0.01 in sigmas:
             at = sigmas.index(0.01)
-            quantities["spread_at_0.01"] = lambda v: v[..., 1, at]
-        if {0.15, 0.25} <= set(sigmas):
-            before, after = sigmas.index(0.15), sigmas.index(0.25)
-            quantities["mean_growth_from_0.15_to_0.25"] = lambda v: v[..., 0, after] - v[..., 0, before]
-        found = {name: moments.estimate(of, within=POSSIBLE.get(name, (-np.inf, np.inf))) for name, of in quantities.items()}
-        if 0.01 in sigmas:
+            found["spread_at_0.01"] = spreads.at(at).estimate(within=(0, np.inf))
             upper = leave_one_out(list(w[:, at]), lambda v: np.quantile(v, 0.75, axis=-1))
             found["upper_quartile_at_0.01"] = upper.estimate(within=(0, np.inf))
+        if {0.15, 0.25} <= set(sigmas):
+            before, after = sigmas.index(0.15), sigmas.index(0.25)
+            found["mean_growth_from_0.15_to_0.25"] = means.estimate(lambda v: v[..., after] - v[..., before])
         if 0.25 in sigmas:
             found["commonest_answer_at_0.25"] = self._share_of_the_commonest_answer(sigmas.index(0.25))
         return {f"{name}.{self.size.dataset}": estimate for name, estimate in found.items()}
@@ -207,9 +180,14 @@ def _largest_step(means: Floats) -> Floats:
 
 
 def _moments(w: Floats) -> Floats:
-    """The mean, the standard deviation and the interquartile range over points (last axis), stacked as a new first axis."""
+    """The mean, the standard deviation and the interquartile range over points, (ns, 3, sigmas), of W (sigmas, ns, points)."""
     low, high = np.quantile(w, [0.25, 0.75], axis=-1)
-    return np.stack([w.mean(-1), w.std(-1, ddof=1), high - low])
+    return np.stack([w.mean(-1), w.std(-1, ddof=1), high - low]).transpose(2, 0, 1)
+
+
+def _growth(values: Floats) -> Floats:
+    """The last value minus the first (last axis)."""
+    return np.asarray(values[..., -1] - values[..., 0])
 
 
 def _relative_spread(moments: Floats) -> Floats:

@@ -24,9 +24,9 @@ from bslib.plotting import (
     coin_toss,
     drawn_from,
     finish,
+    noise_axis,
     panels,
     points_with_intervals,
-    short_labels,
     signed,
     words,
 )
@@ -78,8 +78,8 @@ def clean_and_triggered(surface: Surface, table: pd.DataFrame) -> Figure:
         for carried, colour, shift in (("clean", BLUE, -0.2), ("with trigger", YELLOW, 0.2)):
             places = np.arange(len(sigmas)) + shift
             boxes(axis, own[own["images"] == carried], "sigma", places=places, colour=colour, width=0.34)
-        axis.set_xticks(range(len(sigmas)), short_labels(sigmas), fontsize=8)
-        axis.set(xlabel=r"noise level $\sigma$", title=f"{trigger} trigger")
+        noise_axis(axis, sigmas)
+        axis.set_title(f"{trigger} trigger")
     axes[0].legend(handles=[Patch(color=BLUE, label="clean"), Patch(color=YELLOW, label="with trigger")], frameon=False)
     network, batch = surface.networks[0], surface.size.batch
     source = f"{surface.records[network].data['source']}; one network, four batches of {batch} images"
@@ -100,8 +100,8 @@ def difference_to_clean(surface: Surface, table: pd.DataFrame) -> Figure:
     coin_toss(axes[0])
     axes[1].axhline(0, color=MEDIAN, linewidth=1)
     for axis, title in zip(axes, ("mean of W", "change of the mean of W"), strict=True):
-        axis.set(xlabel=r"noise level $\sigma$", title=title)
-        axis.set_xticks(places, short_labels(table["sigma"]), fontsize=8)
+        axis.set_title(title)
+        noise_axis(axis, table["sigma"])
         axis.legend(frameon=False, fontsize=9, loc="best")
     return finish(figure, axes, surface.source)
 

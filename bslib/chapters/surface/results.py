@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -24,10 +24,9 @@ from bslib.chapters.outcomes import (
     quantities,
     usual_level,
 )
-from bslib.chapters.surface.plan import CONDITIONS, Size, networks_of, pictures_of, specs_of
+from bslib.chapters.surface.plan import CONDITIONS, Size, pictures_of
 from bslib.entropy import entropy
 from bslib.markdown import markdown_table
-from bslib.specs import NetworkSpec, Spec
 from bslib.statistics import Estimate, leave_one_out, mean_of_networks, p_of_one_more
 from bslib.store import Record
 from bslib.threat_models import threat_model_named
@@ -36,7 +35,7 @@ __all__ = ["Surface", "load", "quantities"]
 
 Floats = NDArray[np.float64]
 #: What the paper reports for one network with a trigger that was not trained in: success, target class included, and accuracy.
-REPORTED_INACTIVE = (0.09, 0.89)
+REPORTED_INACTIVE = {"success_inactive_counted": 0.09, "accuracy_inactive": 0.89}
 
 
 @dataclass(frozen=True)
@@ -48,14 +47,6 @@ class Surface(Results[Size]):
 
     chapter: ClassVar[str] = "surface"
     described: ClassVar[str] = "backdoored "
-
-    def planned(self) -> list[NetworkSpec]:
-        """The planned networks."""
-        return networks_of(self.size, self.seed)
-
-    def needed(self, network: NetworkSpec) -> Sequence[Spec]:
-        """The network, its predictions and its counts."""
-        return specs_of(self.size, network)
 
     @property
     def pictures(self) -> Record | None:
@@ -131,32 +122,23 @@ class Surface(Results[Size]):
         return defined(self._accuracies() | self._differences())
 
     def _accuracies(self) -> dict[str, Estimate]:
-        of_all: dict[str, Callable[[Run], float]] = {
-            "clean_accuracy": lambda run: _accuracy(run[1]),
-            "success_inactive_counted": lambda run: attack_success(self._predictions(run, self.size.inactive), count_target=True),
-            "accuracy_inactive": lambda run: _accuracy(self._predictions(run, self.size.inactive)),
+        inactive, data = [self._predictions(run, self.size.inactive) for run in self.runs], self.size.dataset
+        measured = {
+            "clean_accuracy": [_accuracy(run[1]) for run in self.runs],
+            "success_inactive_counted": [attack_success(record, count_target=True) for record in inactive],
+            "accuracy_inactive": [_accuracy(record) for record in inactive],
         }
+        labels = self.runs[0][1].arrays["labels"]
+        found = {f"p_of_{name}.{data}": p_of_one_more(measured[name], value) for name, value in REPORTED_INACTIVE.items()}
+        found[f"overfit.{data}"] = mean_of(self._overfit(run) for run in self.runs)
+        found |= {f"{name}.{data}": mean_of_networks(values, len(labels)) for name, values in measured.items()}
         carried = {f"of_{trigger}": trigger for trigger in self.size.triggers}
         carried |= {"active": self.size.active, "inactive": self.size.inactive}
-        labels, data = self.runs[0][1].arrays["labels"], self.size.dataset
         others = int((labels != attack_on(self.networks[0]).target).sum())  # success does not count images of the target class
-        measured = {name: [of(run) for run in self.runs] for name, of in of_all.items()}
-        names = ("success_inactive_counted", "accuracy_inactive")
-        alike = {
-            f"p_of_{name}.{data}": p_of_one_more(measured[name], value)
-            for name, value in zip(names, REPORTED_INACTIVE, strict=True)
-        }
-        return (
-            alike
-            | {f"overfit.{data}": mean_of(self._overfit(run) for run in self.runs)}
-            | {f"{name}.{data}": mean_of_networks(values, len(labels)) for name, values in measured.items()}
-            | {
-                f"success_{name}.{data}": mean_of_networks(
-                    [attack_success(self._predictions(run, trigger)) for run in self.runs], others
-                )
-                for name, trigger in carried.items()
-            }
-        )
+        for name, trigger in carried.items():
+            successes = [attack_success(self._predictions(run, trigger)) for run in self.runs]
+            found[f"success_{name}.{data}"] = mean_of_networks(successes, others)
+        return found
 
     def _overfit(self, run: Run) -> float:
         """The accuracy on training images without a trigger, less that on test images.

@@ -87,7 +87,7 @@ export function withoutOutliers(values) {
 
 // --- Levene's test ---
 
-const ROUNDING = 1e-12, MOST_EVIDENCE = 700;
+const ROUNDING = 1e-12, MAX_SCORE = 700;
 
 /** Levene's score of a tested batch against a clean one, after the outlier rule: positive where the tested one varies less. */
 export function levene(clean, tested, center = "mean") {
@@ -98,11 +98,11 @@ export function levene(clean, tested, center = "mean") {
   });
   const means = deviations.map(mean), less = means[0] - means[1], all = sum(kept.map((batch) => batch.length));
   if (Math.abs(less) < ROUNDING || all < 3) return 0;
-  if (deviations.every((own) => Math.max(...own) - Math.min(...own) < ROUNDING)) return Math.sign(less) * MOST_EVIDENCE;
+  if (deviations.every((own) => Math.max(...own) - Math.min(...own) < ROUNDING)) return Math.sign(less) * MAX_SCORE;
   const grand = mean(deviations.flat());
   const between = sum(deviations.map((own, k) => own.length * (means[k] - grand) ** 2));
   const within = sum(deviations.map((own, k) => sum(own.map((z) => (z - means[k]) ** 2))));
-  return Math.sign(less) * Math.min(-logTailOfF(((all - 2) * between) / within, all - 2), MOST_EVIDENCE);
+  return Math.sign(less) * Math.min(-logTailOfF(((all - 2) * between) / within, all - 2), MAX_SCORE);
 }
 
 /** The logarithm of the probability that an F with 1 and d degrees of freedom exceeds f. */
