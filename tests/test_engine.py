@@ -227,7 +227,7 @@ def hooked() -> nn.Module:
     ("make", "reason"),
     [
         (Deciding, "its forward reads values of tensors"),
-        (Remembering, "OpenVINO .* gives other logits|OpenVINO cannot convert it"),
+        (Remembering, "OpenVINO .* (gives other logits|cannot run it)"),
         (hooked, "it has hooks"),
     ],
 )
