@@ -142,7 +142,8 @@ def compile_for_inference(
     if known is None or not same_logits(known.logits, network(candidate.trial), 1e-5):
         known = _Known(check_model(network, candidate.trial, stochastic=stochastic))
     if stochastic or own != torch.float32 or engine == "eager":
-        compiled = candidate.eager(known, "the network is stochastic" if stochastic else "", exactly=stochastic)
+        exactly = stochastic or (own == torch.float32 and candidate.is_short(known, passes))
+        compiled = candidate.eager(known, "the network is stochastic" if stochastic else "", exactly=exactly)
     elif known.converted is not None:
         compiled = known.converted
         if isinstance(compiled.network, NearTieFallback):

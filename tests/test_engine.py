@@ -187,6 +187,15 @@ def test_short_work_stays_eager(network, images, converting, monkeypatch):
     assert what(network, images, passes=100).startswith("OpenVINO 20") and len(converting) == 1  # it is there
 
 
+def test_short_work_is_not_preceded_by_long_trials(images, monkeypatch):
+    monkeypatch.setattr(engine, "fast_dtype", lambda device: torch.bfloat16)
+    model, seen = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), []
+    model.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    for how in ("eager", "auto"):
+        counts(model, images[:1], n=1, engine=how)
+    assert sum(seen) < 50
+
+
 def test_the_recommended_normalisation_is_converted_with_the_network(network, images, converting):
     normalised = nn.Sequential(v2.Normalize([0.5], [0.2]), network)
     assert what(normalised, images).startswith("OpenVINO 20") and len(converting) == 1
