@@ -80,7 +80,7 @@ class Logits(nn.Module):
         Returns logits, an object with an attribute ``logits``, or a tuple or mapping that holds them. A single logit becomes two
         classes with the threshold at 0.
     output : str or int, optional
-        Which entry of the tuple or mapping holds the logits.
+        Which entry of the tuple or mapping, or attribute of the object, holds the logits.
 
     >>> Logits(nn.Identity())(torch.tensor([[2.0], [-3.0]])).tolist()
     [[0.0, 2.0], [0.0, -3.0]]
@@ -106,7 +106,9 @@ def _selected(out: Any, output: str | int | None) -> Tensor:
         try:
             found = out[output]
         except (KeyError, IndexError, TypeError):
-            raise _Refused(f"output={output!r} names nothing in what the model returned: {_contents(out)}") from None
+            found = getattr(out, str(output), None)  # of a data class or named tuple
+        if found is None:
+            raise _Refused(f"output={output!r} names nothing in what the model returned: {_contents(out)}")
     elif not isinstance(out, Tensor) and hasattr(out, "logits"):
         found = out.logits
     if not isinstance(found, Tensor):
@@ -242,6 +244,8 @@ def check_points(model: nn.Module, x: Tensor) -> None:
     if not isinstance(x, Tensor):
         hint = ": use torch.as_tensor(x, dtype=torch.float32)" if isinstance(x, np.ndarray | list) else ""
         raise ValueError(f"x must be a float32 tensor of shape (B, ...), got {type(x).__name__}{hint}")
+    if x.is_nested or x.layout != torch.strided:
+        raise ValueError("x must be a dense tensor of shape (B, ...), got a nested or sparse one: use x.to_dense()")
     if x.ndim < 2 or x.numel() == 0:
         raise ValueError(f"x must be a batch of shape (B, ...) with at least one image, got shape {tuple(x.shape)}")
     if x.dtype != torch.float32:
@@ -250,13 +254,13 @@ def check_points(model: nn.Module, x: Tensor) -> None:
     check_inputs(model, x, precision=False)
     low, high = x.aminmax()
     if x.ndim == 4 and not FEATURE_RANGE[0] <= low <= high <= FEATURE_RANGE[1]:
-        _warn_caller(
+        warn_caller(
             f"x has features from {low:g} to {high:g}, sigma is meant for features in [0, 1]: divide pixel values by 255, and "
             "have the model normalise, as in torch.nn.Sequential(torchvision.transforms.v2.Normalize(mean, std), model)"
         )
 
 
-def _warn_caller(message: str) -> None:
+def warn_caller(message: str) -> None:
     """Warn at the line outside this package that called it (Python 3.11 has no ``skip_file_prefixes``)."""
     frame, level = sys._getframe(1), 2
     while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] == __package__:
@@ -299,7 +303,7 @@ def check_counts(**counts: object) -> None:
     ValueError: steps must be a whole number of 1 or more, got 0
     """
     for name, number in counts.items():
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
             raise ValueError(f"{name} must be a whole number of 1 or more, got {number!r}")
 
 
@@ -348,7 +352,7 @@ def check_model(network: Logits, trial: Tensor, *, stochastic: bool = False) -> 
         if not same_logits(first, alone):
             raise ValueError(f"the model's answer to an image depends on the other images of the batch: {remedy}")
     if first.shape[1] == 2 and not first[:, 0].any() and ((first[:, 1] >= 0) & (first[:, 1] <= 1)).all():
-        _warn_caller("the model's single output lies in [0, 1]: if it is a probability, return its logit (the threshold is 0)")
+        warn_caller("the model's single output lies in [0, 1]: if it is a probability, return its logit (the threshold is 0)")
     return first
 
 

@@ -17,7 +17,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bslib.calling import HOOKS, Logits, check_model, digest_of, dtype_of, same_logits, trial_images
+from bslib.calling import HOOKS, Logits, check_model, digest_of, dtype_of, same_logits, trial_images, warn_caller
 
 __all__ = ["ENGINES", "Compiled", "NearTieFallback", "compile_for_inference", "fast_dtype", "import_openvino"]
 
@@ -38,6 +38,8 @@ BATCH, BATCH_ON_GPU = 64, 1024
 LOGIT_TOLERANCE = 1e-3
 #: Two logits are nearly tied if they are closer than this many units in the last place of the lower precision.
 NEAR_TIE_ULPS = 6
+#: A converted network is compared with the model on this many of the images that are measured.
+CHECKED = 16
 #: Approximate duration of a conversion: seconds, plus seconds for each module (measured with torchvision's networks).
 CONVERSION = (1.0, 0.03)
 #: A pass that takes longer than this many seconds is timed only once.
@@ -61,6 +63,24 @@ class Compiled:
     batch_size: int
     #: The engine in words.
     what: str
+    #: The model itself, if ``network`` is a conversion of it or runs in lower precision.
+    own: Forward | None = None
+
+    def checked(self, images: Tensor) -> Compiled:
+        """Return this if its logits for some of the images are the model's, otherwise the model itself, with a warning.
+
+        Trial images lie in [0, 1]. Other images, such as the rows of a table, may reach parts of a network that these do not.
+        """
+        if self.own is None:
+            return self
+        some = images[:: math.ceil(len(images) / CHECKED)]
+        # The labels of float32 cannot change if rounding is below half of a near tie.
+        tolerance = LOGIT_TOLERANCE if self.dtype == torch.float32 else NEAR_TIE_ULPS / 2 * torch.finfo(self.dtype).eps
+        if same_logits(self.network(some).float(), self.own(some).float(), tolerance):
+            return self
+        remedy = "as with engine='eager', dtype=torch.float32"
+        warn_caller(f"{self.what}: other logits than the model's for these images, so the model runs as it is, {remedy}")
+        return replace(self, network=self.own, dtype=torch.float32, what="eager, float32: other logits", own=None)
 
 
 def compile_for_inference(
@@ -91,7 +111,7 @@ def compile_for_inference(
     dtype : torch.dtype, optional
         Precision of the passes. The default is bfloat16 with near ties in float32, if the hardware multiplies in bfloat16 and
         rounding errors are far below a near tie; otherwise float32. A model in float64 runs in float64. A model in half precision
-        has its near ties evaluated in float32.
+        has its near ties evaluated in float32, if a copy of it runs in float32.
     passes : int, optional
         Total number of images that will be evaluated. The default assumes many.
     stochastic : bool
@@ -122,7 +142,8 @@ def compile_for_inference(
     if known is None or not same_logits(known.logits, network(candidate.trial), 1e-5):
         known = _Known(check_model(network, candidate.trial, stochastic=stochastic))
     if stochastic or own != torch.float32 or engine == "eager":
-        compiled = candidate.eager(known, "the network is stochastic" if stochastic else "", exactly=stochastic)
+        exactly = stochastic or (own == torch.float32 and candidate.is_short(known, passes))
+        compiled = candidate.eager(known, "the network is stochastic" if stochastic else "", exactly=exactly)
     elif known.converted is not None:
         compiled = known.converted
         if isinstance(compiled.network, NearTieFallback):
@@ -138,7 +159,8 @@ def compile_for_inference(
             known.unsuitable = str(reason)
             compiled = candidate.eager(known, known.unsuitable)
     kept[key] = known
-    return compiled
+    changed = compiled is known.converted or isinstance(compiled.network, NearTieFallback)
+    return replace(compiled, own=network) if changed and own == torch.float32 and not stochastic else compiled
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
@@ -198,7 +220,7 @@ class NearTieFallback(nn.Module):
         count = int(near.sum())
         self.seen, self.near = self.seen + len(x), self.near + count
         if count:
-            logits[near] = self.exact(x[near])
+            logits[near] = self.exact(x[near]).float()
         return logits
 
     def near_ties(self, logits: Tensor) -> Tensor:
@@ -285,9 +307,13 @@ class _Candidate:
             self.network(self.trial)
         if reading.seen:
             raise _Unsuitable("its forward reads values of tensors, which a recorded graph cannot follow")
-        variant = make(self.network, self.x)
-        exact = variant(torch.float32)
-        if not same_logits(exact(self.trial), known.logits, LOGIT_TOLERANCE):
+        try:
+            variant = make(self.network, self.x)
+            exact = variant(torch.float32)
+            found = exact(self.trial)
+        except Exception as problem:  # converters may raise any exception for a module that they do not support
+            raise _Unsuitable(f"{name} cannot run it ({type(problem).__name__})") from None
+        if not same_logits(found, known.logits, LOGIT_TOLERANCE):
             raise _Unsuitable(f"{name} gives other logits")
         network, seconds = self._guarded(None if self.dtype == torch.float32 else variant(self.dtype), exact)
         if engine == "auto" and seconds > self.pace(known) * len(self.images):
@@ -297,17 +323,27 @@ class _Candidate:
     def eager(self, known: _Known, why: str, *, exactly: bool = False) -> Compiled:
         """Return the unconverted model; with ``exactly``, in the model's own precision unless a precision was requested."""
         if self.own in (torch.bfloat16, torch.float16) and not (exactly and self.dtype == self.own):
-            exact = Logits(copy.deepcopy(self.network.model).float(), self.network.output)
-            own = NearTieFallback(lambda x: self.network(x.to(self.own)), exact, self.own)
-            return self._described(own if self.dtype == self.own else exact, "eager", why)
+            try:
+                exact = Logits(copy.deepcopy(self.network.model).float(), self.network.output)
+                exact(self.trial.float())
+            except Exception as problem:  # its forward may convert its input, and its attributes may not be copied
+                why = f"no copy in float32 ({type(problem).__name__})"
+                if self.dtype != self.own:
+                    raise ValueError(f"the model runs in {self.own} only, got dtype={self.dtype}: {why}") from None
+                return self._described(self._as_it_is, "eager", why)
+            lower = NearTieFallback(self._as_it_is, exact, self.own)
+            return self._described(lower if self.dtype == self.own else exact, "eager", why)
         if self.dtype == self.own or (exactly and self.by_default):
-            return self._described(lambda x: self.network(x.to(self.own)), "eager", why)
+            return self._described(self._as_it_is, "eager", why)
         quick = _autocast(self.network, self.dtype)
         if known.error is None:
             network, _ = self._guarded(quick, self.network)
             known.error = network.error if isinstance(network, NearTieFallback) else math.inf
         fallback = NearTieFallback(quick, self.network, self.dtype, known.error)
         return self._described(fallback if math.isfinite(known.error) else self.network, "eager", why)
+
+    def _as_it_is(self, x: Tensor) -> Tensor:
+        return self.network(x.to(self.own))
 
     def _guarded(self, quick: Forward | None, exact: Forward) -> tuple[Forward, float]:
         """Return ``quick`` with near ties in ``exact``, and the seconds of a full pass.
@@ -317,7 +353,12 @@ class _Candidate:
         logits, seconds = _timed(exact, self.images)
         if quick is None:
             return exact, seconds
-        rounded, quickly = _timed(quick, self.images)
+        try:
+            rounded, quickly = _timed(quick, self.images)
+        except Exception as problem:  # a forward that mixes its layers' results with float32 may fail
+            if self.by_default:
+                return exact, seconds
+            raise ValueError(f"the model cannot run in {self.dtype} ({type(problem).__name__}): use torch.float32") from None
         error = float((rounded.float() - logits).abs().max())
         harmless = 4 * error < NEAR_TIE_ULPS * torch.finfo(self.dtype).eps * float(logits.abs().max())
         if self.by_default and not (harmless and quickly < 0.85 * seconds):
@@ -326,7 +367,7 @@ class _Candidate:
 
     def _described(self, network: Forward, name: str, why: str = "", *, floats: int = 2**17) -> Compiled:
         lower = isinstance(network, NearTieFallback)
-        dtype = self.dtype if lower else torch.float64 if self.own == torch.float64 else torch.float32
+        dtype = self.dtype if lower or self.own != torch.float32 else torch.float32
         most = 2**12 if self.x.device.type == "cpu" else 2**14
         batch = max(BATCH, min(most, floats * most // 2**12 // self.x[0].numel() // BATCH * BATCH))
         words = f"{name}, {str(dtype).removeprefix('torch.')}" + ", near ties in float32" * lower + (why and f": {why}")
@@ -409,14 +450,11 @@ def import_openvino() -> Any:
 
 def _on_openvino(network: Logits, x: Tensor) -> Variants:
     ov = import_openvino()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            converted = ov.convert_model(
-                network, example_input=trial_images(x, 3)[1:], input=[BATCH, *x.shape[1:]], share_weights=False
-            )
-    except Exception as problem:  # the converter may raise any exception for an unsupported module
-        raise _Unsuitable(f"OpenVINO cannot convert it ({type(problem).__name__})") from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        converted = ov.convert_model(
+            network, example_input=trial_images(x, 3)[1:], input=[BATCH, *x.shape[1:]], share_weights=False
+        )
 
     def variant(dtype: torch.dtype) -> Forward:
         if dtype not in (torch.float32, torch.bfloat16):
@@ -454,11 +492,8 @@ class _OpenVinoNetwork:
 def _folded(network: Logits, x: Tensor) -> Variants:
     from torch.fx.experimental.optimization import fuse
 
-    try:
-        # The model alone: what picks the logits out of its answer looks at the answer's type, which tracing does not know.
-        folded = Logits(fuse(network.model), network.output)
-    except Exception as problem:  # torch.fx may raise any exception for a module that it cannot trace
-        raise _Unsuitable(f"torch.fx cannot trace it ({type(problem).__name__})") from None
+    # The model alone: what picks the logits out of its answer looks at the answer's type, which tracing does not know.
+    folded = Logits(fuse(network.model), network.output)
 
     def variant(dtype: torch.dtype) -> Forward:
         copied = copy.deepcopy(folded).to(dtype).to(memory_format=torch.channels_last)
@@ -481,10 +516,6 @@ def _torch_compiled(network: Logits, x: Tensor) -> Variants:
                     logits.append(compiled(full)[: len(part)].float().clone())
             return torch.cat(logits)
 
-        try:
-            run(trial_images(x))
-        except Exception as problem:  # no C++ compiler, or any exception that dynamo raises for an unsupported module
-            raise _Unsuitable(f"torch.compile cannot compile it ({type(problem).__name__})") from None
         return run
 
     return variant

@@ -148,7 +148,7 @@ def class_counts(
         to OpenVINO if it is installed and the expected saving exceeds the cost of the conversion. Otherwise the network runs
         unconverted.
     output : str or int, optional
-        Which entry holds the logits, if the model returns a tuple or mapping.
+        Which entry or attribute holds the logits, if the model returns a tuple, a mapping or an object.
     stochastic : bool
         Accept a model whose output is random or depends on the rest of the batch. The counts are then one random draw.
     progress : bool
@@ -169,7 +169,8 @@ def class_counts(
     Warns
     -----
     UserWarning
-        If features of images lie far outside [0, 1], the range that sigma refers to.
+        If features of images lie far outside [0, 1], the range that sigma refers to; if a converted network gives other logits
+        than the model for some of the first images, so that the model runs unconverted.
 
     >>> model = nn.Linear(2, 3)
     >>> counts = class_counts(model, torch.rand(4, 2), sigma=[0.1, 0.5], n=[10, 100], seed=0)
@@ -179,8 +180,9 @@ def class_counts(
     sigmas, prefixes = _checked_sigmas(sigma), _checked_prefixes(n)
     check_points(model, x)
     keys = _point_keys(x, ids, seed)
-    if mask is not None and (mask.dtype != torch.bool or mask.shape != x.shape[1:]):
-        raise ValueError(f"mask must be bool of shape {tuple(x.shape[1:])}, got {mask.dtype} of shape {tuple(mask.shape)}")
+    if mask is not None and not (isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.shape == x.shape[1:]):
+        got = f"{mask.dtype} of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+        raise ValueError(f"mask must be a tensor, bool of shape {tuple(x.shape[1:])}, got {got}")
     order = sorted(set(prefixes))
     edges = torch.tensor(order, device=x.device)
     if batch_size is not None:
@@ -199,7 +201,10 @@ def class_counts(
             segment = torch.bucketize(batch.sample, edges, right=True)  # the first prefix that includes each sample
             images = x[batch.point]
             for s, level in enumerate(sigmas):
-                logits = engine.network(torch.add(images, noise, alpha=level))
+                noisy = torch.add(images, noise, alpha=level)
+                if counts is None:
+                    engine = engine.checked(noisy)
+                logits = engine.network(noisy)
                 labels = _labels(logits)
                 if counts is None:
                     counts = torch.zeros(len(sigmas), len(order), len(x), logits.shape[1], dtype=torch.int64, device=x.device)
@@ -223,7 +228,7 @@ def predict(model: nn.Module, x: Tensor) -> NDArray[np.int64]:
     check_points(model, x)
     with evaluating(model) as network:
         dtype = torch.float32 if dtype_of(model) == torch.float32 else None
-        compiled = compile_for_inference(network, x, dtype=dtype, passes=len(x))
+        compiled = compile_for_inference(network, x, dtype=dtype, passes=len(x)).checked(x)
         return torch.cat([_labels(compiled.network(part)) for part in x.split(compiled.batch_size)]).cpu().numpy()
 
 
@@ -236,9 +241,9 @@ def standard_noise(x: Tensor, n: int, *, seed: int, ids: Sequence[Hashable] | No
     >>> bool((standard_noise(x, 1000, seed=0)[:, :250] == standard_noise(x, 250, seed=0)).all())
     True
     """
-    (samples,) = _checked_prefixes(n)
-    blocks = math.ceil(samples / BLOCK)
-    drawn = [_blocks([(key, b) for b in range(blocks)], x).flatten(0, 1)[:samples] for key in _point_keys(x, ids, seed)]
+    check_counts(n=n)
+    blocks = math.ceil(n / BLOCK)
+    drawn = [_blocks([(key, b) for b in range(blocks)], x).flatten(0, 1)[:n] for key in _point_keys(x, ids, seed)]
     return torch.stack(drawn)
 
 
@@ -298,13 +303,12 @@ def _point_keys(x: Tensor, ids: Sequence[Hashable] | None, seed: int) -> list[in
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
         raise ValueError(f"seed must be a whole number, got {seed!r}")
     if ids is None:
-        pixels = (x.detach() + 0.0).cpu().contiguous().numpy()  # + 0.0 turns -0.0 into 0.0, the same pixel
+        pixels = (x.detach().float() + 0.0).cpu().contiguous().numpy()  # + 0.0 turns -0.0 into 0.0, the same pixel
         names = [b"pixels" + image.tobytes() for image in pixels]
     else:
         if len(ids) != len(x):
             raise ValueError(f"ids must name each of the {len(x)} images, got {len(ids)} ids")
-        wrong = next((i for i in ids if not isinstance(i, (int, str, np.integer))), None)
-        if wrong is not None:
+        for wrong in (i for i in ids if not isinstance(i, (int, str, np.integer))):
             raise ValueError(f"ids must be ints or strings, got {wrong!r} of type {type(wrong).__name__}")
         names = [f"{'str' if isinstance(i, str) else 'int'}:{i}".encode() for i in ids]
     person = hashlib.blake2b(str(int(seed)).encode(), digest_size=16).digest()
@@ -319,12 +323,15 @@ def _labels(logits: Tensor) -> Tensor:
 
 
 def _checked_sigmas(sigma: float | Sequence[float]) -> list[float]:
-    if np.ndim(sigma) > 1:
-        raise ValueError(f"sigma must be a number or a flat sequence, got {np.ndim(sigma)} dimensions")
     try:
-        sigmas = [float(s) for s in np.atleast_1d(np.asarray(sigma, dtype=float))]
+        values = np.atleast_1d(np.asarray(sigma, dtype=float))
     except OverflowError:
-        sigmas = [math.inf]
+        values = np.array([math.inf])
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"sigma must be a number or a sequence of numbers, got {sigma!r}") from None
+    if values.ndim > 1:
+        raise ValueError(f"sigma must be a number or a flat sequence, got {values.ndim} dimensions")
+    sigmas: list[float] = values.tolist()
     if not sigmas:
         raise ValueError("sigma must be a number or a sequence of at least one, got an empty sequence")
     for s in sigmas:

@@ -177,7 +177,7 @@ def test_an_onnx_file_is_run_by_openvino(tmp_path):
     graph = helper.make_graph(nodes, "g", *ends, [weight])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), tmp_path / "n.onnx")
     network, images = loading.OnnxNetwork(tmp_path / "n.onnx"), torch.rand(30, 1, 6, 6)
-    torch.testing.assert_close(network(images), images.flatten(1) @ WEIGHT["1.weight"].T, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(network(images), images.flatten(1) @ WEIGHT["1.weight"].T)  # in float32
     found = bslib.audit(loading.normalised(network, [0.0], [1.0]), images, progress=False)
     assert found.verdict == "not enough evidence" and "gives no gradients" in found.found["reasons"][0]
     assert "There are none" in found.html()
@@ -190,7 +190,7 @@ def test_an_onnx_file_is_run_by_openvino(tmp_path):
     assert digest_of(network) == digest_of(loading.OnnxNetwork(tmp_path / "n.onnx"))
     assert digest_of(network) != digest_of(loading.OnnxNetwork(tmp_path / "other.onnx"))
     (tmp_path / "bad.onnx").write_bytes(b"no")
-    with pytest.raises(ValueError, match=r"bad.onnx was not read by OpenVINO"):
+    with pytest.raises(ValueError, match=r"bad.onnx was not read by OpenVINO: Unable to read"):
         loading.OnnxNetwork(tmp_path / "bad.onnx")
 
 

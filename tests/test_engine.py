@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 from bslib import engine
 from bslib.calling import evaluating
 from bslib.engine import NearTieFallback, compile_for_inference, fast_dtype
-from bslib.measure import class_counts
+from bslib.measure import class_counts, predict
 from bslib.networks import build
 
 LOW = fast_dtype(torch.device("cpu"))
@@ -86,7 +86,7 @@ def test_near_ties_are_reevaluated_in_float32():
 
     def exact(x):
         seen.append(x)
-        return x + 1
+        return (x + 1).double()  # as a model does whose last step is NumPy's
 
     x = torch.tensor([[9.0, 8.9], [9.0, 1.0], [2.0, 2.0]])
     logits = NearTieFallback(lambda x: x.bfloat16(), exact, torch.bfloat16)(x)
@@ -122,6 +122,61 @@ def test_where_rounding_is_large_the_default_is_float32(images):
         assert what(cancelling, images, engine="eager", dtype=torch.bfloat16) == "eager, bfloat16, near ties in float32"
 
 
+class Saturated(nn.Sequential):
+    """For features of 0 to 1 always the same answer; the offset of 1,000 leaves bfloat16 no digits for features near it."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        super().__init__(nn.Linear(6, 32), nn.Tanh(), nn.Linear(32, 4))
+        with torch.no_grad():
+            self[0].weight /= 10
+            self[0].bias -= self[0].weight.sum(1) * 1000
+
+
+class Trees(nn.Module):
+    """A tree of another library, as a user wraps it: tracing records its answer as a constant."""
+
+    def forward(self, x):
+        inner, outer = x.numpy().reshape(len(x), -1)[:, :2].T > 1000
+        return torch.from_numpy(np.stack([inner & outer, inner & ~outer, ~inner], 1).astype(np.float32))
+
+
+@pytest.mark.parametrize(("make", "asked"), [(Saturated, {"engine": "eager", "dtype": torch.bfloat16}), (Trees, {})])
+def test_what_trial_images_do_not_reach_is_compared_on_the_images(make, asked, converting):
+    """Trial images lie in [0, 1]. The rows of this table do not."""
+    model, rows = make(), 1000 + 10 * torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    exact = counts(model, rows, sigma=5.0, engine="eager", dtype=torch.float32)
+    assert (exact.sum((0, 1)) > 0).sum() > 1
+    with pytest.warns(UserWarning, match="other logits than the model's for these images, so the model runs as it is"):
+        assert np.array_equal(counts(model, rows, sigma=5.0, **asked), exact)
+    if make is Trees:
+        with pytest.warns(UserWarning, match="other logits"):
+            assert np.array_equal(predict(model, rows), model(rows).argmax(1).numpy())
+
+
+def test_a_forward_that_fails_in_bfloat16_runs_in_float32(images, monkeypatch):
+    class Numeric(nn.Linear):
+        def forward(self, x):
+            return torch.from_numpy(super().forward(x.flatten(1)).numpy())  # NumPy has no bfloat16
+
+    monkeypatch.setattr(engine, "fast_dtype", lambda device: torch.bfloat16)
+    model = Numeric(64, 5)
+    assert what(model, images, engine="eager") == "eager, float32"
+    with pytest.raises(ValueError, match=r"the model cannot run in torch.bfloat16 \(TypeError\): use torch.float32"):
+        counts(model, images, engine="eager", dtype=torch.bfloat16)
+
+
+def test_a_model_in_half_precision_without_a_copy_in_float32_runs_as_it_is(images):
+    class Casting(nn.Linear):
+        def forward(self, x):
+            return super().forward(x.flatten(1).half())
+
+    model = Casting(64, 5).half()
+    assert what(model, images) == "eager, float16: no copy in float32 (RuntimeError)"
+    with pytest.raises(ValueError, match=r"the model runs in torch.float16 only, got dtype=torch.float32"):
+        counts(model, images, dtype=torch.float32)
+
+
 # The choice
 
 
@@ -130,6 +185,15 @@ def test_short_work_stays_eager(network, images, converting, monkeypatch):
     assert what(network, images, passes=100) == "eager, float32: the work is short" and not converting
     assert what(network, images).startswith("OpenVINO 20") and len(converting) == 1
     assert what(network, images, passes=100).startswith("OpenVINO 20") and len(converting) == 1  # it is there
+
+
+def test_short_work_is_not_preceded_by_long_trials(images, monkeypatch):
+    monkeypatch.setattr(engine, "fast_dtype", lambda device: torch.bfloat16)
+    model, seen = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), []
+    model.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    for how in ("eager", "auto"):
+        counts(model, images[:1], n=1, engine=how)
+    assert sum(seen) < 50
 
 
 def test_the_recommended_normalisation_is_converted_with_the_network(network, images, converting):
@@ -227,7 +291,7 @@ def hooked() -> nn.Module:
     ("make", "reason"),
     [
         (Deciding, "its forward reads values of tensors"),
-        (Remembering, "OpenVINO .* gives other logits|OpenVINO cannot convert it"),
+        (Remembering, "OpenVINO .* (gives other logits|cannot run it)"),
         (hooked, "it has hooks"),
     ],
 )

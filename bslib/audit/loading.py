@@ -180,9 +180,15 @@ class OnnxNetwork(nn.Module):
             shape = graph.inputs[0].partial_shape
             shape[0] = -1  # exported files often have a fixed batch
             graph.reshape({graph.inputs[0]: shape})
-            self._compiled = openvino.compile_model(graph, "CPU")
+            # By default it would run in bfloat16 where the hardware has it, with pinned threads on all cores.
+            options = {
+                "INFERENCE_PRECISION_HINT": "f32",
+                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+                "ENABLE_CPU_PINNING": False,
+            }
+            self._compiled = openvino.compile_model(graph, "CPU", options)
         except RuntimeError as problem:
-            raise ValueError(f"{path} was not read by OpenVINO: {str(problem).splitlines()[-1][:200]}") from None
+            raise ValueError(f"{path} was not read by OpenVINO: {str(problem).strip().splitlines()[-1][:200]}") from None
         self.file_digest = file_digest(path)
 
     def forward(self, x: Tensor) -> Tensor:
