@@ -59,9 +59,9 @@ SETUPS = {
     "efficientnet-b0-96": ("cifar10", 96, 4, 4_000, (1_500, 1, 16, 0.02)),
     "resnet18-224": ("cifar10", 224, 1, 1_000, (512, 1, 16, 0.01)),
 }
-#: What ``--quick`` takes: small data and one network, since to convert a network is slow even for tiny sizes.
+#: What ``--quick`` takes: small data, and one network of each kind, since to convert a network is slow even for tiny sizes.
 TINY = {"fashion-mnist": "digits", "cifar10": "digits-rgb"}
-QUICK = ("larger-fashion",)
+QUICK = ("larger-fashion", "resnet18-224")
 MLP = "mlp-8-64-3"
 
 

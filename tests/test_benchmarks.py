@@ -71,7 +71,7 @@ def test_the_page_reads_what_was_written(written, monkeypatch):
     (axis,) = timings.figure(results).axes
     bars = [row for row in timings.rows(result) if row["what"] == "W" and row["contender"] in timings.AIMS]
     assert sorted(bar.get_width() for bar in axis.patches) == sorted(row["speed-up"] for row in bars)
-    assert len(axis.get_yticks()) == 2 and "larger Fashion network" in timings.prose(results)
+    assert len(axis.get_yticks()) == 3 and "larger Fashion network" in timings.prose(results)
     assert len(timings.table(result).splitlines()) == 4 + len(result["rows"])
     assert timings.tables(results).count("<details>") == 1 and timings.figure({}) is None
 

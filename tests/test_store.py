@@ -421,6 +421,21 @@ def test_a_read_only_store_refuses_to_put(store):
     assert str(store.folder) in str(caught.value) and files_of(store) == before
 
 
+def test_a_read_only_store_reads_a_record_once_and_again_when_it_is_rewritten(store, monkeypatch):
+    read, seen = store_module._parse, []
+    monkeypatch.setattr(store_module, "_parse", lambda path: seen.append(path) or read(path))
+    closed = Store(store.folder, writable=False)
+    counts = closed.get(COUNTS).arrays["counts"]
+    assert closed.get(COUNTS).arrays["counts"] is counts and len(seen) == 1
+    with pytest.raises(ValueError, match="read-only"):
+        counts += 1  # the next reader would see it
+    store.put(dataclasses.replace(RECORD, result={"weights": "cd" * 32}))
+    assert closed.get(COUNTS).result == {"weights": "cd" * 32} and len(seen) == 2
+    store.remove(COUNTS)
+    with pytest.raises(KeyError):
+        closed.get(COUNTS)
+
+
 def test_the_base_is_read_and_never_written(store, tmp_path):
     before, top = files_of(store), Store(tmp_path / "top", base=Store(store.folder, writable=False))
     assert COUNTS in top and top.get(COUNTS).checksum == RECORD.checksum
