@@ -57,9 +57,9 @@ class Surface(Results[Size]):
         """W, shape (networks, 3 conditions, sigmas, points)."""
         return np.stack([[entropy(r.arrays["counts"][:, 0], estimator=estimator) for r in run[-3:]] for run in self.runs])
 
-    def plots(self, network: int = 0) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
-        """The four batches of Fig. 4, all of different images: clean and active, clean and inactive; each (sigmas, batch)."""
-        w, b = self.w()[network], self.size.batch
+    def plots(self) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
+        """Batches of different images of the first network (Fig. 4): clean, active; clean, inactive; each (sigmas, batch)."""
+        w, b = self.w()[0], self.size.batch
         parts = [w[kind][:, k * b : (k + 1) * b] for k, kind in enumerate((0, 1, 0, 2))]
         return (parts[0], parts[1]), (parts[2], parts[3])
 
