@@ -63,7 +63,8 @@ def test_numbers_are_those_that_counting_gives():
     hiding = made_up()
     found, data = hiding.quantities(), "fashion-mnist"
     for attack, number in (("T1-1", 0), ("T1-1", 5), ("T1-1", 40), ("T2-5", 0), ("T2-5", 40)):
-        runs, group = hiding.groups[attack, number], f"{data}.{attack}.{number}"
+        group = f"{data}.{attack}.{number}"
+        runs = [[hiding.records[spec] for spec in specs_of(SIZE, network)] for network in hiding.groups[attack, number]]
         for s, sigma in enumerate(SIZE.sigmas):
             w = {k: [np.log2((run[k].arrays["counts"][s, 0] > 0).sum(-1)).sum() for run in runs] for k in (2, 3, 6)}
             wanted, areas = [], []
@@ -89,7 +90,7 @@ def test_numbers_are_those_that_counting_gives():
 def test_accuracy_is_lost_against_the_plain_network_of_the_same_seed_and_masks_are_compared_with_all_others():
     hiding = made_up()
     found = hiding.quantities()
-    accuracies = {key: [run[0].result["clean_accuracy"] for run in runs] for key, runs in hiding.groups.items()}
+    accuracies = {key: [hiding.records[n].result["clean_accuracy"] for n in networks] for key, networks in hiding.groups.items()}
     lost = np.subtract(accuracies["T1-1", 0], accuracies["T1-1", 40])
     own, ends = found["accuracy_lost.fashion-mnist.T1-1.40"], stats.ttest_1samp(lost, 0).confidence_interval(0.95)
     assert (own.low, own.value, own.high) == pytest.approx((ends.low, lost.mean(), ends.high))
@@ -100,7 +101,7 @@ def test_accuracy_is_lost_against_the_plain_network_of_the_same_seed_and_masks_a
 
 def test_a_network_without_its_plain_twin_and_without_neural_cleanse_still_counts():
     hiding = made_up()
-    lost = {hiding.groups["T1-1", 0][1][0].spec, *(spec for spec in hiding.records if spec.kind == "cleanse")}
+    lost = {hiding.groups["T1-1", 0][1], *(spec for spec in hiding.records if spec.kind == "cleanse")}
     less = dataclasses.replace(hiding, records=Records({s: r for s, r in hiding.records.items() if s not in lost}))
     found = less.quantities()
     assert not [name for name in found if name.startswith("smallest_mask")] and less.cleansed().empty

@@ -53,6 +53,11 @@ class BeyondSize(TrainedSize):
         fields: dict[str, Any] = {"points": self.points, "sigmas": self.sigmas, "ns": (self.n,), "seed": network.seed}
         return CountsSpec(network=network, trigger=trigger, held_out=True, paired=True, **(fields | more))
 
+    def predictions_of(self, network: NetworkSpec) -> PredictionsSpec:
+        """The success of a backdoored network's trigger."""
+        (trigger,) = network.triggers
+        return PredictionsSpec(network=network, trigger=trigger, images=self.test_images)
+
     def margins_of(self, network: NetworkSpec, trigger: int | None) -> MarginsSpec:
         """The logit margins of the same images."""
         return MarginsSpec(network=network, trigger=trigger, points=self.points, seed=network.seed)
@@ -64,9 +69,8 @@ class BeyondSize(TrainedSize):
 
     def basics(self, network: NetworkSpec) -> list[Spec]:
         """A backdoored network, the success of its trigger, and W without and with it."""
-        (trigger,) = network.triggers
-        success = PredictionsSpec(network=network, trigger=trigger, images=self.test_images)
-        return [network, success, self.counts_of(network, None), self.counts_of(network, trigger)]
+        counts = [self.counts_of(network, trigger) for trigger in (None, *network.triggers)]
+        return [network, self.predictions_of(network), *counts]
 
 
 @dataclass(frozen=True, kw_only=True)

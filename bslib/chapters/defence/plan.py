@@ -76,7 +76,7 @@ def cleansed_networks_of(size: Size, seed: int) -> list[NetworkSpec]:
 
 def specs_of(size: Size, network: NetworkSpec) -> list[Spec]:
     """A backdoored network: W for every number of copies, margins and STRIP without and with its trigger, and a clean batch."""
-    specs = size.basics(network)[:2]
+    specs: list[Spec] = [network, size.predictions_of(network)]
     for trigger in (None, *network.triggers):
         specs += [size.counts_of(network, trigger), ladder_of(size, network, trigger)]
         specs += [size.margins_of(network, trigger), size.strip_of(network, trigger)]

@@ -28,7 +28,7 @@ def treatments(mitigation: Mitigation, table: pd.DataFrame) -> Figure:
         for axis, name in zip(axes, ("success", "accuracy", "W with"), strict=True):
             _lying(axis, own[name], rows, colour, marker, str(attack).replace("-", ", trigger "))
         _lying(axes[2], own["W without"], rows, colour, marker, None, hollow=True)
-    sigma = mitigation.size.measured[usual_level(mitigation.size.measured)]
+    sigma = mitigation.size.sigmas[usual_level(mitigation.size.sigmas)]
     for axis, title in zip(axes, ("success", "clean accuracy", rf"mean of W, $\sigma$ = {sigma:g}"), strict=True):
         axis.set_title(title, fontsize=10)
         axis.axhline(names.index(NO_TREATMENT) + 0.5, color=GREY, linewidth=0.8)
