@@ -49,12 +49,11 @@ def made_up(size=SIZE, *, seed: int = 0) -> Hiding:
             of_kind = {"detector": {"scores": rng.random((1, size.points))}, "margins": {"margins": rng.random(size.points)}}
             records[spec] = Record(spec, {}, of_kind.get(spec.kind, arrays), data)
         if network.attack.trigger == 1 and network.attack.covers == size.covers[-1]:
-            crafted = size.candidates_of(network)
+            crafted, batch = size.cleanse_specs(network)
             masks = np.full((10, 1, 2, 2), 3.0)
             masks[network.seed % 2] = 1.0  # the target of seed 100 + k is k, so it is found for the first two
             counts = split(rng.integers(0, 4, (1, 1, 10 * size.candidate_points)), size.n)
             records[crafted] = Record(crafted, {"anomaly_index": 2.5}, {"masks": masks}, data)
-            batch = size.candidates_batch_of(crafted)
             records[batch] = Record(batch, {}, {"counts": counts}, data)
     return Hiding(size, "paper", 0, Records(records))
 

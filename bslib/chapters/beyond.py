@@ -94,15 +94,12 @@ class CleansedSize(BeyondSize):
     candidate_points: int = 100
     candidate_sigmas: tuple[float, ...] = (0.05, 0.1, 0.25)
 
-    def candidates_of(self, network: NetworkSpec) -> CleanseSpec:
-        """Neural Cleanse on a network."""
+    def cleanse_specs(self, network: NetworkSpec) -> tuple[CleanseSpec, CountsSpec]:
+        """Neural Cleanse on a network, and class counts of held-out images with each candidate."""
         how = {"images": self.crafted_on, "samples": self.samples, "steps": self.steps, "checked": self.checked}
-        return CleanseSpec(network=network, seed=network.seed, **how)
-
-    def candidates_batch_of(self, crafted: CleanseSpec) -> CountsSpec:
-        """Class counts of held-out images with each candidate."""
-        how: dict[str, Any] = {"points": self.candidate_points, "sigmas": self.candidate_sigmas, "ns": (self.n,)}
-        return CountsSpec(network=crafted.network, seed=crafted.network.seed, pattern=crafted, held_out=True, **how)
+        crafted = CleanseSpec(network=network, seed=network.seed, **how)
+        batch: dict[str, Any] = {"points": self.candidate_points, "sigmas": self.candidate_sigmas, "ns": (self.n,)}
+        return crafted, CountsSpec(network=network, seed=network.seed, pattern=crafted, held_out=True, **batch)
 
 
 def nearest(levels: Sequence[float], wanted: float = 0.1) -> float:

@@ -15,13 +15,13 @@ from bslib.chapters.base import Results
 from bslib.chapters.beyond import BeyondSize, nearest
 from bslib.datasets import class_count
 from bslib.entropy import entropy
-from bslib.specs import AttackSpec, MeasuredSpec, NetworkSpec
+from bslib.specs import AttackSpec, CountsSpec, MeasuredSpec, NetworkSpec
 from bslib.statistics import Estimate, Estimates, leave_one_out, mean_of_networks, success_rate
 from bslib.store import Record
 
 __all__ = [
     "BeyondResults", "area", "attack_on", "attack_success", "copies_as_wanted", "defined", "divided", "labels_flipped",
-    "mean_of", "name_of", "quantities", "quantities_of", "ratio", "usual_level", "w_by_sigma",
+    "mean_of", "name_of", "quantities", "quantities_of", "ratio", "usual_level", "w_by_candidate", "w_by_sigma",
 ]  # fmt: skip
 
 Floats = NDArray[np.float64]
@@ -88,6 +88,13 @@ def usual_level(sigmas: Sequence[float]) -> int:
 def w_by_sigma(counts: Record) -> Floats:
     """W of each image at the largest number of noisy copies, shape (S, B)."""
     return entropy(counts.arrays["counts"][:, -1])
+
+
+def w_by_candidate(counts: Record) -> Floats:
+    """Mean W of the images with each candidate of Neural Cleanse, shape (S, candidates)."""
+    assert isinstance(counts.spec, CountsSpec)
+    w = w_by_sigma(counts)
+    return w.reshape(len(w), -1, counts.spec.points).mean(-1)
 
 
 def labels_flipped(counts: Record) -> Floats:

@@ -53,8 +53,7 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
         specs += [spec for network in networks_of(size, seed) for spec in specs_of(size, network)]
         specs += [spec for network in clean_networks_of(size, seed) for spec in clean_specs_of(size, network)]
         for network in cleansed_networks_of(size, seed):
-            crafted = size.candidates_of(network)
-            specs += [crafted, size.candidates_batch_of(crafted), size.counts_of(network, None)]
+            specs += [*size.cleanse_specs(network), size.counts_of(network, None)]
     return list(dict.fromkeys(specs))
 
 

@@ -16,7 +16,7 @@ from bslib.chapters.beyond import nearest
 from bslib.chapters.defence import plan
 from bslib.chapters.defence.plan import Size
 from bslib.chapters.defence.scores import TESTS, detection_rate, flagged
-from bslib.chapters.outcomes import BeyondResults, area, defined, mean_of, quantities, w_by_sigma
+from bslib.chapters.outcomes import BeyondResults, area, defined, mean_of, quantities, w_by_candidate, w_by_sigma
 from bslib.entropy import entropy
 from bslib.markdown import markdown_table
 from bslib.specs import NetworkSpec, Spec
@@ -151,12 +151,10 @@ class Defence(BeyondResults[Size]):
         """
         rows = []
         for network in plan.cleansed_networks_of(self.size, self.seed):
-            crafted = self.size.candidates_of(network)
-            batch = self.size.candidates_batch_of(crafted)
+            crafted, batch = self.size.cleanse_specs(network)
             if crafted in self.records and batch in self.records:
                 arrays, mask = self.records[crafted].arrays, self.records[crafted].result["anomaly_index"]
-                w = w_by_sigma(self.records[batch]).reshape(len(batch.sigmas), -1, batch.points).mean(-1)
-                of_w = [anomaly_index(means, arrays["success"]) for means in w]
+                of_w = [anomaly_index(means, arrays["success"]) for means in w_by_candidate(self.records[batch])]
                 rows += [(*_about(network), sigma, mask, index) for sigma, index in zip(batch.sigmas, of_w, strict=True)]
         return pd.DataFrame(rows, columns=["network", *ATTACK, "sigma", "mask", "W"])
 

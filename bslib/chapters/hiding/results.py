@@ -24,6 +24,7 @@ from bslib.chapters.outcomes import (
     quantities_of,
     ratio,
     usual_level,
+    w_by_candidate,
     w_by_sigma,
 )
 from bslib.markdown import markdown_table
@@ -133,16 +134,14 @@ class Hiding(BeyondResults[Size]):
         """What Neural Cleanse finds on each hidden network of the first attack: sizes of masks, and mean W with its patches."""
         rows = []
         for network in self.groups.get((self.first, self.size.covers[-1]), []):
-            crafted, target = self.size.candidates_of(network), attack_on(network).target
+            (crafted, batch), target = self.size.cleanse_specs(network), attack_on(network).target
             assert target is not None, "a first attack without a target class cannot be found by its mask"
-            counts = self.size.candidates_batch_of(crafted)
-            if crafted in self.records and counts in self.records:
+            if crafted in self.records and batch in self.records:
                 norms = self.records[crafted].arrays["masks"].sum((1, 2, 3))
-                w = w_by_sigma(self.records[counts]).reshape(len(counts.sigmas), len(norms), -1).mean(-1)
-                at = usual_level(counts.sigmas)
+                w = w_by_candidate(self.records[batch])[usual_level(batch.sigmas)]
                 sizes = {"target": norms[target], "smallest other": np.delete(norms, target).min()}
-                sizes |= {"index": self.records[crafted].result["anomaly_index"], "W": w[at, target]}
-                rows.append({"network": network.seed} | sizes | {"W of the others": np.delete(w[at], target).mean()})
+                sizes |= {"index": self.records[crafted].result["anomaly_index"], "W": w[target]}
+                rows.append({"network": network.seed} | sizes | {"W of the others": np.delete(w, target).mean()})
         return pd.DataFrame(rows)
 
     def cleanse_table(self) -> str:
