@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from bslib.chapters.base import Results
-from bslib.chapters.beyond import BeyondSize, nearest
+from bslib.chapters.beyond import Attack, BeyondSize, nearest
 from bslib.datasets import class_count
 from bslib.entropy import entropy
 from bslib.specs import AttackSpec, CountsSpec, MeasuredSpec, NetworkSpec
@@ -20,8 +20,9 @@ from bslib.statistics import Estimate, Estimates, leave_one_out, mean_of_network
 from bslib.store import Record
 
 __all__ = [
-    "BeyondResults", "area", "attack_on", "attack_success", "copies_as_wanted", "defined", "divided", "labels_flipped",
-    "mean_of", "name_of", "quantities", "quantities_of", "ratio", "usual_level", "w_by_candidate", "w_by_sigma",
+    "BeyondResults", "area", "attack_in_words", "attack_name", "attack_named", "attack_on", "attack_success",
+    "copies_as_wanted", "defined", "divided", "labels_flipped", "mean_of", "name_of", "quantities", "quantities_of", "ratio",
+    "usual_level", "w_by_candidate", "w_by_sigma",
 ]  # fmt: skip
 
 Floats = NDArray[np.float64]
@@ -66,8 +67,28 @@ def attack_on(network: NetworkSpec) -> AttackSpec:
 
 
 def name_of(network: NetworkSpec) -> str:
-    """The name of the attack on a network in quantities, such as "T1-4": the threat model and the trigger."""
-    return f"{attack_on(network).threat_model}-{attack_on(network).trigger}"
+    """The name of the attack on a network."""
+    return attack_name(attack_on(network).threat_model, attack_on(network).trigger)
+
+
+def attack_name(threat_model: str, trigger: int) -> str:
+    """The name of an attack in quantities.
+
+    >>> attack_name("T1", 4), attack_named("T1-4"), attack_in_words("T1-4")
+    ('T1-4', ('T1', 4), 'T1, trigger 4')
+    """
+    return f"{threat_model}-{trigger}"
+
+
+def attack_named(name: str) -> Attack:
+    """The threat model and the trigger of an attack's name."""
+    threat_model, trigger = name.split("-")
+    return threat_model, int(trigger)
+
+
+def attack_in_words(name: str) -> str:
+    """The name of an attack for readers."""
+    return "{}, trigger {}".format(*attack_named(name))
 
 
 def attack_success(predictions: Record, *, count_target: bool = False) -> float:

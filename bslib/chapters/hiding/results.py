@@ -14,6 +14,8 @@ from bslib.chapters.outcomes import (
     BeyondResults,
     Floats,
     area,
+    attack_in_words,
+    attack_name,
     attack_on,
     copies_as_wanted,
     defined,
@@ -52,8 +54,7 @@ class Hiding(BeyondResults[Size]):
     @property
     def first(self) -> str:
         """The name of the first attack, which is measured with every number of covers."""
-        threat_model, trigger = self.size.attacks[0]
-        return f"{threat_model}-{trigger}"
+        return attack_name(*self.size.attacks[0])
 
     @cached_property
     def groups(self) -> dict[tuple[str, int], list[NetworkSpec]]:
@@ -94,7 +95,7 @@ class Hiding(BeyondResults[Size]):
     def cost_table(self) -> str:
         """:meth:`cost` as a Markdown table."""
         rows = [
-            (attack.replace("-", ", trigger "), f"{number:,}", f"{success:.1%}", f"{accuracy:.1%}", f"{lost:+.1%}")
+            (attack_in_words(attack), f"{number:,}", f"{success:.1%}", f"{accuracy:.1%}", f"{lost:+.1%}")
             for attack, number, success, accuracy, lost in self.cost().itertuples(index=False)
         ]
         return markdown_table(["attack", "covers", "success", "clean accuracy", "accuracy lost"], rows)

@@ -16,6 +16,8 @@ from bslib.chapters.origin.plan import REGIONS, Size
 from bslib.chapters.origin.plane import Plane, rank
 from bslib.chapters.outcomes import (
     BeyondResults,
+    attack_in_words,
+    attack_name,
     attack_on,
     copies_as_wanted,
     defined,
@@ -64,7 +66,7 @@ class Origin(BeyondResults[Size]):
     @cached_property
     def kinds(self) -> dict[str, list[NetworkSpec]]:
         """The networks of each attack that has any, by its name."""
-        found: dict[str, list[NetworkSpec]] = {f"{threat_model}-{trigger}": [] for threat_model, trigger in self.size.attacks}
+        found: dict[str, list[NetworkSpec]] = {attack_name(*attack): [] for attack in self.size.attacks}
         for network in self.networks:
             found[name_of(network)].append(network)
         return {name: networks for name, networks in found.items() if networks}
@@ -81,7 +83,7 @@ class Origin(BeyondResults[Size]):
             changes = (f"{means.estimate(_change(PLACES.index(place), s)):+.3f}" for place in ("all", "rest"))
             margins = [self._margins_of(network) for network in self.kinds[name]]
             margin = leave_one_out(margins, lambda own: np.median(own, axis=-1))
-            rows.append((name.replace("-", ", trigger "), f"{self.success(name):.1%}", f"{margin.estimate():.1f}", *changes))
+            rows.append((attack_in_words(name), f"{self.success(name):.1%}", f"{margin.estimate():.1f}", *changes))
         head = ["", "success", "median margin", change, "... with noise beside the trigger alone"]
         return markdown_table(head, rows, empty="")
 
