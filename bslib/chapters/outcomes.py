@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -33,6 +33,8 @@ B = TypeVar("B", bound=BeyondSize)
 class BeyondResults(Results[B]):
     """Results of a chapter beyond the paper: what is asked of the records of one backdoored network."""
 
+    described: ClassVar[str] = "backdoored "
+
     def accuracy_of(self, network: NetworkSpec) -> float:
         """The clean accuracy of a network."""
         return float(self.records[network].result["clean_accuracy"])
@@ -46,7 +48,7 @@ class BeyondResults(Results[B]):
         return [self.records[self.size.counts_of(network, trigger, **more)] for trigger in (None, *network.triggers)]
 
     def w_of(self, network: NetworkSpec, **more: Any) -> Floats:
-        """W without and with its trigger, shape (2, S, B)."""
+        """W without and with its trigger, shape (2, S, B); a clean network has no second row."""
         return np.stack([w_by_sigma(counts) for counts in self.counts_of(network, **more)])
 
     def costs(self, networks: Sequence[NetworkSpec], before: Sequence[float]) -> dict[str, Estimate]:

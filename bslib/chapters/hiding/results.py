@@ -44,7 +44,6 @@ class Hiding(BeyondResults[Size]):
     """
 
     chapter: ClassVar[str] = "hiding"
-    described: ClassVar[str] = "backdoored "
 
     @property
     def details(self) -> str:

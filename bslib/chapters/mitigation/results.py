@@ -11,16 +11,7 @@ import numpy as np
 import pandas as pd
 
 from bslib.chapters.mitigation.plan import Size, specs_of
-from bslib.chapters.outcomes import (
-    BeyondResults,
-    attack_on,
-    defined,
-    name_of,
-    quantities,
-    quantities_of,
-    ratio,
-    usual_level,
-)
+from bslib.chapters.outcomes import BeyondResults, attack_on, defined, name_of, quantities, quantities_of, ratio, usual_level
 from bslib.markdown import markdown_table
 from bslib.specs import NetworkSpec, Spec
 from bslib.statistics import Estimate, leave_one_out, share_of_networks
@@ -47,7 +38,6 @@ class Mitigation(BeyondResults[Size]):
     """The numbers of the chapter on one data set. A group has the networks of one attack after one treatment."""
 
     chapter: ClassVar[str] = "mitigation"
-    described: ClassVar[str] = "backdoored "
 
     def needed(self, network: NetworkSpec) -> Sequence[Spec]:
         """The network, its success and its counts, and those of the network before the treatment."""

@@ -35,7 +35,6 @@ class Plane(BeyondResults[Size]):
     """
 
     chapter: ClassVar[str] = "origin"
-    described: ClassVar[str] = "backdoored "
 
     def planned(self) -> list[NetworkSpec]:
         """The planned networks, cell by cell."""

@@ -42,7 +42,6 @@ class Origin(BeyondResults[Size]):
     """The numbers of the chapter on one data set. Its networks have the backdoors of the paper; :attr:`plane` has the squares."""
 
     chapter: ClassVar[str] = "origin"
-    described: ClassVar[str] = "backdoored "
 
     @cached_property
     def plane(self) -> Plane:

@@ -12,16 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from bslib.chapters.base import Results
-from bslib.chapters.outcomes import (
-    attack_on,
-    attack_success,
-    defined,
-    divided,
-    labels_flipped,
-    mean_of,
-    quantities,
-    usual_level,
-)
+from bslib.chapters.outcomes import attack_on, attack_success, defined, divided, labels_flipped, mean_of, quantities, usual_level
 from bslib.chapters.surface.plan import CONDITIONS, Size, counts_of, pictures_of, predictions_of
 from bslib.entropy import entropy
 from bslib.markdown import markdown_table
