@@ -41,17 +41,15 @@ class ImportResult(NamedTuple):
     replaced: list[NetworkSpec]
 
 
-def export_records(store: Store, file: Path, specs: list[Spec] | None = None) -> int:
-    """Write records of a store, without weights, atomically into one zip file; return their number.
-
-    ``specs`` are the records to export, as far as the store has them; all if None.
+def export_records(store: Store, file: Path) -> int:
+    """Write the records of a store, without weights, atomically into one zip file; return their number.
 
     Raises
     ------
     ValueError
         If a record is corrupt, or there is none to write.
     """
-    records = list(store.iter_records()) if specs is None else [store.get(spec) for spec in dict.fromkeys(specs) if spec in store]
+    records = list(store.iter_records())
     if not records:
         raise ValueError(f"the store {store.folder} has none of these records")
     with tempfile.TemporaryDirectory() as folder, atomic_path(Path(file)) as part:

@@ -42,9 +42,9 @@ POLICY = (
 )
 
 
-def find_root(start: str | os.PathLike[str] | None = None) -> Path:
-    """Return the repository: the nearest folder with ``_toc.yml``, from ``start`` (default: the current folder) upwards."""
-    here = Path(start or ".").resolve()
+def find_root() -> Path:
+    """Return the repository: the nearest folder with ``_toc.yml``, from the current folder upwards."""
+    here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "_toc.yml").is_file():
             return folder
@@ -55,11 +55,10 @@ def execute(
     notebooks: Iterable[str | os.PathLike[str]],
     out: str | os.PathLike[str],
     parameters: Mapping[str, Any] | None = None,
-    jobs: int | None = None,
     *,
     cwd: str | os.PathLike[str] | None = None,
 ) -> list[Path]:
-    """Execute notebooks with papermill, several in parallel.
+    """Execute notebooks with papermill, as many in parallel as there are cores.
 
     Copies of an earlier run are removed first. An executed copy appears in ``out`` only after its last cell has run.
 
@@ -71,8 +70,6 @@ def execute(
         The folder for the executed copies, which have the same names as the sources.
     parameters
         Values for the cell tagged ``parameters``.
-    jobs
-        Number of notebooks executed in parallel. Default: the number of cores.
     cwd
         The folder in which the notebooks run. Default: the current folder.
 
@@ -94,7 +91,7 @@ def execute(
             raise BookError(f"no such notebook: {source}")
     for target in targets.values():
         target.unlink(missing_ok=True)
-    workers = max(1, min(jobs or os.cpu_count() or 1, len(targets)))
+    workers = max(1, min(os.cpu_count() or 1, len(targets)))
     failures = {}
     # Processes, not threads: papermill changes the current folder. Spawned, because a fork would inherit our threads.
     context = multiprocessing.get_context("spawn")

@@ -17,6 +17,7 @@ from urllib.parse import quote_plus
 import pandas as pd
 
 from bslib.chapters.defence.scores import TESTS
+from bslib.chapters.outcomes import attack_in_words
 from bslib.datasets import DATASETS
 from bslib.ledger import MARKS, MOST_NETWORKS, VERDICTS, Entry, Test, as_data, entries, networks_needed
 from bslib.statistics import Estimate, Estimates
@@ -63,7 +64,7 @@ def _detail(part: str, before: list[str], rest: list[str], whole: str) -> str:
     """One part of the name of a quantity in words; ``whole`` is the form of whole numbers that nothing else explains."""
     attacked, last = any(re.fullmatch(r"T\d(-\d)?", other) for other in before), before[-1] if before else ""
     if re.fullmatch(r"T\d-\d", part):
-        return part.replace("-", ", trigger ")
+        return attack_in_words(part)
     if part in PLACES and attacked:
         return PLACES[part]
     if re.fullmatch(r"0\.\d+", part) or (last in PLACES and part.isdigit()):

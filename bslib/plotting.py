@@ -60,12 +60,12 @@ def drawn_from(table: Callable[[Any], pd.DataFrame]) -> Callable[[Callable[[Any,
     return decorate
 
 
-def images(record: Record | str, columns: int = 6) -> Figure | Markdown:
+def images(record: Record | str) -> Figure | Markdown:
     """Test images with their classes, from a record of an :class:`~bslib.specs.others.ImagesSpec`; or what to say instead."""
     if isinstance(record, str):
         return words(record)
     pictures, labels = record.arrays["images"], record.arrays["labels"]
-    figure, axes = panel_grid(len(pictures), columns, width=1.4 * columns, height=1.65)
+    figure, axes = panel_grid(len(pictures), 6, width=1.4 * 6, height=1.65)
     for axis, picture, label in zip(axes, pictures, labels, strict=True):
         axis.axis("off")
         axis.imshow(picture.transpose(1, 2, 0), cmap="gray", vmin=0, vmax=255)

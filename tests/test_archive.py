@@ -51,12 +51,6 @@ def test_what_arrives_is_what_was_sent(store, file, tmp_path):
         assert np.array_equal(got.arrays["labels"], sent.arrays["labels"])
 
 
-def test_some_records_alone_can_be_sent(store, tmp_path):
-    wanted = [record(1).spec, record(7).spec]
-    assert export_records(store, tmp_path / "one.zip", wanted) == 1
-    assert import_records(tmp_path / "one.zip", Store(tmp_path / "there")).new == [record(1).spec]
-
-
 def test_records_of_the_store_beneath_are_sent_too(store, tmp_path):
     above = Store(tmp_path / "above", base=store)
     above.put(record(3))

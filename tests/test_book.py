@@ -49,7 +49,10 @@ def printed(path: Path) -> str:
 
 
 @pytest.mark.timeout(300)
-def test_two_notebooks_are_executed_at_once_with_the_parameters(notebook: Callable[..., Path], tmp_path: Path) -> None:
+def test_two_notebooks_are_executed_at_once_with_the_parameters(
+    notebook: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
     # Each waits for a file that the other writes: one after the other, neither would end well.
     meet = """
         import pathlib, time
@@ -67,7 +70,7 @@ def test_two_notebooks_are_executed_at_once_with_the_parameters(notebook: Callab
         notebook("two", meet.format(mine="2", other="1")),
     ]
     before = [source.read_bytes() for source in sources]
-    made = book.execute(sources, tmp_path / "out", {"seed": 7}, jobs=2, cwd=tmp_path)
+    made = book.execute(sources, tmp_path / "out", {"seed": 7}, cwd=tmp_path)
     assert made == [tmp_path / "out" / "one.ipynb", tmp_path / "out" / "two.ipynb"]
     assert [printed(path) for path in made] == ["7\n", "7\n"]
     assert [source.read_bytes() for source in sources] == before
@@ -78,7 +81,10 @@ def test_two_notebooks_are_executed_at_once_with_the_parameters(notebook: Callab
 
 
 @pytest.mark.timeout(300)
-def test_failing_notebooks_are_named_with_their_cells_and_leave_nothing(notebook: Callable[..., Path], tmp_path: Path) -> None:
+def test_failing_notebooks_are_named_with_their_cells_and_leave_nothing(
+    notebook: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
     out = tmp_path / "out"
     out.mkdir()
     sources = [
@@ -87,7 +93,7 @@ def test_failing_notebooks_are_named_with_their_cells_and_leave_nothing(notebook
     ]
     (out / "wrong.ipynb").write_text("of an earlier run")
     with pytest.raises(book.BookError) as caught:
-        book.execute(sources, out, {"seed": 1}, jobs=1, cwd=tmp_path)
+        book.execute(sources, out, {"seed": 1}, cwd=tmp_path)
     message = str(caught.value)
     # In [1] are the defaults, In [2] the injected parameters.
     assert "wrong.ipynb, cell In [4] `y = 1`: ZeroDivisionError: division by zero" in message
@@ -278,10 +284,12 @@ def test_without_a_registry_the_error_is_one_line_with_the_reason(
     assert "\n" not in str(caught.value)
 
 
-def test_root_is_found_from_below_and_its_absence_said(tmp_path: Path) -> None:
+def test_root_is_found_from_below_and_its_absence_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     below = tmp_path / "clone" / "book" / "pages"
     below.mkdir(parents=True)
     (tmp_path / "clone" / "_toc.yml").touch()
-    assert book.find_root(below) == tmp_path / "clone"
+    monkeypatch.chdir(below)
+    assert book.find_root() == tmp_path / "clone"
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(book.BookError, match=r"no _toc\.yml in .*run this inside a clone"):
-        book.find_root(tmp_path)
+        book.find_root()

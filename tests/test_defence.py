@@ -17,7 +17,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from bslib.chapters import plan_of, sizes_of
-from bslib.chapters.defence import figures, plan
+from bslib.chapters.defence import figures, plan, scores
 from bslib.chapters.defence.results import Defence, load, quantities
 from bslib.chapters.defence.scores import TESTS, detection_rate, flagged, permutation_test
 from bslib.chapters.outcomes import area
@@ -66,8 +66,7 @@ def part_of(size=SIZE, *, gone=lambda spec: False, changes=None) -> Defence:
     networks = [*plan.networks_of(size, 0), *plan.clean_networks_of(size, 0)]
     specs = [s for n in networks for s in (plan.specs_of(size, n) if n.attack else plan.clean_specs_of(size, n))]
     for network in plan.cleansed_networks_of(size, 0):
-        crafted = size.candidates_of(network)
-        specs += [crafted, size.candidates_batch_of(crafted)]
+        specs += size.cleanse_specs(network)
     for spec in dict.fromkeys(specs):
         arrays = arrays_of(spec, rng) | (changes or {}).get(spec, {})
         index = {"anomaly_index": anomaly_index(arrays["masks"].sum((1, 2, 3)))} if isinstance(spec, CleanseSpec) else {}
@@ -147,12 +146,13 @@ def test_each_test_of_a_batch_is_scipys(name):
     assert found == pytest.approx(np.array(wanted), abs=0.07 if name == "permutation" else 1e-9)
 
 
-def test_a_permutation_test_counts_the_divisions_with_a_mean_as_low():
+def test_a_permutation_test_counts_the_divisions_with_a_mean_as_low(monkeypatch):
     clean, tested = np.array([3.0, 4, 5, 6]), np.array([0.0, 1, 2, 3])
     sums = [sum(chosen) for chosen in itertools.combinations([*tested, *clean], 4)]
     exact = np.mean(np.array(sums) <= 6)  # 2 of 70: the tied 3 may come from either batch
-    assert exact == 2 / 70 and permutation_test(clean, tested, permutations=20_000) == pytest.approx(exact, abs=0.005)
     assert permutation_test(tested, clean) == pytest.approx(1, abs=0.02)
+    monkeypatch.setattr(scores, "PERMUTATIONS", 20_000)
+    assert exact == 2 / 70 and permutation_test(clean, tested) == pytest.approx(exact, abs=0.005)
 
 
 def test_the_outlier_rule_makes_levenes_test_say_that_nothing_is_there_or_that_everything_differs():
@@ -241,14 +241,14 @@ def test_batches_are_tested_against_the_second_clean_batch_and_halves_against_th
 def test_networks_are_ranked_by_both_indices():
     masks = {"masks": np.ones((10, 1, 2, 2)) * np.array([1, 50, 51, 52, 53, 54, 55, 56, 57, 58])[:, None, None, None] / 4}
     even = {"masks": np.ones((10, 1, 2, 2)) * np.arange(50, 60)[:, None, None, None] / 4}
-    crafted = {n: SIZE.candidates_of(n) for n in plan.cleansed_networks_of(SIZE, 0)}
+    crafted = {n: SIZE.cleanse_specs(n)[0] for n in plan.cleansed_networks_of(SIZE, 0)}
     part = part_of(changes={spec: masks if n.attack else even for n, spec in crafted.items()})
     found, table = part.quantities(), part.candidates
     assert len(table) == 5 and found["network_auc.fashion-mnist.mask"].value == 1
     assert found["network_rate.fashion-mnist.mask"].value == 1 and found["network_false_alarms.fashion-mnist.mask"].value == 0
     w = []
-    for spec in crafted.values():
-        means = w_of(part, SIZE.candidates_batch_of(spec), 0.1).reshape(10, 4).mean(1)
+    for network in crafted:
+        means = w_of(part, SIZE.cleanse_specs(network)[1], 0.1).reshape(10, 4).mean(1)
         w.append((np.median(means) - means.min()) / stats.median_abs_deviation(means, scale="normal"))
     assert table["W"].to_numpy() == pytest.approx(w, rel=1e-4)
     of_w = roc_auc_score([network.attack is not None for network in crafted], w)

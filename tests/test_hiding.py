@@ -49,12 +49,11 @@ def made_up(size=SIZE, *, seed: int = 0) -> Hiding:
             of_kind = {"detector": {"scores": rng.random((1, size.points))}, "margins": {"margins": rng.random(size.points)}}
             records[spec] = Record(spec, {}, of_kind.get(spec.kind, arrays), data)
         if network.attack.trigger == 1 and network.attack.covers == size.covers[-1]:
-            crafted = size.candidates_of(network)
+            crafted, batch = size.cleanse_specs(network)
             masks = np.full((10, 1, 2, 2), 3.0)
             masks[network.seed % 2] = 1.0  # the target of seed 100 + k is k, so it is found for the first two
             counts = split(rng.integers(0, 4, (1, 1, 10 * size.candidate_points)), size.n)
             records[crafted] = Record(crafted, {"anomaly_index": 2.5}, {"masks": masks}, data)
-            batch = size.candidates_batch_of(crafted)
             records[batch] = Record(batch, {}, {"counts": counts}, data)
     return Hiding(size, "paper", 0, Records(records))
 
@@ -63,7 +62,8 @@ def test_numbers_are_those_that_counting_gives():
     hiding = made_up()
     found, data = hiding.quantities(), "fashion-mnist"
     for attack, number in (("T1-1", 0), ("T1-1", 5), ("T1-1", 40), ("T2-5", 0), ("T2-5", 40)):
-        runs, group = hiding.groups[attack, number], f"{data}.{attack}.{number}"
+        group = f"{data}.{attack}.{number}"
+        runs = [[hiding.records[spec] for spec in specs_of(SIZE, network)] for network in hiding.groups[attack, number]]
         for s, sigma in enumerate(SIZE.sigmas):
             w = {k: [np.log2((run[k].arrays["counts"][s, 0] > 0).sum(-1)).sum() for run in runs] for k in (2, 3, 6)}
             wanted, areas = [], []
@@ -89,7 +89,7 @@ def test_numbers_are_those_that_counting_gives():
 def test_accuracy_is_lost_against_the_plain_network_of_the_same_seed_and_masks_are_compared_with_all_others():
     hiding = made_up()
     found = hiding.quantities()
-    accuracies = {key: [run[0].result["clean_accuracy"] for run in runs] for key, runs in hiding.groups.items()}
+    accuracies = {key: [hiding.records[n].result["clean_accuracy"] for n in networks] for key, networks in hiding.groups.items()}
     lost = np.subtract(accuracies["T1-1", 0], accuracies["T1-1", 40])
     own, ends = found["accuracy_lost.fashion-mnist.T1-1.40"], stats.ttest_1samp(lost, 0).confidence_interval(0.95)
     assert (own.low, own.value, own.high) == pytest.approx((ends.low, lost.mean(), ends.high))
@@ -100,7 +100,7 @@ def test_accuracy_is_lost_against_the_plain_network_of_the_same_seed_and_masks_a
 
 def test_a_network_without_its_plain_twin_and_without_neural_cleanse_still_counts():
     hiding = made_up()
-    lost = {hiding.groups["T1-1", 0][1][0].spec, *(spec for spec in hiding.records if spec.kind == "cleanse")}
+    lost = {hiding.groups["T1-1", 0][1], *(spec for spec in hiding.records if spec.kind == "cleanse")}
     less = dataclasses.replace(hiding, records=Records({s: r for s, r in hiding.records.items() if s not in lost}))
     found = less.quantities()
     assert not [name for name in found if name.startswith("smallest_mask")] and less.cleansed().empty

@@ -21,7 +21,7 @@ from bslib.store import Record, Records, Store
 
 (PAPER,) = sizes_of("mitigation", "paper")
 SIZE = dataclasses.replace(
-    PAPER, networks=2, points=4, n=8, measured=(0.1,), fractions=(0.5,), noises=(0.1,), attacks=(("T1", 1), ("T3", 2))
+    PAPER, networks=2, points=4, n=8, sigmas=(0.1,), fractions=(0.5,), noises=(0.1,), attacks=(("T1", 1), ("T3", 2))
 )
 
 

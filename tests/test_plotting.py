@@ -135,11 +135,11 @@ def test_panels_share_their_y_axis_and_a_finished_figure_has_its_source_and_is_n
     assert not source.get_parse_math() and [axis.get_ylabel() for axis in axes] == [r"$W_\sigma$ (nats)", ""]
 
 
-@pytest.mark.parametrize(("count", "channels", "columns"), [(12, 1, 6), (5, 3, 4), (1, 3, 6)])
-def test_images_show_each_picture_with_the_name_of_its_class(count, channels, columns):
+@pytest.mark.parametrize(("count", "channels"), [(12, 1), (5, 3), (1, 3)])
+def test_images_show_each_picture_with_the_name_of_its_class(count, channels):
     pictures = np.random.default_rng(0).integers(0, 256, (count, channels, 8, 8)).astype(np.uint8)
     spec, found = ImagesSpec(dataset="digits", images=count, seed=0), {"images": pictures, "labels": np.arange(count) % 3}
-    figure = images(Record(spec, {"classes": ["coat", "bag", "boot"]}, found, {"source": "digits"}), columns)
+    figure = images(Record(spec, {"classes": ["coat", "bag", "boot"]}, found, {"source": "digits"}))
     shown = [axis for axis in figure.axes if axis.images]
     assert [axis.get_title() for axis in shown] == [["coat", "bag", "boot"][k % 3] for k in range(count)]
     for axis, picture in zip(shown, pictures, strict=True):

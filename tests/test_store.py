@@ -474,7 +474,7 @@ def test_a_read_only_store_leaves_out_what_is_missing(store, monkeypatch):
 
 
 def test_a_writable_store_is_completed(store):
-    records = records_for([IMAGES, COUNTS], store, device="cpu")
+    records = records_for([IMAGES, COUNTS], store)
     assert list(records) == [IMAGES, COUNTS]
     assert records[IMAGES].arrays["images"].shape == (2, 1, 28, 28)
     assert records[COUNTS].provenance == RECORD.provenance  # what was there was left alone

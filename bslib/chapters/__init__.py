@@ -70,7 +70,7 @@ def sizes_of(chapter: str, profile: str) -> list[Any]:
     return sizes
 
 
-def records_for(plan: Iterable[Spec], store: str | Path | Store | None = None, *, device: str = "auto") -> Records:
+def records_for(plan: Iterable[Spec], store: str | Path | Store | None = None) -> Records:
     """The records of a plan. Missing ones are computed, unless the store is read-only.
 
     This is the door between the computing and the reading side: a chapter calls it, and torch is imported only if something has
@@ -81,8 +81,6 @@ def records_for(plan: Iterable[Spec], store: str | Path | Store | None = None, *
     plan : iterable of Spec
     store : str, Path or Store, optional
         As for :func:`bslib.store.open_store`.
-    device : str
-        Where to compute: "auto", "cpu", "cuda", ...
 
     Returns
     -------
@@ -95,7 +93,7 @@ def records_for(plan: Iterable[Spec], store: str | Path | Store | None = None, *
     if missing and store.writable:
         from bslib.runner import run
 
-        run(plan, store, device=device)
+        run(plan, store)
         get.cache_clear()
         missing = missing_specs(plan, store, get)
     absent = set(missing)

@@ -53,6 +53,11 @@ class BeyondSize(TrainedSize):
         fields: dict[str, Any] = {"points": self.points, "sigmas": self.sigmas, "ns": (self.n,), "seed": network.seed}
         return CountsSpec(network=network, trigger=trigger, held_out=True, paired=True, **(fields | more))
 
+    def predictions_of(self, network: NetworkSpec) -> PredictionsSpec:
+        """The success of a backdoored network's trigger."""
+        (trigger,) = network.triggers
+        return PredictionsSpec(network=network, trigger=trigger, images=self.test_images)
+
     def margins_of(self, network: NetworkSpec, trigger: int | None) -> MarginsSpec:
         """The logit margins of the same images."""
         return MarginsSpec(network=network, trigger=trigger, points=self.points, seed=network.seed)
@@ -64,9 +69,8 @@ class BeyondSize(TrainedSize):
 
     def basics(self, network: NetworkSpec) -> list[Spec]:
         """A backdoored network, the success of its trigger, and W without and with it."""
-        (trigger,) = network.triggers
-        success = PredictionsSpec(network=network, trigger=trigger, images=self.test_images)
-        return [network, success, self.counts_of(network, None), self.counts_of(network, trigger)]
+        counts = [self.counts_of(network, trigger) for trigger in (None, *network.triggers)]
+        return [network, self.predictions_of(network), *counts]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,15 +94,12 @@ class CleansedSize(BeyondSize):
     candidate_points: int = 100
     candidate_sigmas: tuple[float, ...] = (0.05, 0.1, 0.25)
 
-    def candidates_of(self, network: NetworkSpec) -> CleanseSpec:
-        """Neural Cleanse on a network."""
+    def cleanse_specs(self, network: NetworkSpec) -> tuple[CleanseSpec, CountsSpec]:
+        """Neural Cleanse on a network, and class counts of held-out images with each candidate."""
         how = {"images": self.crafted_on, "samples": self.samples, "steps": self.steps, "checked": self.checked}
-        return CleanseSpec(network=network, seed=network.seed, **how)
-
-    def candidates_batch_of(self, crafted: CleanseSpec) -> CountsSpec:
-        """Class counts of held-out images with each candidate."""
-        how: dict[str, Any] = {"points": self.candidate_points, "sigmas": self.candidate_sigmas, "ns": (self.n,)}
-        return CountsSpec(network=crafted.network, seed=crafted.network.seed, pattern=crafted, held_out=True, **how)
+        crafted = CleanseSpec(network=network, seed=network.seed, **how)
+        batch: dict[str, Any] = {"points": self.candidate_points, "sigmas": self.candidate_sigmas, "ns": (self.n,)}
+        return crafted, CountsSpec(network=network, seed=network.seed, pattern=crafted, held_out=True, **batch)
 
 
 def nearest(levels: Sequence[float], wanted: float = 0.1) -> float:

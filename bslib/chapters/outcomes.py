@@ -3,28 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from bslib.chapters.beyond import nearest
+from bslib.chapters.base import Results
+from bslib.chapters.beyond import Attack, BeyondSize, nearest
 from bslib.datasets import class_count
 from bslib.entropy import entropy
-from bslib.specs import AttackSpec, MeasuredSpec, NetworkSpec
+from bslib.specs import AttackSpec, CountsSpec, MeasuredSpec, NetworkSpec
 from bslib.statistics import Estimate, Estimates, leave_one_out, mean_of_networks, success_rate
 from bslib.store import Record
 
 __all__ = [
-    "Run", "accuracy_of", "area", "attack_on", "attack_success", "copies_as_wanted", "costs", "defined", "divided",
-    "labels_flipped", "mean_of", "name_of", "network_of", "quantities", "quantities_of", "ratio", "usual_level", "w_by_sigma",
+    "BeyondResults", "area", "attack_in_words", "attack_name", "attack_named", "attack_on", "attack_success",
+    "copies_as_wanted", "defined", "divided", "labels_flipped", "mean_of", "name_of", "quantities", "quantities_of", "ratio",
+    "usual_level", "w_by_candidate", "w_by_sigma",
 ]  # fmt: skip
 
 Floats = NDArray[np.float64]
-#: The records of a network, its own first.
-Run = tuple[Record, ...]
+B = TypeVar("B", bound=BeyondSize)
+
+
+@dataclass(frozen=True)
+class BeyondResults(Results[B]):
+    """Results of a chapter beyond the paper: what is asked of the records of one backdoored network."""
+
+    described: ClassVar[str] = "backdoored "
+
+    def accuracy_of(self, network: NetworkSpec) -> float:
+        """The clean accuracy of a network."""
+        return float(self.records[network].result["clean_accuracy"])
+
+    def success_of(self, network: NetworkSpec) -> float:
+        """The success rate of its trigger."""
+        return attack_success(self.records[self.size.predictions_of(network)])
+
+    def counts_of(self, network: NetworkSpec, **more: Any) -> list[Record]:
+        """Class counts without and with its trigger; ``more`` as for :meth:`~bslib.chapters.beyond.BeyondSize.counts_of`."""
+        return [self.records[self.size.counts_of(network, trigger, **more)] for trigger in (None, *network.triggers)]
+
+    def w_of(self, network: NetworkSpec, **more: Any) -> Floats:
+        """W without and with its trigger, shape (2, S, B); a clean network has no second row."""
+        return np.stack([w_by_sigma(counts) for counts in self.counts_of(network, **more)])
+
+    def costs(self, networks: Sequence[NetworkSpec], before: Sequence[float]) -> dict[str, Estimate]:
+        """Success, accuracy, and the accuracy lost against that of other networks, a number for each network; NaN for none."""
+        images = len(self.records[self.size.predictions_of(networks[0])].arrays["labels"])
+        accuracies = [self.accuracy_of(network) for network in networks]
+        return {
+            "success": mean_of_networks([self.success_of(network) for network in networks], images),
+            "accuracy": mean_of_networks(accuracies, images),
+            "accuracy lost": mean_of(other - accuracy for other, accuracy in zip(before, accuracies, strict=True)),
+        }
 
 
 def attack_on(network: NetworkSpec) -> AttackSpec:
@@ -34,35 +69,34 @@ def attack_on(network: NetworkSpec) -> AttackSpec:
 
 
 def name_of(network: NetworkSpec) -> str:
-    """The name of the attack on a network in quantities, such as "T1-4": the threat model and the trigger."""
-    return f"{attack_on(network).threat_model}-{attack_on(network).trigger}"
+    """The name of the attack on a network."""
+    return attack_name(attack_on(network).threat_model, attack_on(network).trigger)
 
 
-def accuracy_of(run: Run) -> float:
-    """The clean accuracy of a network."""
-    return float(run[0].result["clean_accuracy"])
+def attack_name(threat_model: str, trigger: int) -> str:
+    """The name of an attack in quantities.
+
+    >>> attack_name("T1", 4), attack_named("T1-4"), attack_in_words("T1-4")
+    ('T1-4', ('T1', 4), 'T1, trigger 4')
+    """
+    return f"{threat_model}-{trigger}"
 
 
-def network_of(run: Run) -> NetworkSpec:
-    """The network of a run."""
-    assert isinstance(run[0].spec, NetworkSpec)
-    return run[0].spec
+def attack_named(name: str) -> Attack:
+    """The threat model and the trigger of an attack's name."""
+    threat_model, trigger = name.split("-")
+    return threat_model, int(trigger)
+
+
+def attack_in_words(name: str) -> str:
+    """The name of an attack for readers."""
+    return "{}, trigger {}".format(*attack_named(name))
 
 
 def attack_success(predictions: Record, *, count_target: bool = False) -> float:
     """The success rate of a trigger, from the predictions for images with it; see :func:`bslib.statistics.success_rate`."""
     predicted, labels = (predictions.arrays[name] for name in ("predicted", "labels"))
     return success_rate(predicted, labels, _wanted(predictions), count_target=count_target)
-
-
-def costs(runs: Sequence[Run], before: Sequence[float]) -> dict[str, Estimate]:
-    """Success, clean accuracy, and the accuracy lost against that of other networks, a number for each run; NaN for none."""
-    images = len(runs[0][1].arrays["labels"])
-    return {
-        "success": mean_of_networks([attack_success(run[1]) for run in runs], images),
-        "accuracy": mean_of_networks([accuracy_of(run) for run in runs], images),
-        "accuracy lost": mean_of(other - accuracy_of(run) for other, run in zip(before, runs, strict=True)),
-    }
 
 
 def usual_level(sigmas: Sequence[float]) -> int:
@@ -77,6 +111,13 @@ def usual_level(sigmas: Sequence[float]) -> int:
 def w_by_sigma(counts: Record) -> Floats:
     """W of each image at the largest number of noisy copies, shape (S, B)."""
     return entropy(counts.arrays["counts"][:, -1])
+
+
+def w_by_candidate(counts: Record) -> Floats:
+    """Mean W of the images with each candidate of Neural Cleanse, shape (S, candidates)."""
+    assert isinstance(counts.spec, CountsSpec)
+    w = w_by_sigma(counts)
+    return w.reshape(len(w), -1, counts.spec.points).mean(-1)
 
 
 def labels_flipped(counts: Record) -> Floats:

@@ -35,7 +35,7 @@ FEWEST_PAIRS = 5
 
 
 def partial_correlation(pairs: pd.DataFrame | Columns, given: Sequence[str] = ("clean W",)) -> float:
-    """Partial correlation of success and W: Pearson's r of the :func:`residuals`.
+    """Partial correlation of success and W: Pearson's r of their residuals after a linear fit on ``given``.
 
     The mean of each class under each trigger is removed, so only differences between networks remain.
 
@@ -53,19 +53,13 @@ def partial_correlation(pairs: pd.DataFrame | Columns, given: Sequence[str] = ("
     return pearson(*_left_over(pairs, given).T)
 
 
-def residuals(pairs: pd.DataFrame, given: Sequence[str] = ("clean W",)) -> pd.DataFrame:
-    """Residuals of success and W after a linear fit on trigger x class and ``given``; NaN with too few pairs.
-
-    Parameters
-    ----------
-    pairs, given
-        As for :func:`partial_correlation`.
-    """
-    return pd.DataFrame(_left_over(pairs, given), index=pairs.index, columns=["success", "W"])
+def residuals(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Residuals of success and W after a linear fit on trigger x class and clean W; NaN with too few pairs."""
+    return pd.DataFrame(_left_over(pairs, ["clean W"]), index=pairs.index, columns=["success", "W"])
 
 
 def _left_over(pairs: pd.DataFrame | Columns, given: Sequence[str]) -> Floats:
-    """The :func:`residuals` as an array, shape (pairs, 2)."""
+    """Residuals of success and W after a linear fit on trigger x class and ``given``, shape (pairs, 2)."""
     values = np.column_stack([pairs["success"], pairs["W"]]).astype(float)
     kinds = np.column_stack([pairs["trigger"], pairs["class"]])
     dummies = [(kinds == kind).all(1) for kind in np.unique(kinds, axis=0)]

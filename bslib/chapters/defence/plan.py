@@ -53,8 +53,7 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
         specs += [spec for network in networks_of(size, seed) for spec in specs_of(size, network)]
         specs += [spec for network in clean_networks_of(size, seed) for spec in clean_specs_of(size, network)]
         for network in cleansed_networks_of(size, seed):
-            crafted = size.candidates_of(network)
-            specs += [crafted, size.candidates_batch_of(crafted), size.counts_of(network, None)]
+            specs += [*size.cleanse_specs(network), size.counts_of(network, None)]
     return list(dict.fromkeys(specs))
 
 
@@ -76,7 +75,7 @@ def cleansed_networks_of(size: Size, seed: int) -> list[NetworkSpec]:
 
 def specs_of(size: Size, network: NetworkSpec) -> list[Spec]:
     """A backdoored network: W for every number of copies, margins and STRIP without and with its trigger, and a clean batch."""
-    specs = size.basics(network)[:2]
+    specs: list[Spec] = [network, size.predictions_of(network)]
     for trigger in (None, *network.triggers):
         specs += [size.counts_of(network, trigger), ladder_of(size, network, trigger)]
         specs += [size.margins_of(network, trigger), size.strip_of(network, trigger)]

@@ -12,12 +12,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from bslib.chapters.base import Results
 from bslib.chapters.beyond import nearest
 from bslib.chapters.defence import plan
 from bslib.chapters.defence.plan import Size
 from bslib.chapters.defence.scores import TESTS, detection_rate, flagged
-from bslib.chapters.outcomes import area, attack_success, defined, mean_of, quantities, w_by_sigma
+from bslib.chapters.outcomes import BeyondResults, area, defined, mean_of, quantities, w_by_candidate, w_by_sigma
 from bslib.entropy import entropy
 from bslib.markdown import markdown_table
 from bslib.specs import NetworkSpec, Spec
@@ -34,7 +33,7 @@ ATTACK = ["threat model", "trigger"]
 
 
 @dataclass(frozen=True)
-class Defence(Results[Size]):
+class Defence(BeyondResults[Size]):
     """The numbers of the defence chapter on one data set. A high *suspicion* is the sign of a trigger: minus W, for example."""
 
     chapter: ClassVar[str] = "defence"
@@ -73,7 +72,7 @@ class Defence(Results[Size]):
         ranks = [stats.rankdata(np.concatenate(pair)) for pair in without_noise.values()]
         halves = np.mean(ranks, axis=0).reshape(2, -1)
         yield from ((name, np.nan, pair) for name, pair in (without_noise | {"two": (halves[0], halves[1])}).items())
-        for sigma, clean, triggered in zip(self.size.sigmas, *(self._w(network, t) for t in carried), strict=True):
+        for sigma, clean, triggered in zip(self.size.sigmas, *self.w_of(network), strict=True):
             yield "W", sigma, (-clean, -triggered)
             halves = np.mean([*ranks, stats.rankdata(-np.concatenate([clean, triggered]))], axis=0).reshape(2, -1)
             yield "three", sigma, (halves[0], halves[1])
@@ -86,7 +85,7 @@ class Defence(Results[Size]):
         """
         rows = []
         for network in self.backdoored:
-            about = *_about(network), attack_success(self.records[self.needed(network)[1]])
+            about = *_about(network), self.success_of(network)
             for name, sigma, pair in self.suspicions(network):
                 rows.append((*about, name, sigma, area(*pair), *(detection_rate(*pair, alarms=alarms) for alarms in ALARMS)))
         return pd.DataFrame(rows, columns=["network", *ATTACK, "success", "score", "sigma", "auc", "5 %", "1 %"])
@@ -111,9 +110,9 @@ class Defence(Results[Size]):
         about, pairs, rows = [], [], []
         for network in self.networks:
             second = w_by_sigma(self.records[plan.second_batch_of(self.size, network)])
-            for carried, trigger in [("clean", None)] + ([("trigger", network.attack.trigger)] if network.attack else []):
+            for carried, w in zip(("clean", "trigger"), self.w_of(network), strict=False):
                 about.append((*_about(network), carried))
-                pairs.append((second, self._w(network, trigger)))
+                pairs.append((second, w))
         for points in (points for points in BATCHES if points <= self.size.points and pairs):
             clean, tested = (_split(np.stack(of), points) for of in zip(*pairs, strict=True))
             for name, test in TESTS.items():
@@ -152,12 +151,10 @@ class Defence(Results[Size]):
         """
         rows = []
         for network in plan.cleansed_networks_of(self.size, self.seed):
-            crafted = self.size.candidates_of(network)
-            batch = self.size.candidates_batch_of(crafted)
+            crafted, batch = self.size.cleanse_specs(network)
             if crafted in self.records and batch in self.records:
                 arrays, mask = self.records[crafted].arrays, self.records[crafted].result["anomaly_index"]
-                w = w_by_sigma(self.records[batch]).reshape(len(batch.sigmas), -1, batch.points).mean(-1)
-                of_w = [anomaly_index(means, arrays["success"]) for means in w]
+                of_w = [anomaly_index(means, arrays["success"]) for means in w_by_candidate(self.records[batch])]
                 rows += [(*_about(network), sigma, mask, index) for sigma, index in zip(batch.sigmas, of_w, strict=True)]
         return pd.DataFrame(rows, columns=["network", *ATTACK, "sigma", "mask", "W"])
 
@@ -261,10 +258,6 @@ class Defence(Results[Size]):
             for device, seconds in times.groupby("device")["seconds"] if len(times) else ():
                 rows.append((name, passes or "", f"{seconds.median() / size.points / many:.2g} s", str(device)))
         return markdown_table(["score", "forward passes", "time", "on"], rows, empty="")
-
-    def _w(self, network: NetworkSpec, trigger: int | None) -> Floats:
-        """W of a batch, shape (sigmas, points)."""
-        return w_by_sigma(self.records[self.size.counts_of(network, trigger)])
 
 
 load = Defence.load

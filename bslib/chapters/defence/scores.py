@@ -48,7 +48,7 @@ def flagged(scores: Floats, positive: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return flags
 
 
-def permutation_test(clean: Floats, tested: Floats, *, permutations: int = PERMUTATIONS) -> Floats:
+def permutation_test(clean: Floats, tested: Floats) -> Floats:
     """The p-values of one-sided permutation tests of whether the mean of a tested batch is lower than that of a clean batch.
 
     Parameters
@@ -61,10 +61,10 @@ def permutation_test(clean: Floats, tested: Floats, *, permutations: int = PERMU
         The random assignments of points are the same for all batches and every call.
     """
     pooled, points = np.concatenate([tested, clean], axis=-1), tested.shape[-1]
-    order = np.random.default_rng(0).permuted(np.tile(np.arange(pooled.shape[-1]), (permutations, 1)), axis=1)
+    order = np.random.default_rng(0).permuted(np.tile(np.arange(pooled.shape[-1]), (PERMUTATIONS, 1)), axis=1)
     chosen = (order < points).astype(float)
     lower = pooled @ chosen.T <= tested.sum(-1)[..., None] + 1e-9
-    return (lower.sum(-1) + 1) / (permutations + 1)
+    return (lower.sum(-1) + 1) / (PERMUTATIONS + 1)
 
 
 def _levene(clean: Floats, tested: Floats) -> Floats:

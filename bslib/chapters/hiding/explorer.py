@@ -10,7 +10,7 @@ from typing import Any
 
 from bslib.chapters.base import Content
 from bslib.chapters.hiding.results import Hiding
-from bslib.chapters.outcomes import attack_success, network_of, usual_level, w_by_sigma
+from bslib.chapters.outcomes import usual_level
 
 __all__ = ["content"]
 
@@ -23,9 +23,9 @@ def content(there: Sequence[Hiding]) -> Content:
 def _means(part: Hiding) -> list[dict[str, Any]]:
     """Success, and mean W without and with the trigger, of each network at each noise level."""
     return [
-        {"attack": attack, "covers": covers, "network": network_of(run).seed, "success": attack_success(run[1]), "sigma": sigma}
+        {"attack": attack, "covers": covers, "network": network.seed, "success": part.success_of(network), "sigma": sigma}
         | {"without": float(without), "with": float(with_it)}
-        for (attack, covers), runs in part.groups.items()
-        for run in runs
-        for sigma, without, with_it in zip(part.size.sigmas, *(w_by_sigma(run[k]).mean(-1) for k in (2, 3)), strict=True)
+        for (attack, covers), networks in part.groups.items()
+        for network in networks
+        for sigma, without, with_it in zip(part.size.sigmas, *part.w_of(network).mean(-1), strict=True)
     ]

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bslib.chapters.hiding.results import Hiding
+from bslib.chapters.outcomes import attack_in_words
 from bslib.plotting import (
     BLUE,
     GREY,
@@ -47,7 +48,7 @@ def hidden(hiding: Hiding, table: pd.DataFrame) -> Figure:
         _ratio_scale(axis)
         noise_axis(axis, sigmas)
         axis.set_xlim(-0.5, len(sigmas) - 0.5)
-        axis.set_title(str(attack).replace("-", ", trigger "), fontsize=10)
+        axis.set_title(attack_in_words(str(attack)), fontsize=10)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, fontsize=9)
     for axis in axes[::3]:
         axis.set_ylabel("W with / W without")

@@ -40,8 +40,7 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
     for size in sizes_of("hiding", profile):
         specs += [spec for network in networks_of(size, seed) for spec in specs_of(size, network)]
         for run in size.seeds(seed):
-            crafted = size.candidates_of(network_of(size, run, size.attacks[0], size.covers[-1]))
-            specs += [crafted, size.candidates_batch_of(crafted)]
+            specs += size.cleanse_specs(network_of(size, run, size.attacks[0], size.covers[-1]))
     return specs
 
 

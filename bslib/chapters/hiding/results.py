@@ -9,43 +9,41 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from bslib.chapters.base import Results
 from bslib.chapters.hiding.plan import Size
 from bslib.chapters.outcomes import (
+    BeyondResults,
     Floats,
-    Run,
-    accuracy_of,
     area,
+    attack_in_words,
+    attack_name,
     attack_on,
     copies_as_wanted,
-    costs,
     defined,
     labels_flipped,
     mean_of,
     name_of,
-    network_of,
     quantities,
     quantities_of,
     ratio,
     usual_level,
+    w_by_candidate,
     w_by_sigma,
 )
 from bslib.markdown import markdown_table
+from bslib.specs import NetworkSpec
 from bslib.statistics import Estimate, leave_one_out, share_of_networks
 
 __all__ = ["Hiding", "load", "quantities"]
 
 
 @dataclass(frozen=True)
-class Hiding(Results[Size]):
+class Hiding(BeyondResults[Size]):
     """The numbers of the chapter on one data set. A group has the networks of one attack with one number of covers.
 
-    A run is a network, its success, counts without and with the trigger, STRIP likewise, counts with the trigger and noise beside
-    it, and margins without and with the trigger. Neural Cleanse, which takes longest, may be missing.
+    Neural Cleanse, which takes longest, may be missing.
     """
 
     chapter: ClassVar[str] = "hiding"
-    described: ClassVar[str] = "backdoored "
 
     @property
     def details(self) -> str:
@@ -55,15 +53,14 @@ class Hiding(Results[Size]):
     @property
     def first(self) -> str:
         """The name of the first attack, which is measured with every number of covers."""
-        threat_model, trigger = self.size.attacks[0]
-        return f"{threat_model}-{trigger}"
+        return attack_name(*self.size.attacks[0])
 
     @cached_property
-    def groups(self) -> dict[tuple[str, int], list[Run]]:
-        """The records of the networks of each attack and number of covers."""
-        found: dict[tuple[str, int], list[Run]] = {}
-        for network, run in zip(self.networks, self.runs, strict=True):
-            found.setdefault((name_of(network), attack_on(network).covers or 0), []).append(run)
+    def groups(self) -> dict[tuple[str, int], list[NetworkSpec]]:
+        """The networks of each attack and number of covers."""
+        found: dict[tuple[str, int], list[NetworkSpec]] = {}
+        for network in self.networks:
+            found.setdefault((name_of(network), attack_on(network).covers or 0), []).append(network)
         return found
 
     def by_sigma(self) -> pd.DataFrame:
@@ -76,9 +73,9 @@ class Hiding(Results[Size]):
             the trigger's), ratio, and wanted (the fraction of noisy copies with the attacker's label).
         """
         rows = []
-        for (attack, covers), runs in self.groups.items():
-            w = leave_one_out([np.stack([w_by_sigma(run[k]) for k in (2, 3, 6)]) for run in runs])
-            wanted = leave_one_out([copies_as_wanted(run[3]) for run in runs])
+        for (attack, covers), networks in self.groups.items():
+            w = leave_one_out([np.stack([*self.w_of(network), self._w_beside(network)]) for network in networks])
+            wanted = leave_one_out([copies_as_wanted(self.counts_of(network)[1]) for network in networks])
             for s, sigma in enumerate(self.size.sigmas):
                 parts = {f"W {name}": w.at(k, s).estimate() for k, name in enumerate(("without", "with", "beside"))}
                 also = {"ratio": w.at(s).estimate(ratio, within=(0, np.inf)), "wanted": wanted.at(s).estimate(within=(0, 1))}
@@ -88,16 +85,16 @@ class Hiding(Results[Size]):
     def cost(self) -> pd.DataFrame:
         """Success, clean accuracy, and the accuracy lost against the plain attack with the same seed (Estimates), by group."""
         rows = []
-        for (attack, covers), runs in self.groups.items():
-            plain = {network_of(run).seed: accuracy_of(run) for run in self.groups.get((attack, 0), [])}
-            before = [plain.get(network_of(run).seed, np.nan) for run in runs]
-            rows.append({"attack": attack, "covers": covers} | costs(runs, before))
+        for (attack, covers), networks in self.groups.items():
+            plain = {network.seed: self.accuracy_of(network) for network in self.groups.get((attack, 0), [])}
+            before = [plain.get(network.seed, np.nan) for network in networks]
+            rows.append({"attack": attack, "covers": covers} | self.costs(networks, before))
         return pd.DataFrame(rows)
 
     def cost_table(self) -> str:
         """:meth:`cost` as a Markdown table."""
         rows = [
-            (attack.replace("-", ", trigger "), f"{number:,}", f"{success:.1%}", f"{accuracy:.1%}", f"{lost:+.1%}")
+            (attack_in_words(attack), f"{number:,}", f"{success:.1%}", f"{accuracy:.1%}", f"{lost:+.1%}")
             for attack, number, success, accuracy, lost in self.cost().itertuples(index=False)
         ]
         return markdown_table(["attack", "covers", "success", "clean accuracy", "accuracy lost"], rows)
@@ -111,18 +108,24 @@ class Hiding(Results[Size]):
             Columns attack, covers, score ("STRIP", "margin", "flips" or "W"), sigma (0 for the first two), and auc (Estimate).
         """
         rows = []
-        for (attack, covers), runs in self.groups.items():
-            scores = [[self._scores(run, carried) for carried in (0, 1)] for run in runs]
+        for (attack, covers), networks in self.groups.items():
+            scores = [[self._scores(network, trigger) for trigger in (None, *network.triggers)] for network in networks]
             for score, sigma in scores[0][0]:
                 of_each = [area(clean[score, sigma], with_it[score, sigma]) for clean, with_it in scores]
                 found = mean_of(of_each, within=(0, 1))
                 rows.append({"attack": attack, "covers": covers, "score": score, "sigma": sigma, "auc": found})
         return pd.DataFrame(rows)
 
-    def _scores(self, run: Run, carried: int) -> dict[tuple[str, float], Floats]:
-        """Scores of a network's images without (0) or with (1) the trigger; suspicious images have high ones."""
-        flips, w = labels_flipped(run[2 + carried]), w_by_sigma(run[2 + carried])
-        found = {("STRIP", 0.0): -run[4 + carried].arrays["scores"][0], ("margin", 0.0): run[7 + carried].arrays["margins"]}
+    def _w_beside(self, network: NetworkSpec) -> Floats:
+        """W with the trigger under noise on the other pixels alone."""
+        return w_by_sigma(self.records[self.size.counts_of(network, *network.triggers, noise_on="rest")])
+
+    def _scores(self, network: NetworkSpec, trigger: int | None) -> dict[tuple[str, float], Floats]:
+        """Scores of a network's images without or with its trigger; suspicious images have high ones."""
+        size, records = self.size, self.records
+        counts, strip = records[size.counts_of(network, trigger)], records[size.strip_of(network, trigger)].arrays["scores"][0]
+        flips, w = labels_flipped(counts), w_by_sigma(counts)
+        found = {("STRIP", 0.0): -strip, ("margin", 0.0): records[size.margins_of(network, trigger)].arrays["margins"]}
         for s, sigma in enumerate(self.size.sigmas):
             found |= {("flips", sigma): flips[s], ("W", sigma): -w[s]}
         return found
@@ -130,18 +133,15 @@ class Hiding(Results[Size]):
     def cleansed(self) -> pd.DataFrame:
         """What Neural Cleanse finds on each hidden network of the first attack: sizes of masks, and mean W with its patches."""
         rows = []
-        for run in self.groups.get((self.first, self.size.covers[-1]), []):
-            network = network_of(run)
-            crafted, target = self.size.candidates_of(network), attack_on(network).target
+        for network in self.groups.get((self.first, self.size.covers[-1]), []):
+            (crafted, batch), target = self.size.cleanse_specs(network), attack_on(network).target
             assert target is not None, "a first attack without a target class cannot be found by its mask"
-            counts = self.size.candidates_batch_of(crafted)
-            if crafted in self.records and counts in self.records:
+            if crafted in self.records and batch in self.records:
                 norms = self.records[crafted].arrays["masks"].sum((1, 2, 3))
-                w = w_by_sigma(self.records[counts]).reshape(len(counts.sigmas), len(norms), -1).mean(-1)
-                at = usual_level(counts.sigmas)
+                w = w_by_candidate(self.records[batch])[usual_level(batch.sigmas)]
                 sizes = {"target": norms[target], "smallest other": np.delete(norms, target).min()}
-                sizes |= {"index": self.records[crafted].result["anomaly_index"], "W": w[at, target]}
-                rows.append({"network": network.seed} | sizes | {"W of the others": np.delete(w[at], target).mean()})
+                sizes |= {"index": self.records[crafted].result["anomaly_index"], "W": w[target]}
+                rows.append({"network": network.seed} | sizes | {"W of the others": np.delete(w, target).mean()})
         return pd.DataFrame(rows)
 
     def cleanse_table(self) -> str:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bslib.chapters.mitigation.results import NO_TREATMENT, Mitigation
-from bslib.chapters.outcomes import usual_level
+from bslib.chapters.outcomes import attack_in_words, usual_level
 from bslib.plotting import GREY, MEAN, SETTING_STYLE, TRIGGER_STYLES, drawn_from, finish, panels, reach
 
 __all__ = ["FIGURES", "treatments", "warning"]
@@ -26,9 +26,9 @@ def treatments(mitigation: Mitigation, table: pd.DataFrame) -> Figure:
         colour, marker = SETTING_STYLE[k % len(SETTING_STYLE)]
         rows = np.array([names.index(name) for name in own["treatment"]]) + 0.22 * (k - (len(groups) - 1) / 2)
         for axis, name in zip(axes, ("success", "accuracy", "W with"), strict=True):
-            _lying(axis, own[name], rows, colour, marker, str(attack).replace("-", ", trigger "))
+            _lying(axis, own[name], rows, colour, marker, attack_in_words(str(attack)))
         _lying(axes[2], own["W without"], rows, colour, marker, None, hollow=True)
-    sigma = mitigation.size.measured[usual_level(mitigation.size.measured)]
+    sigma = mitigation.size.sigmas[usual_level(mitigation.size.sigmas)]
     for axis, title in zip(axes, ("success", "clean accuracy", rf"mean of W, $\sigma$ = {sigma:g}"), strict=True):
         axis.set_title(title, fontsize=10)
         axis.axhline(names.index(NO_TREATMENT) + 0.5, color=GREY, linewidth=0.8)
@@ -60,7 +60,7 @@ def warning(mitigation: Mitigation, table: pd.DataFrame) -> Figure:
             axis.plot(w, success, marker=marker, markersize=4.5, linewidth=1, color=colour, markerfacecolor="white")
             axis.plot(w.iloc[:1], success.iloc[:1], marker=marker, markersize=6, color=colour)
             axis.plot(w[path["warns"]], success[path["warns"]], "o", markersize=11, fillstyle="none", color=MEAN)
-        axis.set_title(str(attack).replace("-", ", trigger "), fontsize=10)
+        axis.set_title(attack_in_words(str(attack)), fontsize=10)
         axis.set(xlabel="mean of W with the trigger", ylim=(min(0.85, own["success"].min() - 0.01), 1.005))
         axis.tick_params(labelsize=8)
     return finish(figure, axes, mitigation.source, y="success of the trigger")

@@ -30,8 +30,6 @@ class Size(BeyondSize):
         Fraction of the defender's images that get the trigger for unlearning.
     noises : tuple of float
         Standard deviations of the noise in training, of networks that are attacked and trained anew.
-    measured : tuple of float
-        Noise levels at which W is measured.
     """
 
     attacks: tuple[Attack, ...] = (("T1", 1), ("T2", 5), ("T3", 2))
@@ -41,7 +39,7 @@ class Size(BeyondSize):
     fractions: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
     unlearned: float = 0.2
     noises: tuple[float, ...] = (0.1, 0.25)
-    measured: tuple[float, ...] = (0.05, 0.1, 0.25)
+    sigmas: tuple[float, ...] = (0.05, 0.1, 0.25)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,4 +84,4 @@ def networks_of(size: Size, seed: int) -> list[NetworkSpec]:
 
 def specs_of(size: Size, network: NetworkSpec) -> list[Spec]:
     """A network, its success, and W without and with its trigger."""
-    return replace(size, sigmas=size.measured).basics(network)
+    return size.basics(network)

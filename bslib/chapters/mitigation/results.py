@@ -10,23 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from bslib.chapters.base import Results
 from bslib.chapters.mitigation.plan import Size, specs_of
-from bslib.chapters.outcomes import (
-    Run,
-    accuracy_of,
-    attack_on,
-    attack_success,
-    costs,
-    defined,
-    name_of,
-    network_of,
-    quantities,
-    quantities_of,
-    ratio,
-    usual_level,
-    w_by_sigma,
-)
+from bslib.chapters.outcomes import BeyondResults, attack_on, defined, name_of, quantities, quantities_of, ratio, usual_level
 from bslib.markdown import markdown_table
 from bslib.specs import NetworkSpec, Spec
 from bslib.statistics import Estimate, leave_one_out, share_of_networks
@@ -49,18 +34,14 @@ def treatment_of(network: NetworkSpec) -> str:
 
 
 @dataclass(frozen=True)
-class Mitigation(Results[Size]):
-    """The numbers of the chapter on one data set. A group has the networks of one attack after one treatment.
-
-    A run is a network, its success, and counts without and with the trigger; then the same of the network before the treatment.
-    """
+class Mitigation(BeyondResults[Size]):
+    """The numbers of the chapter on one data set. A group has the networks of one attack after one treatment."""
 
     chapter: ClassVar[str] = "mitigation"
-    described: ClassVar[str] = "backdoored "
 
     def needed(self, network: NetworkSpec) -> Sequence[Spec]:
         """The network, its success and its counts, and those of the network before the treatment."""
-        before = replace(network.untreated, noise=None)
+        before = _before(network)
         return [*specs_of(self.size, network), *(specs_of(self.size, before) if before != network else ())]
 
     @property
@@ -69,11 +50,11 @@ class Mitigation(Results[Size]):
         return f", treated or not, {self.size.points} images each"
 
     @cached_property
-    def groups(self) -> dict[tuple[str, str], list[Run]]:
-        """The records of the networks of each attack and treatment, in the order of their seeds."""
-        found: dict[tuple[str, str], list[Run]] = {}
-        for network, run in zip(self.networks, self.runs, strict=True):
-            found.setdefault((name_of(network), treatment_of(network)), []).append(run)
+    def groups(self) -> dict[tuple[str, str], list[NetworkSpec]]:
+        """The networks of each attack and treatment, in the order of their seeds."""
+        found: dict[tuple[str, str], list[NetworkSpec]] = {}
+        for network in self.networks:
+            found.setdefault((name_of(network), treatment_of(network)), []).append(network)
         return found
 
     def after(self) -> pd.DataFrame:
@@ -86,17 +67,17 @@ class Mitigation(Results[Size]):
             training with noise against the one that was trained without), and at the usual noise level W without, W with, less
             clean (their difference) and ratio.
         """
-        rows, s = [], usual_level(self.size.measured)
-        for (attack, treatment), runs in self.groups.items():
-            w = leave_one_out([np.stack([w_by_sigma(run[k])[s] for k in (2, 3)]) for run in runs])
+        rows, s = [], usual_level(self.size.sigmas)
+        for (attack, treatment), networks in self.groups.items():
+            w = leave_one_out([self.w_of(network)[:, s] for network in networks])
             of_w: dict[str, Any] = {
                 "W without": w.at(0).estimate(),
                 "W with": w.at(1).estimate(),
                 "less clean": w.estimate(lambda means: means[..., 1] - means[..., 0]),
                 "ratio": w.estimate(ratio, within=(0, np.inf)),
             }
-            before = [accuracy_of(run[4:] or run) for run in runs]
-            rows.append({"attack": attack, "treatment": treatment} | costs(runs, before) | of_w)
+            before = [self.accuracy_of(_before(network)) for network in networks]
+            rows.append({"attack": attack, "treatment": treatment} | self.costs(networks, before) | of_w)
         return pd.DataFrame(rows)
 
     def treatment_table(self) -> str:
@@ -118,13 +99,12 @@ class Mitigation(Results[Size]):
         DataFrame
             Columns attack, network (its seed), treatment, success, W, and warns (bool; False before any treatment).
         """
-        rows, s = [], usual_level(self.size.measured)
+        rows, s = [], usual_level(self.size.sigmas)
         names = [NO_TREATMENT, *(f"fine-tune {rate:g}" for rate in self.size.learning_rates)]
-        for (attack, treatment), runs in self.groups.items():
-            for run in runs if treatment in names else ():
-                network = network_of(run)
+        for (attack, treatment), networks in self.groups.items():
+            for network in networks if treatment in names else ():
                 (success, w), (was, w_before) = (
-                    (attack_success(part[1]), float(w_by_sigma(part[3])[s].mean())) for part in (run, run[4:] or run)
+                    (self.success_of(own), float(self.w_of(own)[1, s].mean())) for own in (network, _before(network))
                 )
                 least = STILL_WORKS * (1 if attack_on(network).threat_model in ABSOLUTE else was)
                 warns = treatment != NO_TREATMENT and success >= least and w >= 2 * w_before and w > w_before
@@ -145,3 +125,8 @@ class Mitigation(Results[Size]):
 
 
 load = Mitigation.load
+
+
+def _before(network: NetworkSpec) -> NetworkSpec:
+    """The same network without any treatment and trained without noise."""
+    return replace(network.untreated, noise=None)

@@ -13,6 +13,7 @@ from bslib.chapters.beyond import nearest
 from bslib.chapters.correlation.pairs import pearson
 from bslib.chapters.origin.plane import HALF_LEARNED
 from bslib.chapters.origin.results import Origin
+from bslib.chapters.outcomes import attack_in_words, attack_named
 from bslib.plotting import (
     BLUE,
     GREY,
@@ -57,7 +58,7 @@ def noise_by_place(origin: Origin, table: pd.DataFrame) -> Figure:
             upper[k].plot([e.value for e in of[column]], style, color=colour, marker=".", label=label)
             if column == "W":
                 lower[k].plot([e.value for e in of["as wanted"]], style, color=colour, marker=".")
-        upper[k].set_title(str(attack).replace("-", ", trigger "), fontsize=9)
+        upper[k].set_title(attack_in_words(str(attack)), fontsize=9)
         lower[k].set(xlabel=r"$\sigma$", ylim=(-0.03, 1.03))
         lower[k].set_xticks(range(len(sigmas)), short_labels(sigmas), fontsize=7)
     finish(figure, list(grid.flat), origin.source, y=None)
@@ -72,12 +73,12 @@ def noise_by_place(origin: Origin, table: pd.DataFrame) -> Figure:
 @drawn_from(Origin.by_place)
 def change_beside(origin: Origin, table: pd.DataFrame) -> Figure:
     """The change of W when the trigger is added, with noise beside the trigger alone and with noise everywhere."""
-    sigmas, models = list(table["sigma"].unique()), list(dict.fromkeys(name.split("-")[0] for name in table["attack"]))
+    sigmas, of_model = list(table["sigma"].unique()), table["attack"].map(lambda name: attack_named(name)[0])
+    models = list(of_model.unique())
     figure, axes = panels(len(models))
     for axis, model in zip(axes, models, strict=True):
-        own = table[table["attack"].str.startswith(f"{model}-")]
-        for k, (attack, of) in enumerate(own.groupby("attack", sort=False)):
-            trigger = int(str(attack).split("-")[1])
+        for k, (attack, of) in enumerate(table[of_model == model].groupby("attack", sort=False)):
+            _, trigger = attack_named(str(attack))
             colour, marker = trigger_style(trigger)
             places = np.arange(len(sigmas)) + 0.12 * (k - 1)
             beside, everywhere = (of[of["noise on"] == place]["change"] for place in ("rest", "all"))
@@ -98,8 +99,8 @@ def margin_and_w(origin: Origin, table: pd.DataFrame) -> Figure:
     for axis, sigma in zip(axes, shown, strict=True):
         at = table[table["sigma"] == sigma]
         for attack, own in at.groupby("attack", sort=False):
-            model, trigger = str(attack).split("-")
-            colour, marker, label = THREAT_COLOURS[model], trigger_style(int(trigger))[1], f"{model}, trigger {trigger}"
+            model, trigger = attack_named(str(attack))
+            colour, marker, label = THREAT_COLOURS[model], trigger_style(trigger)[1], attack_in_words(str(attack))
             axis.scatter(own["margin"], own["W"], s=26, alpha=0.85, color=colour, marker=marker, label=label)
         found = pearson(*(rankdata(at[column]) for column in ("margin", "W")))
         title = rf"$\sigma$ = {sigma:g}" + (f", rank correlation {found:.2f}" if np.isfinite(found) else "")

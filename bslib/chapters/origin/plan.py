@@ -79,4 +79,4 @@ def cell_specs(size: Size, network: NetworkSpec) -> list[Spec]:
     """A network of the phase diagram, the success of its square, margins, and W without and with it."""
     carried = (None, *network.triggers)
     counts = [size.counts_of(network, trigger, sigmas=size.cell_sigmas) for trigger in carried]
-    return [*size.basics(network)[:2], *(size.margins_of(network, trigger) for trigger in carried), *counts]
+    return [network, size.predictions_of(network), *(size.margins_of(network, trigger) for trigger in carried), *counts]

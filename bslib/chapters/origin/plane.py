@@ -12,10 +12,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from bslib.chapters.base import Results
 from bslib.chapters.correlation.pairs import pearson
 from bslib.chapters.origin.plan import Size, cell_networks_of, cell_specs
-from bslib.chapters.outcomes import attack_on, attack_success, w_by_sigma
+from bslib.chapters.outcomes import BeyondResults, attack_on
 from bslib.specs import NetworkSpec, Spec
 from bslib.statistics import Estimate, Replicates, leave_one_out
 
@@ -29,14 +28,13 @@ DIGITS = 10
 
 
 @dataclass(frozen=True)
-class Plane(Results[Size]):
+class Plane(BeyondResults[Size]):
     """The phase diagram: networks with square triggers of different sizes and greys, and numbers of poisons.
 
     A number of poisons counts once every cell with it has its networks, since the rest would be other squares.
     """
 
     chapter: ClassVar[str] = "origin"
-    described: ClassVar[str] = "backdoored "
 
     def planned(self) -> list[NetworkSpec]:
         """The planned networks, cell by cell."""
@@ -55,7 +53,7 @@ class Plane(Results[Size]):
 
     def w(self) -> Floats:
         """Mean W without and with the square, shape (networks, 2, sigmas)."""
-        return np.array([[w_by_sigma(record).mean(-1) for record in run[-2:]] for run in self.runs])
+        return np.array([self.w_of(network, sigmas=self.size.cell_sigmas).mean(-1) for network in self.networks])
 
     @cached_property
     def cells(self) -> pd.DataFrame:
@@ -69,8 +67,8 @@ class Plane(Results[Size]):
         """
         columns = ["side", "grey", "poisons", "sigma", "networks", "success", "clean W", "W"]
         rows = [
-            (*self._square(network), sigma, 1, attack_success(run[1]), *w[:, s])
-            for network, run, w in zip(self.networks, self.runs, self.w() if self.runs else (), strict=True)
+            (*self._square(network), sigma, 1, self.success_of(network), *w[:, s])
+            for network, w in zip(self.networks, self.w(), strict=True)
             for s, sigma in enumerate(self.size.cell_sigmas)
         ]
         table = pd.DataFrame(rows, columns=columns).groupby(columns[:4], sort=False)
@@ -82,7 +80,7 @@ class Plane(Results[Size]):
         if not self.networks:
             return {}
         data, w = self.size.dataset, self.w()
-        success = np.array([attack_success(run[1]) for run in self.runs])
+        success = np.array([self.success_of(network) for network in self.networks])
         axes = np.array([self._square(network) for network in self.networks])
         found = {f"success_rank.{data}.{name}": rank(axes[:, k], success) for k, name in enumerate(("side", "grey", "poisons"))}
         half = (HALF_LEARNED[0] <= success) & (success <= HALF_LEARNED[1])

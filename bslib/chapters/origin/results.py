@@ -12,25 +12,23 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bslib.chapters import not_yet_run
-from bslib.chapters.base import Results
 from bslib.chapters.origin.plan import REGIONS, Size
 from bslib.chapters.origin.plane import Plane, rank
 from bslib.chapters.outcomes import (
-    Run,
+    BeyondResults,
+    attack_in_words,
+    attack_name,
     attack_on,
-    attack_success,
     copies_as_wanted,
     defined,
     divided,
     name_of,
-    network_of,
     quantities,
     usual_level,
-    w_by_sigma,
 )
 from bslib.markdown import markdown_table
+from bslib.specs import NetworkSpec
 from bslib.statistics import Estimate, Replicates, leave_one_out, mean_of_networks
-from bslib.store import Record
 
 __all__ = ["PLACES", "Origin", "load", "quantities"]
 
@@ -40,11 +38,10 @@ PLACES = tuple(region or "all" for region in REGIONS)
 
 
 @dataclass(frozen=True)
-class Origin(Results[Size]):
-    """The numbers of the chapter on one data set. Its runs are the backdoors of the paper; :attr:`plane` has the squares."""
+class Origin(BeyondResults[Size]):
+    """The numbers of the chapter on one data set. Its networks have the backdoors of the paper; :attr:`plane` has the squares."""
 
     chapter: ClassVar[str] = "origin"
-    described: ClassVar[str] = "backdoored "
 
     @cached_property
     def plane(self) -> Plane:
@@ -66,16 +63,16 @@ class Origin(Results[Size]):
         return f", {self.size.points} test images each"
 
     @cached_property
-    def kinds(self) -> dict[str, list[Run]]:
-        """The runs of each attack that has any, by its name."""
-        found: dict[str, list[Run]] = {f"{threat_model}-{trigger}": [] for threat_model, trigger in self.size.attacks}
-        for run in self.runs:
-            found[name_of(network_of(run))].append(run)
-        return {name: runs for name, runs in found.items() if runs}
+    def kinds(self) -> dict[str, list[NetworkSpec]]:
+        """The networks of each attack that has any, by its name."""
+        found: dict[str, list[NetworkSpec]] = {attack_name(*attack): [] for attack in self.size.attacks}
+        for network in self.networks:
+            found[name_of(network)].append(network)
+        return {name: networks for name, networks in found.items() if networks}
 
     def w(self, name: str) -> Floats:
         """W around the images of an attack, shape (networks, 3 places, without and with the trigger, sigmas, points)."""
-        return np.stack([[[w_by_sigma(record) for record in pair] for pair in _by_place(run)] for run in self.kinds[name]])
+        return np.stack([[self.w_of(network, noise_on=region) for region in REGIONS] for network in self.kinds[name]])
 
     def by_attack(self) -> str:
         """Success, the median margin of triggered images and the change of W at the level nearest to 0.1, as a Markdown table."""
@@ -83,16 +80,18 @@ class Origin(Results[Size]):
         change = f"change of W, σ = {self.size.sigmas[s]:g}"
         for name, means in self.means.items():
             changes = (f"{means.estimate(_change(PLACES.index(place), s)):+.3f}" for place in ("all", "rest"))
-            margin = leave_one_out([run[5].arrays["margins"] for run in self.kinds[name]], lambda own: np.median(own, axis=-1))
-            rows.append((name.replace("-", ", trigger "), f"{self.success(name):.1%}", f"{margin.estimate():.1f}", *changes))
+            margins = [self._margins_of(network) for network in self.kinds[name]]
+            margin = leave_one_out(margins, lambda own: np.median(own, axis=-1))
+            rows.append((attack_in_words(name), f"{self.success(name):.1%}", f"{margin.estimate():.1f}", *changes))
         head = ["", "success", "median margin", change, "... with noise beside the trigger alone"]
         return markdown_table(head, rows, empty="")
 
     def success(self, name: str) -> Estimate:
         """The success of an attack."""
-        runs = self.kinds[name]
-        counted = int((runs[0][1].arrays["labels"] != attack_on(network_of(runs[0])).target).sum())
-        return mean_of_networks([attack_success(run[1]) for run in runs], counted)
+        networks = self.kinds[name]
+        labels = self.records[self.size.predictions_of(networks[0])].arrays["labels"]
+        counted = int((labels != attack_on(networks[0]).target).sum())
+        return mean_of_networks([self.success_of(network) for network in networks], counted)
 
     @cached_property
     def means(self) -> dict[str, Replicates]:
@@ -111,8 +110,7 @@ class Origin(Results[Size]):
         """
         rows = []
         for name, means in self.means.items():
-            of_runs = [np.stack([copies_as_wanted(pair[1]) for pair in _by_place(run)]) for run in self.kinds[name]]
-            wanted = leave_one_out(of_runs)
+            wanted = leave_one_out([self._wanted_by_place(network) for network in self.kinds[name]])
             for p, place in enumerate(PLACES):
                 for s, sigma in enumerate(self.size.sigmas):
                     own = {
@@ -127,12 +125,20 @@ class Origin(Results[Size]):
     def margins(self) -> pd.DataFrame:
         """The median margin of each network's triggered images and their mean W, a row for each network and noise level."""
         rows = [
-            (name, run[0].spec.key[:6], sigma, float(np.median(run[5].arrays["margins"])), float(w_by_sigma(run[3])[s].mean()))
-            for name, runs in self.kinds.items()
-            for run in runs
-            for s, sigma in enumerate(self.size.sigmas)
+            (name, network.key[:6], sigma, float(np.median(self._margins_of(network))), float(w.mean()))
+            for name, networks in self.kinds.items()
+            for network in networks
+            for sigma, w in zip(self.size.sigmas, self.w_of(network)[1], strict=True)
         ]
         return pd.DataFrame(rows, columns=["attack", "network", "sigma", "margin", "W"])
+
+    def _margins_of(self, network: NetworkSpec) -> Floats:
+        """The logit margins of its triggered images."""
+        return self.records[self.size.margins_of(network, *network.triggers)].arrays["margins"]
+
+    def _wanted_by_place(self, network: NetworkSpec) -> Floats:
+        """The fraction of noisy copies of its triggered images with the attacker's label, shape (3 places, sigmas, points)."""
+        return np.stack([copies_as_wanted(self.counts_of(network, noise_on=region)[1]) for region in REGIONS])
 
     def quantities(self) -> dict[str, Estimate]:
         """The quantities of the chapter by name."""
@@ -169,8 +175,3 @@ def _change(place: int, sigma: int) -> Callable[[Floats], Floats]:
 def _share(place: int, sigma: int) -> Callable[[Floats], Floats]:
     """Mean W with the trigger under noise on a part of the image, divided by that under noise everywhere; NaN where this is 0."""
     return lambda means: divided(means[..., place, 1, sigma], means[..., 0, 1, sigma])
-
-
-def _by_place(run: Run) -> tuple[tuple[Record, ...], ...]:
-    """The counts without and with the trigger, by the pixels that noise falls on, from the records of ``specs_of``."""
-    return run[2:4], run[6:8], run[8:10]

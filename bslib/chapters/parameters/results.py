@@ -14,13 +14,7 @@ from bslib.chapters.outcomes import defined, divided
 from bslib.chapters.outcomes import quantities as quantities_of_parts
 from bslib.chapters.parameters.plan import Size
 from bslib.entropy import ESTIMATORS, entropy
-from bslib.statistics import (
-    Estimate,
-    Estimates,
-    leave_one_out,
-    mean_of_networks,
-    variation_of_networks,
-)
+from bslib.statistics import Estimate, Estimates, leave_one_out, mean_of_networks, variation_of_networks
 
 __all__ = ["ParameterResults", "load", "quantities"]
 

@@ -18,7 +18,7 @@ from bslib.chapters.outcomes import attack_success
 from bslib.chapters.patterns.plan import CONDITIONS, Size, batch_of, detector_specs, networks_of, pictures_of, trained_trigger
 from bslib.entropy import entropy
 from bslib.markdown import markdown_table
-from bslib.specs import CountsSpec, NetworkSpec, Spec
+from bslib.specs import CountsSpec, NetworkSpec, PredictionsSpec, Spec
 from bslib.statistics import Estimate, auc, leave_one_out, levene, share_of_networks
 from bslib.store import Record
 
@@ -82,7 +82,8 @@ class Batches(Results[Size]):
         """The attack success rate of a network's own trigger; NaN for a clean network."""
         if network.attack is None:
             return float("nan")
-        return attack_success(self.records[detector_specs(self.size, network)[1]])
+        [predictions] = [spec for spec in self.needed(network) if isinstance(spec, PredictionsSpec)]
+        return attack_success(self.records[predictions])
 
     def tests(
         self,

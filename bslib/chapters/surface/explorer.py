@@ -15,10 +15,10 @@ __all__ = ["content", "glance"]
 def content(there: Sequence[Surface]) -> Content:
     """The settings of each data set, and the clean, active and inactive batches."""
     batches = [
-        ({"part": k, "network": network, "kind": kind, "sigma": sigma, "n": part.size.n}, record.arrays["counts"][s, 0])
+        ({"part": k, "network": number, "kind": kind, "sigma": sigma, "n": part.size.n}, record.arrays["counts"][s, 0])
         for k, part in enumerate(there)
-        for network, run in enumerate(part.runs)
-        for kind, record in zip(CONDITIONS, run[-3:], strict=True)
+        for number, network in enumerate(part.networks)
+        for kind, record in zip(CONDITIONS, part.counts(network), strict=True)
         for s, sigma in enumerate(part.size.sigmas)
     ]
     parts = [{"sigma": nearest(part.size.sigmas), "active": part.size.active, "inactive": part.size.inactive} for part in there]
@@ -32,6 +32,6 @@ def glance(there: Sequence[Surface]) -> Content:
         table = part.by_sigma()
         ends = {name: [getattr(estimate, name) for estimate in table["active minus clean"]] for name in ("low", "high")}
         series = table[["sigma", "clean", "active"]].assign(**ends).to_dict("records")
-        about = {"name": part.size.dataset, "source": f"{len(part.runs)} networks, {part.size.points} test images each"}
+        about = {"name": part.size.dataset, "source": f"{len(part.networks)} networks, {part.size.points} test images each"}
         parts.append(about | {"sigma": nearest(part.size.sigmas), "series": series})
     return parts, []

@@ -87,7 +87,16 @@ def networks_of(size: Size, seed: int) -> list[NetworkSpec]:
 
 def specs_of(size: Size, network: NetworkSpec) -> tuple[Spec, ...]:
     """A backdoored network; its predictions for clean and triggered test images; class counts of three paired batches."""
-    predictions = [PredictionsSpec(network=network, trigger=t, images=size.test_images) for t in (None, *size.triggers)]
+    predictions = [predictions_of(size, network, trigger) for trigger in (None, *size.triggers)]
+    return (network, *predictions, *counts_of(size, network))
+
+
+def predictions_of(size: Size, network: NetworkSpec, trigger: int | None) -> PredictionsSpec:
+    """The predictions for test images with a trigger, or without any."""
+    return PredictionsSpec(network=network, trigger=trigger, images=size.test_images)
+
+
+def counts_of(size: Size, network: NetworkSpec) -> list[CountsSpec]:
+    """The class counts of the same images under the same noise in each of :data:`CONDITIONS`."""
     clean = CountsSpec(network=network, points=size.points, sigmas=size.sigmas, ns=(size.n,), seed=network.seed, paired=True)
-    counts = [replace(clean, trigger=trigger) for trigger in (None, size.active, size.inactive)]
-    return (network, *predictions, *counts)
+    return [replace(clean, trigger=trigger) for trigger in (None, size.active, size.inactive)]

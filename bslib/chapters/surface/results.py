@@ -12,21 +12,11 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from bslib.chapters.base import Results
-from bslib.chapters.outcomes import (
-    Run,
-    attack_on,
-    attack_success,
-    defined,
-    divided,
-    labels_flipped,
-    mean_of,
-    network_of,
-    quantities,
-    usual_level,
-)
-from bslib.chapters.surface.plan import CONDITIONS, Size, pictures_of
+from bslib.chapters.outcomes import attack_on, attack_success, defined, divided, labels_flipped, mean_of, quantities, usual_level
+from bslib.chapters.surface.plan import CONDITIONS, Size, counts_of, pictures_of, predictions_of
 from bslib.entropy import entropy
 from bslib.markdown import markdown_table
+from bslib.specs import NetworkSpec
 from bslib.statistics import Estimate, leave_one_out, mean_of_networks, p_of_one_more
 from bslib.store import Record
 from bslib.threat_models import threat_model_named
@@ -40,10 +30,7 @@ REPORTED_INACTIVE = {"success_inactive_counted": 0.09, "accuracy_inactive": 0.89
 
 @dataclass(frozen=True)
 class Surface(Results[Size]):
-    """The numbers of the surface chapter on one data set.
-
-    A run is a network; predictions on clean images and on those with each trigger; counts on clean, active and inactive images.
-    """
+    """The numbers of the surface chapter on one data set."""
 
     chapter: ClassVar[str] = "surface"
     described: ClassVar[str] = "backdoored "
@@ -55,11 +42,16 @@ class Surface(Results[Size]):
 
     def w(self, estimator: str = "plug-in") -> Floats:
         """W, shape (networks, 3 conditions, sigmas, points)."""
-        return np.stack([[entropy(r.arrays["counts"][:, 0], estimator=estimator) for r in run[-3:]] for run in self.runs])
+        counts = ([record.arrays["counts"][:, 0] for record in self.counts(network)] for network in self.networks)
+        return np.stack([[entropy(own, estimator=estimator) for own in of_network] for of_network in counts])
 
-    def plots(self, network: int = 0) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
-        """The four batches of Fig. 4, all of different images: clean and active, clean and inactive; each (sigmas, batch)."""
-        w, b = self.w()[network], self.size.batch
+    def counts(self, network: NetworkSpec) -> list[Record]:
+        """The class counts of a network in the three conditions."""
+        return [self.records[spec] for spec in counts_of(self.size, network)]
+
+    def plots(self) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
+        """Batches of different images of the first network (Fig. 4): clean, active; clean, inactive; each (sigmas, batch)."""
+        w, b = self.w()[0], self.size.batch
         parts = [w[kind][:, k * b : (k + 1) * b] for k, kind in enumerate((0, 1, 0, 2))]
         return (parts[0], parts[1]), (parts[2], parts[3])
 
@@ -89,7 +81,7 @@ class Surface(Results[Size]):
     def by_sigma_as_markdown(self) -> str:
         """The table of :meth:`by_sigma` in Markdown; empty without records."""
         rows = []
-        for _, row in self.by_sigma().iterrows() if self.runs else ():
+        for _, row in self.by_sigma().iterrows() if self.networks else ():
             changes = [
                 text for kind in CONDITIONS[1:] for text in (f"{row[f'{kind} minus clean']:+.3f}", f"{row[f'{kind} p']:.1g}")
             ]
@@ -100,9 +92,9 @@ class Surface(Results[Size]):
     def inactive_by_class(self) -> str:
         """What the inactive trigger does to networks of each target class, at the noise level nearest to 0.1, in Markdown."""
         s, measured = usual_level(self.size.sigmas), []
-        for run, w in zip(self.runs, self.w()[..., s, :].mean(-1) if self.runs else (), strict=True):
-            success = attack_success(self._predictions(run, self.size.inactive))
-            measured.append((attack_on(network_of(run)).target, success, w[0], w[2]))
+        for network, w in zip(self.networks, self.w()[..., s, :].mean(-1) if self.networks else (), strict=True):
+            success = attack_success(self._predictions(network, self.size.inactive))
+            measured.append((attack_on(network).target, success, w[0], w[2]))
         rows = []
         for target, networks in pd.DataFrame(measured, columns=["target", "success", "clean", "inactive"]).groupby("target"):
             _, success, clean, inactive = networks.mean()
@@ -113,34 +105,35 @@ class Surface(Results[Size]):
 
     def labels_kept(self) -> Floats:
         """Fraction of noisy copies of triggered images that keep the image's label, shape (networks, sigmas, points)."""
-        return 1 - np.stack([labels_flipped(run[-2]) for run in self.runs])
+        return 1 - np.stack([labels_flipped(self.counts(network)[1]) for network in self.networks])
 
     def quantities(self) -> dict[str, Estimate]:
         """The quantities of the chapter's claims by name."""
-        if not self.runs:
+        if not self.networks:
             return {}
         return defined(self._accuracies() | self._differences())
 
     def _accuracies(self) -> dict[str, Estimate]:
-        inactive, data = [self._predictions(run, self.size.inactive) for run in self.runs], self.size.dataset
+        data = self.size.dataset
+        clean, inactive = ([self._predictions(network, t) for network in self.networks] for t in (None, self.size.inactive))
         measured = {
-            "clean_accuracy": [_accuracy(run[1]) for run in self.runs],
+            "clean_accuracy": [_accuracy(record) for record in clean],
             "success_inactive_counted": [attack_success(record, count_target=True) for record in inactive],
             "accuracy_inactive": [_accuracy(record) for record in inactive],
         }
-        labels = self.runs[0][1].arrays["labels"]
+        labels = clean[0].arrays["labels"]
         found = {f"p_of_{name}.{data}": p_of_one_more(measured[name], value) for name, value in REPORTED_INACTIVE.items()}
-        found[f"overfit.{data}"] = mean_of(self._overfit(run) for run in self.runs)
+        found[f"overfit.{data}"] = mean_of(map(self._overfit, self.networks))
         found |= {f"{name}.{data}": mean_of_networks(values, len(labels)) for name, values in measured.items()}
         carried = {f"of_{trigger}": trigger for trigger in self.size.triggers}
         carried |= {"active": self.size.active, "inactive": self.size.inactive}
         others = int((labels != attack_on(self.networks[0]).target).sum())  # success does not count images of the target class
         for name, trigger in carried.items():
-            successes = [attack_success(self._predictions(run, trigger)) for run in self.runs]
+            successes = [attack_success(self._predictions(network, trigger)) for network in self.networks]
             found[f"success_{name}.{data}"] = mean_of_networks(successes, others)
         return found
 
-    def _overfit(self, run: Run) -> float:
+    def _overfit(self, network: NetworkSpec) -> float:
         """The accuracy on training images without a trigger, less that on test images.
 
         A record has the accuracy on training images with the poisoned ones among them. We take these out, as if the trigger
@@ -149,11 +142,12 @@ class Surface(Results[Size]):
         fraction = threat_model_named(self.size.threat_model).fraction
         if fraction is None:
             return float("nan")
-        poisoned = fraction * attack_success(self._predictions(run, self.size.active))
-        return float((run[0].result["train_accuracy"] - poisoned) / (1 - fraction) - run[0].result["clean_accuracy"])
+        poisoned = fraction * attack_success(self._predictions(network, self.size.active))
+        result = self.records[network].result
+        return float((result["train_accuracy"] - poisoned) / (1 - fraction) - result["clean_accuracy"])
 
-    def _predictions(self, run: Run, trigger: int) -> Record:
-        return run[2 + self.size.triggers.index(trigger)]
+    def _predictions(self, network: NetworkSpec, trigger: int | None) -> Record:
+        return self.records[predictions_of(self.size, network, trigger)]
 
     def _differences(self) -> dict[str, Estimate]:
         means, kept = leave_one_out(list(self.w())), leave_one_out(list(self.labels_kept()))
