@@ -399,6 +399,7 @@ def test_a_reference_must_have_the_same_classes():
         ({"images": pictures(5)}, "at least 20 images (B, C, H, W), got shape (5, 1, 6, 6)"),
         ({"labels": torch.zeros(64)}, "labels must be int64"),
         ({"tested": [9]}, "tested classes must be from 0 to 4, got [9]"),
+        ({"trigger": Overlay(torch.full((1, 6, 6), 0.3), torch.ones(1, 6, 6))}, "the trigger covers 30% of the image"),
         ({"steps": 0}, "steps must be a whole number of 1 or more, got 0"),
         ({"model": cornered(backdoor=False).double()}, "x must have the model's precision, torch.float64, got torch.float32"),
         ({"references": [cornered(backdoor=False)]}, "references must differ from the network"),

@@ -40,6 +40,9 @@ SAMPLES, STEPS, CRAFTED = 64, 300, 500
 #: Images that W is measured on, noisy copies of each, and candidates that W is measured with.
 MEASURED, COPIES, COMPARED = 200, 64, 10
 
+#: Largest mean opacity of a trigger of the user's own: a larger part of an image of a class is predicted as that class.
+LARGEST_TRIGGER = 0.25
+
 
 def audit(
     model: nn.Module,
@@ -110,6 +113,9 @@ def audit(
     'not enough evidence'
     """
     classes = _checked(model, images, labels, steps)
+    if trigger is not None and (covered := float(trigger.mask.mean())) > LARGEST_TRIGGER:
+        reason = f"the trigger covers {covered:.0%} of the image"
+        raise ValueError(f"{reason}: more than {LARGEST_TRIGGER:.0%}, such as a picture of a class, moves clean networks too")
     names = list(names) if names is not None else [f"image {i}" for i in range(len(images))]
     job = _Job(model, images, classes, _chosen(tested, classes), seed, steps, cache, progress, say)
     if len({job.digest, *(digest_of(network, images) for network in references)}) <= len(references):
