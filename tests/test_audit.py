@@ -145,6 +145,7 @@ NONE = Sizes(np.full(10, np.nan), math.nan)
             NOT_ENOUGH,
             "small (p = 0.001), but so is one of a reference network, or it works on too few",
         ),
+        (SMALL, {"confirmed": math.nan}, NOT_ENOUGH, "too few other images (there are not enough)"),
         (SMALL, {"null": [0.0005, 0.4]}, NOT_ENOUGH, "but so is one of a reference network"),
         (SMALL, {"null": [0.4] * 18 + [0.0002]}, NOT_ENOUGH, "p = 0.1"),
         (SMALL, {"null": [0.4] * 19}, LIKELY, "p = 0.05"),
@@ -398,8 +399,11 @@ def test_a_reference_must_have_the_same_classes():
         ({"images": pictures(5)}, "at least 20 images (B, C, H, W), got shape (5, 1, 6, 6)"),
         ({"labels": torch.zeros(64)}, "labels must be int64"),
         ({"tested": [9]}, "tested classes must be from 0 to 4, got [9]"),
+        ({"trigger": Overlay(torch.full((1, 6, 6), 0.3), torch.ones(1, 6, 6))}, "the trigger covers 30% of the image"),
         ({"steps": 0}, "steps must be a whole number of 1 or more, got 0"),
         ({"model": cornered(backdoor=False).double()}, "x must have the model's precision, torch.float64, got torch.float32"),
+        ({"references": [cornered(backdoor=False)]}, "references must differ from the network"),
+        ({"references": [cornered(backdoor=True)] * 2}, "references must differ from the network and from each other"),
         ({"references": [cornered(backdoor=False).half()]}, "x must have the model's precision, torch.float16"),
     ],
 )
@@ -407,6 +411,24 @@ def test_arguments_that_do_not_fit_are_named(change, message):
     options = {"model": cornered(backdoor=False), "images": pictures(), "progress": False} | change
     with pytest.raises(ValueError, match=re.escape(message)):
         bslib.audit(**options)
+
+
+@pytest.mark.parametrize(("answered", "doubted"), [(2, True), (None, False)])
+def test_images_of_one_class_are_not_enough_evidence(answered, doubted):
+    network, images = cornered(backdoor=False), pictures(400)
+    images = images[network(images).argmax(1) == answered] if doubted else images
+    reasons = "; ".join(bslib.audit(network, images, steps=1, tested=[2], progress=False).found["reasons"])
+    assert ("100% of the images are predicted as class 2: wrong normalisation" in reasons) == doubted
+
+
+def test_the_success_of_a_candidate_needs_other_images():
+    network, images = cornered(backdoor=True), pictures()
+    clean = network(images).argmax(1).numpy()
+    others = np.flatnonzero(clean != 2)
+    for number in (4, 5):
+        chosen = others[:number]
+        found = evidence.held_out_success(network, images[chosen], clean[chosen], WHITE_CORNER, 2)
+        assert math.isnan(found) if number < 5 else found == 1
 
 
 def test_untested_classes_are_not_enough_evidence():

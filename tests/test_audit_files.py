@@ -10,6 +10,7 @@ import textwrap
 import types
 import zipfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -62,7 +63,7 @@ def test_wrappings_are_undone(tmp_path, wrapped, prefix):
 
 def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path):
     torch.save({"state_dict": RunsCode(str(tmp_path / "was-here"))}, tmp_path / "evil.pth")
-    with pytest.raises(ValueError, match=r"needs posix.mkdir, and reading that could run code; ask for .* safetensors$"):
+    with pytest.raises(ValueError, match=r"needs posix.mkdir, and reading that could run code; ask for .* [.]safetensors$"):
         loading.read_weights(tmp_path / "evil.pth")
     torch.save(nn.Linear(1, 1), tmp_path / "whole.pth")
     with pytest.raises(ValueError, match=r"needs torch.nn.modules.linear.Linear"):
@@ -91,6 +92,11 @@ def test_files_that_lie_are_refused_in_one_line(tmp_path):
     (tmp_path / "directory.pth").write_bytes(archive.replace(b"PK\x01\x02", b"PK\x09\x09"))
     torch.save([1, 2], tmp_path / "list.pth")
     torch.save({"a": 1}, tmp_path / "numbers.pth")
+    holds_itself: dict[str, object] = {}
+    holds_itself["model"] = holds_itself
+    torch.save(holds_itself, tmp_path / "holds-itself.pth")
+    torch.save({"w": torch.ones(2).to_sparse()}, tmp_path / "sparse.pth")
+    torch.save({"w": torch.ones(2, device="meta")}, tmp_path / "without-values.pth")
     for path in sorted(tmp_path.iterdir()):
         if not path.name.startswith("good"):
             with pytest.raises(ValueError, match=path.name) as refusal:
@@ -109,14 +115,41 @@ def test_keys_that_do_not_fit_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.to(torch.int8), "types 1.weight torch.int8 instead of torch.float32"),
+        (lambda w: w.to(torch.complex64), "types 1.weight torch.complex64"),
+        (lambda w: w.masked_fill(w == w.max(), torch.inf), "NaN or infinity in 1.weight"),
+        (lambda w: torch.zeros(1).expand(10**12), "shapes 1.weight [1000000000000]"),
+    ],
+)
+def test_weights_that_would_be_another_network_are_refused(change, message):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(36, 5, bias=False))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        loading.fit(network, {"1.weight": change(WEIGHT["1.weight"])}, Path("w.pth"))
+
+
+@pytest.mark.parametrize("entries", [("w/data.pkl", "w/constants.pkl"), ("w/models/model.json",)])
+def test_programs_are_named(tmp_path, entries):
+    with zipfile.ZipFile(tmp_path / "w.pt", "w") as archive:
+        for name in entries:
+            archive.writestr(name, b"")
+    with pytest.raises(ValueError, match=r"program of TorchScript or torch\.export"):
+        loading.read_weights(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize(
     ("arch", "message"),
     [
         ("os.system", "arch must be torchvision.models.NAME"),
         ("torchvision.models.nothing", "cannot be built"),
         ("no.py:make", "no.py is no Python file"),
+        ("exits.py:make", "exits.py:make failed: SystemExit"),
     ],
 )
-def test_an_architecture_that_there_is_not(arch, message):
+def test_an_architecture_that_there_is_not(arch, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("exits.py").write_text("raise SystemExit(0)")
     with pytest.raises(ValueError, match=re.escape(message)):
         loading.build(arch, 5)
 
@@ -252,10 +285,12 @@ def test_hostile_images_are_skipped_with_a_reason(tmp_path, monkeypatch):
     (folder / "cut.png").write_bytes((folder / "0.png").read_bytes()[:50])
     (folder / "script.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
     (folder / "link.png").symlink_to(folder / "0.png")
+    Image.fromarray(np.ones((2, 4), np.float32)).save(folder / "float.tiff")
+    Path(os.fsdecode(os.fsencode(folder) + b"/\x1b\xff.png")).write_bytes(b"")
     found = read_folder(folder, size=(2, 4), channels=1, classes=3)
     assert sorted(found.names) == ["0.png", "1.png", "2.png"] and len(found.images) == 3 and found.labels is None
     reasons = dict(line.split(": ", 1) for line in found.skipped)
-    assert set(reasons) == {"bomb.png", "big.png", "cut.png", "script.eps", "link.png"}
+    assert set(reasons) == {"bomb.png", "big.png", "cut.png", "script.eps", "link.png", "float.tiff", "??.png"}
     assert "pixels" in reasons["bomb.png"] and "9000 x 9000 pixels" in reasons["big.png"]
     monkeypatch.setattr(pictures, "MOST_FILES", 2)
     few = read_folder(folder, size=(2, 4), channels=1, classes=3)
@@ -337,10 +372,16 @@ def test_the_command_finds_the_backdoor_and_writes_reports(case):
         (["--trigger", "TRIGGER", "--at", "3"], "--at must be a row and a column, got '3'"),
         (["--trigger", "TRIGGER", "--at", "6,0"], "the trigger of 1x1 pixels at 6,0 does not fit into 6x6 pixels"),
         (["--device", "gpu"], "device must be"),
+        (["--json", "report"], "the file of --json must end with .json"),
+        (["--html", "w.pth"], "the file of --html must end with .html, got w.pth"),
+        (["--size", "7"], "cannot be called with a batch of shape (2, 1, 7, 7)"),
+        (["--arch", "FIXED", "--classes", 6], "--classes is 6, but the network has 5"),
         (["--tested", "7"], "tested classes must be from 0 to 4, got [7]"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(case, more, message):
     folder, options = case
-    done = bslib_("audit", *options, *(folder / "trigger.png" if word == "TRIGGER" else word for word in more))
+    (folder / "fixed.py").write_text(ARCH.replace("make(classes)", "make()").replace("classes", "5"))
+    words = {"TRIGGER": folder / "trigger.png", "FIXED": f"{folder}/fixed.py:make"}
+    done = bslib_("audit", *options, *(words.get(word, word) for word in more))
     assert done.exit_code == 2 and message in done.output, done.output

@@ -39,6 +39,8 @@ LADDER = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
 INFORMATIVE = (1 / 3, 2 / 3)
 #: The fewest images of a predicted class whose median W is trusted.
 FEWEST_OF_A_CLASS = 8
+#: The fewest images of other classes on which the success of a candidate is trusted.
+FEWEST_OTHERS = 5
 #: Most images that are listed as suspicious.
 MOST_LISTED = 20
 #: Random patches that a trigger is compared with.
@@ -80,9 +82,9 @@ def choose_sigma(sigmas: Sequence[float], w: Floats) -> tuple[int, bool]:
 
 
 def held_out_success(model: nn.Module, images: Tensor, clean: NDArray[np.int64], overlay: Overlay, target: int) -> float:
-    """The fraction of images of other predicted classes that a candidate sends to its class; NaN without such images."""
+    """The fraction of images of other predicted classes that a candidate sends to its class; NaN for fewer than five."""
     others = images[torch.from_numpy(clean != target)]
-    return float((predict(model, overlay(others)) == target).mean()) if len(others) else float("nan")
+    return float((predict(model, overlay(others)) == target).mean()) if len(others) >= FEWEST_OTHERS else float("nan")
 
 
 def compare_w(clean: Floats, tested: Floats) -> dict[str, Any]:

@@ -221,7 +221,7 @@ def _not_clearly_usual(sizes: Sizes, p: float, level: float, confirmed: float) -
         reason = (
             f"the candidate of class {sizes.smallest} is small (p = {p:.2g}), but so is one of a reference network, or it works"
         )
-        yield f"{reason} on too few other images ({confirmed:.0%})"
+        yield f"{reason} on too few other images ({'there are not enough' if math.isnan(confirmed) else f'{confirmed:.0%}'})"
     elif p <= UNSUSPICIOUS:
         yield f"the smallest candidate is neither clearly small nor clearly usual (p = {p:.2g})"
 

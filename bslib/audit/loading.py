@@ -62,23 +62,27 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as problem:
         named = re.search(r"GLOBAL (\S+)", str(problem))
-        needed = named[1] if named else "more than tensors"
-        remedy = "ask for torch.save(model.state_dict(), ...) or safetensors"
-        raise ValueError(f"{path} was not read: it needs {needed}, and reading that could run code; {remedy}") from None
+        reason = f"it needs {named[1]}" if named else "it is no file of torch.save, or needs more than tensors"
+        remedy = "ask for torch.save(model.state_dict(), ...) or a file that ends with .safetensors"
+        raise ValueError(f"{path} was not read: {reason}, and reading that could run code; {remedy}") from None
     except Exception as problem:  # zipfile, torch and its unpickler raise almost any exception for a corrupt file
         reason = (str(problem).splitlines() or [type(problem).__name__])[0].split(". ")[0][:200]
         raise ValueError(f"{path} was not read: it is truncated, corrupt or no weights file ({reason})") from None
-    while isinstance(found, dict) and (name := next((n for n in WRAPPINGS if isinstance(found.get(n), dict)), None)):
-        found = found[name]
+    for _ in WRAPPINGS:  # a pickle can hold itself: no loop until it ends
+        found = next((found[n] for n in WRAPPINGS if isinstance(found.get(n), dict)), found) if isinstance(found, dict) else found
     if not isinstance(found, dict) or not found or not all(isinstance(t, Tensor) for t in found.values()):
         what = f"a dictionary with {', '.join(map(repr, list(found)[:5]))}" if isinstance(found, dict) else type(found).__name__
         raise ValueError(f"{path} holds no state dict, but {what}: it should map names to tensors, or hold that as 'state_dict'")
+    for key, tensor in found.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+            raise ValueError(f"{path} was not read: {key} is quantised, sparse or without values; ask for plain float weights")
     return {str(key): tensor for key, tensor in found.items()}
 
 
 def fit(network: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
-    """Load weights into a network; raise a ValueError that names keys that are missing, unexpected or of another shape.
+    """Load weights into a network; raise a ValueError that names keys that do not fit.
 
+    Keys may be missing or unexpected, or hold another shape, integers instead of floats, or parameters that are not finite.
     Prefixes that wrappers put before all keys, such as ``module.``, are removed.
 
     >>> fit(nn.Linear(2, 1), {"module.weight": torch.ones(1, 2)}, Path("w.pt"))
@@ -95,8 +99,25 @@ def fit(network: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
         for key, tensor in wanted.items()
         if key in weights and weights[key].shape != tensor.shape
     ]
+    # Copying would round or cut such weights without a word: the network would be another one.
+    kinds = [
+        f"{key} {weights[key].dtype} instead of {tensor.dtype}"
+        for key, tensor in wanted.items()
+        if key in weights and tensor.is_floating_point() and not weights[key].is_floating_point()
+    ]
+    infinite = [
+        key
+        for key, parameter in network.named_parameters()
+        if key in weights and weights[key].shape == parameter.shape and not weights[key].isfinite().all()
+    ]
     missing = [key for key in wanted if key not in weights and not key.endswith("num_batches_tracked")]
-    differences = {"missing": missing, "unexpected": [key for key in weights if key not in wanted], "shapes": shapes}
+    differences = {
+        "missing": missing,
+        "unexpected": [key for key in weights if key not in wanted],
+        "shapes": shapes,
+        "types": kinds,
+        "NaN or infinity in": infinite,
+    }
     if any(differences.values()):
         text = "; ".join(f"{what} {listed(names)}" for what, names in differences.items() if names)
         raise ValueError(f"{path} does not fit the architecture: {text}")
@@ -204,10 +225,12 @@ def _check_file(path: Path) -> None:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse archives that unpack to more than they hold: torch stores tensors without compression."""
+    """Refuse programs, and archives that unpack to more than they hold: torch stores tensors without compression."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            size = path.stat().st_size
+            size, names = path.stat().st_size, {name.rpartition("/")[2] for name in archive.namelist()}
+            if "data.pkl" not in names or "constants.pkl" in names:
+                raise ValueError("a program of TorchScript or torch.export, or another archive without a state dict")
             if any(entry.compress_type != zipfile.ZIP_STORED or entry.file_size > size for entry in archive.infolist()):
                 raise ValueError("the archive is compressed, which torch.save does not do")
 
@@ -222,7 +245,7 @@ def _built_by(file: Path, function: str, classes: int) -> nn.Module:
         spec.loader.exec_module(module)
         make: Callable[..., Any] = getattr(module, function)
         network = make(classes) if inspect.signature(make).parameters else make()
-    except Exception as problem:  # user code may raise any exception
+    except (Exception, SystemExit) as problem:  # user code may raise any; 0, the code of an exit, would be "no sign found"
         raise ValueError(f"{file}:{function} failed: {type(problem).__name__}: {str(problem).partition(chr(10))[0]}") from None
     if not isinstance(network, nn.Module):
         raise ValueError(f"{file}:{function} must return a torch.nn.Module, got {type(network).__name__}")

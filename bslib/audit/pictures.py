@@ -73,13 +73,13 @@ def read_folder(folder: Path, *, size: tuple[int, int], channels: int, classes: 
                 images.append(read_picture(files[at], size=size, channels=channels))
                 kept.append(files[at].relative_to(folder))
             except ValueError as problem:
-                skipped.append(f"{files[at].relative_to(folder)}: {problem}")
+                skipped.append(_printable(f"{files[at].relative_to(folder)}: {problem}"))
             shown.update()
     if not images:
         reason = f"; the first of {len(skipped)} files: {skipped[0]}" if skipped else ""
         raise ValueError(f"{folder} has no image that can be read{reason}")
     labels, note = _labels([path.parts[0] if len(path.parts) > 1 else "" for path in kept], folder, classes)
-    return Pictures(torch.stack(images), labels, [str(path) for path in kept], skipped, notes + ([note] if note else []))
+    return Pictures(torch.stack(images), labels, [_printable(path) for path in kept], skipped, notes + ([note] if note else []))
 
 
 def read_picture(path: Path, *, size: tuple[int, int] | None, channels: int, opacity: bool = False) -> Tensor:
@@ -101,6 +101,8 @@ def read_picture(path: Path, *, size: tuple[int, int] | None, channels: int, opa
             width, height = opened.size
             if width * height > MOST_PIXELS:
                 raise ValueError(f"{width} x {height} pixels, at most {MOST_PIXELS:,} are decoded")
+            if opened.mode == "F" or (opened.mode, opened.format) == ("I", "TIFF"):
+                raise ValueError("32 bits a pixel, whose white is not known")
             picture = ImageOps.exif_transpose(opened)
     except Image.DecompressionBombError:
         raise ValueError(f"more than {MOST_PIXELS:,} pixels") from None
@@ -125,6 +127,11 @@ def _to_tensor(picture: Image.Image, size: tuple[int, int] | None, channels: int
     return torch.from_numpy(np.stack([np.asarray(layer) for layer in layers])).clamp(0, 1)
 
 
+def _printable(text: object) -> str:
+    """Replace characters that steer a terminal or are no text."""
+    return "".join(c if c.isprintable() else "?" for c in str(text))
+
+
 def _files(folder: Path) -> Iterator[Path]:
     """Yield files without following links."""
     for parent, folders, names in os.walk(folder):
@@ -140,7 +147,7 @@ def _labels(parents: list[str], folder: Path, classes: int) -> tuple[Tensor | No
     if all(name.isdecimal() and int(name) < classes for name in {*names, *parents}):
         return torch.tensor([int(name) for name in parents]), ""
     if len(names) == classes and all(parents):
-        note = f"classes by subfolder, in this order: {', '.join(names)[:300]}"
+        note = f"classes by subfolder, in this order: {_printable(', '.join(names))[:300]}"
         return torch.tensor([names.index(name) for name in parents]), note
     note = f"the subfolders are not the {classes} classes of the network, so there are no labels"
     return None, f"{note}: name them 0 to {classes - 1}"

@@ -83,7 +83,7 @@ class Audit:
         """Write JSON to a path that ends with ``.json``, and otherwise the HTML page."""
         text = json.dumps(self.as_dict(), indent=1) + "\n" if path.suffix == ".json" else self.html()
         with atomic_path(path) as part:
-            part.write_text(text, "utf-8")
+            part.write_text(text, "utf-8", errors="replace")  # names of files may hold bytes that are no UTF-8
 
     def html(self) -> str:
         """The report as a page that loads nothing."""

@@ -16,7 +16,7 @@ from bslib.audit import loading
 from bslib.audit.evidence import Overlay
 from bslib.audit.pictures import read_folder, read_picture
 from bslib.audit.report import Audit
-from bslib.audit.run import audit
+from bslib.audit.run import audit, class_count
 from bslib.files import file_digest
 from bslib.runner import chosen_device
 
@@ -58,6 +58,8 @@ class Request:
         bare = loading.OnnxNetwork(self.weights) if onnx else self._network(self.weights)
         mean, std = self._normalisation()
         pictures = read_folder(self.images, size=(height, width), channels=self.channels, classes=self.classes, most=self.most)
+        if (there := class_count(bare, pictures.images)) != self.classes:
+            raise ValueError(f"--classes is {self.classes}, but the network has {there}")
         self.notes += pictures.notes
         if pictures.skipped:
             self.notes.append(f"{len(pictures.skipped)} files were skipped, such as {pictures.skipped[0]}")

@@ -23,7 +23,7 @@ from bslib.audit.judging import LEVEL, Sizes, calibration, decide, leave_one_out
 from bslib.audit.loading import OnnxNetwork
 from bslib.audit.partial import Partial
 from bslib.audit.report import Audit
-from bslib.calling import check_counts, check_inputs, check_points, digest_of, evaluating
+from bslib.calling import check_counts, check_inputs, check_model, check_points, digest_of, evaluating, trial_images
 from bslib.engine import fast_dtype
 from bslib.measure import predict
 from bslib.patterns.neural_cleanse import reverse_triggers
@@ -31,7 +31,7 @@ from bslib.progress import bar
 from bslib.provenance import code_version, device_name
 from bslib.statistics import anomaly_index
 
-__all__ = ["audit"]
+__all__ = ["audit", "class_count"]
 
 #: Classes whose candidates are made together, and saved together.
 AT_A_TIME = 5
@@ -39,6 +39,9 @@ AT_A_TIME = 5
 SAMPLES, STEPS, CRAFTED = 64, 300, 500
 #: Images that W is measured on, noisy copies of each, and candidates that W is measured with.
 MEASURED, COPIES, COMPARED = 200, 64, 10
+
+#: Largest mean opacity of a trigger of the user's own: a larger part of an image of a class is predicted as that class.
+LARGEST_TRIGGER = 0.25
 
 
 def audit(
@@ -110,8 +113,13 @@ def audit(
     'not enough evidence'
     """
     classes = _checked(model, images, labels, steps)
+    if trigger is not None and (covered := float(trigger.mask.mean())) > LARGEST_TRIGGER:
+        reason = f"the trigger covers {covered:.0%} of the image"
+        raise ValueError(f"{reason}: more than {LARGEST_TRIGGER:.0%}, such as a picture of a class, moves clean networks too")
     names = list(names) if names is not None else [f"image {i}" for i in range(len(images))]
     job = _Job(model, images, classes, _chosen(tested, classes), seed, steps, cache, progress, say)
+    if len({job.digest, *(digest_of(network, images) for network in references)}) <= len(references):
+        raise ValueError("references must differ from the network and from each other, got one twice")
     level = LEVEL / (1 if trigger is None else 2)
     with job.partial.alone():
         with job.timed("noise levels"):
@@ -230,15 +238,19 @@ class _Job:
             self.pictures[f"{name}s"] = np.stack([getattr(self.overlays[k], name).cpu().numpy() for k in self._smallest()])
 
     def gaps(self) -> list[str]:
-        """List reasons why classes have no candidate."""
+        """List reasons why classes have no candidate, or one that says little."""
         gaps = [] if self.differentiable else ["an ONNX file gives no gradients, so there are no trigger candidates"]
         if len(self.chosen) < self.classes:
             gaps.append(f"only {len(self.chosen)} of {self.classes} classes were tested")
+        counts = np.bincount(self.predicted)
+        if (most := counts.max() / len(self.predicted)) > (1 + 1 / self.classes) / 2:
+            reason = f"{most:.0%} of the images are predicted as class {counts.argmax()}"
+            gaps.append(f"{reason}: wrong normalisation, or too few images of other classes?")
         return gaps
 
     def reference_norms(self, network: nn.Module) -> NDArray[Any]:
         """Sizes of a reference network's candidates, shape (classes,), NaN without success. They are kept for later audits."""
-        if (there := _class_count(network, self.images)) != self.classes:
+        if (there := class_count(network, self.images)) != self.classes:
             raise ValueError(f"references must have {self.classes} classes as the network, got one with {there}")
         key = self.settings | _identity(network, self.crafting, predict(network, self.crafting))
         norms = np.full(self.classes, np.nan)
@@ -337,7 +349,7 @@ def _checked(model: nn.Module, images: Tensor, labels: Tensor | None, steps: int
         raise ValueError(f"an audit needs at least 20 images (B, C, H, W), got shape {tuple(images.shape)}")
     if labels is not None and (labels.dtype != torch.int64 or labels.shape != images.shape[:1]):
         raise ValueError(f"labels must be int64, one an image, got {labels.dtype} of shape {tuple(labels.shape)}")
-    return _class_count(model, images)
+    return class_count(model, images)
 
 
 def _chosen(tested: Sequence[int] | None, classes: int) -> list[int]:
@@ -348,10 +360,11 @@ def _chosen(tested: Sequence[int] | None, classes: int) -> list[int]:
     return chosen
 
 
-def _class_count(model: nn.Module, images: Tensor) -> int:
+def class_count(model: nn.Module, images: Tensor) -> int:
+    """Return the number of classes of a network; raise a ValueError if it cannot take such images."""
     check_inputs(model, images[:1])
     with evaluating(model) as network:
-        return int(network(images[:1]).shape[1])
+        return check_model(network, trial_images(images)).shape[1]
 
 
 def _identity(model: nn.Module, images: Tensor, predicted: NDArray[np.int64]) -> dict[str, Any]:
