@@ -289,6 +289,7 @@ def test_hostile_images_are_skipped_with_a_reason(tmp_path, monkeypatch):
     Path(os.fsdecode(os.fsencode(folder) + b"/\x1b\xff.png")).write_bytes(b"")
     found = read_folder(folder, size=(2, 4), channels=1, classes=3)
     assert sorted(found.names) == ["0.png", "1.png", "2.png"] and len(found.images) == 3 and found.labels is None
+    assert "whether the normalisation fits is not checked" in found.notes[-1]
     reasons = dict(line.split(": ", 1) for line in found.skipped)
     assert set(reasons) == {"bomb.png", "big.png", "cut.png", "script.eps", "link.png", "float.tiff", "??.png"}
     assert "pixels" in reasons["bomb.png"] and "9000 x 9000 pixels" in reasons["big.png"]

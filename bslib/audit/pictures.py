@@ -141,13 +141,13 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _labels(parents: list[str], folder: Path, classes: int) -> tuple[Tensor | None, str]:
     """Labels from the names of subfolders, or None and the reason."""
+    remedy = f"so whether the normalisation fits is not checked: name subfolders 0 to {classes - 1}"
     if not any(parents):
-        return None, ""
+        return None, f"no subfolders and no labels, {remedy}"
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
     if all(name.isdecimal() and int(name) < classes for name in {*names, *parents}):
         return torch.tensor([int(name) for name in parents]), ""
     if len(names) == classes and all(parents):
         note = f"classes by subfolder, in this order: {_printable(', '.join(names))[:300]}"
         return torch.tensor([names.index(name) for name in parents]), note
-    note = f"the subfolders are not the {classes} classes of the network, so there are no labels"
-    return None, f"{note}: name them 0 to {classes - 1}"
+    return None, f"the subfolders are not the {classes} classes of the network and give no labels, {remedy}"
