@@ -57,4 +57,4 @@ def logit_shift_variance(model: nn.Module, clean: Tensor, patterned: Tensor) -> 
     if not shift.isfinite().all():
         raise ValueError("the shift of a logit is NaN or infinite: the model's logits are, with or without the pattern")
     square = shift.square().mean()
-    return float(shift.var(0, correction=0).mean() / square) if square > 0 else 1.0
+    return min(1.0, float(shift.var(0, correction=0).mean() / square)) if square > 0 else 1.0  # rounding may exceed 1
