@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 import sys
 from collections.abc import Callable
 from functools import cache
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-__all__ = ["check_fields"]
+__all__ = ["check_fields", "check_seed"]
 
 
 def check_fields(instance: Any, what: str, *, signed: frozenset[str] = frozenset()) -> None:
@@ -35,6 +36,17 @@ def check_fields(instance: Any, what: str, *, signed: frozenset[str] = frozenset
             raise ValueError(f"the {name} of {what} must be {_in_words(hint)}, got {value!r}")
         if hint is float or hint == tuple[float, ...]:
             object.__setattr__(instance, name, float(value) if hint is float else tuple(map(float, value)))
+
+
+def check_seed(seed: object) -> None:
+    """Raise a ValueError that names the value unless a seed is a whole number of 0 or more.
+
+    >>> check_seed(-1)
+    Traceback (most recent call last):
+    ValueError: seed must be a whole number of 0 or more, got -1
+    """
+    if not isinstance(seed, numbers.Integral) or seed < 0:
+        raise ValueError(f"seed must be a whole number of 0 or more, got {seed!r}")
 
 
 @cache

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bslib.fields import check_seed
 from bslib.threat_models import ThreatModel, threat_model_named
 from bslib.triggers import Trigger
 
@@ -68,7 +69,8 @@ def poison(
     Raises
     ------
     ValueError
-        For an unknown threat model, a target class that is invalid, missing or not applicable, or more poisons than images.
+        For an unknown threat model, labels that are no classes, a target class that is invalid, missing or not applicable, or
+        more poisons than images.
 
     >>> x, y = torch.zeros(100, 1, 8, 8), torch.arange(100) % 10
     >>> poisoned = poison(x, y, Trigger.from_image(torch.ones(1, 1)), "T1", target=3, classes=10, seed=0)
@@ -77,8 +79,10 @@ def poison(
     """
     if len(images) != len(labels):
         raise ValueError(f"images and labels must be of one number, got {tuple(images.shape)} and {tuple(labels.shape)}")
-    if labels.dtype != torch.int64:
-        raise ValueError(f"labels must be int64 of shape (N,), got {labels.dtype} of shape {tuple(labels.shape)}")
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.ndim != 1:
+        got = f"{type(labels).__name__} of {labels.dtype} and shape {tuple(labels.shape)}"
+        raise ValueError(f"labels must be an int64 tensor of shape (N,), got {got}")
+    check_seed(seed)
     model = threat_model_named(threat_model)
     wanted = model.target_labels(labels, target=target, classes=classes)
     candidates = torch.nonzero(wanted != labels).flatten().numpy()
@@ -120,6 +124,12 @@ def cover(
     images : uint8 Tensor, shape (N + count, C, H, W)
     labels : int64 Tensor, shape (N + count,)
 
+    Raises
+    ------
+    ValueError
+        For images that are not uint8 or of another number than the poisoned ones, a negative count, no noise levels or negative
+        ones, or no image that is not poisoned.
+
     >>> x, y = torch.zeros(100, 1, 8, 8, dtype=torch.uint8), torch.arange(100) % 10
     >>> dot = Trigger.from_image(torch.ones(1, 1))
     >>> poisoned = poison(x, y, dot, "T1", target=3, classes=10, seed=0)
@@ -127,13 +137,22 @@ def cover(
     >>> images.shape, labels[100:].unique().numel()
     (torch.Size([160, 1, 8, 8]), 10)
     """
+    levels = np.asarray(sigmas, dtype=np.float32)
+    if clean.dtype != torch.uint8 or clean.shape != poisoned.images.shape:
+        got = f"{clean.dtype} of shape {tuple(clean.shape)}"
+        raise ValueError(f"clean must be uint8 of shape {tuple(poisoned.images.shape)}, as what was poisoned, got {got}")
+    if not isinstance(count, int | np.integer) or count < 0:
+        raise ValueError(f"count must be a whole number of 0 or more, got {count!r}")
+    if not levels.size or not ((levels >= 0) & np.isfinite(levels)).all():
+        raise ValueError(f"sigmas must be one or more finite numbers of 0 or more, got {sigmas!r}")
+    check_seed(seed)
     rng = np.random.default_rng([seed, 7])
     if len(poisoned.rows) == len(clean):
         raise ValueError("covers are made from images that are not poisoned, and all are")
     left = np.setdiff1d(np.arange(len(clean)), poisoned.rows.numpy())
     chosen = torch.from_numpy(np.concatenate([rng.permutation(left) for _ in range(max(1, -(-count // len(left))))])[:count])
     stamped = trigger(clean[chosen])
-    levels = np.resize(np.asarray(sigmas, dtype=np.float32), count).reshape(-1, 1, 1, 1)
+    levels = np.resize(levels, count).reshape(-1, 1, 1, 1)
     noise = torch.from_numpy(255 * levels * rng.standard_normal(stamped.shape, dtype=np.float32))
     noisy = (stamped + noise).round().clamp(0, 255).to(torch.uint8)
     return torch.cat([poisoned.images, noisy]), torch.cat([poisoned.labels, poisoned.labels[chosen]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import numbers
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +37,9 @@ class ThreatModel:
     one_target: bool
 
     def __post_init__(self) -> None:
-        if not (0 < (self.fraction or 0) <= 1 if self.count is None else self.count >= 1):
+        count, fraction = self.count, self.fraction or 0
+        fits = isinstance(fraction, numbers.Real) and 0 < fraction <= 1
+        if not (fits if count is None else isinstance(count, numbers.Integral) and count >= 1):
             given = f"{self.fraction} and {self.count}"
             raise ValueError(f"{self.name} needs a fraction above 0 and at most 1, or a count of 1 or more, got {given}")
 
@@ -75,18 +78,20 @@ class ThreatModel:
         Raises
         ------
         ValueError
-            For an invalid, missing or inapplicable target class, or fewer than one class.
+            For labels that are no classes, an invalid, missing or inapplicable target class, or fewer than one class.
 
         >>> import numpy as np
         >>> THREAT_MODELS["T2"].target_labels(np.array([0, 9]), target=None, classes=10).tolist()
         [1, 0]
         """
-        if not isinstance(classes, int) or classes < 1:
+        if not isinstance(classes, numbers.Integral) or classes < 1:
             raise ValueError(f"classes must be a whole number of 1 or more, got {classes!r}")
-        if self.one_target and (not isinstance(target, int) or not 0 <= target < classes):
+        if self.one_target and (not isinstance(target, numbers.Integral) or not 0 <= target < classes):
             raise ValueError(f"{self.name} needs a target class from 0 to {classes - 1}, got {target!r}")
         if not self.one_target and target is not None:
             raise ValueError(f"{self.name} sends each class to the next and takes no target class, got {target!r}")
+        if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
+            raise ValueError(f"labels must be from 0 to {classes - 1}, got {labels.min()} to {labels.max()}")
         return labels * 0 + target if self.one_target else (labels + 1) % classes
 
 

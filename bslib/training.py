@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import numbers
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bslib.calling import evaluating
 from bslib.datasets import to_float
 from bslib.files import atomic_path
 from bslib.measure import predict
@@ -52,7 +54,7 @@ def train(
     augment: bool = False,
     noise: float = 0.0,
     dtype: torch.dtype = torch.float32,
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     description: str = "training",
     progress: bool = True,
 ) -> float:
@@ -79,9 +81,9 @@ def train(
         Standard deviation of Gaussian noise that is added to each image, anew in each step.
     dtype : torch.dtype
         Precision of the forward pass. Precisions below float32 use autocast.
-    checkpoint : Path, optional
-        File that the state is saved to once a minute and at the end. If the file exists, training resumes from it. The caller
-        removes it once the results of the network are saved.
+    checkpoint : str or Path, optional
+        File that the state is saved to once a minute and at the end. If the file exists, training resumes from it, with the
+        arguments of the run that wrote it. The caller removes it once the results of the network are saved.
     description : str
         Text of the progress bar.
     progress : bool
@@ -95,8 +97,8 @@ def train(
     Raises
     ------
     ValueError
-        For fewer than one epoch, no images, images and labels that do not fit, a corrupt checkpoint, or a loss that is no longer
-        finite.
+        For fewer than one epoch, no images, images and labels that do not fit, labels that the network has no logit for, a
+        checkpoint that is corrupt or of a run with other arguments, or a loss that is no longer finite.
 
     >>> from bslib.datasets import load
     >>> from bslib.networks import build
@@ -106,12 +108,24 @@ def train(
     True
     """
     _check(network, images, labels, epochs=epochs, batch_size=batch_size, seed=seed, learning_rate=learning_rate)
+    for name, number in (("weight_decay", weight_decay), ("noise", noise)):
+        if not isinstance(number, numbers.Real) or not 0 <= number < torch.finfo(torch.float32).max:
+            raise ValueError(f"{name} must be a finite number of 0 or more, got {number!r}")
     device = next(network.parameters()).device
+    layout, classes = layout_of(network, to_float(images[:2]).to(device))
+    if not 0 <= labels.min() <= labels.max() < classes:
+        low, high = labels.min().item(), labels.max().item()
+        raise ValueError(f"labels must be from 0 to {classes - 1}, one for each logit of the network, got {low} to {high}")
     batch_size = min(batch_size, len(images))
+    run = (
+        f"{epochs} epochs of {len(images)} images, seed {seed}, learning rate {float(learning_rate)}, batches of {batch_size}, "
+        f"weight decay {float(weight_decay)}, augment {augment}, noise {float(noise)}, {dtype}"
+    )
+    checkpoint = Path(checkpoint) if checkpoint else None
     total = epochs * (len(images) // batch_size)
     rate = torch.tensor(learning_rate, device=device) if device.type == "cuda" else learning_rate  # a graph reads it from memory
     optimizer = torch.optim.SGD(network.parameters(), lr=rate, momentum=0.9, nesterov=True, weight_decay=weight_decay, fused=True)
-    first, before = _resume(network, optimizer, checkpoint) if checkpoint and checkpoint.exists() else (0, 0.0)
+    first, before = _resume(network, optimizer, checkpoint, run) if checkpoint and checkpoint.exists() else (0, 0.0)
     batches = _batches(images.to(device), labels.to(device), epochs, batch_size, seed, first, augment=augment, noise=noise)
     take_step: Step = functools.partial(_step, network, optimizer, dtype)
     began = saved = time.monotonic()
@@ -120,8 +134,8 @@ def train(
         for step, (x, y) in enumerate(batches, start=first):
             _set_rate(optimizer, learning_rate * float(np.interp(step, [0, total / 4, total], [0.1, 1, 0])))
             if step == first and device.type == "cuda" and total - first > GRAPH_STEPS:
-                take_step = _graphed(take_step, network, optimizer, x, y)
-            loss, hits = take_step(x, y)
+                take_step = _graphed(take_step, network, optimizer, x.contiguous(memory_format=layout), y)
+            loss, hits = take_step(x.contiguous(memory_format=layout), y)
             done = step + 1
             shown.update()
             if done % 20 == 0 or done == total:  # reading a number synchronises with the device
@@ -129,12 +143,27 @@ def train(
                     raise ValueError(f"the loss is {loss.item()} at step {done}: try a lower learning rate than {learning_rate}")
                 shown.set_postfix(loss=f"{loss.item():.3f}", accuracy=f"{hits.item() / batch_size:.3f}", refresh=False)
             if checkpoint and time.monotonic() - saved > CHECKPOINT_SECONDS:
-                _save_checkpoint(network, optimizer, done, before + time.monotonic() - began, checkpoint)
+                _save_checkpoint(network, optimizer, done, before + time.monotonic() - began, checkpoint, run)
                 saved = time.monotonic()
     seconds = before + time.monotonic() - began
     if checkpoint and first < total:
-        _save_checkpoint(network, optimizer, total, seconds, checkpoint)
+        _save_checkpoint(network, optimizer, total, seconds, checkpoint, run)
     return seconds
+
+
+def layout_of(network: nn.Module, x: Tensor) -> tuple[torch.memory_format, int]:
+    """Return the layout in which a network can be called with images ``x`` (b, C, H, W), and its number of logits.
+
+    Channels last is faster, but a network that flattens with ``x.view(len(x), -1)`` fails on it.
+
+    >>> layout_of(nn.Flatten(), torch.zeros(2, 3, 8, 8))
+    (torch.channels_last, 192)
+    """
+    with evaluating(network) as logits:
+        try:
+            return torch.channels_last, logits(x.contiguous(memory_format=torch.channels_last)).shape[1]
+        except RuntimeError:
+            return torch.contiguous_format, logits(x.contiguous()).shape[1]
 
 
 def _batches(
@@ -157,9 +186,16 @@ def _batches(
 def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Compute the accuracy of ``network`` on uint8 ``images`` (N, C, H, W) with ``labels`` (N,), in float32.
 
+    Raises
+    ------
+    ValueError
+        If there are no images, or not one label for each.
+
     >>> accuracy(nn.Flatten(), torch.tensor([[[[9, 0]]], [[[0, 9]]]], dtype=torch.uint8), torch.tensor([0, 0]))
     0.5
     """
+    if labels.shape != images.shape[:1]:
+        raise ValueError(f"labels must have shape ({len(images)},), one an image, got {tuple(labels.shape)}")
     device = next((p.device for p in network.parameters()), images.device)
     predicted = torch.from_numpy(predict(network, to_float(images.to(device))))
     return float((predicted == labels.cpu()).double().mean())
@@ -190,7 +226,7 @@ def _normal(like: Tensor, *, seed: list[int]) -> Tensor:
     return torch.randn(like.shape, generator=torch.Generator(like.device).manual_seed(number), device=like.device)
 
 
-def save_weights(network: nn.Module, path: Path, **also: Tensor) -> None:
+def save_weights(network: nn.Module, path: str | Path, **also: Tensor) -> None:
     """Write a network's weights to a safetensors file atomically; ``also`` adds tensors under other names.
 
     Raises
@@ -204,10 +240,10 @@ def save_weights(network: nn.Module, path: Path, **also: Tensor) -> None:
     >>> sorted(load_file(path))
     ['bias', 'weight']
     """
-    _write(network.state_dict() | also, path)
+    _write(network.state_dict() | also, Path(path))
 
 
-def load_weights(network: nn.Module, path: Path) -> None:
+def load_weights(network: nn.Module, path: str | Path) -> None:
     """Load weights written by :func:`save_weights` into ``network``; only tensors are read, so no code can run.
 
     Raises
@@ -223,14 +259,14 @@ def load_weights(network: nn.Module, path: Path) -> None:
         network.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as problem:
         raise ValueError(
-            f"weights cannot be read from {path}: {_reason(path, problem)}; remove the file to train the network again"
+            f"weights cannot be read from {path}: {_reason(Path(path), problem)}; remove the file to train the network again"
         ) from None
 
 
 def _check(network: nn.Module, images: Tensor, labels: Tensor, *, learning_rate: float, **counts: int) -> None:
     """Raise a ValueError for invalid arguments of :func:`train`."""
     for name, number in counts.items():
-        if not isinstance(number, int):
+        if not isinstance(number, numbers.Integral):
             raise ValueError(f"{name} must be a whole number, got {number!r}")
     if images.ndim != 4 or images.dtype != torch.uint8:
         raise ValueError(f"images must be uint8 of shape (N, C, H, W), got {images.dtype} of shape {tuple(images.shape)}")
@@ -240,8 +276,10 @@ def _check(network: nn.Module, images: Tensor, labels: Tensor, *, learning_rate:
         raise ValueError(f"training needs at least 1 epoch and 1 image, got {counts['epochs']} epochs and {len(images)} images")
     if counts["batch_size"] < 1 or counts["seed"] < 0:
         raise ValueError(f"a batch has at least 1 image and a seed is 0 or more, got {counts['batch_size']} and {counts['seed']}")
-    if not isinstance(learning_rate, float | int) or not 0 < learning_rate < torch.finfo(torch.float32).max:
+    if not isinstance(learning_rate, numbers.Real) or not 0 < learning_rate < torch.finfo(torch.float32).max:
         raise ValueError(f"learning_rate must be a finite number above 0, got {learning_rate!r}")
+    if not any(p.requires_grad for p in network.parameters()):
+        raise ValueError("the network has no parameters to train: they are frozen, or there are none")
     if any(p.device.type == "meta" for p in network.parameters()):
         raise ValueError("the network is on the device 'meta', which has no weights: make it on the CPU or a GPU")
 
@@ -259,7 +297,7 @@ def _step(
 ) -> tuple[Tensor, Tensor]:
     """Take a step on a batch; return the loss and the number of correct predictions before the step."""
     with torch.autocast(x.device.type, dtype=dtype, enabled=dtype != torch.float32):
-        logits = network(x.contiguous(memory_format=torch.channels_last))
+        logits = network(x)
         loss = functional.cross_entropy(logits, y)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -271,7 +309,8 @@ def _graphed(step: Step, network: nn.Module, optimizer: torch.optim.Optimizer, x
     """Record a step as a CUDA graph for batches of this shape; recording runs a few steps, which are undone."""
     given = x.clone(), y.clone()
     state = [*network.parameters(), *network.buffers()]
-    momenta = [optimizer.state[p].get("momentum_buffer") for p in network.parameters()]
+    learned = [p for p in network.parameters() if p.requires_grad]
+    momenta = [optimizer.state[p].get("momentum_buffer") for p in learned]
     before = [None if t is None else t.detach().clone() for t in (*state, *momenta)]
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -283,7 +322,7 @@ def _graphed(step: Step, network: nn.Module, optimizer: torch.optim.Optimizer, x
     with torch.cuda.graph(graph):
         result = step(*given)
     with torch.no_grad():
-        momenta = [optimizer.state[p]["momentum_buffer"] for p in network.parameters()]
+        momenta = [_momentum(optimizer, p) for p in learned]
         for tensor, kept in zip((*state, *momenta), before, strict=True):
             tensor.zero_() if kept is None else tensor.copy_(kept)
 
@@ -296,12 +335,13 @@ def _graphed(step: Step, network: nn.Module, optimizer: torch.optim.Optimizer, x
     return replay
 
 
-def _write(tensors: dict[str, Tensor], path: Path, *, digest: bool = False) -> None:
+def _write(tensors: dict[str, Tensor], path: Path, *, digest: bool = False, **metadata: str) -> None:
     """Write tensors to a safetensors file atomically; ``digest`` stores a content digest, for files that have no record."""
-    own = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    # Copies, since the format refuses tensors that share memory, as tied weights do.
+    own = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
     with atomic_path(path) as part:
         try:
-            save_file(own, part, metadata={"digest": _digest(own)} if digest else None)
+            save_file(own, part, metadata=metadata | {"digest": _digest(own)} if digest else None)
         except SafetensorError as problem:
             raise OSError(f"{path} cannot be written: {problem}") from None
 
@@ -316,19 +356,30 @@ def _digest(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _save_checkpoint(network: nn.Module, optimizer: torch.optim.Optimizer, step: int, seconds: float, checkpoint: Path) -> None:
-    momenta = {f"momentum.{name}": optimizer.state[p]["momentum_buffer"] for name, p in network.named_parameters()}
+def _save_checkpoint(
+    network: nn.Module, optimizer: torch.optim.Optimizer, step: int, seconds: float, checkpoint: Path, run: str = ""
+) -> None:
+    momenta = {f"momentum.{name}": _momentum(optimizer, p) for name, p in network.named_parameters()}
     state = network.state_dict() | momenta | {"step": torch.tensor(step), "seconds": torch.tensor(seconds)}
-    _write(state, checkpoint, digest=True)
+    _write(state, checkpoint, digest=True, run=run)
 
 
-def _resume(network: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Path) -> tuple[int, float]:
+def _momentum(optimizer: torch.optim.Optimizer, parameter: Tensor) -> Tensor:
+    """The momentum of a parameter; frozen and unused ones have none, which is the same as zero."""
+    momentum: Tensor | None = optimizer.state[parameter].get("momentum_buffer")
+    return torch.zeros_like(parameter) if momentum is None else momentum
+
+
+def _resume(network: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Path, run: str = "") -> tuple[int, float]:
     """Load weights and momentum from a checkpoint; return the number of steps done and the seconds they took."""
     try:
         with safe_open(checkpoint, framework="pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if (file.metadata() or {}).get("digest") != _digest(state):
+            metadata = file.metadata() or {}
+            if metadata.get("digest") != _digest(state):
                 raise ValueError("its content does not fit its digest")
+            if run and (theirs := metadata.get("run") or run) != run:  # older checkpoints do not say
+                raise ValueError(f"it has {theirs}, and {run} was asked for")
         step, seconds = int(state.pop("step")), float(state.pop("seconds"))
         for name, parameter in network.named_parameters():
             momentum = state.pop(f"momentum.{name}")
@@ -337,7 +388,8 @@ def _resume(network: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Pa
         network.load_state_dict(state)
     except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as problem:
         reason = _reason(checkpoint, problem)
-        raise ValueError(f"the checkpoint {checkpoint} is damaged ({reason}); remove it to train from the start") from None
+        what = f"the checkpoint {checkpoint} is damaged or of another run ({reason})"
+        raise ValueError(f"{what}; remove it to train from the start") from None
     return step, seconds
 
 
@@ -346,4 +398,4 @@ def _reason(path: Path, problem: Exception) -> str:
     with contextlib.suppress(OSError), path.open("rb") as file:
         if file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
             return "it is a pickle, which can run code when it is read, and only safetensors are"
-    return str(problem).splitlines()[0]
+    return " ".join(line.strip() for line in str(problem).splitlines()[:2])[:300]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import numbers
 
 import torch
 from torch import Tensor, nn
 
+from bslib.calling import evaluating
 from bslib.datasets import to_float
 from bslib.specs import TreatmentSpec
 from bslib.training import train
@@ -26,8 +28,8 @@ def treat(network: nn.Module, images: Tensor, labels: Tensor, spec: TreatmentSpe
     labels : int64 Tensor, shape (N,)
     spec : TreatmentSpec
         "fine-tune" trains on the images. "prune" first prunes filters (:func:`prune`; with training afterwards it is the
-        fine-pruning of Liu et al., 2018). "unlearn" trains on the images after a fraction of them got the trigger but kept the
-        true label (Wang et al., 2019).
+        fine-pruning of Liu et al., 2018). "unlearn" trains on the images after the first of them, a fraction, got the trigger
+        but kept the true label (Wang et al., 2019); give the images in random order.
     trigger : Trigger
         What is unlearned. The defender would have to find it first; the true one is the best that can be found.
     seed : int
@@ -69,8 +71,12 @@ def prune(network: nn.Module, images: Tensor, fraction: float) -> None:
     Raises
     ------
     ValueError
-        If the network has no convolution.
+        If the network has no convolution, does not call the last one, or for no images or another fraction.
     """
+    if not isinstance(fraction, numbers.Real) or not 0 <= fraction <= 1:
+        raise ValueError(f"fraction must be from 0 to 1, got {fraction!r}")
+    if not len(images):
+        raise ValueError(f"pruning needs at least one image, got shape {tuple(images.shape)}")
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
     if not convolutions:
         raise ValueError("pruning needs a network with a convolution, got one without")
@@ -78,12 +84,13 @@ def prune(network: nn.Module, images: Tensor, fraction: float) -> None:
     handle = last.register_forward_hook(lambda _module, _inputs, out: activity.append(out.clamp(min=0).sum((0, 2, 3))))
     device = next(network.parameters()).device
     try:
-        network.eval()
-        with torch.no_grad():
+        with evaluating(network) as logits:
             for part in images.split(500):
-                network(to_float(part).to(device))
+                logits(to_float(part).to(device))
     finally:
         handle.remove()
+    if not activity:
+        raise ValueError("pruning needs a last convolution that the network calls, got one that it does not")
     least = torch.stack(activity).sum(0).argsort()[: math.floor(fraction * last.out_channels)]
     with torch.no_grad():
         last.weight[least] = 0

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bslib.calling import FEATURE_RANGE
 from bslib.drawings import DRAWINGS, drawing
 
 __all__ = ["PATTERNS", "Trigger", "pattern"]
@@ -41,7 +42,7 @@ class Trigger:
         mask, values = self.mask, self.values
         if mask.ndim not in (2, 3) or not (mask.dtype == torch.bool or mask.is_floating_point()):
             raise ValueError(f"mask must be bool or float of shape (h, w) or (C, h, w), got {mask.dtype} of {tuple(mask.shape)}")
-        if values.ndim != 3 or values.shape[1:] != mask.shape[-2:]:
+        if values.ndim != 3 or not len(values) or values.shape[1:] != mask.shape[-2:]:
             raise ValueError(f"values must have shape (C, {', '.join(map(str, mask.shape[-2:]))}), got {tuple(values.shape)}")
         if not mask.any():
             raise ValueError("mask must cover at least one pixel, got none")
@@ -64,6 +65,8 @@ class Trigger:
         >>> Trigger.from_image(torch.full((3, 3), 255, dtype=torch.uint8)).values.max().item()
         1.0
         """
+        if not isinstance(image, Tensor):
+            raise ValueError(f"image must be a tensor, got {type(image).__name__}: use torch.as_tensor(image)")
         values = image.float() / 255 if image.dtype == torch.uint8 else image.float()
         values = values if values.ndim == 3 else values[None]
         if mask is None and len(values) in (2, 4):
@@ -73,9 +76,15 @@ class Trigger:
     def region(self, images: Tensor) -> Tensor:
         """Return the pixels that the trigger changes, bool (C, H, W), for images (..., C, H, W).
 
+        Raises
+        ------
+        ValueError
+            As for a call.
+
         >>> Trigger.from_image(torch.ones(1, 1)).region(torch.zeros(1, 2, 2)).tolist()
         [[[False, False], [False, True]]]
         """
+        self._check(images)
         whole = torch.zeros(images.shape[-3:], dtype=torch.bool)
         h, w = self.mask.shape[-2:]
         whole[..., whole.shape[-2] - h :, whole.shape[-1] - w :] = self.mask > 0
@@ -87,6 +96,7 @@ class Trigger:
         Parameters
         ----------
         images : uint8 or float Tensor, shape (C, H, W) or (B, C, H, W)
+            uint8 from 0 to 255, or float in [0, 1].
 
         Returns
         -------
@@ -96,20 +106,13 @@ class Trigger:
         Raises
         ------
         ValueError
-            If the images have an unsupported shape or dtype, are smaller than the trigger, or have other channels.
+            If the images have an unsupported shape or dtype, pixel values above 1 as floats, other channels than the trigger, or
+            are smaller.
         """
-        if images.ndim not in (3, 4):
-            raise ValueError(f"images must have shape (C, H, W) or (B, C, H, W), got {tuple(images.shape)}")
+        self._check(images)
         h, w = self.mask.shape[-2:]
         channels, height, width = images.shape[-3:]
-        if h > height or w > width:
-            raise ValueError(f"the trigger of {h}x{w} pixels is larger than the images of {height}x{width}")
-        for name, part in (("trigger", self.values), ("mask", self.mask)):
-            if part.ndim == 3 and len(part) not in (1, channels):
-                raise ValueError(f"the {name} has {len(part)} channels, the images have {channels}")
         whole = images.dtype == torch.uint8
-        if not whole and not images.is_floating_point():
-            raise ValueError(f"images must be uint8 or float, got {images.dtype}")
         stamped = images.clone()
         corner = stamped[..., height - h :, width - w :]
         values, mask = (
@@ -123,12 +126,32 @@ class Trigger:
         corner[..., mask] = (values.round() if whole else values)[mask].to(images.dtype)
         return stamped
 
+    def _check(self, images: Tensor) -> None:
+        """Raise a ValueError unless the trigger fits the images."""
+        if not isinstance(images, Tensor):
+            raise ValueError(f"images must be a tensor, got {type(images).__name__}: use torch.as_tensor(images)")
+        if images.ndim not in (3, 4):
+            raise ValueError(f"images must have shape (C, H, W) or (B, C, H, W), got {tuple(images.shape)}")
+        h, w = self.mask.shape[-2:]
+        channels, height, width = images.shape[-3:]
+        if h > height or w > width:
+            raise ValueError(f"the trigger of {h}x{w} pixels is larger than the images of {height}x{width}")
+        for name, part in (("trigger", self.values), ("mask", self.mask)):
+            if part.ndim == 3 and len(part) not in (1, channels):
+                raise ValueError(f"the {name} has {len(part)} channels, the images have {channels}")
+        if images.dtype != torch.uint8 and not images.is_floating_point():
+            raise ValueError(f"images must be uint8 or float, got {images.dtype}")
+        if images.is_floating_point() and images.numel() and (high := images.max().item()) > FEATURE_RANGE[1]:
+            raise ValueError(f"float images must have values in [0, 1], got values up to {high:g}: divide by 255 first")
+
 
 def _drawn(*rows: str) -> Trigger:
     """Create a trigger from a drawing: # is white, a digit is grey (9: white), . is black, a blank is transparent."""
-    grey = {"#": 1.0, ".": 0.0} | {str(d): d / 9 for d in range(10)}
+    grey = {"#": 1.0, ".": 0.0, " ": 0.0} | {str(d): d / 9 for d in range(10)}
+    if len({len(row) for row in rows}) != 1 or set("".join(rows)) - set(grey):
+        raise ValueError(f"a drawing has rows of one length, of # . digits and blanks, got {rows}")
     mask = torch.tensor([[c != " " for c in row] for row in rows])
-    return Trigger(mask, torch.tensor([[[grey.get(c, 0.0) for c in row] for row in rows]]))
+    return Trigger(mask, torch.tensor([[[grey[c] for c in row] for row in rows]]))
 
 
 #: The six triggers by their number in Fig. 3, from the drawings in :mod:`bslib.drawings`.

@@ -190,9 +190,9 @@ if __name__ in ("__main__", "__mp_main__") and "--store" in sys.argv:  # a run, 
     training.CHECKPOINT_SECONDS = 0.1
     _resume = training._resume
 
-    def noted(network, optimizer, checkpoint):
+    def noted(network, optimizer, checkpoint, run):
         """As it is, with a note of the step at which it goes on."""
-        state = _resume(network, optimizer, checkpoint)
+        state = _resume(network, optimizer, checkpoint, run)
         with (checkpoint.parents[1] / RESUMED).open("a") as file:
             file.write(f"{state[0]}\n")
         return state

@@ -223,6 +223,8 @@ def test_to_float():
     assert features.min() == 0 and features.max() == 1
     with pytest.raises(TypeError, match="must be uint8, not float32"):
         to_float(features)
+    with pytest.raises(TypeError, match="must be uint8, not ndarray of uint8"):
+        to_float(np.zeros(3, dtype=np.uint8))
 
 
 # --- Fashion-MNIST -----------------------------------------------------------------------------------------------

@@ -126,6 +126,14 @@ def test_a_pattern_that_changes_no_logit_is_not_suspicious(network):
     assert logit_shift_variance(network, images, images) == 1
 
 
+def test_a_logit_that_stays_at_minus_infinity_does_not_shift(network):
+    clean, patterned = some_images(9, seed=1), some_images(9, seed=2)
+    masked = nn.Sequential(network, nn.ConstantPad1d((0, 1), -torch.inf))
+    shift = np.pad(logits_of(network, patterned.numpy()) - logits_of(network, clean.numpy()), ((0, 0), (0, 1)))
+    expected = np.var(shift, axis=0).mean() / np.mean(shift**2)
+    assert logit_shift_variance(masked, clean, patterned) == pytest.approx(expected, rel=1e-4)
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6), n=st.integers(2, 9))
 def test_a_linear_network_is_moved_the_same_way_by_what_is_added(seed, n):
@@ -170,3 +178,17 @@ def test_the_model_is_left_as_it_was(network, measure):
 def test_what_does_not_fit_is_named(network, measure, first, second, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         measure(network, torch.rand(first), torch.rand(second))
+
+
+@pytest.mark.parametrize("measure", [strip_entropy, logit_shift_variance])
+def test_a_network_that_diverged_has_no_score(network, measure):
+    network[-1].bias.data[0] = torch.nan
+    with pytest.raises(ValueError, match="NaN"):
+        measure(network, some_images(3, seed=0), some_images(3, seed=1))
+
+
+def test_strip_refuses_pixels_from_0_to_255(network):
+    """Their sums would all be white."""
+    for scales in ((1, 255), (255, 1)):
+        with pytest.raises(ValueError, match="divide by 255 first"):
+            strip_entropy(network, *(scale * some_images(3, seed=0) for scale in scales))

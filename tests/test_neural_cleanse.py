@@ -348,11 +348,43 @@ def test_the_model_is_left_as_it_was(network):
         ({"images": torch.full((3, 2, 4, 4), 4.0)}, "got values from 4 to 4: divide by 255 first"),
         ({"classes": 0}, "classes must be a whole number of 1 or more, got 0"),
         ({"classes": 7}, "candidates for 7 classes"),
+        ({"learning_rate": 0}, "learning_rate must be a finite number above 0, got 0"),
+        ({"learning_rate": math.inf}, "got inf"),
+        ({"seed": -1}, "seed must be a whole number of 0 or more, got -1"),
     ],
 )
 def test_what_does_not_fit_is_named(network, change, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         reversed_of(network, **{"images": some_images(16, (2, 4, 4))} | change)
+
+
+def test_a_network_that_diverged_has_no_candidates(network):
+    network[5].weight.data[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="a mask became NaN"):
+        reversed_of(network, some_images(16, (2, 4, 4)), steps=3)
+
+
+class Viewing(nn.Linear):
+    """Flattens as many networks do, which does not work in channels last."""
+
+    def forward(self, x):
+        return super().forward(x.view(len(x), -1))
+
+
+def test_networks_that_need_the_contiguous_layout_get_it():
+    images = some_images(8, (2, 3, 3))
+    viewing, flattening = Viewing(18, 3), nn.Sequential(nn.Flatten(), nn.Linear(18, 3))
+    flattening[1].load_state_dict(viewing.state_dict())
+    for one, other in zip(reversed_of(viewing, images, steps=3), reversed_of(flattening, images, steps=3), strict=True):
+        torch.testing.assert_close(one, other, equal_nan=True)
+
+
+def test_the_mode_of_the_caller_does_not_matter(network):
+    images = some_images(8, (2, 4, 4))
+    plain = reversed_of(network, images, steps=2)
+    with torch.inference_mode():
+        inside = reversed_of(network, images, steps=2)
+    assert torch.equal(plain.masks, inside.masks) and not inside.masks.is_inference()
 
 
 # --- chunks ------------------------------------------------------------------------------------------------------
@@ -373,7 +405,7 @@ def test_a_batch_is_never_larger_than_the_limit_allows(network, monkeypatch):
     seen = []
     network.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].numel()))
     reversed_of(network, some_images(20, (2, 4, 4)), steps=2)
-    assert max(seen) == 2 * 8 * 32 and len(seen) == 8, "two steps of two updates, for two classes and for one"
+    assert max(seen) == 2 * 8 * 32 and len(seen) == 1 + 8, "a trial, and two steps of two updates, for two classes and for one"
 
 
 def test_chosen_targets_get_the_candidates_they_have_among_all(network):

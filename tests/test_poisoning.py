@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections import Counter
 
@@ -174,6 +175,47 @@ def test_a_target_that_is_no_class_is_named(threat_model, target):
         THREAT_MODELS[threat_model].target_labels(labels, target=target, classes=10)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": torch.zeros(100, 1, dtype=torch.int64)}, "got Tensor of torch.int64 and shape (100, 1)"),
+        ({"labels": np.zeros(100, dtype=np.int64)}, "got ndarray of int64 and shape (100,)"),
+        ({"labels": torch.arange(100) % 11}, "labels must be from 0 to 9, got 0 to 10"),
+        ({"labels": torch.arange(100) % 10 - 1}, "labels must be from 0 to 9, got -1 to 8"),
+        ({"seed": -1}, "seed must be a whole number of 0 or more, got -1"),
+    ],
+)
+@pytest.mark.parametrize("threat_model", ["T1", "T2"])
+def test_what_does_not_fit_is_named(change, message, threat_model):
+    images, labels = some_set([10] * 10)
+    given = {"labels": labels, "target": np.int64(3) if threat_model == "T1" else None, "classes": np.int64(10), "seed": 0}
+    assert len(poison(images, trigger=WHITE, threat_model=threat_model, **given).rows) == 15, "NumPy's integers are integers"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        poison(images, trigger=WHITE, threat_model=threat_model, **given | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"clean": torch.zeros(100, 1, 4, 4)},
+            "clean must be uint8 of shape (100, 1, 4, 4), as what was poisoned, got torch.float32",
+        ),
+        ({"clean": torch.zeros(50, 1, 4, 4, dtype=torch.uint8)}, "got torch.uint8 of shape (50, 1, 4, 4)"),
+        ({"count": -1}, "count must be a whole number of 0 or more, got -1"),
+        ({"count": 1.5}, "got 1.5"),
+        ({"sigmas": []}, "sigmas must be one or more finite numbers of 0 or more, got []"),
+        ({"sigmas": [0.1, math.nan]}, "got [0.1, nan]"),
+        ({"sigmas": [-0.1]}, "got [-0.1]"),
+    ],
+)
+def test_covers_that_cannot_be_made_are_refused(change, message):
+    images, labels = some_set([10] * 10)
+    given = {"clean": images, "count": 4, "sigmas": [0.1]} | change
+    with pytest.raises(ValueError, match=re.escape(message)):
+        cover(poison(images, labels, WHITE, "T1", target=3, classes=10, seed=0), trigger=WHITE, seed=0, **given)
+
+
 def test_t2_takes_no_target():
     with pytest.raises(ValueError, match="takes no target class, got 0"):
         poison(*some_set([10] * 10), WHITE, "T2", target=0, classes=10, seed=0)
@@ -191,7 +233,9 @@ def test_more_poisons_than_images():
         poison(*some_set([180, 20]), WHITE, "T1", target=0, classes=2, seed=0)
 
 
-@pytest.mark.parametrize("amount", [{}, {"fraction": 0.0}, {"fraction": 1.5}, {"fraction": 0.1, "count": 0}])
+@pytest.mark.parametrize(
+    "amount", [{}, {"fraction": 0.0}, {"fraction": 1.5}, {"fraction": 0.1, "count": 0}, {"count": 2.5}, {"fraction": "0.1"}]
+)
 def test_a_threat_model_that_poisons_nothing_is_refused(amount):
     with pytest.raises(ValueError, match="some needs a fraction above 0 and at most 1, or a count of 1 or more, got"):
         ThreatModel(name="some", one_target=True, **amount)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,42 @@ def test_nothing_to_train_on_is_refused(digits, epochs, images):
         train(Small(), digits.train_images[:images], digits.train_labels[:images], epochs=epochs, seed=0, **QUIET)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": torch.full((9,), 10)}, "labels must be from 0 to 9, one for each logit of the network, got 10 to 10"),
+        ({"labels": torch.full((9,), -100)}, "got -100 to -100"),  # torch's sign for images that do not count
+        ({"noise": -0.1}, "noise must be a finite number of 0 or more, got -0.1"),
+        ({"noise": float("nan")}, "got nan"),
+        ({"weight_decay": float("nan")}, "weight_decay must be a finite number of 0 or more, got nan"),
+        ({"seed": 0.5}, "seed must be a whole number, got 0.5"),
+        ({"network": nn.Flatten()}, "the network has no parameters to train"),
+    ],
+)
+def test_what_does_not_fit_is_named(digits, change, message):
+    given = {"network": Small(), "images": digits.train_images[:9], "labels": digits.train_labels[:9], "epochs": 1, "seed": 0}
+    with pytest.raises(ValueError, match=re.escape(message)):
+        train(**given | change, **QUIET)
+
+
+def test_accuracy_needs_one_label_an_image(digits):
+    with pytest.raises(ValueError, match=re.escape("labels must have shape (5,), one an image, got (5, 1)")):
+        accuracy(Small(), digits.test_images[:5], digits.test_labels[:5, None])
+
+
+def test_networks_that_need_the_contiguous_layout_get_it():
+    class Viewing(nn.Linear):
+        def forward(self, x):
+            return super().forward(x.view(len(x), -1))
+
+    images = torch.randint(0, 256, (8, 3, 2, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    viewing, flattening = Viewing(12, 3), nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    flattening[1].load_state_dict(viewing.state_dict())
+    for network in (viewing, flattening):
+        train(network, images, torch.arange(8) % 3, epochs=2, seed=np.int64(0), batch_size=4, **QUIET)
+    torch.testing.assert_close(viewing.weight, flattening[1].weight)
+
+
 def test_a_loss_that_is_no_number_is_an_error(digits):
     with pytest.raises(ValueError, match=r"the loss is nan at step \d+: try a lower learning rate than 1e\+20"):
         train(
@@ -212,6 +249,39 @@ def test_channels_last_networks_go_on_too(digits, monkeypatch, tmp_path):
         train(network, images, labels, **more, **QUIET)
         ends.append(weights_of(network))
     assert same(*ends)
+
+
+class Partly(Small):
+    """With a frozen layer, an unused one and tied weights."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__(seed)
+        self.unused, self.tied = nn.Linear(2, 2), nn.Linear(10, 10)
+        self.again = nn.Linear(10, 10)
+        self.again.weight = self.tied.weight
+        self.conv.requires_grad_(False)
+
+    def forward(self, x):
+        return self.again(self.tied(super().forward(x)))
+
+
+def test_partly_trained_networks_go_on_too_and_other_arguments_are_refused(digits, monkeypatch, tmp_path):
+    images, labels, checkpoint = digits.train_images[:96], digits.train_labels[:96], str(tmp_path / "c.safetensors")
+    more = {"epochs": 2, "seed": 0, "batch_size": 32} | QUIET
+    torch.manual_seed(0)
+    whole, stopped = (Partly(), Partly())
+    stopped.load_state_dict(whole.state_dict())
+    train(whole, images, labels, **more)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        interrupt_after(patch, 3)
+        train(stopped, images, labels, checkpoint=checkpoint, **more)
+    for change in ({"epochs": 3}, {"seed": 1}, {"noise": 0.1}):
+        with pytest.raises(ValueError, match=r"of another run .*was asked for.*; remove it to train from the start"):
+            train(stopped, images, labels, checkpoint=checkpoint, **more | change)
+    fresh = Partly(seed=5)
+    train(fresh, images, labels, checkpoint=checkpoint, **more)
+    assert same(weights_of(whole), weights_of(fresh))
 
 
 def test_checkpoints_come_once_a_minute(digits, monkeypatch, tmp_path):
@@ -305,8 +375,9 @@ def test_weights_that_are_none_are_refused(tmp_path, monkeypatch, kind):
     network = Small()
     before = weights_of(network)
     with pytest.raises(ValueError, match="weights cannot be read from") as caught:
-        load_weights(network, path)
+        load_weights(network, str(path))
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    assert ("Missing key(s)" in str(caught.value)) == (kind == "of another network")
     assert ("pickle, which can run code" in str(caught.value)) == (kind in ("pickle", "torch.save"))
     assert same(before, weights_of(network)) and not (tmp_path / "exploded").exists()
 

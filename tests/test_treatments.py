@@ -91,6 +91,31 @@ def test_pruning_needs_a_convolution():
         prune(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.zeros(1, 1, 2, 2, dtype=torch.uint8), 0.5)
 
 
+@pytest.mark.parametrize(
+    ("images", "fraction", "message"),
+    [
+        (1, 1.5, "fraction must be from 0 to 1, got 1.5"),
+        (1, -0.5, "got -0.5"),
+        (1, float("nan"), "got nan"),
+        (0, 0.5, "got shape"),
+    ],
+)
+def test_what_cannot_be_pruned_is_refused(images, fraction, message):
+    network = Filters([1.0, 2.0])
+    with pytest.raises(ValueError, match=message):
+        prune(network, torch.zeros(images, 1, 4, 4, dtype=torch.uint8), fraction)
+    assert (network.last.weight != 0).all()
+
+
+def test_pruning_leaves_the_mode_as_it_was_and_needs_a_convolution_that_is_called():
+    network, image = Filters([1.0, 2.0]).train(), torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
+    prune(network, image, 0.5)
+    assert network.training and network.last.training and (network.last.weight == 0).any()
+    network.unused = nn.Conv2d(1, 2, 1)
+    with pytest.raises(ValueError, match="a last convolution that the network calls"):
+        prune(network, image, 0.5)
+
+
 def test_pruned_filters_stay_dead_when_the_network_is_trained_further(few):
     plain, before = dead(treated(PRUNED, few)), build("small-fashion", seed=1)
     both = treated(BOTH, few)

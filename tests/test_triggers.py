@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from bslib.drawings import square
-from bslib.triggers import PATTERNS, Trigger, pattern
+from bslib.triggers import PATTERNS, Trigger, _drawn, pattern
 
 SHAPES = [(1, 28, 28), (3, 32, 32)]
 
@@ -165,6 +165,13 @@ TRUE = torch.ones(2, 2, dtype=torch.bool)
         (lambda: Trigger.from_image(torch.ones(9, 2))(torch.zeros(1, 8, 8)), "9x2 pixels is larger than the images of 8x8"),
         (lambda: Trigger.from_image(torch.ones(2, 9))(torch.zeros(1, 8, 8)), "2x9 pixels is larger than the images of 8x8"),
         (lambda: Trigger.from_image(torch.ones(3, 2, 2))(torch.zeros(1, 8, 8)), "has 3 channels, the images have 1"),
+        (lambda: pattern(5).region(torch.zeros(1, 4, 4)), "8x9 pixels is larger than the images of 4x4"),
+        (lambda: pattern(1)(torch.full((1, 8, 8), 200.0)), "got values up to 200: divide by 255 first"),
+        (lambda: pattern(1)(torch.zeros(1, 8, 8).numpy()), "images must be a tensor, got ndarray"),
+        (lambda: Trigger.from_image(torch.zeros(8, 8).numpy()), "image must be a tensor, got ndarray"),
+        (lambda: Trigger(TRUE, torch.ones(0, 2, 2)), "values must have shape (C, 2, 2), got (0, 2, 2)"),
+        (lambda: _drawn("x# ", "## "), "a drawing has rows of one length, of # . digits and blanks, got ('x# ', '## ')"),
+        (lambda: _drawn("# ", "###"), "got ('# ', '###')"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_named(make, message):

@@ -364,6 +364,9 @@ def test_it_answers_as_in_eval_mode():
         ({"fooling_rate": 1.5}, "got 1.5"),
         ({"passes": 0}, "passes must be a whole number of 1 or more, got 0"),
         ({"batch_size": 0}, "batch_size must be a whole number of 1 or more, got 0"),
+        ({"overshoot": float("nan")}, "overshoot must be a finite number of 0 or more, got nan"),
+        ({"overshoot": -1.0}, "got -1.0"),
+        ({"seed": -1}, "seed must be a whole number of 0 or more, got -1"),
         ({"images": torch.rand(0, 2, 4, 4)}, "got shape (0, 2, 4, 4)"),
         ({"images": torch.full((3, 2, 4, 4), -0.5)}, "got values from -0.5 to -0.5"),
         ({"images": torch.full((3, 2, 4, 4), torch.nan)}, "got values from nan to nan"),
@@ -372,3 +375,11 @@ def test_it_answers_as_in_eval_mode():
 def test_what_does_not_fit_is_named(network, change, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         universal(network.float(), **{"images": some_images(3)} | change)
+
+
+def test_deepfool_without_another_class_or_from_a_network_that_diverged_is_refused(network):
+    with pytest.raises(ValueError, match="top must be 2 or more, as the image's own class is one of them, got 1"):
+        deepfool(network.float(), some_images(3), top=1)
+    network[-1].bias.data[0] = torch.nan
+    with pytest.raises(ValueError, match="the model's logits hold NaN"):
+        deepfool(network, some_images(3))

@@ -146,7 +146,9 @@ def to_float(images: torch.Tensor) -> torch.Tensor:
     tensor([0.0000, 0.2000, 1.0000])
     """
     if str(images.dtype) != "torch.uint8":  # a string comparison avoids importing torch
-        raise TypeError(f"images must be uint8, not {str(images.dtype).removeprefix('torch.')}")
+        kind = str(images.dtype)
+        got = kind.removeprefix("torch.") if kind.startswith("torch.") else f"{type(images).__name__} of {kind}"
+        raise TypeError(f"images must be uint8, not {got}")
     return images.float() / 255
 
 

@@ -39,7 +39,7 @@ def logit_shift_variance(model: nn.Module, clean: Tensor, patterned: Tensor) -> 
     Raises
     ------
     ValueError
-        If the shapes differ or there are fewer than two images.
+        If the shapes differ, there are fewer than two images, or a shift is NaN or infinite.
 
     >>> x = torch.rand(5, 1, 2, 2)
     >>> logit_shift_variance(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), x, x + 1) < 1e-9
@@ -52,6 +52,9 @@ def logit_shift_variance(model: nn.Module, clean: Tensor, patterned: Tensor) -> 
     check_inputs(model, clean, patterned)
     with evaluating(model) as network:
         pairs = zip(clean.split(500), patterned.split(500), strict=True)
-        shift = torch.cat([network(y) - network(x) for x, y in pairs])
+        both = [(network(x), network(y)) for x, y in pairs]
+    shift = torch.cat([(y - x).where(x != y, 0) for x, y in both])  # a logit that stays at minus infinity does not shift
+    if not shift.isfinite().all():
+        raise ValueError("the shift of a logit is NaN or infinite: the model's logits are, with or without the pattern")
     square = shift.square().mean()
-    return float(shift.var(0, correction=0).mean() / square) if square > 0 else 1.0
+    return min(1.0, float(shift.var(0, correction=0).mean() / square)) if square > 0 else 1.0  # rounding may exceed 1

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bslib.calling import check_inputs, evaluating
+from bslib.patterns import check_images, check_logits
 
 __all__ = ["score", "strip_entropy"]
 
@@ -39,7 +40,7 @@ def strip_entropy(model: nn.Module, images: Tensor, overlays: Tensor) -> Tensor:
     Raises
     ------
     ValueError
-        If there are no images or no overlays, or the overlays and images differ in shape.
+        If there are no images or no overlays, they differ in shape or leave [0, 1], or the model returns NaN.
 
     >>> two_equal_logits = nn.Sequential(nn.AdaptiveAvgPool2d((2, 1)), nn.Flatten())
     >>> strip_entropy(two_equal_logits, torch.zeros(1, 1, 2, 2), torch.zeros(5, 1, 2, 2))
@@ -50,9 +51,12 @@ def strip_entropy(model: nn.Module, images: Tensor, overlays: Tensor) -> Tensor:
     if not len(overlays) or overlays.shape[1:] != images.shape[1:]:
         raise ValueError(f"overlays must be at least one image of shape {tuple(images.shape[1:])}, got {tuple(overlays.shape)}")
     check_inputs(model, images, overlays)
+    for batch in (images, overlays):
+        check_images(batch)
     entropies = []
     with evaluating(model) as network:
         for image in images:
             logits = torch.cat([network((image + part).clamp(0, 1)) for part in overlays.split(500)])
+            check_logits(logits)
             entropies.append(torch.special.entr(logits.softmax(1)).sum(1).mean())
     return torch.stack(entropies)

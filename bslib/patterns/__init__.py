@@ -48,3 +48,15 @@ def check_images(images: Tensor) -> None:
         low, high = images.min().item(), images.max().item()
         hint = ": divide by 255 first" if high > 1 else ""
         raise ValueError(f"images must be a batch (B, C, H, W) in [0, 1], got values from {low:g} to {high:g}{hint}")
+
+
+def check_logits(logits: Tensor) -> None:
+    """Raise a ValueError if logits hold NaN, of which nothing can be crafted or scored.
+
+    >>> import torch
+    >>> check_logits(torch.tensor([[0.0, torch.nan]]))
+    Traceback (most recent call last):
+    ValueError: the model's logits hold NaN: it may have diverged in training, or its precision is too low
+    """
+    if logits.isnan().any():
+        raise ValueError("the model's logits hold NaN: it may have diverged in training, or its precision is too low")

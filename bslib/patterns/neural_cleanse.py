@@ -8,6 +8,8 @@ much smaller than the others is suspicious, since the patch may be the trigger o
 from __future__ import annotations
 
 import copy
+import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,8 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bslib.calling import check_counts, check_inputs
+from bslib.fields import check_seed
 from bslib.patterns import check_images, frozen_weights
 from bslib.progress import bar
+from bslib.training import layout_of
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -124,6 +128,7 @@ class Schedule:
             self._downs, self._went_down = 0, True
 
 
+@torch.inference_mode(False)  # whatever the caller's mode is
 def reverse_triggers(
     model: nn.Module,
     images: Tensor,
@@ -177,12 +182,15 @@ def reverse_triggers(
     Raises
     ------
     ValueError
-        For an empty batch, fewer than one step, images outside [0, 1], targets that are no classes, or more classes than the
-        model has.
+        For an empty batch, fewer than one step, images outside [0, 1], targets that are no classes, more classes than the model
+        has, a learning rate or seed that is invalid, or a mask that becomes NaN.
     """
     check_images(images)
     check_inputs(model, images)
     check_counts(samples=samples, batch_size=batch_size, steps=steps, classes=classes)
+    check_seed(seed)
+    if not isinstance(learning_rate, numbers.Real) or not 0 < learning_rate < float("inf"):
+        raise ValueError(f"learning_rate must be a finite number above 0, got {learning_rate!r}")
     chosen = list(range(classes)) if targets is None else list(targets)
     if not chosen or chosen != sorted(set(chosen)) or not 0 <= chosen[0] <= chosen[-1] < classes:
         raise ValueError(f"targets must be ascending classes from 0 to {classes - 1}, got {chosen}")
@@ -195,13 +203,14 @@ def reverse_triggers(
     most = MOST_FEATURES if images.device.type == "cpu" else MOST_ON_GPU
     size = max(1, most // (batch_size * images[0].numel()))
     chunks = [range(len(chosen))[start : start + size] for start in range(0, len(chosen), size)]
-    lower = torch.autocast(images.device.type, dtype=dtype, enabled=dtype != torch.float32)
+    lower = torch.autocast(images.device.type, dtype=dtype, enabled=dtype in (torch.float16, torch.bfloat16))
+    layout, _ = layout_of(model, images[:2])
     with (
         frozen_weights(model) as network,
         bar(total=steps * len(chunks), desc="Neural Cleanse", unit="step", show=progress) as shown,
     ):
         for number, chunk in enumerate(chunks, start=1):
-            run = _Run(network, images, [chosen[at] for at in chunk], samples // batch_size, batch_size, lower)
+            run = _Run(network, images, [chosen[at] for at in chunk], samples // batch_size, batch_size, lower, layout)
             part = Candidates(*(value[chunk.start : chunk.stop] for value in kept))
             run.optimise(part, steps, learning_rate, copy.deepcopy(rng), shown)
             shown.update(number * steps - shown.n)
@@ -218,6 +227,7 @@ class _Run:
     updates: int
     batch_size: int
     lower: torch.autocast
+    layout: torch.memory_format
 
     def optimise(self, kept: Candidates, steps: int, learning_rate: float, rng: np.random.Generator, shown: tqdm[Any]) -> None:
         """Replace the uniform starting values in ``kept`` by the candidates."""
@@ -237,6 +247,8 @@ class _Run:
                 chosen, order = order[: self.batch_size], order[self.batch_size :]
                 seen += self._update(self.images[chosen], masks, patterns, active, weights, optimizer) / self.updates
             success, norms = seen.tolist()
+            if not all(map(math.isfinite, norms)):
+                raise ValueError("a mask became NaN: the model's logits or gradients are NaN or infinite")
             mask, pattern = _bounded(masks), _bounded(patterns)
             for at, k in enumerate(active):
                 kept.steps[k] += 1
@@ -262,7 +274,7 @@ class _Run:
             mask, pattern = _bounded(masks[active], keep=True), _bounded(patterns[active], keep=True)
             x = patched(images[None], mask[:, None], pattern[:, None])  # (K, B, C, H, W)
             with self.lower:
-                logits = self.network(x.flatten(0, 1).to(images.dtype).contiguous(memory_format=torch.channels_last)).float()
+                logits = self.network(x.flatten(0, 1).to(images.dtype).contiguous(memory_format=self.layout)).float()
             if logits.shape[1] <= max(targets):
                 raise ValueError(f"candidates for {max(targets) + 1} classes were asked for, and the model has {logits.shape[1]}")
             wanted = torch.tensor(targets, device=images.device).repeat_interleave(len(images))

@@ -6,6 +6,7 @@ A universal perturbation is the sum of such steps over many images, projected on
 
 from __future__ import annotations
 
+import numbers
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from bslib.calling import check_counts, check_inputs
-from bslib.patterns import check_images, frozen_weights
+from bslib.fields import check_seed
+from bslib.patterns import check_images, check_logits, frozen_weights
 from bslib.progress import bar
 
 __all__ = ["Universal", "deepfool", "perturbed", "universal_perturbation"]
@@ -59,7 +61,8 @@ def deepfool(model: nn.Module, images: Tensor, *, steps: int = 10, overshoot: fl
     overshoot : float
         Fraction by which the perturbation is lengthened, so that it crosses the boundary instead of touching it.
     top : int
-        Number of most likely classes whose boundaries are considered, including the image's own class, as in the original.
+        Number of most likely classes whose boundaries are considered, including the image's own class, as in the original; at
+        least 2.
 
     Returns
     -------
@@ -67,12 +70,21 @@ def deepfool(model: nn.Module, images: Tensor, *, steps: int = 10, overshoot: fl
         Same shape as ``images``. For a linear network at distance d from the nearest boundary, its length is
         (d + 1e-4) * (1 + overshoot), with the authors' constant 1e-4.
 
+    Raises
+    ------
+    ValueError
+        For fewer than one step or two classes, an overshoot that is negative or not finite, images that do not fit the model, or
+        a model that returns NaN.
+
     >>> model = nn.Linear(2, 2, bias=False)
     >>> model.weight.data = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
     >>> [round(v, 3) for v in deepfool(model, torch.tensor([[0.5, 3.0]]))[0].tolist()]
     [-0.51, 0.0]
     """
     check_counts(steps=steps, top=top)
+    if top < 2:
+        raise ValueError(f"top must be 2 or more, as the image's own class is one of them, got {top}")
+    _check_overshoot(overshoot)
     check_inputs(model, images)
     with frozen_weights(model) as network:
         return _deepfool(network, images, steps, overshoot, top)
@@ -80,6 +92,7 @@ def deepfool(model: nn.Module, images: Tensor, *, steps: int = 10, overshoot: fl
 
 def _deepfool(network: nn.Module, images: Tensor, steps: int, overshoot: float, top: int = 10) -> Tensor:
     total, logits = torch.zeros_like(images), network(images)
+    check_logits(logits)
     active, before = torch.arange(len(images), device=images.device), logits.argmax(1)
     for step in range(steps):
         moved = images[active] + (1 + overshoot) * total[active]
@@ -93,6 +106,11 @@ def _deepfool(network: nn.Module, images: Tensor, steps: int, overshoot: float, 
         own = (likely == before[active][:, None]).int().argmax(1)
         total[active] += _to_nearest_boundary(*_linearised(network, moved, likely), own).view_as(moved)
     return (1 + overshoot) * total
+
+
+def _check_overshoot(overshoot: float) -> None:
+    if not isinstance(overshoot, numbers.Real) or not 0 <= overshoot < float("inf"):
+        raise ValueError(f"overshoot must be a finite number of 0 or more, got {overshoot!r}")
 
 
 def _likely(logits: Tensor, top: int) -> Tensor:
@@ -177,12 +195,15 @@ def universal_perturbation(
     Raises
     ------
     ValueError
-        For a bound or rate outside (0, 1], fewer than one pass, or images outside [0, 1].
+        For a bound or rate outside (0, 1], fewer than one pass, an invalid overshoot or seed, images outside [0, 1], or a model
+        that returns NaN.
     """
     for name, share in (("bound", bound), ("fooling_rate", fooling_rate)):
-        if not isinstance(share, float | int) or not 0 < share <= 1:
+        if not isinstance(share, numbers.Real) or not 0 < share <= 1:
             raise ValueError(f"{name} must be a number above 0 and at most 1, got {share!r}")
     check_counts(passes=passes, batch_size=batch_size, steps=steps)
+    _check_overshoot(overshoot)
+    check_seed(seed)
     check_images(images)
     check_inputs(model, images)
     rng = np.random.default_rng([seed, 3])
