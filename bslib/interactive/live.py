@@ -167,7 +167,7 @@ def export(
     """
     source, out = store_of(store), Path(out)
     pictures = _pictures(source)
-    classes, levels = pictures.result["classes"], torch.from_numpy(pictures.arrays["images"])
+    classes, levels = pictures.result["classes"], torch.tensor(pictures.arrays["images"])
     images = to_float(levels)
     compared = torch.cat([images, to_float(_trained_trigger()(levels))])
     files: dict[str, bytes] = {}
