@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from bslib.fields import check_seed
 from bslib.profiles import profile_named
 from bslib.specs import Spec
 from bslib.store import PUBLISHED, Records, Store, missing_specs, open_store
@@ -40,8 +41,7 @@ def plan_of(chapter: str, profile: str, *, seed: int = 0) -> list[Spec]:
     """
     if chapter not in CHAPTERS:
         raise ValueError(f"chapter must be one of {', '.join(CHAPTERS)}, got {chapter!r}")
-    if not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed must be a whole number of 0 or more, got {seed!r}")
+    check_seed(seed)
     plan: list[Spec] = plan_module(chapter).plan(profile, seed=seed)
     return plan
 
