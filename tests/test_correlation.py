@@ -76,16 +76,16 @@ KEPT = frame().query("success >= 0.1")
 
 def test_the_paper_plan_has_the_papers_networks_and_no_spec_twice():
     specs = plan_of("correlation", "paper")
-    assert len(specs) == len(set(specs)) == 580
-    for dataset, threat, networks, further, alone in (("fashion-mnist", "T2", 5, 13, 17), ("cifar10", "T1", 12, 0, 0)):
+    assert len(specs) == len(set(specs)) == 644
+    for dataset, threat, networks, further, alone in (("fashion-mnist", "T2", 5, 13, (32, 17)), ("cifar10", "T1", 12, 0, ())):
         nets = [spec for spec in specs if isinstance(spec, NetworkSpec) and spec.dataset == dataset]
         attacks = [(n.attack.trigger, n.seed, n.attack.threat_model, n.attack.target) for n in nets]
         runs = [(k, s) for some in (range(networks), range(networks, networks + further)) for k in (3, 5) for s in some]
-        runs += [(5, s) for s in range(networks + further, networks + further + alone)]
+        runs += [(k, s + networks + further) for k, many in zip((3, 5), alone) for s in range(many)]
         assert attacks == [(k, s, threat, None if threat == "T2" else s % 10) for k, s in runs]
-        last = nets[len(nets) - alone :]
-        assert [type(spec) for spec in specs if spec.on_network in last] == [NetworkSpec, PredictionsSpec] * alone
-        for net in nets[: len(nets) - alone]:
+        last = nets[len(nets) - sum(alone) :]
+        assert [type(spec) for spec in specs if spec.on_network in last] == [NetworkSpec, PredictionsSpec] * sum(alone)
+        for net in nets[: len(nets) - sum(alone)]:
             clean, *triggered = (spec for spec in specs if isinstance(spec, CountsSpec) and spec.network == net)
             levels = 10 if net.seed < networks else 1
             assert clean.trigger is None and {s.trigger for s in triggered} == {net.attack.trigger} and len(triggered) == levels
@@ -213,7 +213,7 @@ def test_what_noise_does_to_a_trigger_is_said_of_kept_and_left_out_pairs():
 
 def test_networks_of_which_the_success_alone_is_measured_count_in_the_pairs_left_out():
     """A tenth of the one, nothing of the other and two tenths of the third; nothing else changes."""
-    size = dataclasses.replace(T2, success_only=2)
+    size = dataclasses.replace(T2, success_only=(0, 2))
     first = part_of(size)
     alone = {net: hits for net, hits in zip(plan.success_networks_of(size, 0), [[1] * 10, [0, 0] + [5] * 8], strict=True)}
     assert [(net.seed, net.attack.trigger) for net in alone] == [(1, 5), (2, 5)]

@@ -21,7 +21,7 @@ from bslib.store import Record, Records, Store
 
 (PAPER,) = sizes_of("mitigation", "paper")
 SIZE = dataclasses.replace(
-    PAPER, networks=2, points=4, n=8, sigmas=(0.1,), fractions=(0.5,), noises=(0.1,), attacks=(("T1", 1), ("T3", 2))
+    PAPER, networks=2, followed=0, points=4, n=8, sigmas=(0.1,), fractions=(0.5,), noises=(0.1,), attacks=(("T1", 1), ("T3", 2))
 )
 
 
@@ -50,7 +50,10 @@ def steady(*_) -> int:
 def test_the_plan_has_every_treatment_of_every_network_and_names_that_the_claims_use():
     networks = [spec for spec in plan("paper") if isinstance(spec, NetworkSpec)]
     names = Counter(treatment_of(network) for network in networks)
-    assert len(set(networks)) == len(networks) == 5 * 3 * (1 + 3 + 5 + 5 + 1 + 2) and set(names.values()) == {15}
+    assert len(set(networks)) == len(networks) == 5 * 3 * (1 + 3 + 5 + 5 + 1 + 2) + 7 * (1 + 3)
+    further = {"none", *(name for name in names if name.startswith("fine-tune"))}
+    assert names == {name: 15 + 7 * (name in further) for name in names}
+    assert {(n.attack.trigger, treatment_of(n)) for n in networks if n.seed > 104} == {(1, name) for name in further}
     used = {
         test.quantity.split(".", 3)[-1]
         for claim in claims_of("mitigation")

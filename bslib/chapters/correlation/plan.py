@@ -24,8 +24,8 @@ class Size(TrainedSize):
         The patterns that networks are trained on.
     further : int
         Further networks with each trigger, which are measured at the first noise level alone.
-    success_only : int
-        Further networks with the last trigger, of which the success alone is measured.
+    success_only : tuple of int
+        So many further networks with each trigger, of which the success alone is measured; none when empty.
     test_images : int, optional
         Images that success is measured on; the whole test set when not given.
     points : int
@@ -40,7 +40,7 @@ class Size(TrainedSize):
     test_images: int | None = None
     triggers: tuple[int, ...] = (3, 5)
     further: int = 0
-    success_only: int = 0
+    success_only: tuple[int, ...] = ()
     points: int
     clean_points: int
     sigmas: tuple[float, ...] = (0.1, 0.05, 0.25, 0.01, 0.5, 0.2, 0.15, 1.0, 0.75, 0.005)
@@ -51,7 +51,7 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
     """All specs of the chapter. Those of the first noise level come before those of the second.
 
     >>> len(plan("paper"))
-    580
+    644
     """
     specs: list[Spec] = []
     for size in sizes_of("correlation", profile):
@@ -81,7 +81,11 @@ def networks_of(size: Size, seed: int, sigma: float | None = None) -> list[Netwo
 def success_networks_of(size: Size, seed: int) -> list[NetworkSpec]:
     """The networks of which the success alone is measured; their seeds follow those of the other networks."""
     first = seed + size.networks + size.further
-    return [size.attacked_network(run, size.threat_model, size.triggers[-1]) for run in range(first, first + size.success_only)]
+    return [
+        size.attacked_network(run, size.threat_model, trigger)
+        for trigger, networks in zip(size.triggers, size.success_only, strict=False)
+        for run in range(first, first + networks)
+    ]
 
 
 def predictions_of(size: Size, network: NetworkSpec) -> PredictionsSpec:

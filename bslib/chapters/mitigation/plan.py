@@ -30,6 +30,8 @@ class Size(BeyondSize):
         Fraction of the defender's images that get the trigger for unlearning.
     noises : tuple of float
         Standard deviations of the noise in training, of networks that are attacked and trained anew.
+    followed : int
+        Further networks with the first attack, which are only fine-tuned.
     """
 
     attacks: tuple[Attack, ...] = (("T1", 1), ("T2", 5), ("T3", 2))
@@ -39,6 +41,7 @@ class Size(BeyondSize):
     fractions: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
     unlearned: float = 0.2
     noises: tuple[float, ...] = (0.1, 0.25)
+    followed: int = 0
     sigmas: tuple[float, ...] = (0.05, 0.1, 0.25)
 
     def __post_init__(self) -> None:
@@ -72,13 +75,17 @@ def treatments_of(size: Size) -> list[TreatmentSpec]:
 
 
 def networks_of(size: Size, seed: int) -> list[NetworkSpec]:
-    """Each attacked network as it is, after each treatment, and trained with noise instead."""
+    """Each attacked network as it is, after each treatment, and trained with noise instead; then those that are only fine-tuned."""
     networks = []
     for run in size.seeds(seed):
         for attack in size.attacks:
             network = size.attacked(run, attack)
             networks += [network, *(replace(network, treatment=treatment) for treatment in treatments_of(size))]
             networks += [replace(network, noise=noise) for noise in size.noises]
+    tuned = [treatment for treatment in treatments_of(size) if treatment.method == "fine-tune"]
+    for run in size.seeds(seed + size.networks, size.followed):
+        network = size.attacked(run, size.attacks[0])
+        networks += [network, *(replace(network, treatment=treatment) for treatment in tuned)]
     return networks
 
 
