@@ -81,7 +81,7 @@ def test_the_paper_plan_has_the_papers_networks_and_no_spec_twice():
         nets = [spec for spec in specs if isinstance(spec, NetworkSpec) and spec.dataset == dataset]
         attacks = [(n.attack.trigger, n.seed, n.attack.threat_model, n.attack.target) for n in nets]
         runs = [(k, s) for some in (range(networks), range(networks, networks + further)) for k in (3, 5) for s in some]
-        runs += [(k, s + networks + further) for k, many in zip((3, 5), alone) for s in range(many)]
+        runs += [(k, s + networks + further) for k, many in zip((3, 5), alone, strict=False) for s in range(many)]
         assert attacks == [(k, s, threat, None if threat == "T2" else s % 10) for k, s in runs]
         last = nets[len(nets) - sum(alone) :]
         assert [type(spec) for spec in specs if spec.on_network in last] == [NetworkSpec, PredictionsSpec] * sum(alone)

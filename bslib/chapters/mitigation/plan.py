@@ -75,7 +75,7 @@ def treatments_of(size: Size) -> list[TreatmentSpec]:
 
 
 def networks_of(size: Size, seed: int) -> list[NetworkSpec]:
-    """Each attacked network as it is, after each treatment, and trained with noise instead; then those that are only fine-tuned."""
+    """Each attacked network as it is, after each treatment, and trained with noise; then those that are only fine-tuned."""
     networks = []
     for run in size.seeds(seed):
         for attack in size.attacks:
