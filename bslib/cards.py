@@ -19,7 +19,7 @@ import pandas as pd
 from bslib.chapters.defence.scores import TESTS
 from bslib.chapters.outcomes import attack_in_words
 from bslib.datasets import DATASETS
-from bslib.ledger import MARKS, MOST_NETWORKS, VERDICTS, Entry, Test, as_data, entries, networks_needed
+from bslib.ledger import MARKS, MOST_REPEATS, VERDICTS, Entry, Test, as_data, entries, repeats_needed
 from bslib.statistics import Estimate, Estimates
 
 __all__ = ["card", "format_estimate", "label", "ledger_page", "moved_rules", "open_claims", "score", "score_bar", "verdicts"]
@@ -85,7 +85,7 @@ def _in_words(name: str) -> str:
 def format_estimate(estimate: Estimate) -> str:
     """An estimate with three decimals, or in scientific notation if all of it is below 0.001.
 
-    Numbers without networks have no interval, nor have whole numbers above 1 without width, such as epochs.
+    Numbers without repeats have no interval, nor have whole numbers above 1 without width, such as epochs.
 
     >>> format_estimate(Estimate(0.5, 0.4, 0.6, 5)), format_estimate(Estimate(7e-5, 7e-5, 7e-5, 0))
     ('0.500 [0.400, 0.600]', '7.0e−05')
@@ -97,7 +97,7 @@ def format_estimate(estimate: Estimate) -> str:
     largest = max(abs(number) for number in (estimate.value, estimate.low, estimate.high))
     digits = ".1e" if 0 < largest < 1e-3 else ".3f"
     text = f"{estimate:{digits}}"
-    return text if estimate.networks else text.split(" [")[0]
+    return text if estimate.repeats else text.split(" [")[0]
 
 
 def verdicts(chapter: str, quantities: Mapping[str, Estimate]) -> str:
@@ -156,11 +156,11 @@ def _why(entry: Entry) -> str:
         return f"Not judged. The claim presupposes {named} {failed}, and it is {format_estimate(measured[failed.quantity])}."
     if entry.verdict != "too little evidence":
         return ""
-    there = min((estimate.networks for estimate in measured.values() if estimate.networks), default=0)
-    wanted = networks_needed(entry.claim, measured)
+    there = min((estimate.repeats for estimate in measured.values() if estimate.repeats), default=0)
+    wanted = repeats_needed(entry.claim, measured)
     if wanted is None:
-        return f"There are {there} networks. More than {MOST_NETWORKS} would be needed, if the numbers stay where they are."
-    return f"There are {there} network{'s' * (there != 1)}. About {wanted} would decide, if the numbers stay where they are."
+        return f"There are {there} repeats. More than {MOST_REPEATS} would be needed, if the numbers stay where they are."
+    return f"There are {there} repeat{'s' * (there != 1)}. About {wanted} would decide, if the numbers stay where they are."
 
 
 def _plot(entry: Entry) -> str:
@@ -221,13 +221,13 @@ def _track(test: Test, estimate: Estimate, start: float, stop: float) -> str:
 
 
 def _statistics(entry: Entry) -> str:
-    """The quantities of a claim by their names in the CSV file, with bounds and networks."""
+    """The quantities of a claim by their names in the CSV file, with bounds and repeats."""
     rows = []
     for test in entry.claim.tests:
         estimate = entry.measured.get(test.quantity)
-        numbers = (format_estimate(estimate), str(estimate.networks or "")) if estimate else ("not yet run", "")
+        numbers = (format_estimate(estimate), str(estimate.repeats or "")) if estimate else ("not yet run", "")
         rows.append(f"<tr><td><code>{test.quantity}</code></td><td>{numbers[0]}</td><td>{test}</td><td>{numbers[1]}</td></tr>")
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("Quantity", "Ours", "Bound", "Networks"))
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("Quantity", "Ours", "Bound", "Repeats"))
     return (
         f'<div class="scroll" tabindex="0" role="group" aria-label="Numbers"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
     )
@@ -245,7 +245,7 @@ def score(ledger: Iterable[Entry]) -> str:
     if not claimed:
         return "no claims"
     judged = [entry for entry in claimed if entry.verdict != "not yet run"]
-    single = sum({estimate.networks for estimate in entry.measured.values()} <= {0, 1} for entry in judged)
+    single = sum({estimate.repeats for estimate in entry.measured.values()} <= {0, 1} for entry in judged)
     alone = f", {single} of them judged by a single network" if single else ""
     listed = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
     kinds = Counter(map(kind_of, ledger))
@@ -303,7 +303,7 @@ def moved_rules(ledger: Iterable[Entry]) -> str:
 def open_claims(ledger: Iterable[Entry]) -> str:
     """The claims without an answer and what would decide them, as a list, the nearest decision first."""
     lacking = [entry for entry in ledger if entry.verdict in ("too little evidence", "setting not met")]
-    lacking.sort(key=lambda e: (e.verdict == "setting not met", networks_needed(e.claim, e.measured) or MOST_NETWORKS + 1))
+    lacking.sort(key=lambda e: (e.verdict == "setting not met", repeats_needed(e.claim, e.measured) or MOST_REPEATS + 1))
     return _as_list(f"{_to_card(entry, entry.claim.says)} {escape(_why(entry))}" for entry in lacking)
 
 

@@ -24,7 +24,7 @@ from bslib.statistics import Estimate, Estimates
 from bslib.store import Store
 
 __all__ = [
-    "MOST_NETWORKS",
+    "MOST_REPEATS",
     "VERDICTS",
     "Claim",
     "Entry",
@@ -35,7 +35,7 @@ __all__ = [
     "entries",
     "findings_of",
     "judge",
-    "networks_needed",
+    "repeats_needed",
     "numbers",
 ]
 
@@ -43,7 +43,7 @@ VERDICTS = ("reproduced", "in part", "not reproduced", "too little evidence", "s
 #: The mark for each outcome of :meth:`Test.outcome`.
 MARKS = {True: "✓", False: "✗", None: "~"}
 #: With more networks than this, a claim counts as out of reach.
-MOST_NETWORKS = 500
+MOST_REPEATS = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,15 +219,15 @@ def judge(claim: Claim, quantities: Mapping[str, Estimate]) -> str:
     return "not reproduced" if False in outcomes[False] else "too little evidence"
 
 
-def networks_needed(claim: Claim, quantities: Mapping[str, Estimate]) -> int | None:
-    """About how many networks would decide a claim on which there is too little evidence; None if out of reach.
+def repeats_needed(claim: Claim, quantities: Mapping[str, Estimate]) -> int | None:
+    """About how many repeats would decide a claim on which there is too little evidence; None if out of reach.
 
-    Assumes that values and the variation between networks stay as they are. Then Student's t interval shrinks like t / sqrt(n),
-    and Wilson's interval of a fraction on which all networks agree like 1 / n. All preconditions and one other test have to be
+    Assumes that values and the variation between repeats stay as they are. Then Student's t interval shrinks like t / sqrt(n),
+    and Wilson's interval of a fraction on which all repeats agree like 1 / n. All preconditions and one other test have to be
     decided.
 
     >>> claim = claims_of("parameters")[0]
-    >>> networks_needed(claim, {"accuracy.fashion-mnist": Estimate(0.87, 0.86, 0.88, 5)})
+    >>> repeats_needed(claim, {"accuracy.fashion-mnist": Estimate(0.87, 0.86, 0.88, 5)})
     13
     """
     undecided = [test for test in claim.tests if test.outcome(quantities[test.quantity]) is None]
@@ -235,27 +235,27 @@ def networks_needed(claim: Claim, quantities: Mapping[str, Estimate]) -> int | N
     if len(wanted[False]) < sum(not test.given and not test.refutes for test in claim.tests):
         wanted[False] = []  # another test is decided already
     needed = max([*wanted[True], *sorted(wanted[False])[:1]], default=0)
-    return needed if needed <= MOST_NETWORKS else None
+    return needed if needed <= MOST_REPEATS else None
 
 
 def _needed(test: Test, estimate: Estimate) -> int:
-    """The number of networks at which the interval no longer crosses a bound, at most ``MOST_NETWORKS + 1``."""
+    """The number of repeats at which the interval no longer crosses a bound, at most ``MOST_REPEATS + 1``."""
     ends = [end for end in (test.at_least, test.at_most) if end is not None]
     below, above = estimate.value - estimate.low, estimate.high - estimate.value
     if not below >= 0:  # no interval, so nothing is known of the variation
-        return MOST_NETWORKS + 1
+        return MOST_REPEATS + 1
     if estimate.low in (-1, 0) or estimate.high == 1:  # cut off at a natural limit
         below = above = max(below, above)
     inside = [end for end in ends if estimate.low <= end <= estimate.high]
     crossed = [(abs(end - estimate.value), below if end < estimate.value else above) for end in inside]
-    networks = range(max(estimate.networks, 2), MOST_NETWORKS + 1)
+    repeats = range(max(estimate.repeats, 2), MOST_REPEATS + 1)
     alike = estimate.value in (estimate.low, estimate.high)
 
     def width(n: int) -> float:
         return 1 / (n + 1.96**2) if alike else float(stats.t.ppf(0.975, n - 1)) / n**0.5
 
-    decided = (n for n in networks if all(reach * width(n) < gap * width(networks[0]) for gap, reach in crossed))
-    return next(decided, MOST_NETWORKS + 1)
+    decided = (n for n in repeats if all(reach * width(n) < gap * width(repeats[0]) for gap, reach in crossed))
+    return next(decided, MOST_REPEATS + 1)
 
 
 def numbers(

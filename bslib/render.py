@@ -134,16 +134,16 @@ def further(others: Iterable[Results[Any]], drawings: Iterable[Any]) -> None:
 
 
 def flat(table: pd.DataFrame) -> pd.DataFrame:
-    """Replace columns of estimates by columns of numbers: value, low, high and networks.
+    """Replace columns of estimates by columns of numbers: value, low, high and repeats.
 
     >>> flat(pd.DataFrame({"sigma": [0.1], "AUC": [Estimate(0.9, 0.8, 1.0, 5)]})).to_dict("records")
-    [{'sigma': 0.1, 'AUC': 0.9, 'AUC low': 0.8, 'AUC high': 1.0, 'AUC networks': 5}]
+    [{'sigma': 0.1, 'AUC': 0.9, 'AUC low': 0.8, 'AUC high': 1.0, 'AUC repeats': 5}]
     """
     columns: dict[str, Any] = {}
     for name, column in table.items():
         if len(column) and isinstance(column.iloc[0], Estimate):
             columns[str(name)] = [e.value for e in column]
-            for part in ("low", "high", "networks"):
+            for part in ("low", "high", "repeats"):
                 columns[f"{name} {part}"] = [getattr(e, part) for e in column]
         else:
             columns[str(name)] = column.to_list()
@@ -187,9 +187,9 @@ def _records(profile: str, seed: int, store: str | Path | Store | None) -> tuple
 def coverage_table() -> str:
     """How often intervals contain the truth in simulated experiments as a Markdown table (``benchmarks/coverage.py``)."""
     result = json.loads((published_folder().parent / "coverage.json").read_text("utf-8"))
-    table = pd.DataFrame(result["rows"]).pivot(index="quantity", columns="networks", values="coverage")
+    table = pd.DataFrame(result["rows"]).pivot(index="quantity", columns="repeats", values="coverage")
     rows = [(name, *(f"{fraction:.1%}" for fraction in row)) for name, row in table.iterrows()]
-    head = ["intervals of", *(f"{networks} networks" for networks in table.columns)]
+    head = ["intervals of", *(f"{repeats} repeats" for repeats in table.columns)]
     question = (
         "Does a 95 % interval contain the true value in 95 % of all experiments? We simulated "
         f"{result['runs']:,} experiments of each kind, whose true value we know. This fraction of the intervals contained it:"
@@ -217,7 +217,7 @@ def bounds_text(claim: Claim, quantities: Mapping[str, Estimate]) -> dict[str, s
 
 
 def _as_list(some: Iterable[Finding], quantities: Mapping[str, Estimate], *, bold: bool = False, intervals: bool = True) -> str:
-    """One line for each finding that has records, optionally with a bold first sentence; networks go with intervals."""
+    """One line for each finding that has records, optionally with a bold first sentence; repeats go with intervals."""
     lines = []
     for finding in some:
         if any(test.quantity not in quantities for test in finding.tests):
@@ -226,13 +226,13 @@ def _as_list(some: Iterable[Finding], quantities: Mapping[str, Estimate], *, bol
         holds = all(test.outcome(estimate) for test, estimate in zip(finding.tests, measured, strict=True))
         doubt = "" if holds else "**Not borne out by these records:** "
         numbers = [format_estimate(e) if intervals else f"{e:.2f}".split(" [")[0] for e in measured]
-        networks = _networks_in_words(measured) if intervals else ""
+        repeats = _repeats_in_words(measured) if intervals else ""
         says = "**{}.** {}".format(*finding.says.split(". ", 1)) if bold else finding.says
-        lines.append(f"- {doubt}{says.format(*numbers)}{networks}")
+        lines.append(f"- {doubt}{says.format(*numbers)}{repeats}")
     return "\n".join(lines)
 
 
-def _networks_in_words(measured: Iterable[Estimate]) -> str:
-    """The smallest number of networks behind some estimates, in small print; empty without estimates."""
-    least = min((estimate.networks for estimate in measured), default=0)
-    return f" <small>{least} network{'s' if least > 1 else ''}</small>" if least else ""
+def _repeats_in_words(measured: Iterable[Estimate]) -> str:
+    """The smallest number of repeats behind some estimates, in small print; empty without estimates."""
+    least = min((estimate.repeats for estimate in measured), default=0)
+    return f" <small>{least} repeat{'s' if least > 1 else ''}</small>" if least else ""

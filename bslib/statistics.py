@@ -1,10 +1,11 @@
 """Estimates with confidence intervals, on top of SciPy.
 
-The networks are the independent repeats of this book. One rule, set before the verdicts, gives all intervals. The standard error
-comes from the jackknife, which leaves out one network at a time, and the interval from Student's t (:meth:`Replicates.estimate`).
-For means it is the usual t interval over networks; the noise of points is part of the variation between networks. Accuracies of a
-single network, and fractions without variation, get Wilson's interval. ``benchmarks/coverage.py`` measures how often intervals
-cover.
+The independent repeats of this book are seeds. Networks of one seed, such as one with each trigger, start from the same weights
+and see the same test images with the same noise, so they count as one repeat. One rule gives all intervals. The standard error
+comes from the jackknife, which leaves out one seed with all its networks at a time, and the interval from Student's t
+(:meth:`Replicates.estimate`). For means it is the usual t interval over repeats; the noise of points is part of the variation
+between them. Accuracies of a single network, and fractions without variation, get Wilson's interval.
+``benchmarks/coverage.py`` measures how often intervals cover.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ __all__ = [
     "levene",
     "mean_of_networks",
     "p_of_one_more",
-    "share_of_networks",
+    "share_of_repeats",
     "success_rate",
     "variation_of_networks",
     "wilson",
@@ -48,7 +49,7 @@ ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % interval and number of networks; a format applies to the value and both ends.
+    """A value with its 95 % interval and number of repeats; a format applies to the value and both ends.
 
     >>> print(Estimate(0.8812, 0.8790, 0.8834, 5), f"{Estimate(0.8812, 0.8790, 0.8834, 5):.1%}")
     0.881 [0.879, 0.883] 88.1% [87.9%, 88.3%]
@@ -57,7 +58,7 @@ class Estimate:
     value: float
     low: float
     high: float
-    networks: int
+    repeats: int
 
     def __format__(self, spec: str) -> str:
         one = spec or ".3f"
@@ -96,7 +97,7 @@ class Estimates(dict[str, Estimate]):
 
 
 class Replicates(NamedTuple):
-    """A statistic of some networks, and its jackknife replicates: the same statistic with one network left out.
+    """A statistic of some repeats, and its jackknife replicates: the same statistic with one repeat left out.
 
     Functions of a statistic apply to both. Of a single network :func:`leave_one_out` leaves out one point at a time. The
     interval then describes that network alone.
@@ -105,16 +106,13 @@ class Replicates(NamedTuple):
     ----------
     value : ndarray
     without : ndarray, shape (R, ...)
-        One replicate for each of R networks, or for each point of a single network.
-    networks : int
-    strata : ndarray of int, shape (R,), optional
-        The group of each network, if networks were trained in groups of fixed size.
+        One replicate for each of R repeats, or for each point of a single network.
+    repeats : int
     """
 
     value: Floats
     without: Floats
-    networks: int
-    strata: NDArray[np.int64] | None = None
+    repeats: int
 
     def estimate(
         self,
@@ -125,9 +123,8 @@ class Replicates(NamedTuple):
     ) -> Estimate:
         """The estimate of a function of the statistic, with the interval of the jackknife and Student's t.
 
-        For means this is Student's t interval over the networks' own means. A stratum's networks vary around the stratum's mean;
-        strata with one network are pooled. Undefined replicates (NaN) are left out. A fraction that no network changes gets
-        Wilson's interval with one trial per network.
+        For means this is Student's t interval over the repeats' own means. Undefined replicates (NaN) are left out. A fraction
+        that no repeat changes gets Wilson's interval with one trial per repeat.
 
         Parameters
         ----------
@@ -147,14 +144,14 @@ class Replicates(NamedTuple):
             of_value, without = _fisher_z(value), _fisher_z(without)
         error, freedom = self._error(without)
         if not np.isfinite(value) or not freedom:
-            return Estimate(value, float("nan"), float("nan"), self.networks)
-        if error < ROUNDING and within == (0, 1) and self.networks > 1:
-            return _wilson(value, self.networks, self.networks)
+            return Estimate(value, float("nan"), float("nan"), self.repeats)
+        if error < ROUNDING and within == (0, 1) and self.repeats > 1:
+            return _wilson(value, self.repeats, self.repeats)
         reach = float(stats.t.isf((1 - LEVEL) / 2, freedom)) * error
         if correlation and abs(value) < 1:
-            return Estimate(value, float(np.tanh(of_value - reach)), float(np.tanh(of_value + reach)), self.networks)
+            return Estimate(value, float(np.tanh(of_value - reach)), float(np.tanh(of_value + reach)), self.repeats)
         low, high = np.clip([value - reach, value + reach], *((-1, 1) if correlation else within))
-        return Estimate(value, float(low), float(high), self.networks)
+        return Estimate(value, float(low), float(high), self.repeats)
 
     def p_of_correlation(self, other: float, error: float) -> Estimate:
         """The p-value for this correlation and another, independent one being the same, on Fisher's z scale.
@@ -186,32 +183,18 @@ class Replicates(NamedTuple):
         value = float(function(self.value) - function(other.value))
         error, freedom = _together([part._error(np.asarray(function(part.without), dtype=float)) for part in (self, other)])
         reach = float(stats.t.isf((1 - LEVEL) / 2, freedom)) * error if freedom and np.isfinite(value) else float("nan")
-        return Estimate(value, value - reach, value + reach, min(self.networks, other.networks))
+        return Estimate(value, value - reach, value + reach, min(self.repeats, other.repeats))
 
     def _error(self, without: Floats) -> tuple[float, float]:
         """The standard error from replicates of a function of the statistic, without undefined ones; and degrees of freedom."""
-        defined = np.isfinite(without)
-        strata = np.zeros(len(without), dtype=int) if self.strata is None else self.strata
-        return _jackknife_error(without[defined], strata[defined])
+        defined = without[np.isfinite(without)]
+        n = max(1, len(defined))
+        return float(((n - 1) / n * np.square(defined - defined.mean()).sum()) ** 0.5) if n > 1 else 0.0, float(n - 1)
 
 
 def _fisher_z(correlation: ArrayLike) -> Floats:
     """Correlations on Fisher's z scale; those of 1 and -1 stay finite."""
     return np.arctanh(np.clip(np.asarray(correlation, dtype=float), -1 + 1e-9, 1 - 1e-9))
-
-
-def _jackknife_error(without: Floats, strata: NDArray[np.int64]) -> tuple[float, float]:
-    """The standard error of a statistic from its jackknife replicates, and its degrees of freedom.
-
-    The errors of strata are scaled as for a statistic that weighs all networks equally, which moves by 1 / (n - 1) of a network's
-    distance from the mean when the network is left out. For a statistic of one stratum they are somewhat too large.
-    """
-    groups, n = [without[strata == k] for k in np.unique(strata)], max(1, len(without))
-    several = [group for group in groups if len(group) > 1]
-    if len(single := [group for group in groups if len(group) == 1]) > 1:
-        several.append(np.concatenate(single))
-    scaled = [(n - 1) / n * (len(g) / (len(g) - 1) * np.square(g - g.mean()).sum()) ** 0.5 for g in several]
-    return _together([(float(error), float(len(g) - 1)) for error, g in zip(scaled, several, strict=True)])
 
 
 def _together(errors: Sequence[tuple[float, float]]) -> tuple[float, float]:
@@ -234,52 +217,52 @@ def wilson(count: int, of: int) -> tuple[float, float]:
     return max(0.0, float(ends.low)), float(ends.high)
 
 
-def _wilson(value: float, trials: int, networks: int) -> Estimate:
+def _wilson(value: float, trials: int, repeats: int) -> Estimate:
     """A fraction with Wilson's interval."""
     low, high = wilson(round(value * trials), trials)
-    return Estimate(value, min(value, low), max(value, high), networks)
+    return Estimate(value, min(value, low), max(value, high), repeats)
 
 
-def leave_one_out(networks: Sequence[Floats], statistic: Callable[[Floats], Floats] = lambda w: w.mean(-1)) -> Replicates:
-    """Average a statistic over networks, and compute its jackknife replicates.
+def leave_one_out(repeats: Sequence[Floats], statistic: Callable[[Floats], Floats] = lambda w: w.mean(-1)) -> Replicates:
+    """Average a statistic over repeats, and compute its jackknife replicates.
 
     Parameters
     ----------
-    networks : sequence of R arrays, shape (..., B)
-        For each network, one value for each point of its batch (last axis). Batches may differ in length.
+    repeats : sequence of R arrays, shape (..., B)
+        For each repeat, one value for each point of its batch (last axis). Batches may differ in length.
     statistic : callable
         Maps an array (..., B) to an array, for example of means.
 
     >>> leave_one_out([np.array([0.0, 1.0]), np.array([1.0, 2.0])]).without.tolist()
     [1.5, 0.5]
     """
-    of_each = np.stack([statistic(np.asarray(w, dtype=float)) for w in networks])
+    of_each = np.stack([statistic(np.asarray(w, dtype=float)) for w in repeats])
     r = len(of_each)
     if r > 1:
         return Replicates(of_each.mean(0), (of_each.sum(0) - of_each) / (r - 1), r)
-    (w,) = networks
+    (w,) = repeats
     points = np.stack([statistic(np.delete(w, b, axis=-1)) for b in range(w.shape[-1])]) if w.shape[-1] > 1 else of_each[:0]
     return Replicates(of_each[0], points, 1)
 
 
-def share_of_networks(networks: Sequence[NDArray[np.bool_]]) -> Estimate:
-    """Compute the mean over networks of the fraction of each network's pairs, points or batches that count.
+def share_of_repeats(repeats: Sequence[NDArray[np.bool_]]) -> Estimate:
+    """Compute the mean over repeats of the fraction of each one's pairs, points or batches that count.
 
-    If all values agree, which would give zero width, or each network has one value, the interval is Wilson's, with one trial per
-    network (per value if there is only one network).
+    If all values agree, which would give zero width, or each repeat has one value, the interval is Wilson's, with one trial per
+    repeat (per value if there is only one repeat).
 
     Parameters
     ----------
-    networks : sequence of R arrays of bool, shape (M,)
+    repeats : sequence of R arrays of bool, shape (M,)
         Whether each value counts.
 
-    >>> print(share_of_networks([np.zeros(10, dtype=bool)] * 5))
+    >>> print(share_of_repeats([np.zeros(10, dtype=bool)] * 5))
     0.000 [0.000, 0.434]
     """
-    value, r = float(np.mean([own.mean() for own in networks])), len(networks)
-    if value in (0.0, 1.0) or all(len(own) == 1 for own in networks):
-        return _wilson(value, r if r > 1 else len(networks[0]), r)
-    return leave_one_out([own.astype(float) for own in networks]).estimate(within=(0, 1))
+    value, r = float(np.mean([own.mean() for own in repeats])), len(repeats)
+    if value in (0.0, 1.0) or all(len(own) == 1 for own in repeats):
+        return _wilson(value, r if r > 1 else len(repeats[0]), r)
+    return leave_one_out([own.astype(float) for own in repeats]).estimate(within=(0, 1))
 
 
 def success_rate(
@@ -456,46 +439,41 @@ def _checked_batch(name: str, w: NDArray[np.floating[Any]]) -> Floats:
     return batch
 
 
-def auc(scores: ArrayLike, positive: ArrayLike, networks: ArrayLike, *, strata: ArrayLike | None = None) -> Estimate:
+def auc(scores: ArrayLike, positive: ArrayLike, repeats: ArrayLike) -> Estimate:
     """Compute the area under the ROC curve and its interval; the parameters are those of :func:`area_replicates`.
 
-    If the scores separate perfectly, they still do without any one network. The interval is then Wilson's, with one trial per
-    network.
+    If the scores separate perfectly, they still do without any one repeat. The interval is then Wilson's, with one trial per
+    repeat.
 
     >>> print(auc([3.0, 2.0, 1.0, 0.0], [True, True, False, False], [0, 1, 0, 1]))
     1.000 [0.342, 1.000]
     """
-    return area_replicates(scores, positive, networks, strata=strata).estimate(within=(0, 1))
+    return area_replicates(scores, positive, repeats).estimate(within=(0, 1))
 
 
-def area_replicates(
-    scores: ArrayLike, positive: ArrayLike, networks: ArrayLike, *, strata: ArrayLike | None = None
-) -> Replicates:
-    """Compute the area under the ROC curve, and the areas without one network and all its batches.
+def area_replicates(scores: ArrayLike, positive: ArrayLike, repeats: ArrayLike) -> Replicates:
+    """Compute the area under the ROC curve, and the areas without one repeat and all its batches.
 
     The area is the fraction of pairs of a positive and a negative batch in which the positive batch has the higher score; a tie
-    counts half. The number of networks is the number with a positive batch or the number with a negative batch, whichever is
+    counts half. The number of repeats is the number with a positive batch or the number with a negative batch, whichever is
     smaller.
 
     Parameters
     ----------
-    scores, positive, networks : array_like, shape (M,)
-        The score of each batch, whether it is positive, and its network.
-    strata : array_like of int, shape (M,), optional
-        The group of each batch's network, as in :class:`Replicates`.
+    scores, positive, repeats : array_like, shape (M,)
+        The score of each batch, whether it is positive, and the seed of its network.
     """
     values, found = np.asarray(scores, dtype=float), np.asarray(positive, dtype=bool)
-    names, first, which = np.unique(np.asarray(networks), return_index=True, return_inverse=True)
+    names, which = np.unique(np.asarray(repeats), return_inverse=True)
     difference = values[found][:, None] - values[~found]
     wins = (difference > 0) + 0.5 * (difference == 0)
-    weights = np.vstack([np.ones(len(names)), 1 - np.eye(len(names))])  # all networks, then all but one
+    weights = np.vstack([np.ones(len(names)), 1 - np.eye(len(names))])  # all repeats, then all but one
     of_positive, of_negative = weights[:, which[found]], weights[:, which[~found]]
     with np.errstate(invalid="ignore"):  # without any positive or any negative batch the area is NaN
         areas = np.einsum("rp,pn,rn->r", of_positive, wins, of_negative, optimize=True)
         areas = areas / (of_positive.sum(1) * of_negative.sum(1))
-    groups = None if strata is None else np.unique(np.asarray(strata)[first], return_inverse=True)[1]
     fewest = min(len(np.unique(which[found])), len(np.unique(which[~found])))
-    return Replicates(areas[0], areas[1:], fewest, groups)
+    return Replicates(areas[0], areas[1:], fewest)
 
 
 def anomaly_index(norms: ArrayLike, success: ArrayLike | None = None) -> float:

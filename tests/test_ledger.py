@@ -23,7 +23,7 @@ from bslib.cards import KINDS, format_estimate, kind_of, label, ledger_page, mov
 from bslib.chapters import CHAPTERS, plan_of, sizes_of
 from bslib.chapters.parameters.results import ParameterResults, quantities
 from bslib.chapters.surface import results as surface
-from bslib.ledger import VERDICTS, Claim, Entry, Test, as_data, claims_of, entries, findings_of, judge, networks_needed
+from bslib.ledger import VERDICTS, Claim, Entry, Test, as_data, claims_of, entries, findings_of, judge, repeats_needed
 from bslib.render import bounds_text, evidence_in_words, findings, headlines, in_short, provenance_table
 from bslib.specs import PredictionsSpec
 from bslib.statistics import Estimate, Estimates
@@ -265,7 +265,7 @@ def test_names_of_quantities_become_words(quantity, words):
     assert label("kept.cifar10.1", noise=True)[2] == "σ = 1"
 
 
-def test_the_networks_needed_are_enough_and_one_fewer_is_not():
+def test_the_repeats_needed_are_enough_and_one_fewer_is_not():
     """Against Student's interval of a sample with the same mean and standard deviation."""
     claim, sd = claim_of(Test(quantity="q", at_least=0.0)), 1.0
     for mean in (0.1, 0.4, -0.3):
@@ -274,14 +274,14 @@ def test_the_networks_needed_are_enough_and_one_fewer_is_not():
             low, high = scipy_stats.t.interval(0.95, n - 1, loc=mean, scale=sd / n**0.5)
             return Estimate(mean, low, high, n)
 
-        wanted = networks_needed(claim, {"q": interval(5)})
+        wanted = repeats_needed(claim, {"q": interval(5)})
         outcomes = [claim.tests[0].outcome(interval(n)) for n in (wanted - 1, wanted)]
         assert outcomes == [None, mean > 0]
 
 
-def test_the_networks_needed_where_all_agree_are_those_of_wilsons_interval():
+def test_the_repeats_needed_where_all_agree_are_those_of_wilsons_interval():
     claim, z2 = claim_of(Test(quantity="q", at_least=0.95)), 1.96**2
-    wanted = networks_needed(claim, {"q": Estimate(1.0, 10 / (10 + z2), 1.0, 10)})
+    wanted = repeats_needed(claim, {"q": Estimate(1.0, 10 / (10 + z2), 1.0, 10)})
     assert (wanted - 1) / (wanted - 1 + z2) < 0.95 <= wanted / (wanted + z2)
 
 

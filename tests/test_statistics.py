@@ -22,7 +22,7 @@ from bslib.statistics import (
     levene,
     mean_of_networks,
     p_of_one_more,
-    share_of_networks,
+    share_of_repeats,
     variation_of_networks,
     without_outliers,
 )
@@ -140,26 +140,26 @@ def test_intervals_of_zero_inflated_values_cover_the_truth(networks):
 def test_networks_that_agree_count_once_each(share, networks):
     """Ten pairs of one network say no more than the network does."""
     ends = stats.binomtest(share * networks, networks).proportion_ci(method="wilson")
-    found = share_of_networks([np.full(10, bool(share))] * networks)
+    found = share_of_repeats([np.full(10, bool(share))] * networks)
     assert (found.value, found.low, found.high) == pytest.approx((share, ends.low, ends.high))
     assert found.networks == networks
 
 
 def test_the_share_of_one_network_is_that_of_its_points():
     ends = stats.binomtest(0, 40).proportion_ci(method="wilson")
-    found = share_of_networks([np.zeros(40, dtype=bool)])
+    found = share_of_repeats([np.zeros(40, dtype=bool)])
     assert (found.low, found.high, found.networks) == (pytest.approx(ends.low), pytest.approx(ends.high), 1)
 
 
 def test_shares_of_one_value_a_network_are_wilsons():
     ends = stats.binomtest(4, 12).proportion_ci(method="wilson")
-    found = share_of_networks([np.array([k < 4]) for k in range(12)])
+    found = share_of_repeats([np.array([k < 4]) for k in range(12)])
     assert (found.value, found.low, found.high) == pytest.approx((1 / 3, ends.low, ends.high))
 
 
 def test_shares_that_differ_vary_between_networks():
     own = [np.full(10, k < 2) for k in range(5)]
-    found = share_of_networks(own)
+    found = share_of_repeats(own)
     of_pairs = stats.binomtest(20, 50).proportion_ci(method="wilson")
     assert found.value == pytest.approx(0.4) and found.low < of_pairs.low and found.high > of_pairs.high
     assert (found.low, found.high) == (0.0, 1.0), "Student's t would leave [0, 1]"
@@ -204,7 +204,7 @@ def test_fractions_of_networks_that_agree_exactly_have_wilsons_interval():
     assert mean_of_networks([1.0] * 3, 100) == Estimate(1.0, pytest.approx(ends.low), 1.0, 3)
     found = mean_of_networks([0.88] * 3, 100)
     assert found.value == 0.88 and found.low < 0.6 and found.high == 1.0
-    half = share_of_networks([np.array([True, False])] * 5)
+    half = share_of_repeats([np.array([True, False])] * 5)
     assert half.value == 0.5 and half.low < 0.25 and half.high > 0.75
 
 

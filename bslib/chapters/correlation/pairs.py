@@ -82,17 +82,15 @@ def p_values(*, tau: float, r: float, pairs: int) -> tuple[float, float]:
 
 
 def replicates(pairs: pd.DataFrame, statistic: Callable[[Columns], Any], *, below: float = 0.0) -> Replicates:
-    """A statistic of the pairs with a success of at least ``below``, with one network left out at a time.
+    """A statistic of the pairs with a success of at least ``below``, with the networks of one seed left out at a time.
 
-    The networks of each trigger are a stratum, those without such a pair included: how many pairs are kept is a result, too.
+    Seeds without such a pair count as well: how many pairs are kept is a result, too.
     """
-    columns, networks = columns_of(pairs), pairs["network"].to_numpy()
-    names, first = np.unique(networks, return_index=True)
-    strata = np.unique(pairs["trigger"].to_numpy()[first], return_inverse=True)[1]
-    kept = columns["success"] >= below
-    without = [statistic(_where(columns, kept & (networks != name))) for name in names]
+    columns, seed_of = columns_of(pairs), pairs["seed"].to_numpy()
+    seeds, kept = np.unique(seed_of), columns["success"] >= below
+    without = [statistic(_where(columns, kept & (seed_of != seed))) for seed in seeds]
     value = np.array(statistic(_where(columns, kept)), dtype=float)
-    return Replicates(value, np.array(without, dtype=float), len(names), strata)
+    return Replicates(value, np.array(without, dtype=float), len(seeds))
 
 
 def correlations(pairs: pd.DataFrame, below: float) -> dict[str, Any]:

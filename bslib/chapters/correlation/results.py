@@ -39,7 +39,7 @@ from bslib.statistics import (
     Estimate,
     Estimates,
     leave_one_out,
-    share_of_networks,
+    share_of_repeats,
     success_rate,
 )
 from bslib.store import Record
@@ -104,7 +104,7 @@ class Correlation(Results[Size]):
     def pairs(self, sigma: float | None = None, *, n: int | None = None) -> pd.DataFrame:
         """The pairs of success and mean W, one row each.
 
-        Columns: network, trigger, class (-1 for all), success, images (the number behind the success), W and clean W (means),
+        Columns: network, seed, trigger, class (-1 for all), success, images (the number behind the success), W and clean W (means),
         values and clean values (W of each image), wanted and true (fractions of noisy copies that are predicted as the
         attacker's label and as their true class).
 
@@ -129,6 +129,7 @@ class Correlation(Results[Size]):
                 rows.append(
                     {
                         "network": number,
+                        "seed": network.seed,
                         "trigger": network.attack.trigger,
                         "class": -1 if label is None else label,
                         "success": success,
@@ -160,15 +161,15 @@ class Correlation(Results[Size]):
         ]
         networks = [network for network in [*self.networks, *further] if network.attack and network.attack.trigger == trigger]
         below = [[success < self.random_guess for _, success, _ in self._successes(network)] for network in networks]
-        return share_of_networks([np.array(of_one) for of_one in below])
+        return share_of_repeats([np.array(of_one) for of_one in below])
 
     def correlation(
         self, sigma: float | None = None, *, n: int | None = None, exclude_below: float | None = None
     ) -> dict[str, Any]:
         """Kendall's tau and Pearson's r of success and mean W, with SciPy's p-values and jackknife intervals.
 
-        The intervals leave out one network at a time, within each trigger. The p-values are SciPy's. Like the paper's, they
-        treat pairs as independent, although pairs of one network are not.
+        The intervals leave out the networks of one seed at a time. The p-values are SciPy's. Like the paper's, they treat pairs
+        as independent, although pairs of one network are not.
 
         Returns
         -------

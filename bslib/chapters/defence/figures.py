@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bslib.chapters.beyond import nearest
-from bslib.chapters.defence.results import ATTACK, LEVEL, Defence
+from bslib.chapters.defence.results import ATTACK, LEVEL, Defence, over_seeds
 from bslib.chapters.defence.scores import detection_rate
 from bslib.plotting import (
     BLUE,
@@ -25,7 +25,6 @@ from bslib.plotting import (
     points_with_intervals,
     short_labels,
 )
-from bslib.statistics import leave_one_out, share_of_networks
 
 __all__ = ["FIGURES", "batches", "copies", "false_alarms", "halves", "images", "networks", "roc"]
 
@@ -47,13 +46,10 @@ SCORE_STYLES = {
 }
 
 
-def _over_networks(table: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> pd.DataFrame:
-    """The estimates over networks of columns of rates, or of arrays of alarms, for each group of rows."""
-    rows = []
-    for about, own in table.groupby(list(by), sort=False, dropna=False):
-        lists = [[np.atleast_1d(value) for value in own[name]] for name in values]
-        of = [share_of_networks(a) if a[0].dtype == bool else leave_one_out(a).estimate(within=(0, 1)) for a in lists]
-        rows.append((*about, *of))
+def _over_seeds(table: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> pd.DataFrame:
+    """The estimates over seeds of columns of rates, or of arrays of alarms, for each group of rows."""
+    groups = table.set_index("seed").groupby(list(by), sort=False, dropna=False)
+    rows = [(*about, *(over_seeds(own[name]) for name in values)) for about, own in groups]
     return pd.DataFrame(rows, columns=[*by, *values])
 
 
@@ -70,7 +66,7 @@ def _by_attack(axis: Axes, table: pd.DataFrame, value: str, levels: Sequence[tup
     axis.set(xlabel="threat model, trigger", ylim=(-0.03, 1.03))
 
 
-@drawn_from(lambda defence: _over_networks(defence.images, [*ATTACK, "score", "sigma"], ["auc", "5 %", "1 %"]))
+@drawn_from(lambda defence: _over_seeds(defence.images, [*ATTACK, "score", "sigma"], ["auc", "5 %", "1 %"]))
 def images(defence: Defence, table: pd.DataFrame) -> Figure:
     """The area under the ROC curve of W at each noise level (left), and how many images each score finds (right)."""
     figure, axes = panels(2)
@@ -132,7 +128,7 @@ def roc(defence: Defence, table: pd.DataFrame) -> Figure:
 
 def _batches(defence: Defence) -> pd.DataFrame:
     table = defence.batches[defence.batches["carried"] == "trigger"]
-    return _over_networks(table, ["threat model", "points", "sigma", "test"], ["alarms"])
+    return _over_seeds(table, ["threat model", "points", "sigma", "test"], ["alarms"])
 
 
 @drawn_from(_batches)
@@ -150,7 +146,7 @@ def batches(defence: Defence, table: pd.DataFrame) -> Figure:
 
 def _false_alarms(defence: Defence) -> pd.DataFrame:
     table = defence.batches[defence.batches["carried"] == "clean"]
-    return _over_networks(defence.by_seed(table), ["points", "sigma", "test"], ["alarms"])
+    return _over_seeds(table, ["points", "sigma", "test"], ["alarms"])
 
 
 @drawn_from(_false_alarms)
@@ -176,7 +172,7 @@ def _by_test(axis: Axes, table: pd.DataFrame, by: str) -> None:
     axis.set_xticks(range(len(places)), short_labels(places))
 
 
-@drawn_from(lambda defence: _over_networks(defence.copies, ["threat model", "n"], ["auc", "5 %"]))
+@drawn_from(lambda defence: _over_seeds(defence.copies, ["threat model", "n"], ["auc", "5 %"]))
 def copies(defence: Defence, table: pd.DataFrame) -> Figure:
     """The area under the ROC curve of W for single images, and how many it finds, against the number of noisy copies."""
     figure, axes = panels(2)
@@ -192,7 +188,7 @@ def copies(defence: Defence, table: pd.DataFrame) -> Figure:
     return finish(figure, axes, rf"{defence.source}; σ = {nearest(defence.size.sigmas):g}", y=None)
 
 
-@drawn_from(lambda defence: _over_networks(defence.halves, [*ATTACK, "score", "sigma", "points"], ["found", "alarms"]))
+@drawn_from(lambda defence: _over_seeds(defence.halves, [*ATTACK, "score", "sigma", "points"], ["found", "alarms"]))
 def halves(defence: Defence, table: pd.DataFrame) -> Figure:
     """How many triggered batches the two-sided test finds with STRIP, with the margin and with W at two noise levels."""
     points, sigmas = nearest(sorted(set(table["points"])), 25), defence.size.sigmas

@@ -20,9 +20,9 @@ from bslib.chapters.outcomes import BeyondResults, area, defined, mean_of, quant
 from bslib.entropy import entropy
 from bslib.markdown import markdown_table
 from bslib.specs import NetworkSpec, Spec
-from bslib.statistics import Estimate, anomaly_index, area_replicates, share_of_networks
+from bslib.statistics import Estimate, anomaly_index, area_replicates, share_of_repeats
 
-__all__ = ["BATCHES", "Defence", "load", "quantities"]
+__all__ = ["BATCHES", "Defence", "load", "over_seeds", "quantities"]
 
 Floats = NDArray[np.float64]
 #: The fractions of clean images that may raise an alarm.
@@ -30,6 +30,7 @@ ALARMS = (0.05, 0.01)
 #: Points in a batch. A batch is an alarm if p is below ``LEVEL``.
 BATCHES, LEVEL = (10, 25, 50, 100), 0.05
 ATTACK = ["threat model", "trigger"]
+ABOUT = ["network", "seed", *ATTACK]
 
 
 @dataclass(frozen=True)
@@ -81,31 +82,31 @@ class Defence(BeyondResults[Size]):
     def images(self) -> pd.DataFrame:
         """How well each score tells triggered from clean images on each network.
 
-        Columns network, threat model, trigger, success, score, sigma, auc, and the detection rates "5 %" and "1 %".
+        Columns network, seed, threat model, trigger, success, score, sigma, auc, and the detection rates "5 %" and "1 %".
         """
         rows = []
         for network in self.backdoored:
             about = *_about(network), self.success_of(network)
             for name, sigma, pair in self.suspicions(network):
                 rows.append((*about, name, sigma, area(*pair), *(detection_rate(*pair, alarms=alarms) for alarms in ALARMS)))
-        return pd.DataFrame(rows, columns=["network", *ATTACK, "success", "score", "sigma", "auc", "5 %", "1 %"])
+        return pd.DataFrame(rows, columns=[*ABOUT, "success", "score", "sigma", "auc", "5 %", "1 %"])
 
     @cached_property
     def copies(self) -> pd.DataFrame:
-        """The same of W at one noise level with n noisy copies: columns network, threat model, trigger, n, auc, "5 %"."""
+        """The same of W at one noise level with n noisy copies: columns network, seed, threat model, trigger, n, auc, "5 %"."""
         rows = []
         for network in self.backdoored:
             ladder = [plan.ladder_of(self.size, network, trigger) for trigger in (None, *network.triggers)]
             of_n = (-entropy(self.records[spec].arrays["counts"][0]) for spec in ladder)
             rows += [(*_about(network), n, area(*w), detection_rate(*w)) for n, *w in zip(self.size.ns, *of_n, strict=True)]
-        return pd.DataFrame(rows, columns=["network", *ATTACK, "n", "auc", "5 %"])
+        return pd.DataFrame(rows, columns=[*ABOUT, "n", "auc", "5 %"])
 
     @cached_property
     def batches(self) -> pd.DataFrame:
         """The tests of small batches against as many points of the second clean batch of the same network.
 
-        Columns network, threat model and trigger (None for clean networks), carried ("clean" or "trigger"), points, sigma, test,
-        and alarms: for each pair of batches whether p is below 5 %.
+        Columns network, seed, threat model and trigger (None for clean networks), carried ("clean" or "trigger"), points, sigma,
+        test, and alarms: for each pair of batches whether p is below 5 %.
         """
         about, pairs, rows = [], [], []
         for network in self.networks:
@@ -118,14 +119,14 @@ class Defence(BeyondResults[Size]):
             for name, test in TESTS.items():
                 for batch, of_levels in zip(about, test(clean, tested) < LEVEL, strict=True):
                     rows += [(*batch, points, *of_level, name) for of_level in zip(self.size.sigmas, of_levels, strict=True)]
-        return pd.DataFrame(rows, columns=["network", *ATTACK, "carried", "points", "sigma", "alarms", "test"])
+        return pd.DataFrame(rows, columns=[*ABOUT, "carried", "points", "sigma", "alarms", "test"])
 
     @cached_property
     def halves(self) -> pd.DataFrame:
         """The two-sided test of :attr:`batches` on each single score: half of the images with the trigger, the others without.
 
-        STRIP and the margin are recorded for one batch only. Columns network, threat model, trigger, score, sigma, points, and
-        for each pair of batches whether there is an alarm: found (the first half has the trigger) and alarms (it has none).
+        STRIP and the margin are recorded for one batch only. Columns network, seed, threat model, trigger, score, sigma, points,
+        and for each pair of batches whether there is an alarm: found (the first half has the trigger) and alarms (it has none).
         """
         half, rows = self.size.points // 2, []
         scores = [(n, score) for n in self.backdoored for score in self.suspicions(n) if score[0] in ("STRIP", "margin", "W")]
@@ -134,20 +135,13 @@ class Defence(BeyondResults[Size]):
             reference, *tested = (_split(np.stack(of), points) for of in zip(*triples, strict=True))
             outcomes = zip(*(TESTS["two-sided"](reference, own) < LEVEL for own in tested), strict=True)
             rows += [(*_about(n), *score[:2], points, *both) for (n, score), both in zip(scores, outcomes, strict=True)]
-        return pd.DataFrame(rows, columns=["network", *ATTACK, "score", "sigma", "points", "found", "alarms"])
-
-    def by_seed(self, alarms: pd.DataFrame) -> pd.DataFrame:
-        """Alarms on clean batches, with the networks of a seed put together, since these have the same clean images."""
-        seeds = alarms["network"].map({network.key[:6]: network.seed for network in self.networks}).rename("seed")
-        by = [name for name in ("score", "points", "sigma", "test") if name in alarms]
-        groups = alarms.groupby([*by, seeds], sort=False, dropna=False)["alarms"]
-        return groups.apply(lambda own: np.concatenate(list(own))).reset_index()
+        return pd.DataFrame(rows, columns=[*ABOUT, "score", "sigma", "points", "found", "alarms"])
 
     @cached_property
     def candidates(self) -> pd.DataFrame:
         """Neural Cleanse on each network: the anomaly index of the masks' sizes, and that of the mean W of images with them.
 
-        Columns network, threat model and trigger (None for clean networks), sigma, mask, W.
+        Columns network, seed, threat model and trigger (None for clean networks), sigma, mask, W.
         """
         rows = []
         for network in plan.cleansed_networks_of(self.size, self.seed):
@@ -156,16 +150,15 @@ class Defence(BeyondResults[Size]):
                 arrays, mask = self.records[crafted].arrays, self.records[crafted].result["anomaly_index"]
                 of_w = [anomaly_index(means, arrays["success"]) for means in w_by_candidate(self.records[batch])]
                 rows += [(*_about(network), sigma, mask, index) for sigma, index in zip(batch.sigmas, of_w, strict=True)]
-        return pd.DataFrame(rows, columns=["network", *ATTACK, "sigma", "mask", "W"])
+        return pd.DataFrame(rows, columns=[*ABOUT, "sigma", "mask", "W"])
 
     def network_areas(self, sigma: float) -> dict[str, Estimate]:
         """The area under the ROC curve of both indices, clean against backdoored networks, and W's minus the masks'."""
         table = self.candidates[self.candidates["sigma"] == sigma]
-        backdoored, kinds = table["trigger"].notna(), [f"{row}" for row in table[ATTACK].itertuples(index=False)]
+        backdoored = table["trigger"].notna()
         if not 0 < backdoored.sum() < len(table):
             return {}
-        strata = np.unique(kinds, return_inverse=True)[1]
-        w, mask = (area_replicates(table[name], backdoored, table["network"], strata=strata) for name in ("W", "mask"))
+        w, mask = (area_replicates(table[name], backdoored, table["seed"]) for name in ("W", "mask"))
         less = w._replace(value=w.value - mask.value, without=w.without - mask.without).estimate(within=(-1, 1))
         return {"W": w.estimate(within=(0, 1)), "mask": mask.estimate(within=(0, 1)), "W.less.mask": less}
 
@@ -181,31 +174,31 @@ class Defence(BeyondResults[Size]):
         for attack, own in _by_attack(self.images):
             for name, value in (("image_auc", "auc"), ("image_rate", "5 %")):
                 for about, values in own.groupby(["score", "sigma"], dropna=False)[value]:
-                    found[f"{name}.{data}.{attack}.{_joined(about)}"] = mean_of(values, within=(0, 1))
-            found[f"success.{data}.{attack}"] = mean_of(own.drop_duplicates("network")["success"], within=(0, 1))
-            areas = own.set_index(["network", "score", "sigma"])["auc"]
+                    found[f"{name}.{data}.{attack}.{_joined(about)}"] = over_seeds(values)
+            found[f"success.{data}.{attack}"] = over_seeds(own.drop_duplicates("network")["success"])
+            areas = own.set_index(["network", "score", "sigma"], append=True)["auc"]
             strip, two = (areas.xs(score, level="score").droplevel("sigma") for score in ("STRIP", "two"))
             for sigma in self.size.sigmas:
                 w, three = (areas.xs((score, sigma), level=("score", "sigma")) for score in ("W", "three"))
-                found[f"image_auc.{data}.{attack}.STRIP.less.W.{sigma:g}"] = mean_of(strip - w, within=(-1, 1))
-                found[f"image_auc.{data}.{attack}.three.less.two.{sigma:g}"] = mean_of(three - two, within=(-1, 1))
+                found[f"image_auc.{data}.{attack}.STRIP.less.W.{sigma:g}"] = over_seeds(strip - w, within=(-1, 1))
+                found[f"image_auc.{data}.{attack}.three.less.two.{sigma:g}"] = over_seeds(three - two, within=(-1, 1))
         for attack, own in _by_attack(self.copies):
-            of_n = own.pivot(index="network", columns="n", values="auc")
+            of_n = own.set_index(["network", "n"], append=True)["auc"].unstack("n")
             for n in self.size.ns[:-1]:
                 less = of_n[n] - of_n[self.size.n]
-                found[f"image_auc.{data}.{attack}.{n}.less.{self.size.n}"] = mean_of(less, within=(-1, 1))
+                found[f"image_auc.{data}.{attack}.{n}.less.{self.size.n}"] = over_seeds(less, within=(-1, 1))
         return found
 
     def _batch_quantities(self) -> dict[str, Estimate]:
         data, setting = self.size.dataset, ["test", "points", "sigma"]
         clean, triggered = (self.batches[self.batches["carried"] == carried] for carried in ("clean", "trigger"))
-        tables = [(f"false_alarms.{data}", self.by_seed(clean), "alarms", setting)]
+        tables = [(f"false_alarms.{data}", clean.set_index("seed"), "alarms", setting)]
         tables += [(f"batch_rate.{data}.{attack}", own, "alarms", setting) for attack, own in _by_attack(triggered)]
         of_score = ["score", "sigma", "points"]
-        tables += [(f"half_false_alarms.{data}", self.by_seed(self.halves), "alarms", of_score)]
+        tables += [(f"half_false_alarms.{data}", self.halves.set_index("seed"), "alarms", of_score)]
         tables += [(f"half_rate.{data}.{attack}", own, "found", of_score) for attack, own in _by_attack(self.halves)]
         return self._half_rates_apart() | {
-            f"{name}.{_joined(about)}": share_of_networks(list(alarms))
+            f"{name}.{_joined(about)}": over_seeds(alarms)
             for name, table, value, by in tables
             for about, alarms in table.groupby(by, dropna=False)[value]
         }
@@ -214,11 +207,11 @@ class Defence(BeyondResults[Size]):
         """The fraction of batches that the two-sided test finds with STRIP, minus that with W on the same images."""
         found, data = dict[str, Estimate](), self.size.dataset
         for attack, own in _by_attack(self.halves):
-            rates = own.assign(found=own["found"].map(np.mean)).set_index(["network", "points"])
+            rates = own.assign(found=own["found"].map(np.mean)).set_index(["network", "points"], append=True)
             strip = rates[rates["score"] == "STRIP"]["found"]
             for sigma, of_w in rates[rates["score"] == "W"].groupby("sigma")["found"]:
                 for points, apart in (strip - of_w).groupby("points"):
-                    found[f"half_rate.{data}.{attack}.STRIP.less.W.{sigma:g}.{points}"] = mean_of(apart, within=(-1, 1))
+                    found[f"half_rate.{data}.{attack}.STRIP.less.W.{sigma:g}.{points}"] = over_seeds(apart, within=(-1, 1))
         return found
 
     def _network_quantities(self) -> dict[str, Estimate]:
@@ -227,9 +220,9 @@ class Defence(BeyondResults[Size]):
         table = self.candidates[self.candidates["sigma"] == sigma]
         backdoored = table["trigger"].notna().to_numpy()
         for name in ("mask", "W") if min(backdoored.sum(), (~backdoored).sum()) > 1 else ():
-            flags = flagged(table[name].to_numpy(), backdoored)
+            flags = pd.Series(flagged(table[name].to_numpy(), backdoored), table["seed"])
             for what, of in (("network_rate", backdoored), ("network_false_alarms", ~backdoored)):
-                found[f"{what}.{data}.{name}"] = share_of_networks(list(flags[of][:, None]))
+                found[f"{what}.{data}.{name}"] = over_seeds(flags[of])
         return found
 
     def success_table(self) -> str:
@@ -263,6 +256,15 @@ class Defence(BeyondResults[Size]):
 load = Defence.load
 
 
+def over_seeds(values: pd.Series[Any], *, within: tuple[float, float] = (0, 1)) -> Estimate:
+    """The mean over seeds of the means of their values, from a column with the index "seed": numbers, booleans, or arrays of them.
+
+    Networks of a seed have the same clean images.
+    """
+    groups = [np.hstack(list(own)) for _, own in values.groupby("seed")]
+    return share_of_repeats(groups) if groups[0].dtype == bool else mean_of([own.mean() for own in groups], within=within)
+
+
 def _split(w: Floats, points: int) -> Floats:
     """Batches of some points each: (..., B) becomes (..., batches, points); a remainder is not used."""
     batches = w.shape[-1] // points
@@ -270,10 +272,10 @@ def _split(w: Floats, points: int) -> Floats:
 
 
 def _by_attack(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """The rows of each threat model ("T1") and of each of its triggers ("T1-4"); those of clean networks are left out."""
+    """The rows of each threat model ("T1") and of each of its triggers ("T1-4"), by seed; those of clean networks are left out."""
     for by in (ATTACK[:1], ATTACK):
         for attack, own in table.groupby(by, sort=False):
-            yield "-".join(f"{part:g}" if isinstance(part, float) else str(part) for part in attack), own
+            yield "-".join(f"{part:g}" if isinstance(part, float) else str(part) for part in attack), own.set_index("seed")
 
 
 def _joined(about: Iterable[Any]) -> str:
@@ -281,6 +283,6 @@ def _joined(about: Iterable[Any]) -> str:
     return ".".join(part if isinstance(part, str) else f"{part:g}" for part in about if part == part)
 
 
-def _about(network: NetworkSpec) -> tuple[str, str | None, int | None]:
+def _about(network: NetworkSpec) -> tuple[str, int, str | None, int | None]:
     attack = network.attack
-    return (network.key[:6], attack.threat_model, attack.trigger) if attack is not None else (network.key[:6], None, None)
+    return network.key[:6], network.seed, *((attack.threat_model, attack.trigger) if attack is not None else (None, None))

@@ -31,7 +31,7 @@ from bslib.chapters.outcomes import (
 )
 from bslib.markdown import markdown_table
 from bslib.specs import NetworkSpec
-from bslib.statistics import Estimate, leave_one_out, share_of_networks
+from bslib.statistics import Estimate, leave_one_out, share_of_repeats
 
 __all__ = ["Hiding", "load", "quantities"]
 
@@ -159,7 +159,7 @@ class Hiding(BeyondResults[Size]):
         masks = self.cleansed()
         if len(masks):
             smallest = [np.array([least]) for least in masks["target"] < masks["smallest other"]]
-            found[f"smallest_mask.{data}.{self.first}.{self.size.covers[-1]}"] = share_of_networks(smallest)
+            found[f"smallest_mask.{data}.{self.first}.{self.size.covers[-1]}"] = share_of_repeats(smallest)
         return defined(found)
 
 

@@ -14,7 +14,7 @@ from bslib.chapters.mitigation.plan import Size, specs_of
 from bslib.chapters.outcomes import BeyondResults, attack_on, defined, name_of, quantities, quantities_of, ratio, usual_level
 from bslib.markdown import markdown_table
 from bslib.specs import NetworkSpec, Spec
-from bslib.statistics import Estimate, leave_one_out, share_of_networks
+from bslib.statistics import Estimate, leave_one_out, share_of_repeats
 
 __all__ = ["NO_TREATMENT", "STILL_WORKS", "Mitigation", "load", "quantities", "treatment_of"]
 
@@ -120,7 +120,7 @@ class Mitigation(BeyondResults[Size]):
             complete = own.groupby("network").filter(lambda path: len(path) == 1 + len(self.size.learning_rates))
             warned = [np.array([path["warns"].any()]) for _, path in complete.groupby("network")]
             if warned:
-                found[f"warns.{data}.{attack}"] = share_of_networks(warned)
+                found[f"warns.{data}.{attack}"] = share_of_repeats(warned)
         return defined(found)
 
 

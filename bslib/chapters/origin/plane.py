@@ -82,7 +82,10 @@ class Plane(BeyondResults[Size]):
         data, w = self.size.dataset, self.w()
         success = np.array([self.success_of(network) for network in self.networks])
         axes = np.array([self._square(network) for network in self.networks])
-        found = {f"success_rank.{data}.{name}": rank(axes[:, k], success) for k, name in enumerate(("side", "grey", "poisons"))}
+        found = {
+            f"success_rank.{data}.{name}": rank(axes[:, k], success, np.arange(len(success)))
+            for k, name in enumerate(("side", "grey", "poisons"))
+        }
         half = (HALF_LEARNED[0] <= success) & (success <= HALF_LEARNED[1])
         for s, sigma in enumerate(self.size.cell_sigmas):
             if half.any():
@@ -92,7 +95,7 @@ class Plane(BeyondResults[Size]):
             squares = [square for _, square in cells.groupby(["side", "grey"]) if len(square) > 1]
             taus = np.array([stats.kendalltau(square["success"], square["W"]).statistic for square in squares])
             if len(taus := taus[np.isfinite(taus)]):
-                by_square = leave_one_out(taus[:, None])._replace(networks=len(self.networks))
+                by_square = leave_one_out(taus[:, None])._replace(repeats=len(self.networks))
                 found[f"within_square_tau.{data}.{sigma:g}"] = by_square.estimate(correlation=True)
         return found
 
@@ -103,9 +106,10 @@ class Plane(BeyondResults[Size]):
         return side, grey / 9, attack.poisons or 0
 
 
-def rank(x: Floats, y: Floats, strata: NDArray[np.int64] | None = None) -> Estimate:
-    """Spearman's correlation of two numbers of each network, with its jackknife interval."""
+def rank(x: Floats, y: Floats, repeats: NDArray[np.int64]) -> Estimate:
+    """Spearman's correlation of two numbers of each network, with its jackknife interval over repeats."""
     x, y = x.round(DIGITS), y.round(DIGITS)
-    without = [pearson(*(stats.rankdata(np.delete(values, k)) for values in (x, y))) for k in range(len(x))]
+    names = np.unique(repeats)
+    without = [pearson(*(stats.rankdata(values[repeats != name]) for values in (x, y))) for name in names]
     value = pearson(stats.rankdata(x), stats.rankdata(y))
-    return Replicates(np.array(value), np.array(without), len(x), strata).estimate(correlation=True)
+    return Replicates(np.array(value), np.array(without), len(names)).estimate(correlation=True)

@@ -125,12 +125,12 @@ class Origin(BeyondResults[Size]):
     def margins(self) -> pd.DataFrame:
         """The median margin of each network's triggered images and their mean W, a row for each network and noise level."""
         rows = [
-            (name, network.key[:6], sigma, float(np.median(self._margins_of(network))), float(w.mean()))
+            (name, network.key[:6], network.seed, sigma, float(np.median(self._margins_of(network))), float(w.mean()))
             for name, networks in self.kinds.items()
             for network in networks
             for sigma, w in zip(self.size.sigmas, self.w_of(network)[1], strict=True)
         ]
-        return pd.DataFrame(rows, columns=["attack", "network", "sigma", "margin", "W"])
+        return pd.DataFrame(rows, columns=["attack", "network", "seed", "sigma", "margin", "W"])
 
     def _margins_of(self, network: NetworkSpec) -> Floats:
         """The logit margins of its triggered images."""
@@ -159,8 +159,8 @@ class Origin(BeyondResults[Size]):
             table = self.margins()
             for level in self.size.sigmas:
                 rows = table[table["sigma"] == level]
-                strata = np.unique(rows["attack"], return_inverse=True)[1]
-                found[f"margin_rank.{data}.{level:g}"] = rank(rows["margin"].to_numpy(), rows["W"].to_numpy(), strata)
+                columns = (rows[name].to_numpy() for name in ("margin", "W", "seed"))
+                found[f"margin_rank.{data}.{level:g}"] = rank(*columns)
         return defined(found | self.plane.quantities())
 
 

@@ -19,14 +19,14 @@ from bslib.chapters.patterns.plan import CONDITIONS, Size, batch_of, detector_sp
 from bslib.entropy import entropy
 from bslib.markdown import markdown_table
 from bslib.specs import CountsSpec, NetworkSpec, PredictionsSpec, Spec
-from bslib.statistics import Estimate, auc, leave_one_out, levene, share_of_networks
+from bslib.statistics import Estimate, auc, leave_one_out, levene, share_of_repeats
 from bslib.store import Record
 
-__all__ = ["FEWEST_NETWORKS", "Batches", "over_networks"]
+__all__ = ["FEWEST_SEEDS", "Batches"]
 
 Floats = NDArray[np.float64]
-#: The smallest number of networks behind a quantity.
-FEWEST_NETWORKS = 3
+#: The smallest number of seeds behind a quantity.
+FEWEST_SEEDS = 3
 
 
 @dataclass(frozen=True)
@@ -159,19 +159,31 @@ class Batches(Results[Size]):
 
     def area_of(self, table: pd.DataFrame, carried: str, score: str = "score") -> Estimate:
         """The area under the ROC curve of a column of a table, for batches that carry one thing against all others."""
-        return auc(table[score], table["carried"] == carried, table["network"], strata=self.strata(table))
+        return auc(table[score], table["carried"] == carried, self.seeds(table))
 
-    def strata(self, table: pd.DataFrame) -> list[int]:
-        """The trigger of the network of each row: the networks of each kind are a stratum."""
-        return self._trained_triggers[table["network"]].tolist()
+    def over_seeds(self, table: pd.DataFrame, values: pd.Series[Any], *, share: bool = False) -> Estimate:
+        """The mean over seeds of the mean value of each seed's networks, with its interval; NaN without values.
 
-    def by_seed(self, table: pd.DataFrame) -> pd.DataFrame:
-        """A table with the seed of each network in place of its number, since networks of a seed share their test images."""
-        return table.assign(network=[self.networks[number].seed for number in table["network"]])
+        ``share`` says that the values are fractions, so the interval stays in [0, 1]. For booleans, the fraction that is true.
+        """
+        if table.empty:
+            return Estimate(float("nan"), float("nan"), float("nan"), 0)
+        of_each = [own.to_numpy() for _, own in values.groupby(self.seeds(table))]
+        if values.dtype == bool:
+            return share_of_repeats(of_each)
+        return leave_one_out(of_each).estimate(within=(0, 1) if share else (-np.inf, np.inf))
+
+    def seeds(self, table: pd.DataFrame) -> NDArray[np.int64]:
+        """The seed of the network of each row of a table."""
+        return np.array([network.seed for network in self.networks], dtype=int)[table["network"]]
+
+    def triggers(self, table: pd.DataFrame) -> NDArray[np.int64]:
+        """The trigger that the network of each row was trained on; 0 for clean networks."""
+        return self._trained_triggers[table["network"]]
 
     def trained_on(self, tests: pd.DataFrame, triggers: Sequence[int] | None = None) -> pd.DataFrame:
         """The tests on clean networks and on networks with these triggers; by default the size's ``triggers``."""
-        return tests[np.isin(self.strata(tests), [0, *(self.size.triggers if triggers is None else triggers)])]
+        return tests[np.isin(self.triggers(tests), [0, *(self.size.triggers if triggers is None else triggers)])]
 
     def success_table(self) -> str:
         """The success of the networks' own triggers as a Markdown table."""
@@ -181,16 +193,3 @@ class Batches(Results[Size]):
             ends = " to ".join(f"{end:.1%}" for end in sorted({min(own), max(own)})) if own else "(not yet run)"
             rows.append((trigger, len(own), ends))
         return markdown_table(["own trigger", "networks", "success, lowest to highest"], rows)
-
-
-def over_networks(table: pd.DataFrame, values: pd.Series[Any], *, share: bool = False) -> Estimate:
-    """The mean over networks of each network's mean value, with its interval; NaN without values.
-
-    ``share`` says that the values are fractions, so the interval stays in [0, 1]. For booleans, the fraction that is true.
-    """
-    if table.empty:
-        return Estimate(float("nan"), float("nan"), float("nan"), 0)
-    of_each = [own.to_numpy() for _, own in values.groupby(table["network"])]
-    if values.dtype == bool:
-        return share_of_networks(of_each)
-    return leave_one_out(of_each).estimate(within=(0, 1) if share else (-np.inf, np.inf))

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from bslib.chapters.patterns.batches import Batches, over_networks
+from bslib.chapters.patterns.batches import Batches
 from bslib.chapters.patterns.detector import working
-from bslib.chapters.patterns.plan import batch_of, cleanse_of, compared_specs, crafted_batch_of, crafted_networks_of
+from bslib.chapters.patterns.plan import batch_of, cleanse_of, compared_specs, crafted_batch_of
 from bslib.markdown import markdown_table
 from bslib.statistics import Estimate, levene
 
@@ -84,18 +84,14 @@ def comparison_table(part: Batches) -> str:
 
 
 def quantities(part: Batches) -> dict[str, Estimate]:
-    """The quantities of the candidates: how many W finds at each noise level; at the first one, more about them.
-
-    Clean networks that were added for statements about clean networks count in those alone.
-    """
+    """The quantities of the candidates: how many W finds at each noise level; at the first one, more about them."""
     data, first, every = part.size.dataset, part.size.sigmas[0], candidates(part)
-    crafted = crafted_networks_of(part.size, part.seed)
-    planned = every[every["network"].isin([k for k, network in enumerate(part.networks) if network in crafted])]
     found = {
-        f"candidates_found_at.{data}.{sigma:g}": over_networks(some, (some["p"] < 0.05) & (some["score"] > 0))
-        for sigma, some in planned.groupby("sigma")
+        f"candidates_found_at.{data}.{sigma:g}": part.over_seeds(some, (some["p"] < 0.05) & (some["score"] > 0))
+        for sigma, some in every.groupby("sigma")
     }
-    table, clean = planned[planned["sigma"] == first], every[(every["sigma"] == first) & ~every["backdoored"]]
+    table = every[every["sigma"] == first]
+    clean = table[~table["backdoored"]]
     if table.empty:
         return found
     log_p = -table["score"].abs() / np.log(10)
@@ -106,10 +102,10 @@ def quantities(part: Batches) -> dict[str, Estimate]:
         "low_p": (table["p"] < 0.001) & (table["score"] > 0),
         "always_train": table["success_train"] >= 0.99,
     }
-    found |= {f"candidates_{name}.{data}": over_networks(table, of) for name, of in values.items()}
+    found |= {f"candidates_{name}.{data}": part.over_seeds(table, of) for name, of in values.items()}
     less = clean["W"] - [part.clean_w(part.networks[k], first).mean() for k in clean["network"]]
-    found[f"candidates_success_on_clean.{data}"] = over_networks(clean, clean["success_test"], share=True)
-    found[f"candidates_less_clean_on_clean.{data}"] = over_networks(clean, less)
+    found[f"candidates_success_on_clean.{data}"] = part.over_seeds(clean, clean["success_test"], share=True)
+    found[f"candidates_less_clean_on_clean.{data}"] = part.over_seeds(clean, less)
     own = part.trained_on(part.tests(points=part.size.pattern_points), working(part)).query("carried == 'own'")
     if len(own) and len(clean):
         # Batches with an own trigger that works against batches with a patch for a clean network.

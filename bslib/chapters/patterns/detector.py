@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import pandas as pd
 
 from bslib.chapters.outcomes import mean_of
-from bslib.chapters.patterns.batches import FEWEST_NETWORKS, Batches, over_networks
+from bslib.chapters.patterns.batches import FEWEST_SEEDS, Batches
 from bslib.chapters.patterns.plan import batch_of, trained_trigger
-from bslib.statistics import Estimate, auc
+from bslib.statistics import Estimate
 
 __all__ = ["EFFECTIVE", "area", "by_trigger", "quantities", "scored", "sensitivity", "working"]
 
@@ -90,7 +90,7 @@ def _successes(part: Batches) -> dict[int, Estimate]:
     found = {}
     for trigger in part.size.trained:
         some = [part.success(network) for network in part.networks if trained_trigger(network) == trigger]
-        if len(some) >= FEWEST_NETWORKS:
+        if len(some) >= FEWEST_SEEDS:
             found[trigger] = mean_of(some, within=(0, 1))
     return found
 
@@ -123,17 +123,16 @@ def quantities(part: Batches) -> dict[str, Estimate]:
     """The quantities of the W detector, and of the effect of own triggers on mean W."""
     data, first = part.size.dataset, part.size.sigmas[0]
     tests, calibrated = part.trained_on(part.tests()), part.trained_on(part.tests(center="median", outliers=True))
-    own, seeds = tests[tests["carried"] == "own"], part.by_seed(tests)
-    nothing, of_nothing = (table[table["carried"] == "nothing"] for table in (seeds, part.by_seed(calibrated)))
+    own = tests[tests["carried"] == "own"]
+    nothing, of_nothing = (table[table["carried"] == "nothing"] for table in (tests, calibrated))
     found = {
         f"auc.{data}": area(part),
-        f"auc_over_seeds.{data}": auc(seeds["score"], seeds["carried"] == "own", seeds["network"]),
-        f"clean_told_apart.{data}": over_networks(nothing, nothing["p"] < 0.05),
-        f"clean_told_apart_calibrated.{data}": over_networks(of_nothing, of_nothing["p"] < 0.05),
-        f"clean_told_apart_less_calibrated.{data}": over_networks(
+        f"clean_told_apart.{data}": part.over_seeds(nothing, nothing["p"] < 0.05),
+        f"clean_told_apart_calibrated.{data}": part.over_seeds(of_nothing, of_nothing["p"] < 0.05),
+        f"clean_told_apart_less_calibrated.{data}": part.over_seeds(
             nothing, (nothing["p"] < 0.05) * 1.0 - (of_nothing["p"] < 0.05)
         ),
-        f"own_success.{data}": over_networks(own, own["success"], share=True),
+        f"own_success.{data}": part.over_seeds(own, own["success"], share=True),
     }
     compared = {*COMPARED_SIGMAS} & {*part.sigmas}
     found |= {f"auc_at.{data}.{sigma:g}": area(part, sigma) for sigma in compared}

@@ -29,7 +29,7 @@ def content(there: Sequence[Patterns]) -> Content:
             "points": [part.size.points, part.size.pattern_points],
             "batches": BATCH_SIZES,
             "triggers": part.size.triggers,
-            "bounds": part.size.bounds,
+            "bounds": [*part.size.bounds, *part.size.more_bounds],
         }
         for part in there
     ]

@@ -116,7 +116,7 @@ def universal(patterns: Patterns, table: pd.DataFrame) -> Figure:
         axis.set_xticks(range(len(bounds)), [str(b) for b in bounds])
         axis.set(xlabel="bound (255 is white)", ylim=(-0.05, 1.05) if axis is axes[2] else (0, None))
         axis.set_title(title, fontsize=10)
-    return finish(figure, list(axes), _source_of_crafted(patterns, max(one.networks for one in first["fooled"])), y=None)
+    return finish(figure, list(axes), _source_of_crafted(patterns, universal(patterns)["network"].nunique()), y=None)
 
 
 def reversed_triggers(patterns: Patterns) -> Figure | Markdown:
@@ -159,7 +159,7 @@ def _candidates(patterns: Patterns) -> pd.DataFrame:
     """The candidates at the first noise level, with the network's trigger and the score in powers of ten."""
     table = candidates(patterns)
     table = table[table["sigma"] == patterns.size.pattern_sigmas[0]]
-    return table.assign(trigger=patterns.strata(table), score10=table["score"] / np.log(10))
+    return table.assign(trigger=patterns.triggers(table), score10=table["score"] / np.log(10))
 
 
 @drawn_from(_candidates)

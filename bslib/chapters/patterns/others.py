@@ -107,8 +107,7 @@ def quantities(part: Batches) -> dict[str, Estimate]:
     some = scores[scores["carried"].isin(["own", "unseen"])]
     for name in table.index[1:] if "own" in table else ():
         both = some[some[name].notna()]
-        own, strata = both["carried"] == "own", part.strata(both)
-        area, of_w = (area_replicates(both[of], own, both["network"], strata=strata) for of in (name, "W"))
+        area, of_w = (area_replicates(both[of], both["carried"] == "own", part.seeds(both)) for of in (name, "W"))
         difference = area._replace(value=area.value - of_w.value, without=area.without - of_w.without)
         found[f"detector_auc.{data}.{name}.less.W.own"] = difference.estimate(within=(-1, 1))
     return found

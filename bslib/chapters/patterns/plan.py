@@ -32,15 +32,11 @@ class Size(TrainedSize):
     ----------
     networks : int
         So many clean networks, and so many with each trigger.
-    detector_only : int
-        Further networks of each kind that are used only for the W detector; crafting patterns for them takes too long.
-    cleansed : int
-        So many of these, clean ones, do get Neural Cleanse's patches.
     threat_model : {"T1", "T3"}
     triggers : tuple of int
         The patterns that networks are trained on; W is measured around all six.
     more_triggers : tuple of int
-        The patterns of further networks, which are used only for the W detector as well.
+        The patterns of further networks, which are used only for the W detector: no patterns are crafted for them.
     test_images : int, optional
         Images that the success of a network's own trigger is measured on; the whole test set when not given.
     points : int
@@ -49,6 +45,10 @@ class Size(TrainedSize):
         Noise levels, the one that the claims are held to first, and noisy copies.
     bounds : tuple of int
         Sup norms of the universal perturbations, in 255ths, the one that the claims are held to first.
+    more_bounds : tuple of int
+        Further bounds, which take longer.
+    more_bounds_networks : int, optional
+        So many networks of each kind get perturbations of these; all when not given.
     crafted_on : int
         Test images that a universal perturbation or Neural Cleanse's candidates are made from.
     passes : int
@@ -67,8 +67,6 @@ class Size(TrainedSize):
         Images that other detectors are asked about, and the clean images that STRIP lays on each.
     """
 
-    detector_only: int = 0
-    cleansed: int = 0
     threat_model: str
     triggers: tuple[int, ...] = (1, 3, 4)
     more_triggers: tuple[int, ...] = ()
@@ -76,7 +74,9 @@ class Size(TrainedSize):
     points: int
     sigmas: tuple[float, ...] = (0.1, 0.05, 0.25, 0.5, 0.01)
     n: int = 250
-    bounds: tuple[int, ...] = (10, 4, 8, 16, 26)
+    bounds: tuple[int, ...] = (10,)
+    more_bounds: tuple[int, ...] = (4, 8, 16, 26)
+    more_bounds_networks: int | None = None
     crafted_on: int = 500
     passes: int = 10
     samples: int = 64
@@ -99,11 +99,8 @@ class Size(TrainedSize):
             raise ValueError(f"pattern_sigmas must begin with the first of sigmas {self.sigmas}, got {self.pattern_sigmas}")
         if not {*self.trained} <= {*PAPERS}:
             raise ValueError(f"the patterns chapter measures {PAPERS}, got {self.triggers} and {self.more_triggers}")
-        if {*self.triggers} & {*self.more_triggers} or self.cleansed > self.detector_only:
-            raise ValueError(
-                f"more_triggers {self.more_triggers} must not be among triggers {self.triggers}, "
-                f"and cleansed {self.cleansed} not above detector_only {self.detector_only}"
-            )
+        if {*self.triggers} & {*self.more_triggers}:
+            raise ValueError(f"more_triggers {self.more_triggers} must not be among triggers {self.triggers}")
 
 
 def plan(profile: str, *, seed: int = 0) -> list[Spec]:
@@ -112,19 +109,20 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
     Triggers come before crafted patterns, and the first network of each kind before the second, so that claims are judged early.
 
     >>> len(plan("paper"))
-    1939
+    2347
     """
     specs: list[Spec] = []
     for size in sizes_of("patterns", profile):
         networks = sorted(networks_of(size, seed), key=lambda network: network.seed)
-        crafted, cleansed = crafted_networks_of(size, seed), cleansed_networks_of(size, seed)
+        crafted = crafted_networks_of(size, seed)
         specs += [pictures_of(size, seed)]
         specs += [spec for network in networks for spec in detector_specs(size, network)]
         specs += [spec for network in crafted for spec in universal_specs(size, network)]
-        specs += [spec for network in crafted + cleansed for spec in cleanse_specs(size, network)]
+        specs += [spec for network in crafted for spec in cleanse_specs(size, network)]
         specs += [spec for network in crafted for spec in scores_specs(size, network)]
         specs += [spec for network in networks for spec in level_specs(size, network)]
         specs += [spec for network in crafted for spec in further_specs(size, network)]
+        specs += [spec for network in crafted for spec in more_bounds_specs(size, network, seed)]
         specs += compared_specs(size, seed)[1:]
     return specs
 
@@ -139,7 +137,7 @@ def networks_of(size: Size, seed: int) -> list[NetworkSpec]:
     return [
         size.attacked_network(run, size.threat_model, trigger) if trigger else size.network_spec(run)
         for trigger in (None, *size.trained)
-        for run in range(seed, seed + size.networks + size.detector_only)
+        for run in range(seed, seed + size.networks)
     ]
 
 
@@ -151,14 +149,7 @@ def trained_trigger(network: NetworkSpec) -> int:
 def crafted_networks_of(size: Size, seed: int) -> list[NetworkSpec]:
     """The networks that patterns are crafted for, and that the other detectors score, sorted by seed."""
     kinds = (0, *size.triggers)
-    chosen = [n for n in networks_of(size, seed) if n.seed < seed + size.networks and trained_trigger(n) in kinds]
-    return sorted(chosen, key=lambda network: network.seed)
-
-
-def cleansed_networks_of(size: Size, seed: int) -> list[NetworkSpec]:
-    """Further clean networks that only Neural Cleanse runs on."""
-    first = seed + size.networks
-    return [n for n in networks_of(size, seed) if n.attack is None and first <= n.seed < first + size.cleansed]
+    return sorted((n for n in networks_of(size, seed) if trained_trigger(n) in kinds), key=lambda network: network.seed)
 
 
 def detector_specs(size: Size, network: NetworkSpec) -> list[Spec]:
@@ -186,17 +177,17 @@ def batch_of(size: Size, network: NetworkSpec, trigger: int | None, sigma: float
 
 
 def universals_of(size: Size, network: NetworkSpec) -> list[UniversalSpec]:
-    """The universal perturbations of a network; the claims are judged by the first."""
+    """The universal perturbations of a network, by bound; the claims are judged by the first. Not all need be planned."""
     return [
         UniversalSpec(network=network, images=size.crafted_on, bound=bound, passes=size.passes, batch_size=10, seed=network.seed)
-        for bound in size.bounds
+        for bound in (*size.bounds, *size.more_bounds)
     ]
 
 
 def universal_specs(size: Size, network: NetworkSpec) -> list[Spec]:
-    """The first universal perturbation, and class counts of a batch with it."""
-    first = universals_of(size, network)[0]
-    return [first, crafted_batch_of(size, first)]
+    """The universal perturbations of the first bounds, and class counts of a batch with each."""
+    first = universals_of(size, network)[: len(size.bounds)]
+    return [spec for crafted in first for spec in (crafted, crafted_batch_of(size, crafted))]
 
 
 def cleanse_of(size: Size, network: NetworkSpec, samples: int | None = None) -> CleanseSpec:
@@ -248,14 +239,23 @@ def level_specs(size: Size, network: NetworkSpec) -> list[Spec]:
 
 
 def further_specs(size: Size, network: NetworkSpec) -> list[Spec]:
-    """Crafted patterns at the other noise levels, and universal perturbations of the other bounds."""
-    specs: list[Spec] = []
-    for crafted in universals_of(size, network)[1:]:
-        specs += [crafted, crafted_batch_of(size, crafted)]
-    if further := size.pattern_sigmas[1:]:
-        patterns: list[UniversalSpec | CleanseSpec] = [*universals_of(size, network), cleanse_of(size, network)]
-        specs += [crafted_batch_of(size, crafted, further[0]) for crafted in patterns]
-    return specs
+    """Batches with the same crafted patterns at the other noise levels."""
+    if not (further := size.pattern_sigmas[1:]):
+        return []
+    patterns = *universals_of(size, network)[: len(size.bounds)], cleanse_of(size, network)
+    return [crafted_batch_of(size, crafted, further[0]) for crafted in patterns]
+
+
+def more_bounds_specs(size: Size, network: NetworkSpec, seed: int) -> list[Spec]:
+    """Universal perturbations of the other bounds and batches with them, for the networks that get them."""
+    if size.more_bounds_networks is not None and network.seed >= seed + size.more_bounds_networks:
+        return []
+    levels = (None, *size.pattern_sigmas[1:2])
+    return [
+        spec
+        for crafted in universals_of(size, network)[len(size.bounds) :]
+        for spec in (crafted, *(crafted_batch_of(size, crafted, sigma) for sigma in levels))
+    ]
 
 
 def compared_specs(size: Size, seed: int) -> list[CleanseSpec]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from bslib.chapters.outcomes import defined, quantities
 from bslib.chapters.patterns import candidates, detector, others, universal
-from bslib.chapters.patterns.batches import FEWEST_NETWORKS, Batches
+from bslib.chapters.patterns.batches import FEWEST_SEEDS, Batches
 from bslib.chapters.patterns.detector import scored
 from bslib.statistics import Estimate
 
@@ -24,11 +24,11 @@ class Patterns(Batches):
     comparison_table = candidates.comparison_table
 
     def quantities(self) -> dict[str, Estimate]:
-        """The quantities of the chapter's claims by name, where there are enough networks."""
+        """The quantities of the chapter's claims by name, where there are enough seeds."""
         found = {} if self.missing else detector.quantities(self)
         for subject in (universal, candidates, others):
             found |= subject.quantities(self)
-        return {name: own for name, own in defined(found).items() if own.networks >= FEWEST_NETWORKS}
+        return {name: own for name, own in defined(found).items() if own.repeats >= FEWEST_SEEDS}
 
 
 load = Patterns.load

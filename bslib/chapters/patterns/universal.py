@@ -7,7 +7,7 @@ from typing import cast
 import numpy as np
 import pandas as pd
 
-from bslib.chapters.patterns.batches import Batches, over_networks
+from bslib.chapters.patterns.batches import Batches
 from bslib.chapters.patterns.plan import batch_of, crafted_batch_of, universals_of
 from bslib.entropy import entropy
 from bslib.specs import UniversalSpec
@@ -50,7 +50,7 @@ def universal_areas(part: Batches) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns bound, sigma, auc, fooled and classes, the last three Estimates over networks.
+        Columns bound, sigma, auc, fooled and classes, the last three Estimates over seeds.
     """
     rows, every = [], universal(part)
     for (bound, sigma), own in every[every["sigma"].isin(part.sigmas)].groupby(["bound", "sigma"]):
@@ -58,8 +58,8 @@ def universal_areas(part: Batches) -> pd.DataFrame:
         nothing = nothing[(nothing["carried"] == "nothing") & nothing["network"].isin(own["network"])]
         area = part.area_of(pd.concat([own.assign(carried="universal"), nothing]), "universal")
         somewhere = own.dropna(subset="classes")  # undefined where no image is fooled
-        classes = over_networks(somewhere, somewhere["classes"])
-        rows.append((bound, sigma, area, over_networks(own, own["fooled"], share=True), classes))
+        classes = part.over_seeds(somewhere, somewhere["classes"])
+        rows.append((bound, sigma, area, part.over_seeds(own, own["fooled"], share=True), classes))
     return pd.DataFrame(rows, columns=["bound", "sigma", "auc", "fooled", "classes"])
 
 
