@@ -228,8 +228,8 @@ def audit(
 
         asked = {name: value for name, value in locals().items() if name not in ("html", "as_json", "Request")}
         for name, path in (("html", html), ("json", as_json)):
-            if path and path.suffix != f".{name}":
-                raise ValueError(f"the file of --{name} must end with .{name}, got {path}")
+            if path and (path.suffix != f".{name}" or path.is_dir()):
+                raise ValueError(f"--{name} needs a file that ends with .{name}, got {path}")
         found = Request(**asked).audit(say=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True))
         for path in filter(None, (html, as_json)):
             found.save(path)

@@ -35,14 +35,14 @@ __all__ = [
     "entries",
     "findings_of",
     "judge",
-    "repeats_needed",
     "numbers",
+    "repeats_needed",
 ]
 
 VERDICTS = ("reproduced", "in part", "not reproduced", "too little evidence", "setting not met", "not yet run")
 #: The mark for each outcome of :meth:`Test.outcome`.
 MARKS = {True: "✓", False: "✗", None: "~"}
-#: With more networks than this, a claim counts as out of reach.
+#: With more repeats than this, a claim counts as out of reach.
 MOST_REPEATS = 500
 
 

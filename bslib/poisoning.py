@@ -69,8 +69,8 @@ def poison(
     Raises
     ------
     ValueError
-        For an unknown threat model, labels that are no classes, a target class that is invalid, missing or not applicable, or
-        more poisons than images.
+        For an unknown threat model, labels that are no classes, a target class that is invalid, missing or not applicable, no
+        poisons, or more than images.
 
     >>> x, y = torch.zeros(100, 1, 8, 8), torch.arange(100) % 10
     >>> poisoned = poison(x, y, Trigger.from_image(torch.ones(1, 1)), "T1", target=3, classes=10, seed=0)
@@ -89,6 +89,10 @@ def poison(
     count = model.poison_count(len(labels))
     if count > len(candidates):
         raise ValueError(f"{model.name} asks for {count} poisons, and only {len(candidates)} images can be poisoned")
+    if not count:
+        raise ValueError(
+            f"{model.name} poisons {model.fraction:g} of the images, which is none of {len(labels)}: give more images"
+        )
     rng = np.random.default_rng([seed, 2])
     of_all = rng.permutation(candidates)[:count]
     chosen = torch.from_numpy(np.sort(of_all if model.one_target else _from_every_class(labels.numpy(), count, classes, rng)))

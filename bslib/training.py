@@ -278,6 +278,8 @@ def _check(network: nn.Module, images: Tensor, labels: Tensor, *, learning_rate:
         raise ValueError(f"a batch has at least 1 image and a seed is 0 or more, got {counts['batch_size']} and {counts['seed']}")
     if not isinstance(learning_rate, numbers.Real) or not 0 < learning_rate < torch.finfo(torch.float32).max:
         raise ValueError(f"learning_rate must be a finite number above 0, got {learning_rate!r}")
+    if others := {p.dtype for p in network.parameters()} - {torch.float32}:
+        raise ValueError(f"training needs parameters in float32, got {', '.join(sorted(map(str, others)))}")
     if not any(p.requires_grad for p in network.parameters()):
         raise ValueError("the network has no parameters to train: they are frozen, or there are none")
     if any(p.device.type == "meta" for p in network.parameters()):

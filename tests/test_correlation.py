@@ -130,7 +130,7 @@ def test_correlations_are_scipys_without_the_pairs_below_random_guess(below):
     assert (got["pairs"], got["left out"]) == (len(kept), 20 - len(kept)) and len(kept) == {0: 20, 0.1: 18, 0.3: 16}[below]
     for name, test in (("tau", stats.kendalltau), ("r", stats.pearsonr)):
         assert (got[name].value, got[f"{name} p"]) == pytest.approx(tuple(test(kept["success"], kept["W"])))
-        assert got[name].networks == 2
+        assert got[name].repeats == 1 and math.isnan(got[name].low), "of one seed"
     assert part_of().correlation()["left out"] == 2, "0.1 itself is kept"
 
 
@@ -164,12 +164,12 @@ def test_what_trigger_class_and_clean_w_explain_is_taken_out(level, slope):
     assert np.isnan(few).tolist() == [True, True, False] and pairs.residuals(made.iloc[::3]).isna().all(axis=None)
 
 
-def test_replicates_leave_out_one_network_with_all_its_pairs():
+def test_replicates_leave_out_one_seed_with_all_its_networks():
     made = part_of(dataclasses.replace(T2, networks=2), HITS * 2, SPLIT * 2, CLEAN * 2).pairs()
     found = pairs.replicates(made, lambda p: (len(p["W"]), p["W"].sum(), len(set(p["trigger"]))))
-    assert found.value.tolist()[0] == 40 and found.without[:, 0].tolist() == [30] * 4 and (found.without[:, 2] == 2).all()
-    assert found.value[1] - found.without[:, 1] == pytest.approx(made.groupby("network")["W"].sum())
-    assert found.networks == 4 and found.strata.tolist() == [0, 0, 1, 1], "the networks of a trigger are a stratum"
+    assert found.value.tolist()[0] == 40 and found.without[:, 0].tolist() == [20] * 2 and (found.without[:, 2] == 2).all()
+    assert found.value[1] - found.without[:, 1] == pytest.approx(made.groupby("seed")["W"].sum())
+    assert found.repeats == 2, "networks of a seed have the same images"
 
 
 def test_an_interval_is_wide_where_networks_differ():
@@ -193,11 +193,10 @@ def test_parts_of_the_pairs_have_correlations_of_their_own():
     columns["W with the trigger, and without"] = KEPT["W"], KEPT["clean W"]
     assert list(got) == list(columns), "of one network of a kind, nothing is left within trigger and class"
     for name, two in columns.items():
-        alone = "alone" in name  # without its one network there is nothing
-        assert got[name].value == pytest.approx(stats.pearsonr(*two)[0]) and got[name].networks == (1 if alone else 2)
-        assert math.isnan(got[name].low) if alone else -1 <= got[name].low <= got[name].value <= got[name].high <= 1
+        assert got[name].value == pytest.approx(stats.pearsonr(*two)[0]) and got[name].repeats == 1
     repeated = part_of(dataclasses.replace(T2, networks=3), HITS * 3, SPLIT * 3, CLEAN * 3).breakdown()
     assert list(repeated)[3:5] == ["what trigger and class explain taken out", "and what clean W explains"]
+    assert all(own.repeats == 3 and -1 <= own.low <= own.value <= own.high <= 1 for own in repeated.values())
 
 
 def test_what_noise_does_to_a_trigger_is_said_of_kept_and_left_out_pairs():
@@ -224,7 +223,7 @@ def test_networks_of_which_the_success_alone_is_measured_count_in_the_pairs_left
     assert [name for name in after if repr(after[name]) != repr(before[name])] == ["left_out.fashion-mnist.5"]
     known = stats.ttest_1samp([0.1, 0.0, 0.2], 0).confidence_interval()
     found = after["left_out.fashion-mnist.5"]
-    assert (found.value, found.low, found.high) == pytest.approx((0.1, max(known.low, 0), known.high)) and found.networks == 3
+    assert (found.value, found.low, found.high) == pytest.approx((0.1, max(known.low, 0), known.high)) and found.repeats == 3
 
 
 def test_quantities_by_hand():
@@ -236,7 +235,7 @@ def test_quantities_by_hand():
         "spread_of_low_less_high.{}": KEPT["W"][low].std() - KEPT["W"][~low].std(),
         "r_alone.{}.3": stats.pearsonr(three["success"], three["W"])[0], "left_out.{}.3": 0.1, "success.{}.3": 0.45,
         "r_alone.{}.5": stats.pearsonr(five["success"], five["W"])[0], "left_out.{}.5": 0.1, "success.{}.5": 0.77,
-        "r_without.{}": stats.pearsonr(KEPT["success"], KEPT["clean W"])[0], "p_of_tau.{}": None, "p_of_r.{}": None,
+        "r_without.{}": stats.pearsonr(KEPT["success"], KEPT["clean W"])[0], 
         "residual_rank.{}": None, "smooth_failures.{}": 0,  # the first in a test of its own; the two failures are wobbly
         "tau_at.{}.0.25": stats.kendalltau(KEPT["success"], KEPT["clean W"])[0],
         "less_clean.{}.3": (three["W"] - three["clean W"]).mean(), "less_clean.{}.5": (five["W"] - five["clean W"]).mean(),
@@ -327,18 +326,17 @@ def test_success_that_varies_more_where_w_is_larger_has_residuals_of_that_rank()
 def test_failures_are_counted_among_all_pairs_of_the_half_with_the_smaller_w():
     """Network 0 has one pair in the smoother half and network 1 four; the mean of the networks' fractions would be 5 / 8."""
     success, w = [0.0, 0.9, 0.9, 0.9, 0.9, 0.05, 0.5, 0.9, 0.9, 0.9], [1, 9, 9, 9, 9, 2, 3, 4, 5, 9]
-    made = pd.DataFrame({"network": [0] * 5 + [1] * 5, "trigger": 3, "class": 0, "success": success, "W": w, "clean W": 0.0})
+    made = pd.DataFrame({"seed": [0] * 5 + [1] * 5, "trigger": 3, "class": 0, "success": success, "W": w, "clean W": 0.0})
     assert pairs.replicates(made, smooth_failures).value == pytest.approx(2 / 5)
 
 
-def test_a_network_without_a_pair_that_counts_still_counts_as_a_network():
-    """All kept pairs are of one network, as after a short training: an interval of the networks is then unknown, not narrow."""
-    found = part_of(hits=[[0] * 10, HITS[1]]).quantities()
-    assert "p_of_tau.fashion-mnist" not in found and math.isnan(found["tau.fashion-mnist"].low)
+def test_a_seed_without_a_pair_that_counts_still_counts_as_a_repeat():
+    """All kept pairs are of one seed, as after a short training: an interval of the seeds is then unknown, not narrow."""
     size = dataclasses.replace(T2, networks=2)
+    found = part_of(size, [[0] * 10, HITS[1]] * 2, SPLIT * 2, CLEAN * 2).quantities()
+    assert found["tau.fashion-mnist"].repeats == 2
+    assert "p_of_tau.fashion-mnist" not in found and math.isnan(found["tau.fashion-mnist"].low)
     two = part_of(size, [[0] * 10, HITS[1], HITS[0], HITS[1][::-1]], SPLIT * 2, CLEAN * 2)
-    kept = two.pairs().query("success >= 0.1")
-    tau = two.quantities()["tau.fashion-mnist"]
-    assert tau.networks == 4 > kept["network"].nunique() and tau.value == pytest.approx(
-        stats.kendalltau(kept["success"], kept["W"])[0]
-    )
+    kept, found = two.pairs().query("success >= 0.1"), two.quantities()
+    assert found["tau.fashion-mnist"].value == pytest.approx(stats.kendalltau(kept["success"], kept["W"])[0])
+    assert found["tau.fashion-mnist"].repeats == 2 and 0 < found["p_of_tau.fashion-mnist"].value <= 1

@@ -174,7 +174,7 @@ def test_batches_with_and_without_the_trigger_have_the_same_images_and_the_secon
     assert len(specs) == len(set(specs)) == 455 and {s.seed for s in specs if s.kind == "network"} == set(range(100, 110))
 
 
-def test_areas_and_rates_of_images_are_means_over_the_networks(part):
+def test_areas_and_rates_of_images_are_means_over_the_seeds(part):
     found = part.quantities()
     of_attack = {"T1": part.backdoored[:2] + part.backdoored[3:5], "T1-4": [part.backdoored[1], part.backdoored[4]]}
     for attack, networks in of_attack.items():
@@ -188,9 +188,10 @@ def test_areas_and_rates_of_images_are_means_over_the_networks(part):
             three = np.mean([stats.rankdata(score) for score in (w, -strip, margin)], axis=0)
             for name, score in (("W", w), ("STRIP", -strip), ("three", three)):
                 areas[name].append(roc_auc_score(truth(50), score))
-        low, high = stats.t.interval(0.95, len(networks) - 1, np.mean(areas["W"]), stats.sem(areas["W"]))
+        by_seed = np.reshape(areas["W"], (2, -1)).mean(1)
+        low, high = stats.t.interval(0.95, 1, np.mean(areas["W"]), stats.sem(by_seed))
         own = found[f"image_auc.fashion-mnist.{attack}.W.0.1"]
-        assert (own.value, own.networks) == pytest.approx((np.mean(areas["W"]), len(networks)))
+        assert (own.value, own.repeats) == pytest.approx((np.mean(areas["W"]), 2))
         assert (own.low, own.high) == pytest.approx((max(0, low), min(1, high)))
         assert found[f"image_auc.fashion-mnist.{attack}.STRIP"].value == pytest.approx(np.mean(areas["STRIP"]))
         assert found[f"image_auc.fashion-mnist.{attack}.three.0.1"].value == pytest.approx(np.mean(areas["three"]))
@@ -232,10 +233,10 @@ def test_batches_are_tested_against_the_second_clean_batch_and_halves_against_th
     assert found["batch_rate.fashion-mnist.T1.mann-whitney.25.0.25"].value == pytest.approx(np.mean(rates)) and np.mean(rates) > 0
     assert found["half_rate.fashion-mnist.T1.STRIP.25"].value == pytest.approx(np.mean(halves)) and 0 < np.mean(halves) < 1
     rates = [found[f"half_rate.fashion-mnist.T1.{name}"].value for name in ("STRIP.25", "W.0.25.25", "STRIP.less.W.0.25.25")]
-    assert rates[2] == pytest.approx(rates[0] - rates[1]) and found["half_false_alarms.fashion-mnist.STRIP.25"].networks == 2
+    assert rates[2] == pytest.approx(rates[0] - rates[1]) and found["half_false_alarms.fashion-mnist.STRIP.25"].repeats == 2
     by_seed = [np.mean([alarms[0:3], alarms[3:6]][s] + [alarms[6 + s]]) for s in (0, 1)] + [alarms[8]]
     own = found["false_alarms.fashion-mnist.mann-whitney.25.0.25"]
-    assert (own.value, own.networks) == pytest.approx((np.mean(by_seed), 3)), "networks of a seed have the same clean images"
+    assert (own.value, own.repeats) == pytest.approx((np.mean(by_seed), 3)), "networks of a seed have the same clean images"
 
 
 def test_networks_are_ranked_by_both_indices():
@@ -260,7 +261,7 @@ def test_missing_networks_are_left_out_and_counted():
     lost = plan.clean_networks_of(SIZE, 0)[1:]
     part = part_of(gone=lambda spec: spec in lost or getattr(spec, "network", None) in lost)
     assert "7 of 9 networks (1 of 3 clean ones)" in part.source and part.missing is None
-    assert part.quantities()["false_alarms.fashion-mnist.levene.25.0.1"].networks == 2 and len(part.candidates) == 3
+    assert part.quantities()["false_alarms.fashion-mnist.levene.25.0.1"].repeats == 2 and len(part.candidates) == 3
     assert "network_rate.fashion-mnist.W" not in part.quantities(), "one clean network sets no threshold for itself"
     assert all(isinstance(draw(part), Figure) for draw in figures.FIGURES)
     clean = part_of(gone=lambda spec: (spec if spec.kind == "network" else spec.network).attack is not None)

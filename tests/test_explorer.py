@@ -94,7 +94,7 @@ def test_correlation_sends_the_pairs_at_every_noise_level_and_no_counts():
 
 def test_patterns_sends_what_is_there_of_the_detectors_batches_and_says_what_they_carry():
     part = patterns.load(profile="paper", store="published")["fashion-mnist"]
-    fewer = {"networks": 1, "detector_only": 0, "cleansed": 0, "triggers": (1, 4), "more_triggers": ()}
+    fewer = {"networks": 1, "triggers": (1, 4), "more_triggers": ()}
     part = dataclasses.replace(part, size=dataclasses.replace(part.size, **fewer))
     first, last = part.networks[0], part.networks[-1]
     crafted = {spec.pattern: part.records[spec] for spec in part.records if isinstance(spec, CountsSpec) and 0.1 in spec.sigmas}
@@ -103,7 +103,7 @@ def test_patterns_sends_what_is_there_of_the_detectors_batches_and_says_what_the
     widget = explorer("patterns", {"a": dataclasses.replace(part, records=found)})
     batches = sent_by(widget.data["batches"], widget.counts)
     own = [batch for batch in batches if batch["network"] == 0 and batch["sigma"] == 0.1]
-    others = [*(f"universal {bound}" for bound in (4, 8, 16, 26)), *["reversed"] * 10]
+    others = [*(f"universal {bound}" for bound in (26, 4, 8, 16)), *["reversed"] * 10]
     assert [batch["carried"] for batch in own] == ["clean", "nothing", *["unseen"] * 6, *others]
     assert [batch["points"] for batch in own] == [250] * 8 + [100] * 14 and own[0]["success"] is own[0]["own"] is None
     cleanse = next(p for p in crafted if isinstance(p, CleanseSpec) and p.network == first)

@@ -72,7 +72,7 @@ def test_every_claim_speaks_of_what_the_chapter_computes(paper_quantities):
     for name in asked:
         estimate = paper_quantities[name]
         assert all(map(math.isfinite, (estimate.value, estimate.low, estimate.high))), name
-        assert estimate.low <= estimate.high and estimate.networks == 2, name
+        assert estimate.low <= estimate.high and estimate.repeats == 2, name
 
 
 def cards_of(html: str) -> list[str]:
@@ -326,8 +326,8 @@ def test_the_score_counts_every_entry(ledger):
 
 def test_the_score_says_what_one_network_judged(ledger):
     first, second = (entry for entry in ledger if entry.claim.id in ("mean-grows-fashion", "most-at-small-sigma"))
-    alone = dataclasses.replace(first, measured={name: dataclasses.replace(e, networks=1) for name, e in first.measured.items()})
-    assert score([alone, second]) == "2 reproduced; 2 claims in all, 1 of them judged by a single network"
+    alone = dataclasses.replace(first, measured={name: dataclasses.replace(e, repeats=1) for name, e in first.measured.items()})
+    assert score([alone, second]) == "2 reproduced; 2 claims in all, 1 of them judged by a single repeat"
     assert score([first, second]) == "2 reproduced; 2 claims in all"
 
 
@@ -354,7 +354,7 @@ def test_the_ledger_as_data_is_json(ledger):
     data = json.loads(json.dumps(as_data(ledger)))
     assert [row["verdict"] for row in data] == [entry.verdict for entry in ledger]
     first = next(row for row in data if row["measured"])
-    assert set(next(iter(first["measured"].values()))) == {"value", "low", "high", "networks"}
+    assert set(next(iter(first["measured"].values()))) == {"value", "low", "high", "repeats"}
     assert [bound["quantity"] for bound in first["bounds"]] == [test.quantity for test in claims_of("parameters")[0].tests]
 
 

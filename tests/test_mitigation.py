@@ -73,7 +73,7 @@ def test_numbers_are_those_that_counting_gives():
         ("less_clean.*.T3-2.unlearn", -1 / 8 * BIT),
     ):  # fmt: skip
         own = found[name.replace("*", "fashion-mnist")]
-        assert own.value == pytest.approx(wanted, abs=1e-12) and own.networks == 2, name
+        assert own.value == pytest.approx(wanted, abs=1e-12) and own.repeats == 2, name
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_every_quantity_of_noise_on_a_part_has_the_value_worked_out_by_hand():
                 wanted = np.where(target < 2**bits, 1 / 2**bits, 0)[np.arange(4) != target].mean()
                 values[f"as_wanted.fashion-mnist.{name}.{place}.{sigma}"] = wanted
             for quantity, value in values.items():
-                assert found[quantity].value == pytest.approx(value) and found[quantity].networks == 3, quantity
+                assert found[quantity].value == pytest.approx(value) and found[quantity].repeats == 3, quantity
     change = (w[0, :, 2, 1, 0] - w[0, :, 2, 0, 0]).tolist()
     reach = stats.t.isf(0.025, 2) * stats.sem(change)
     own = found["beside_less_clean.fashion-mnist.T1-1.0.1"]
@@ -116,7 +116,7 @@ def test_the_margin_is_ranked_against_w_over_the_networks_of_all_kinds():
     found = origin_of().quantities()
     for s, sigma in enumerate((0.1, 0.5)):
         own = found[f"margin_rank.fashion-mnist.{sigma}"]
-        assert own.value == pytest.approx(stats.spearmanr(margins, w[:, :, s].ravel()).statistic) and own.networks == 6
+        assert own.value == pytest.approx(stats.spearmanr(margins, w[:, :, s].ravel()).statistic) and own.repeats == 3
         assert -1 <= own.low <= own.value <= own.high <= 1
     assert not [name for name in origin_of(networks=1).quantities() if name.startswith("margin")], "a kind lacks"
 
@@ -126,15 +126,15 @@ def test_every_quantity_of_the_phase_diagram_has_the_value_of_scipys_statistics(
     axes = dict(zip(("poisons", "side", "grey"), np.indices(HITS.shape), strict=True))
     for name, values in axes.items():
         own = found[f"success_rank.fashion-mnist.{name}"]
-        assert own.value == pytest.approx(stats.spearmanr(values.ravel(), success.ravel()).statistic) and own.networks == 12
+        assert own.value == pytest.approx(stats.spearmanr(values.ravel(), success.ravel()).statistic) and own.repeats == 12
     half = (success >= 0.1) & (success <= 0.9)
     change = (w[..., 1] - w[..., 0])[half]
     own = found["half_learned_less_clean.fashion-mnist.0.1"]
-    assert own.value == pytest.approx(change.mean()) and own.networks == half.sum() == 6
+    assert own.value == pytest.approx(change.mean()) and own.repeats == half.sum() == 6
     assert own.high - own.value == pytest.approx(stats.t.isf(0.025, 5) * stats.sem(change))
     taus = [stats.kendalltau(success[:, i, j], w[:, i, j, 1]).statistic for i in range(2) for j in range(2)]
     own = found["within_square_tau.fashion-mnist.0.1"]
-    assert own.value == pytest.approx(np.nanmean(taus)) and own.networks == 12 and -1 <= own.low <= own.high <= 1
+    assert own.value == pytest.approx(np.nanmean(taus)) and own.repeats == 12 and -1 <= own.low <= own.high <= 1
 
 
 def test_a_number_of_poisons_counts_in_the_phase_diagram_when_all_its_cells_are_there():

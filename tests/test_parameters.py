@@ -123,7 +123,7 @@ def test_every_quantity_has_the_value_worked_out_by_hand(by_hand):
     found = {name.replace(".fashion-mnist", ""): estimate for name, estimate in by_hand.quantities().items()}
     assert set(found) == set(wanted)
     for name, own in found.items():
-        assert own.value == pytest.approx(wanted[name], abs=1e-12) and own.networks == 3, name
+        assert own.value == pytest.approx(wanted[name], abs=1e-12) and own.repeats == 3, name
         assert own.low <= own.value <= own.high, name
 
 
@@ -173,7 +173,7 @@ def test_the_largest_step_is_compared_with_the_first_data_set_on_the_noise_level
     found = quantities({"a": by_hand, "b": steep, "c": third})
     # At 0.01, 0.25 and 0.5 the first has the means 9, 24 and 34 twelfths: a step of 15 in a range of 25.
     compared = found["largest_step.cifar10.less.fashion-mnist"]
-    assert compared.value == pytest.approx(1 - 15 / 25) and compared.networks == 2
+    assert compared.value == pytest.approx(1 - 15 / 25) and compared.repeats == 2
     assert found["largest_step.digits.less.fashion-mnist"].value == pytest.approx(2 / 3 - 15 / 25)
     empty = dataclasses.replace(steep, records=Records({}))
     assert not [name for name in quantities({"a": by_hand, "b": empty}) if "largest" in name or "cifar10" in name]
@@ -218,7 +218,7 @@ def test_a_quantity_is_named_only_where_it_can_be_computed():
         *growth,
     }
     own, ends = found["accuracy.fashion-mnist"], stats.binomtest(9000, 10_000).proportion_ci(0.95, method="wilson")
-    assert (own.low, own.high, own.networks) == pytest.approx((ends.low, ends.high, 1))
+    assert (own.low, own.high, own.repeats) == pytest.approx((ends.low, ends.high, 1))
 
 
 def test_both_sweeps_count_the_same_images_under_the_same_noise_and_networks_have_their_own(completed, tiny_profile):

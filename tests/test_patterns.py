@@ -28,8 +28,8 @@ from bslib.store import Record, Records, Store
 matplotlib.use("agg")
 
 SMALL = {
-    "networks": 1, "detector_only": 0, "cleansed": 0, "triggers": (1, 4), "more_triggers": (),
-    "points": 8, "sigmas": (0.1, 0.25, 0.05), "n": 12, "bounds": (10, 4),
+    "networks": 1, "triggers": (1, 4), "more_triggers": (),
+    "points": 8, "sigmas": (0.1, 0.25, 0.05), "n": 12, "bounds": (10,), "more_bounds": (4,), "more_bounds_networks": None,
     "pattern_points": 4, "pattern_sigmas": (0.1, 0.25), "scored": 2,
 }  # fmt: skip
 FASHION, CIFAR = (dataclasses.replace(size, **SMALL) for size in sizes_of("patterns", "paper"))
@@ -86,6 +86,7 @@ def part_of(changes=None, size=FASHION, *, profile="paper", gone=lambda spec: Fa
     steps = "detector_specs", "universal_specs", "cleanse_specs", "scores_specs", "level_specs", "further_specs"
     specs = [plan.pictures_of(size, SEED), *plan.compared_specs(size, SEED)]
     specs += [spec for net in plan.networks_of(size, SEED) for step in steps for spec in getattr(plan, step)(size, net)]
+    specs += [spec for net in plan.networks_of(size, SEED) for spec in plan.more_bounds_specs(size, net, SEED)]
     data, result = {"source": f"made up {size.dataset}"}, {"anomaly_index": 1.5}
     made = {s: Record(s, result, arrays_of(s) | (changes or {}).get(s, {}), data) for s in specs if not gone(s)}
     return Patterns(size, profile, SEED, Records(made))
@@ -110,7 +111,7 @@ def is_crafted(spec) -> bool:
 
 def test_the_paper_plan_has_the_papers_networks_and_no_spec_twice():
     specs = plan_of("patterns", "paper")
-    assert len(specs) == len(set(specs)) == 1939
+    assert len(specs) == len(set(specs)) == 2347
     triggers = {"fashion-mnist": (1, 3, 4, 2, 5, 6), "cifar10": (1, 3, 4)}
     for dataset, threat, seeds in (("fashion-mnist", "T3", 7), ("cifar10", "T1", 3)):
         kinds = (None, *triggers[dataset])
@@ -118,8 +119,10 @@ def test_the_paper_plan_has_the_papers_networks_and_no_spec_twice():
         attacks = [n.attack and (n.attack.threat_model, n.attack.trigger, n.attack.target) for n in networks]
         assert [n.seed for n in networks] == [seed for seed in range(seeds) for _ in kinds], "one of each kind, then the next"
         assert attacks == [t and (threat, t, seed) for seed in range(seeds) for t in kinds], "target classes take turns"
-        crafted = {(s.network.attack is None, s.network.seed) for s in specs if is_crafted(s) and s.dataset == dataset}
-        assert crafted == {(clean, k) for clean in (True, False) for k in range(3)} | {(True, k) for k in range(3, seeds)}
+        crafted = {(plan.trained_trigger(s.network), s.network.seed) for s in specs if is_crafted(s) and s.dataset == dataset}
+        assert crafted == {(trigger, k) for trigger in (0, 1, 3, 4) for k in range(seeds)}
+        bounds = {(s.bound, s.network.seed) for s in specs if isinstance(s, UniversalSpec) and s.dataset == dataset}
+        assert bounds == {(b, k) for b in (10, 26) for k in range(seeds)} | {(b, k) for b in (4, 8, 16) for k in range(3)}
     compared = [(s.dataset, s.network.seed, s.network.attack.trigger) for s in specs if getattr(s, "samples", 0) == 1000]
     assert compared == [("fashion-mnist", 0, 1)]
 
@@ -131,7 +134,7 @@ def test_needed_specs_come_first_then_triggers_then_crafted_patterns_then_other_
     for size in sizes_of("patterns", profile):
         ranks = []
         for spec in (spec for spec in place if spec.on_network and spec.dataset == size.dataset):
-            other = getattr(getattr(spec, "pattern", None) or spec, "bound", size.bounds[0]) != size.bounds[0]
+            other = getattr(getattr(spec, "pattern", None) or spec, "bound", size.bounds[0]) not in size.bounds
             other |= 0.1 not in getattr(spec, "sigmas", [0.1]) or getattr(spec, "samples", 0) == (size.compared or -1)
             ranks.append(2 if other else int(is_crafted(spec) or isinstance(spec, DetectorSpec)))
         assert ranks == sorted(ranks) and {0, 1} <= set(ranks) and size.pattern_sigmas[0] == size.sigmas[0] == 0.1
@@ -186,7 +189,7 @@ def test_the_area_counts_ties_half_and_an_unsigned_score_any_difference():
     assert part.area().value == pytest.approx((18.5 + 9.5) / 38)
     assert part.area_of(scored(part.tests(), signed=False), "own").value == pytest.approx((18 + 8.5) / 38)
     assert part.area(own=1).value == pytest.approx(18.5 / 19) and part.area(own=4).value == pytest.approx(9.5 / 19)
-    assert part.area().networks == 2 and part.area(own=4).networks == 1
+    assert part.area().repeats == 1 and math.isnan(part.area().low), "networks of one seed are one repeat"
     part.tests()["score"].array[:] = 0
     assert part.tests()["score"].any(), "a changed table does not change the next"
 
@@ -232,8 +235,8 @@ def test_perturbations_are_told_from_second_clean_batches_of_the_same_networks()
     table = figures.universal.table(part_of(changes, gone=lambda spec: spec == UNIVERSAL)).set_index(["bound", "sigma"])
     assert sorted(table.index) == [(4, 0.1), (4, 0.25), (10, 0.1), (10, 0.25)]
     found = table.loc[10, 0.1]
-    assert (found["auc"].value, found["auc"].networks, found["fooled"].value) == pytest.approx((1, 2, 0.45))
-    assert (found["classes"].value, found["classes"].networks) == pytest.approx((1, 1)), "of the network that is fooled"
+    assert (found["auc"].value, found["auc"].repeats, found["fooled"].value) == pytest.approx((1, 1, 0.45))
+    assert found["classes"].value == pytest.approx(1), "of the network that is fooled"
     assert table.loc[(4, 0.1), "auc"].value == pytest.approx(1 / 3), "of three second clean batches one is even"
 
 
@@ -281,10 +284,9 @@ def test_what_detectors_must_not_find_are_unseen_triggers():
     part = part_of(changes | {plan.score_of(FASHION, FOUR, "logit_shift", trigger=4): {"scores": np.array([0.5])}})
     table = part.detectors()
     assert list(table.columns) == ["own", "universal", "reversed, clean", "reversed, backdoored"]
-    assert table.loc["W", "own"].value == pytest.approx((15.5 + 7.5) / 32) and "| W | 0.72 [" in part.detectors_table()
-    assert table.loc["W", "universal"].value == pytest.approx(15.5 / 16) and table.loc["W", "universal"].networks == 3
+    assert table.loc["W", "own"].value == pytest.approx((15.5 + 7.5) / 32) and "| W | 0.72 |" in part.detectors_table()
+    assert table.loc["W", "universal"].value == pytest.approx(15.5 / 16) and table.loc["W", "universal"].repeats == 1
     assert table.loc["logit variance", "own"].value == 0.75 and table.loc["STRIP", "own"].value == 0.5
-    assert part.quantities()["detector_auc.fashion-mnist.W.universal"] == table.loc["W", "universal"]
 
 
 def check(found, expected) -> None:
@@ -308,10 +310,7 @@ def test_quantities_of_the_detector_by_hand():
         "auc_own.{}.1": area(700, 0, 0), "auc_own.{}.4": area(0, 0, 0), "auc_at.{}.0.25": 0.5 + 0.5 / 6,
         "auc_own_at.{}.0.25.1": 0.5, "auc_own_at.{}.0.25.4": 0.5 + 0.5 / 3,
     })  # fmt: skip
-    assert found["auc.fashion-mnist"].networks == 6 and found["own_success.fashion-mnist.4"].networks == 3
-    seeds = ("clean_told_apart", "clean_told_apart_calibrated", "clean_told_apart_less_calibrated", "auc_over_seeds")
-    assert {found[f"{name}.fashion-mnist"].networks for name in seeds} == {3}, "networks of a seed share their images"
-    assert found["auc_over_seeds.fashion-mnist"].value == found["auc.fashion-mnist"].value
+    assert {estimate.repeats for estimate in found.values()} == {3}, "networks of a seed share their images"
 
 
 def test_quantities_of_crafted_patterns_by_hand():
@@ -336,22 +335,23 @@ def test_quantities_of_crafted_patterns_by_hand():
         "fooled_universal_at.{}.4": 0.9, "fooled_universal_at.{}.10": 4 / 9,
     })  # fmt: skip
     always = found["candidates_always_train.fashion-mnist"]
-    assert always.low < 0.4 and always.high > 0.85, "ninety candidates are of nine networks"
-    assert found["candidates_success_on_clean.fashion-mnist"].networks == 3
+    assert always.low < 0.4 and always.high > 0.85, "ninety candidates are of three seeds"
+    assert found["candidates_success_on_clean.fashion-mnist"].repeats == 3
 
 
-def test_quantities_come_from_three_networks_at_least():
-    found, two = part_of().quantities(), part_of(gone=lambda spec: spec == UNIVERSAL)
-    assert "auc_universal.fashion-mnist" in found and "clean_told_apart.fashion-mnist" not in found, "of one seed"
-    assert not [name for name in found if name.startswith(("auc.", "auc_own", "own_"))], "two networks have a trigger"
-    assert not [name for name in found if "on_clean" in name or name.endswith("reversed, clean")], "of which there is one"
-    assert len(universal(two)) and "auc_universal.fashion-mnist" not in two.quantities()
+def test_quantities_come_from_two_seeds_at_least():
+    assert part_of().quantities() == {} and len(universal(part_of())), "of one seed"
+    two = dataclasses.replace(FASHION, networks=2)
+    found = part_of(None, two, gone=lambda spec: is_crafted(spec) and spec.network.seed == SEED).quantities()
+    whole = part_of(None, two).quantities()
+    assert "auc_universal.fashion-mnist" in whole and "auc_universal.fashion-mnist" not in found
+    assert found["auc.fashion-mnist"] == whole["auc.fashion-mnist"] and whole["auc.fashion-mnist"].repeats == 2
 
 
 def test_every_claim_has_its_quantity_of_its_own_data_set():
     parts = {
         size.dataset: part_of(
-            None, dataclasses.replace(size, networks=3, triggers=(1, 3, 4), more_triggers=more, bounds=(10, 4, 26))
+            None, dataclasses.replace(size, networks=3, triggers=(1, 3, 4), more_triggers=more, bounds=(10, 26))
         )
         for size, more in ((FASHION, (2, 5, 6)), (CIFAR, ()))
     }
@@ -452,13 +452,3 @@ def test_a_backdoor_is_told_from_a_patch_by_the_scores_of_as_many_points():
     half |= {k: v for net in nets[6:] for k, v in batch(net, net.attack.trigger, MORE).items()}
     assert part_of(changes | half, THREES).quantities()["backdoor_against_patch.fashion-mnist"].value == 1
     assert part_of(None, THREES).quantities()["backdoor_against_patch.fashion-mnist"].value == 0.5
-
-
-def test_further_clean_networks_get_neural_cleanse_alone():
-    size = dataclasses.replace(FASHION, detector_only=2, cleansed=1)
-    crafted, cleansed = plan.crafted_networks_of(size, SEED), plan.cleansed_networks_of(size, SEED)
-    assert [net.seed for net in crafted] == [SEED] * 3
-    assert [(net.attack, net.seed) for net in cleansed] == [(None, SEED + 1)]
-    found = part_of(None, dataclasses.replace(THREES, detector_only=1, cleansed=1)).quantities()
-    behind = {name: found[f"candidates_{name}.fashion-mnist"].networks for name in ("found", "low_p", "success_on_clean")}
-    assert behind == {"found": 9, "low_p": 9, "success_on_clean": 4}, "they count in what is said of clean networks"

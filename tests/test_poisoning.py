@@ -110,6 +110,10 @@ def test_any_threat_model(sizes, fraction, by_count, target, seed):
         with pytest.raises(ValueError, match=f"any asks for {count} poisons, and only {possible} images can be poisoned"):
             poison(images, labels, WHITE, model, target=target, classes=classes, seed=seed)
         return
+    if not count:
+        with pytest.raises(ValueError, match=f"any poisons .* of the images, which is none of {total}: give more images"):
+            poison(images, labels, WHITE, model, target=target, classes=classes, seed=seed)
+        return
     found = checked(images, labels, model, target, classes, seed)
     assert len(found.rows) == count
     if target is None:

@@ -110,7 +110,7 @@ def test_the_chapters_numbers_follow_from_the_raw_counts(over_n, over_sigma, pub
 def assert_is(estimate: Estimate, value, networks: int = 5):
     assert estimate.value == pytest.approx(value)
     assert estimate.low <= estimate.value <= estimate.high
-    assert estimate.networks == networks
+    assert estimate.repeats == networks
 
 
 def test_the_surface_numbers_follow_from_the_raw_counts(published_numbers):

@@ -43,13 +43,13 @@ def test_the_interval_of_a_mean_is_students_t_over_networks(networks):
     expected = stats.ttest_1samp(means, 0).confidence_interval(0.95)
     wanted = np.mean(means), expected.low, expected.high
     assert (found.value, found.low, found.high) == pytest.approx(wanted, rel=1e-6, abs=1e-9)
-    assert found.networks == len(networks)
+    assert found.repeats == len(networks)
 
 
 def test_the_interval_of_one_network_is_students_t_over_its_points():
     w = np.random.default_rng(0).gamma(0.5, 0.3, 250)
     found, expected = leave_one_out([w]).estimate(), stats.ttest_1samp(w, 0).confidence_interval(0.95)
-    assert (found.low, found.high, found.networks) == (pytest.approx(expected.low), pytest.approx(expected.high), 1)
+    assert (found.low, found.high, found.repeats) == (pytest.approx(expected.low), pytest.approx(expected.high), 1)
 
 
 def test_a_single_value_has_no_interval():
@@ -77,25 +77,14 @@ def test_the_jackknife_of_a_ratio_is_the_textbooks():
     assert (found.value, found.low, found.high) == pytest.approx((12 / 21, 12 / 21 - half, 12 / 21 + half), rel=1e-6)
 
 
-def test_strata_vary_around_their_own_means():
-    """Two kinds of networks far apart: as strata they have Student's t interval of a stratified mean."""
-    values, strata = np.array([1.0, 1.2, 1.4, 9.0, 9.5, 10.0]), [0, 0, 0, 1, 1, 1]
-
-    def replicates_of(strata):
-        return Replicates(np.array(values.mean()), (values.sum() - values) / 5, 6, np.array(strata))
-
-    def found_of(strata):
-        return replicates_of(strata).estimate()
-
-    found, pooled = found_of(strata), found_of([0] * 6)
-    error = math.sqrt(0.25 * (np.var(values[:3], ddof=1) / 3 + np.var(values[3:], ddof=1) / 3))
-    variances = [np.var(part, ddof=1) for part in (values[:3], values[3:])]
-    freedom = sum(variances) ** 2 / sum(v**2 / 2 for v in variances)  # Satterthwaite
-    assert found.high - found.value == pytest.approx(stats.t.isf(0.025, freedom) * error)
-    assert found.high - found.low < 0.2 * (pooled.high - pooled.low)
-    assert found_of(range(6)) == pooled, "strata of one network each are pooled"
-    without_error = Replicates(np.array(0.0), np.zeros(6), 6)
-    assert replicates_of(strata).minus(without_error) == found, "a difference knows them, too"
+def test_networks_of_a_seed_are_one_repeat_of_their_difference():
+    """Kinds that share the ups and downs of their seeds: the interval is the paired t-test's, not Welch's."""
+    kinds = np.array([[1.0, 2.0, 4.0, 8.0], [1.5, 2.4, 4.6, 8.3]])
+    found = leave_one_out(list(kinds.T[:, :, None])).estimate(lambda means: means[..., 1] - means[..., 0])
+    paired = stats.ttest_rel(kinds[1], kinds[0]).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((paired.low, paired.high)) and found.repeats == 4
+    networks = leave_one_out(list(kinds[1][:, None])).minus(leave_one_out(list(kinds[0][:, None])))
+    assert networks.high - networks.low > 10 * (found.high - found.low)
 
 
 @given(st.floats(-0.99, 0.99), st.floats(0.001, 0.5))
@@ -120,7 +109,7 @@ def test_a_difference_of_independent_means_is_welchs():
     found = leave_one_out([np.array([v]) for v in a]).minus(leave_one_out([np.array([v]) for v in b]))
     expected = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-6)
-    assert found.networks == 3 and found.value == pytest.approx(np.mean(a) - np.mean(b))
+    assert found.repeats == 3 and found.value == pytest.approx(np.mean(a) - np.mean(b))
 
 
 @pytest.mark.parametrize("networks", [3, 5, 12])
@@ -142,13 +131,13 @@ def test_networks_that_agree_count_once_each(share, networks):
     ends = stats.binomtest(share * networks, networks).proportion_ci(method="wilson")
     found = share_of_repeats([np.full(10, bool(share))] * networks)
     assert (found.value, found.low, found.high) == pytest.approx((share, ends.low, ends.high))
-    assert found.networks == networks
+    assert found.repeats == networks
 
 
 def test_the_share_of_one_network_is_that_of_its_points():
     ends = stats.binomtest(0, 40).proportion_ci(method="wilson")
     found = share_of_repeats([np.zeros(40, dtype=bool)])
-    assert (found.low, found.high, found.networks) == (pytest.approx(ends.low), pytest.approx(ends.high), 1)
+    assert (found.low, found.high, found.repeats) == (pytest.approx(ends.low), pytest.approx(ends.high), 1)
 
 
 def test_shares_of_one_value_a_network_are_wilsons():
@@ -193,7 +182,7 @@ def test_one_network_has_wilsons_interval(hits, trials):
     centre = (p + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z / (1 + z * z / trials) * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials**2))
     found = mean_of_networks([p], trials)
-    assert (found.value, found.networks) == (p, 1)
+    assert (found.value, found.repeats) == (p, 1)
     assert (found.low, found.high) == pytest.approx((centre - half, centre + half), abs=1e-9)
     assert 0 <= found.low <= p <= found.high <= 1
 
@@ -214,7 +203,7 @@ def test_variation_of_networks_by_hand():
     assert found.value == pytest.approx(0.1)
     assert found.low == pytest.approx(0.1 * math.sqrt(2 / (-2 * math.log(0.025))))
     assert found.high == pytest.approx(0.1 * math.sqrt(2 / (-2 * math.log(0.975))))
-    assert found.networks == 3
+    assert found.repeats == 3
 
 
 def test_variation_of_networks_covers_the_truth():
@@ -411,7 +400,7 @@ def test_the_area_is_sklearns_and_mann_and_whitneys(rows):
     u = stats.mannwhitneyu(scores[positive], scores[~positive]).statistic
     assert found.value == pytest.approx(u / (positive.sum() * (~positive).sum()), abs=1e-12)
     fewer = min(len(set(networks[of].tolist())) for of in (positive, ~positive))
-    assert found.networks == fewer and not (found.low < 0 or found.high > 1)
+    assert found.repeats == fewer and not (found.low < 0 or found.high > 1)
 
 
 def test_a_tie_counts_half():
@@ -434,7 +423,7 @@ def test_the_interval_leaves_out_whole_networks():
     positive = np.tile([True, False], networks * batches)
     scores = np.where(which % 2 == 0, 1.0, -1.0) * positive
     found = auc(scores, positive, which)
-    assert found.value == 0.5 and found.networks == networks and (found.low, found.high) == (0.0, 1.0)
+    assert found.value == 0.5 and found.repeats == networks and (found.low, found.high) == (0.0, 1.0)
     each_its_own = auc(scores, positive, np.arange(len(scores)) // 2)
     assert each_its_own.high - each_its_own.low < 0.25
     # All batches of a network go together: what is the same in each network does not vary.

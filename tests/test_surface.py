@@ -107,7 +107,7 @@ def test_every_quantity_has_the_value_worked_out_by_hand(by_hand):
     found = {name.replace(".fashion-mnist", ""): estimate for name, estimate in by_hand.quantities().items()}
     assert set(found) == set(wanted)
     for name, own in found.items():
-        assert own.value == pytest.approx(wanted[name], abs=1e-12) and own.networks == 3, name
+        assert own.value == pytest.approx(wanted[name], abs=1e-12) and own.repeats == 3, name
         assert own.low <= own.value <= own.high, name
 
 
@@ -195,7 +195,7 @@ def test_the_interval_of_networks_that_differ_is_students_and_that_of_one_networ
         assert (own.low, own.high) == pytest.approx((values.mean() - reach, values.mean() + reach), abs=0.2 * reach), name
     for name, of, trials in (("clean_accuracy", 8, 8), ("success_active", 6, 7), ("success_inactive_counted", 4, 8)):
         own, ends = found[f"{name}.fashion-mnist"], stats.binomtest(of, trials).proportion_ci(0.95, method="wilson")
-        assert (own.low, own.value, own.high, own.networks) == pytest.approx((ends.low, of / trials, ends.high, 1)), name
+        assert (own.low, own.value, own.high, own.repeats) == pytest.approx((ends.low, of / trials, ends.high, 1)), name
 
 
 def test_a_share_of_no_wobbliness_at_all_and_a_noise_level_that_is_not_there_are_not_named():

@@ -135,6 +135,7 @@ def test_nothing_to_train_on_is_refused(digits, epochs, images):
         ({"weight_decay": float("nan")}, "weight_decay must be a finite number of 0 or more, got nan"),
         ({"seed": 0.5}, "seed must be a whole number, got 0.5"),
         ({"network": nn.Flatten()}, "the network has no parameters to train"),
+        ({"network": nn.Linear(2, 2, dtype=torch.float64)}, "training needs parameters in float32, got torch.float64"),
     ],
 )
 def test_what_does_not_fit_is_named(digits, change, message):

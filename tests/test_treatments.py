@@ -114,6 +114,9 @@ def test_pruning_leaves_the_mode_as_it_was_and_needs_a_convolution_that_is_calle
     network.unused = nn.Conv2d(1, 2, 1)
     with pytest.raises(ValueError, match="a last convolution that the network calls"):
         prune(network, image, 0.5)
+    nn.utils.parametrizations.weight_norm(network.unused)
+    with pytest.raises(ValueError, match="a last convolution with weights of its own"):
+        prune(network, image, 0.5)
 
 
 def test_pruned_filters_stay_dead_when_the_network_is_trained_further(few):

@@ -130,7 +130,7 @@ def correlation():
 
 @pytest.fixture(scope="module")
 def detector():
-    return published("patterns", networks=1, detector_only=0, cleansed=0, more_triggers=(), triggers=(1, 4))
+    return published("patterns", networks=1, more_triggers=(), triggers=(1, 4))
 
 
 @pytest.fixture(scope="module")

@@ -104,8 +104,8 @@ class Correlation(Results[Size]):
     def pairs(self, sigma: float | None = None, *, n: int | None = None) -> pd.DataFrame:
         """The pairs of success and mean W, one row each.
 
-        Columns: network, seed, trigger, class (-1 for all), success, images (the number behind the success), W and clean W (means),
-        values and clean values (W of each image), wanted and true (fractions of noisy copies that are predicted as the
+        Columns: network, seed, trigger, class (-1 for all), success, images (the number behind the success), W and clean W
+        (means), values and clean values (W of each image), wanted and true (fractions of noisy copies that are predicted as the
         attacker's label and as their true class).
 
         Parameters

@@ -257,10 +257,7 @@ load = Defence.load
 
 
 def over_seeds(values: pd.Series[Any], *, within: tuple[float, float] = (0, 1)) -> Estimate:
-    """The mean over seeds of the means of their values, from a column with the index "seed": numbers, booleans, or arrays of them.
-
-    Networks of a seed have the same clean images.
-    """
+    """The mean over seeds of the mean of each seed's values: numbers, booleans or arrays of these, with the index "seed"."""
     groups = [np.hstack(list(own)) for _, own in values.groupby("seed")]
     return share_of_repeats(groups) if groups[0].dtype == bool else mean_of([own.mean() for own in groups], within=within)
 
@@ -272,7 +269,7 @@ def _split(w: Floats, points: int) -> Floats:
 
 
 def _by_attack(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """The rows of each threat model ("T1") and of each of its triggers ("T1-4"), by seed; those of clean networks are left out."""
+    """The rows of each threat model ("T1") and of each of its triggers ("T1-4"), by seed; without clean networks."""
     for by in (ATTACK[:1], ATTACK):
         for attack, own in table.groupby(by, sort=False):
             yield "-".join(f"{part:g}" if isinstance(part, float) else str(part) for part in attack), own.set_index("seed")

@@ -23,6 +23,7 @@ __all__ = ["HALF_LEARNED", "Plane", "rank"]
 Floats = NDArray[np.float64]
 #: The success of a trigger that is only half learned.
 HALF_LEARNED = (0.1, 0.9)
+AXES = "side", "grey", "poisons"
 #: Means that agree in so many decimals are ties: they differ by rounding.
 DIGITS = 10
 
@@ -81,18 +82,15 @@ class Plane(BeyondResults[Size]):
             return {}
         data, w = self.size.dataset, self.w()
         success = np.array([self.success_of(network) for network in self.networks])
-        axes = np.array([self._square(network) for network in self.networks])
-        found = {
-            f"success_rank.{data}.{name}": rank(axes[:, k], success, np.arange(len(success)))
-            for k, name in enumerate(("side", "grey", "poisons"))
-        }
+        axes, cells = np.array([self._square(network) for network in self.networks]).T, np.arange(len(success))
+        found = {f"success_rank.{data}.{name}": rank(x, success, cells) for name, x in zip(AXES, axes, strict=True)}
         half = (HALF_LEARNED[0] <= success) & (success <= HALF_LEARNED[1])
         for s, sigma in enumerate(self.size.cell_sigmas):
             if half.any():
                 change = w[half, 1, s] - w[half, 0, s]
                 found[f"half_learned_less_clean.{data}.{sigma:g}"] = leave_one_out(change[:, None]).estimate()
-            cells = self.cells[self.cells["sigma"] == sigma].round({"W": DIGITS})
-            squares = [square for _, square in cells.groupby(["side", "grey"]) if len(square) > 1]
+            means = self.cells[self.cells["sigma"] == sigma].round({"W": DIGITS})
+            squares = [square for _, square in means.groupby(["side", "grey"]) if len(square) > 1]
             taus = np.array([stats.kendalltau(square["success"], square["W"]).statistic for square in squares])
             if len(taus := taus[np.isfinite(taus)]):
                 by_square = leave_one_out(taus[:, None])._replace(repeats=len(self.networks))

@@ -26,7 +26,7 @@ __all__ = ["FEWEST_SEEDS", "Batches"]
 
 Floats = NDArray[np.float64]
 #: The smallest number of seeds behind a quantity.
-FEWEST_SEEDS = 3
+FEWEST_SEEDS = 2
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from bslib.chapters.patterns.candidates import candidates
 from bslib.chapters.patterns.detector import EFFECTIVE, by_trigger, scored, sensitivity
-from bslib.chapters.patterns.plan import cleanse_of, trained_trigger
+from bslib.chapters.patterns.plan import cleanse_of, trained_trigger, universals_of
 from bslib.chapters.patterns.results import Patterns
 from bslib.chapters.patterns.universal import universal_areas
 from bslib.plotting import (
@@ -103,6 +103,7 @@ def universal(patterns: Patterns, table: pd.DataFrame) -> Figure:
     """Fig. 7, against the bound: the fraction of fooled images, their classes, and the area under the ROC curve."""
     figure, axes = plt.subplots(1, 3, figsize=(7.2, 3.4), layout="constrained")
     bounds, sigma = sorted(set(table["bound"])), patterns.size.pattern_sigmas[0]
+    crafted = sum(universals_of(patterns.size, network)[0] in patterns.records for network in patterns.networks)
     first = table[table["sigma"] == sigma]
     for axis, name in zip(axes[:2], ("fooled", "classes"), strict=True):
         points_with_intervals(axis, [bounds.index(bound) for bound in first["bound"]], first[name], BLUE, "o", name)
@@ -116,7 +117,7 @@ def universal(patterns: Patterns, table: pd.DataFrame) -> Figure:
         axis.set_xticks(range(len(bounds)), [str(b) for b in bounds])
         axis.set(xlabel="bound (255 is white)", ylim=(-0.05, 1.05) if axis is axes[2] else (0, None))
         axis.set_title(title, fontsize=10)
-    return finish(figure, list(axes), _source_of_crafted(patterns, universal(patterns)["network"].nunique()), y=None)
+    return finish(figure, list(axes), _source_of_crafted(patterns, crafted), y=None)
 
 
 def reversed_triggers(patterns: Patterns) -> Figure | Markdown:

@@ -240,10 +240,8 @@ def level_specs(size: Size, network: NetworkSpec) -> list[Spec]:
 
 def further_specs(size: Size, network: NetworkSpec) -> list[Spec]:
     """Batches with the same crafted patterns at the other noise levels."""
-    if not (further := size.pattern_sigmas[1:]):
-        return []
-    patterns = *universals_of(size, network)[: len(size.bounds)], cleanse_of(size, network)
-    return [crafted_batch_of(size, crafted, further[0]) for crafted in patterns]
+    patterns: list[UniversalSpec | CleanseSpec] = [*universals_of(size, network)[: len(size.bounds)], cleanse_of(size, network)]
+    return [crafted_batch_of(size, crafted, further) for further in size.pattern_sigmas[1:2] for crafted in patterns]
 
 
 def more_bounds_specs(size: Size, network: NetworkSpec, seed: int) -> list[Spec]:
