@@ -71,7 +71,7 @@ def prune(network: nn.Module, images: Tensor, fraction: float) -> None:
     Raises
     ------
     ValueError
-        If the network has no convolution, does not call the last one or computes its weights, or for no images or another fraction.
+        If the network has no convolution, does not call the last one, or computes its weights; for no images or another fraction.
     """
     if not isinstance(fraction, numbers.Real) or not 0 <= fraction <= 1:
         raise ValueError(f"fraction must be from 0 to 1, got {fraction!r}")
@@ -83,7 +83,7 @@ def prune(network: nn.Module, images: Tensor, fraction: float) -> None:
     last, activity = convolutions[-1], []
     if "weight" not in dict(last.named_parameters(recurse=False)):
         raise ValueError(
-            "pruning needs a last convolution with weights of its own, got one that computes them, as weight norm does"
+            "pruning needs a last convolution with weights of its own, got one that computes them (weight norm?)"
         )
     handle = last.register_forward_hook(lambda _module, _inputs, out: activity.append(out.clamp(min=0).sum((0, 2, 3))))
     device = next(network.parameters()).device
