@@ -82,9 +82,7 @@ def prune(network: nn.Module, images: Tensor, fraction: float) -> None:
         raise ValueError("pruning needs a network with a convolution, got one without")
     last, activity = convolutions[-1], []
     if "weight" not in dict(last.named_parameters(recurse=False)):
-        raise ValueError(
-            "pruning needs a last convolution with weights of its own, got one that computes them (weight norm?)"
-        )
+        raise ValueError("pruning needs a last convolution with weights of its own, got one that computes them (weight norm?)")
     handle = last.register_forward_hook(lambda _module, _inputs, out: activity.append(out.clamp(min=0).sum((0, 2, 3))))
     device = next(network.parameters()).device
     try:

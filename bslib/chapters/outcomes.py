@@ -16,17 +16,18 @@ from bslib.chapters.beyond import Attack, BeyondSize, nearest
 from bslib.datasets import class_count
 from bslib.entropy import entropy
 from bslib.specs import AttackSpec, CountsSpec, MeasuredSpec, NetworkSpec
-from bslib.statistics import Estimate, Estimates, leave_one_out, mean_of_networks, success_rate
+from bslib.statistics import Estimate, Estimates, leave_one_out, mean_of_networks, share_of_repeats, success_rate
 from bslib.store import Record
 
 __all__ = [
     "BeyondResults", "area", "attack_in_words", "attack_name", "attack_named", "attack_on", "attack_success",
-    "copies_as_wanted", "defined", "divided", "labels_flipped", "mean_of", "name_of", "quantities", "quantities_of", "ratio",
-    "usual_level", "w_by_candidate", "w_by_sigma",
+    "copies_as_wanted", "defined", "divided", "labels_flipped", "mean_of", "name_of", "over_seeds", "quantities",
+    "quantities_of", "ratio", "usual_level", "w_by_candidate", "w_by_sigma",
 ]  # fmt: skip
 
 Floats = NDArray[np.float64]
 B = TypeVar("B", bound=BeyondSize)
+UNBOUNDED = -np.inf, np.inf
 
 
 @dataclass(frozen=True)
@@ -152,9 +153,27 @@ def divided(part: Floats, whole: Floats) -> Floats:
     return np.divide(part, whole, out=np.full_like(whole, np.nan), where=whole != 0)
 
 
-def mean_of(values: Iterable[float], *, within: tuple[float, float] = (-np.inf, np.inf)) -> Estimate:
+def mean_of(values: Iterable[float], *, within: tuple[float, float] = UNBOUNDED) -> Estimate:
     """The mean of one number of each network, with its interval, of which a single network has none."""
     return leave_one_out([np.array([value]) for value in values]).estimate(within=within)
+
+
+def over_seeds(values: pd.Series[Any], seeds: Any = "seed", *, within: tuple[float, float] = (0, 1)) -> Estimate:
+    """The mean over seeds of the mean of each seed's values, with its interval; NaN without values.
+
+    Parameters
+    ----------
+    values : Series of numbers, booleans or arrays of these
+        For booleans, the result is the fraction that is true.
+    seeds : str or array
+        The level of the index with the seeds, or the seed of each value.
+    within : (float, float)
+        The smallest and the largest possible value.
+    """
+    groups = [np.hstack(list(own)) for _, own in values.groupby(seeds)]
+    if not groups:
+        return Estimate(float("nan"), float("nan"), float("nan"), 0)
+    return share_of_repeats(groups) if groups[0].dtype == bool else mean_of([own.mean() for own in groups], within=within)
 
 
 def quantities_of(table: pd.DataFrame, dataset: str, by: Sequence[str]) -> dict[str, Estimate]:

@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bslib.chapters.beyond import nearest
-from bslib.chapters.defence.results import ATTACK, LEVEL, Defence, over_seeds
+from bslib.chapters.defence.results import ATTACK, LEVEL, Defence
 from bslib.chapters.defence.scores import detection_rate
+from bslib.chapters.outcomes import over_seeds
 from bslib.plotting import (
     BLUE,
     GREY,

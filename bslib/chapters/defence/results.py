@@ -16,13 +16,13 @@ from bslib.chapters.beyond import nearest
 from bslib.chapters.defence import plan
 from bslib.chapters.defence.plan import Size
 from bslib.chapters.defence.scores import TESTS, detection_rate, flagged
-from bslib.chapters.outcomes import BeyondResults, area, defined, mean_of, quantities, w_by_candidate, w_by_sigma
+from bslib.chapters.outcomes import BeyondResults, area, defined, mean_of, over_seeds, quantities, w_by_candidate, w_by_sigma
 from bslib.entropy import entropy
 from bslib.markdown import markdown_table
 from bslib.specs import NetworkSpec, Spec
-from bslib.statistics import Estimate, anomaly_index, area_replicates, share_of_repeats
+from bslib.statistics import Estimate, anomaly_index, area_replicates
 
-__all__ = ["BATCHES", "Defence", "load", "over_seeds", "quantities"]
+__all__ = ["BATCHES", "Defence", "load", "quantities"]
 
 Floats = NDArray[np.float64]
 #: The fractions of clean images that may raise an alarm.
@@ -254,12 +254,6 @@ class Defence(BeyondResults[Size]):
 
 
 load = Defence.load
-
-
-def over_seeds(values: pd.Series[Any], *, within: tuple[float, float] = (0, 1)) -> Estimate:
-    """The mean over seeds of the mean of each seed's values: numbers, booleans or arrays of these, with the index "seed"."""
-    groups = [np.hstack(list(own)) for _, own in values.groupby("seed")]
-    return share_of_repeats(groups) if groups[0].dtype == bool else mean_of([own.mean() for own in groups], within=within)
 
 
 def _split(w: Floats, points: int) -> Floats:

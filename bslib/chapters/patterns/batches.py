@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ from bslib.chapters.patterns.plan import CONDITIONS, Size, batch_of, detector_sp
 from bslib.entropy import entropy
 from bslib.markdown import markdown_table
 from bslib.specs import CountsSpec, NetworkSpec, PredictionsSpec, Spec
-from bslib.statistics import Estimate, auc, leave_one_out, levene, share_of_repeats
+from bslib.statistics import Estimate, auc, levene
 from bslib.store import Record
 
 __all__ = ["FEWEST_SEEDS", "Batches"]
@@ -160,18 +160,6 @@ class Batches(Results[Size]):
     def area_of(self, table: pd.DataFrame, carried: str, score: str = "score") -> Estimate:
         """The area under the ROC curve of a column of a table, for batches that carry one thing against all others."""
         return auc(table[score], table["carried"] == carried, self.seeds(table))
-
-    def over_seeds(self, table: pd.DataFrame, values: pd.Series[Any], *, share: bool = False) -> Estimate:
-        """The mean over seeds of the mean value of each seed's networks, with its interval; NaN without values.
-
-        ``share`` says that the values are fractions, so the interval stays in [0, 1]. For booleans, the fraction that is true.
-        """
-        if table.empty:
-            return Estimate(float("nan"), float("nan"), float("nan"), 0)
-        of_each = [own.to_numpy() for _, own in values.groupby(self.seeds(table))]
-        if values.dtype == bool:
-            return share_of_repeats(of_each)
-        return leave_one_out(of_each).estimate(within=(0, 1) if share else (-np.inf, np.inf))
 
     def seeds(self, table: pd.DataFrame) -> NDArray[np.int64]:
         """The seed of the network of each row of a table."""

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
+from bslib.chapters.outcomes import UNBOUNDED, over_seeds
 from bslib.chapters.patterns.batches import Batches
 from bslib.chapters.patterns.detector import working
 from bslib.chapters.patterns.plan import batch_of, cleanse_of, compared_specs, crafted_batch_of
@@ -87,7 +88,7 @@ def quantities(part: Batches) -> dict[str, Estimate]:
     """The quantities of the candidates: how many W finds at each noise level; at the first one, more about them."""
     data, first, every = part.size.dataset, part.size.sigmas[0], candidates(part)
     found = {
-        f"candidates_found_at.{data}.{sigma:g}": part.over_seeds(some, (some["p"] < 0.05) & (some["score"] > 0))
+        f"candidates_found_at.{data}.{sigma:g}": over_seeds((some["p"] < 0.05) & (some["score"] > 0), part.seeds(some))
         for sigma, some in every.groupby("sigma")
     }
     table = every[every["sigma"] == first]
@@ -102,10 +103,11 @@ def quantities(part: Batches) -> dict[str, Estimate]:
         "low_p": (table["p"] < 0.001) & (table["score"] > 0),
         "always_train": table["success_train"] >= 0.99,
     }
-    found |= {f"candidates_{name}.{data}": part.over_seeds(table, of) for name, of in values.items()}
+    seeds, of_clean = part.seeds(table), part.seeds(clean)
+    found |= {f"candidates_{name}.{data}": over_seeds(of, seeds, within=(0, np.inf)) for name, of in values.items()}
     less = clean["W"] - [part.clean_w(part.networks[k], first).mean() for k in clean["network"]]
-    found[f"candidates_success_on_clean.{data}"] = part.over_seeds(clean, clean["success_test"], share=True)
-    found[f"candidates_less_clean_on_clean.{data}"] = part.over_seeds(clean, less)
+    found[f"candidates_success_on_clean.{data}"] = over_seeds(clean["success_test"], of_clean)
+    found[f"candidates_less_clean_on_clean.{data}"] = over_seeds(less, of_clean, within=UNBOUNDED)
     own = part.trained_on(part.tests(points=part.size.pattern_points), working(part)).query("carried == 'own'")
     if len(own) and len(clean):
         # Batches with an own trigger that works against batches with a patch for a clean network.

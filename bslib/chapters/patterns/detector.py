@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from bslib.chapters.outcomes import mean_of
+from bslib.chapters.outcomes import mean_of, over_seeds
 from bslib.chapters.patterns.batches import FEWEST_SEEDS, Batches
 from bslib.chapters.patterns.plan import batch_of, trained_trigger
 from bslib.statistics import Estimate
@@ -124,15 +124,15 @@ def quantities(part: Batches) -> dict[str, Estimate]:
     data, first = part.size.dataset, part.size.sigmas[0]
     tests, calibrated = part.trained_on(part.tests()), part.trained_on(part.tests(center="median", outliers=True))
     own = tests[tests["carried"] == "own"]
-    nothing, of_nothing = (table[table["carried"] == "nothing"] for table in (tests, calibrated))
+    nothing = tests[tests["carried"] == "nothing"]
+    told_apart, by_calibrated = (table["p"][nothing.index] < 0.05 for table in (tests, calibrated))
+    seeds = part.seeds(nothing)
     found = {
         f"auc.{data}": area(part),
-        f"clean_told_apart.{data}": part.over_seeds(nothing, nothing["p"] < 0.05),
-        f"clean_told_apart_calibrated.{data}": part.over_seeds(of_nothing, of_nothing["p"] < 0.05),
-        f"clean_told_apart_less_calibrated.{data}": part.over_seeds(
-            nothing, (nothing["p"] < 0.05) * 1.0 - (of_nothing["p"] < 0.05)
-        ),
-        f"own_success.{data}": part.over_seeds(own, own["success"], share=True),
+        f"clean_told_apart.{data}": over_seeds(told_apart, seeds),
+        f"clean_told_apart_calibrated.{data}": over_seeds(by_calibrated, seeds),
+        f"clean_told_apart_less_calibrated.{data}": over_seeds(told_apart * 1.0 - by_calibrated, seeds, within=(-1, 1)),
+        f"own_success.{data}": over_seeds(own["success"], part.seeds(own)),
     }
     compared = {*COMPARED_SIGMAS} & {*part.sigmas}
     found |= {f"auc_at.{data}.{sigma:g}": area(part, sigma) for sigma in compared}

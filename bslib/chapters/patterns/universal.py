@@ -7,6 +7,7 @@ from typing import cast
 import numpy as np
 import pandas as pd
 
+from bslib.chapters.outcomes import over_seeds
 from bslib.chapters.patterns.batches import Batches
 from bslib.chapters.patterns.plan import batch_of, crafted_batch_of, universals_of
 from bslib.entropy import entropy
@@ -58,8 +59,8 @@ def universal_areas(part: Batches) -> pd.DataFrame:
         nothing = nothing[(nothing["carried"] == "nothing") & nothing["network"].isin(own["network"])]
         area = part.area_of(pd.concat([own.assign(carried="universal"), nothing]), "universal")
         somewhere = own.dropna(subset="classes")  # undefined where no image is fooled
-        classes = part.over_seeds(somewhere, somewhere["classes"])
-        rows.append((bound, sigma, area, part.over_seeds(own, own["fooled"], share=True), classes))
+        classes = over_seeds(somewhere["classes"], part.seeds(somewhere), within=(1, np.inf))
+        rows.append((bound, sigma, area, over_seeds(own["fooled"], part.seeds(own)), classes))
     return pd.DataFrame(rows, columns=["bound", "sigma", "auc", "fooled", "classes"])
 
 
