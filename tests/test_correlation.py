@@ -135,10 +135,8 @@ def test_correlations_are_scipys_without_the_pairs_below_random_guess(below):
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=5, max_size=30))
-def test_kendalls_tau_is_scipys_with_ties_and_not_defined_of_constants(drawn):
+def test_p_values_from_a_coefficient_and_a_number_of_pairs_are_scipys(drawn):
     success, w = np.array(drawn, dtype=float).T
-    found = pairs.kendall_tau({"success": success, "W": w})
-    assert found == pytest.approx(stats.kendalltau(success, w).statistic, abs=1e-12, nan_ok=True)
     assert math.isnan(pairs.kendall_tau({"success": success[:4], "W": w[:4]})), "four are too few"
     ranks = stats.kendalltau(range(len(w)), np.argsort(w), method="asymptotic")
     assert pairs.p_values(tau=ranks.statistic, r=0, pairs=len(w))[0] == pytest.approx(ranks.pvalue)

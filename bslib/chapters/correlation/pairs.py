@@ -130,13 +130,9 @@ def _where(pairs: Columns, where: NDArray[np.bool_]) -> Columns:
 
 
 def kendall_tau(pairs: Columns) -> float:
-    """Kendall's tau (b); NaN where it is undefined. Five times as fast as SciPy's, with the same result."""
+    """Kendall's tau (b); NaN where it is undefined, and with fewer than ``FEWEST_PAIRS`` pairs."""
     success, w = pairs["success"], pairs["W"]
-    if len(w) < FEWEST_PAIRS or not (np.ptp(success) > 0 and np.ptp(w) > 0):
-        return float("nan")
-    x, y = (np.sign(np.subtract.outer(values, values)) for values in (success, w))
-    concordant, *untied = (np.vdot(a, b) / 2 for a, b in ((x, y), (x, x), (y, y)))
-    return float(np.clip(concordant / np.sqrt(untied[0]) / np.sqrt(untied[1]), -1, 1))
+    return float(stats.kendalltau(success, w, method="asymptotic").statistic) if len(w) >= FEWEST_PAIRS else float("nan")
 
 
 def pearson_r(pairs: Columns) -> float:
