@@ -69,8 +69,8 @@ def of_scores(scores: Floats, kinds: int = 1) -> Estimate:
 
 def area(scores: Floats) -> float:
     """The area under the ROC curve of very many networks."""
-    own, others = scores[:, 0], np.sort(scores[:, 1:].ravel())
-    return float(np.searchsorted(others, own[np.isfinite(own)]).mean() / others.size)
+    own, others = (part[np.isfinite(part)] for part in (scores[:, 0], scores[:, 1:]))
+    return float(np.searchsorted(np.sort(others), own).mean() / others.size)
 
 
 def two_triggers(rng: np.random.Generator, seeds: int) -> Floats:
@@ -94,6 +94,13 @@ def one_trigger(rng: np.random.Generator, seeds: int) -> Floats:
     return np.concatenate(both)
 
 
+def half_triggered(rng: np.random.Generator, seeds: int) -> Floats:
+    """As :func:`one_trigger`, with as many seeds besides that have a clean network alone."""
+    scores = one_trigger(rng, 2 * seeds)
+    scores[seeds : 2 * seeds] = np.nan
+    return scores
+
+
 def relative(means: Floats) -> Floats:
     """The change of the mean by the trigger, as a fraction."""
     return means[..., 1] / means[..., 0] - 1
@@ -101,7 +108,7 @@ def relative(means: Floats) -> Floats:
 
 def tau_of_two(pairs: Floats) -> float:
     """Kendall's tau of very many networks of each of two kinds, in parts."""
-    return float(np.mean([tau(np.concatenate([pairs[k:20_000:200], pairs[k + 20_000 :: 200]])) for k in range(100)]))
+    return float(np.mean([tau(np.concatenate([pairs[k:20_000:200], pairs[k + 20_000 :: 200]])) for k in range(200)]))
 
 
 Draw = Callable[[np.random.Generator, int], Floats]
@@ -125,6 +132,7 @@ QUANTITIES: dict[str, tuple[Draw, Callable[[Floats], Estimate], Callable[[Floats
     ),
     "area under the ROC curve": (scores_of, of_scores, area),
     "area, one trigger": (one_trigger, functools.partial(of_scores, kinds=2), area),
+    "area, a trigger in half of the seeds": (half_triggered, functools.partial(of_scores, kinds=2), area),
     "area, one trigger, by network": (one_trigger, of_scores, area),
     "Kendall's tau, two triggers": (two_triggers, functools.partial(of_pairs, kinds=2), tau_of_two),
     "Kendall's tau, two triggers, by network": (two_triggers, of_pairs, tau_of_two),
@@ -148,7 +156,7 @@ def coverage(name: str, runs: int, seed: int = 0) -> list[dict[str, float | str]
         found = [estimate(draw(rng, seeds)) for _ in tqdm(range(runs), desc=f"{name}, {seeds}", leave=False, disable=None)]
         covered = float(np.mean([one.low <= truth <= one.high for one in found]))
         width = float(np.median([one.high - one.low for one in found]))
-        rows.append({"quantity": name, "repeats": seeds, "truth": truth, "coverage": covered, "width": width})
+        rows.append({"quantity": name, "seeds": seeds, "truth": truth, "coverage": covered, "width": width})
     return rows
 
 

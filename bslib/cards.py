@@ -246,7 +246,7 @@ def score(ledger: Iterable[Entry]) -> str:
         return "no claims"
     judged = [entry for entry in claimed if entry.verdict != "not yet run"]
     single = sum({estimate.repeats for estimate in entry.measured.values()} <= {0, 1} for entry in judged)
-    alone = f", {single} of them judged by a single repeat" if single else ""
+    alone = f", {single} of them judged by a single seed" if single else ""
     listed = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
     kinds = Counter(map(kind_of, ledger))
     apart = [f"{kinds['arithmetic']} on how the paper's own numbers fit together"] if kinds["arithmetic"] else []

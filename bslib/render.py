@@ -185,11 +185,15 @@ def _records(profile: str, seed: int, store: str | Path | Store | None) -> tuple
 
 
 def coverage_table() -> str:
-    """How often intervals contain the truth in simulated experiments as a Markdown table (``benchmarks/coverage.py``)."""
+    """How often intervals contain the truth in simulated experiments as a Markdown table (``benchmarks/coverage.py``).
+
+    >>> coverage_table().splitlines()[2]
+    '| intervals of | 3 seeds | 5 seeds | 7 seeds | 12 seeds |'
+    """
     result = json.loads((published_folder().parent / "coverage.json").read_text("utf-8"))
-    table = pd.DataFrame(result["rows"]).pivot(index="quantity", columns="repeats", values="coverage")
+    table = pd.DataFrame(result["rows"]).pivot(index="quantity", columns="seeds", values="coverage")
     rows = [(name, *(f"{fraction:.1%}" for fraction in row)) for name, row in table.iterrows()]
-    head = ["intervals of", *(f"{repeats} repeats" for repeats in table.columns)]
+    head = ["intervals of", *(f"{seeds} seeds" for seeds in table.columns)]
     question = (
         "Does a 95 % interval contain the true value in 95 % of all experiments? We simulated "
         f"{result['runs']:,} experiments of each kind, whose true value we know. This fraction of the intervals contained it:"

@@ -108,6 +108,7 @@ class Replicates(NamedTuple):
     without : ndarray, shape (R, ...)
         One replicate for each of R repeats, or for each point of a single network.
     repeats : int
+        R, or fewer where some of them carry only a part of the statistic.
     """
 
     value: Floats
@@ -188,8 +189,10 @@ class Replicates(NamedTuple):
     def _error(self, without: Floats) -> tuple[float, float]:
         """The standard error from replicates of a function of the statistic, without undefined ones; and degrees of freedom."""
         defined = without[np.isfinite(without)]
-        n = max(1, len(defined))
-        return float(((n - 1) / n * np.square(defined - defined.mean()).sum()) ** 0.5) if n > 1 else 0.0, float(n - 1)
+        if (n := len(defined)) < 2:
+            return 0.0, 0.0
+        freedom = (n if self.repeats == 1 else min(n, self.repeats)) - 1
+        return float(((n - 1) / n * np.square(defined - defined.mean()).sum()) ** 0.5), float(freedom)
 
 
 def _fisher_z(correlation: ArrayLike) -> Floats:
@@ -473,7 +476,7 @@ def area_replicates(scores: ArrayLike, positive: ArrayLike, repeats: ArrayLike) 
         areas = np.einsum("rp,pn,rn->r", of_positive, wins, of_negative, optimize=True)
         areas = areas / (of_positive.sum(1) * of_negative.sum(1))
     fewest = min(len(np.unique(which[found])), len(np.unique(which[~found])))
-    return Replicates(areas[0], areas[1:], fewest)
+    return Replicates(areas[0], areas[1:] if fewest > 1 else areas[:0], fewest)
 
 
 def anomaly_index(norms: ArrayLike, success: ArrayLike | None = None) -> float:

@@ -117,10 +117,13 @@ def test_a_detection_rate_counts_what_is_above_the_threshold_and_ties_at_random(
 
 def test_a_network_is_flagged_by_a_threshold_that_the_others_set():
     positive = np.array([False, False, False, True, True, True])
-    assert flagged(np.array([1.0, 2, 3, 7, 8, 9]), positive).tolist() == positive.tolist()
+    assert flagged(np.array([1.0, 2, 3, 7, 8, 9]), positive, np.arange(6)).tolist() == positive.tolist()
     # Without the positive at 4, the threshold lies between 3 and 8; below without the negative at 5, between 3 and 6.
-    assert flagged(np.array([1.0, 2, 3, 4, 8, 9]), positive).tolist() == [False, False, False, False, True, True]
-    assert flagged(np.array([1.0, 3, 5, 6, 8, 9]), positive).tolist() == [False, False, True, False, True, True]
+    assert flagged(np.array([1.0, 2, 3, 4, 8, 9]), positive, np.arange(6)).tolist() == [False, False, False, False, True, True]
+    assert flagged(np.array([1.0, 3, 5, 6, 8, 9]), positive, np.arange(6)).tolist() == [False, False, True, False, True, True]
+    close, seeds = np.array([1.0, 2, 5, 6, 8, 9]), np.array([0, 1, 2, 2, 0, 1])
+    assert not flagged(close, positive, np.arange(6))[3], "the negative at 5 keeps the threshold above 6"
+    assert flagged(close, positive, seeds).tolist() == positive.tolist(), "it has the seed of the positive at 6"
 
 
 @pytest.mark.parametrize("name", TESTS)

@@ -327,7 +327,7 @@ def test_the_score_counts_every_entry(ledger):
 def test_the_score_says_what_one_network_judged(ledger):
     first, second = (entry for entry in ledger if entry.claim.id in ("mean-grows-fashion", "most-at-small-sigma"))
     alone = dataclasses.replace(first, measured={name: dataclasses.replace(e, repeats=1) for name, e in first.measured.items()})
-    assert score([alone, second]) == "2 reproduced; 2 claims in all, 1 of them judged by a single repeat"
+    assert score([alone, second]) == "2 reproduced; 2 claims in all, 1 of them judged by a single seed"
     assert score([first, second]) == "2 reproduced; 2 claims in all"
 
 

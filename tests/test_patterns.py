@@ -346,6 +346,21 @@ def test_quantities_come_from_two_seeds_at_least():
     whole = part_of(None, two).quantities()
     assert "auc_universal.fashion-mnist" in whole and "auc_universal.fashion-mnist" not in found
     assert found["auc.fashion-mnist"] == whole["auc.fashion-mnist"] and whole["auc.fashion-mnist"].repeats == 2
+    assert whole["detector_auc.fashion-mnist.W.universal"] == part_of(None, two).detectors().loc["W", "universal"]
+    clean = part_of(None, two, gone=lambda spec: is_crafted(spec) and (spec.network.attack is None) and spec.network.seed == SEED)
+    assert not [name for name in clean.quantities() if "on_clean" in name or name.endswith("reversed, clean")], "of one seed"
+
+
+def test_each_seed_counts_equally_in_a_mean_whatever_its_networks():
+    """Seed 0 has the candidates of its clean network alone: 3 of 10 are found; of seed 1's thirty, all; of seed 2's, none."""
+    lost, changes = [net for net in plan.networks_of(THREES, SEED) if net.seed == SEED and net.attack], {}
+    for net in plan.networks_of(THREES, SEED):
+        if net.seed < SEED + 2:
+            changes |= candidates_even(net, *range(3 if net.seed == SEED else 10))
+    found = part_of(changes, THREES, gone=lambda spec: is_crafted(spec) and spec.network in lost).quantities()
+    own = found["candidates_found.fashion-mnist"]
+    reach = stats.t.isf(0.025, 2) * stats.sem([0.3, 1, 0])
+    assert (own.value, own.high, own.repeats) == pytest.approx((1.3 / 3, min(1, 1.3 / 3 + reach), 3))
 
 
 def test_every_claim_has_its_quantity_of_its_own_data_set():

@@ -77,7 +77,7 @@ def test_the_jackknife_of_a_ratio_is_the_textbooks():
     assert (found.value, found.low, found.high) == pytest.approx((12 / 21, 12 / 21 - half, 12 / 21 + half), rel=1e-6)
 
 
-def test_networks_of_a_seed_are_one_repeat_of_their_difference():
+def test_the_interval_of_a_difference_within_seeds_is_the_paired_t_tests():
     """Kinds that share the ups and downs of their seeds: the interval is the paired t-test's, not Welch's."""
     kinds = np.array([[1.0, 2.0, 4.0, 8.0], [1.5, 2.4, 4.6, 8.3]])
     found = leave_one_out(list(kinds.T[:, :, None])).estimate(lambda means: means[..., 1] - means[..., 0])
@@ -442,9 +442,15 @@ def test_the_interval_is_that_of_sklearns_areas_without_one_network():
     assert (found.low, found.high) == pytest.approx((max(found.value - half, 0), min(found.value + half, 1)), rel=1e-5)
 
 
-def test_a_network_whose_absence_leaves_no_area_takes_no_part():
-    """Only one network has the trigger."""
-    assert auc([3.0, 2.0, 1.0], [True, False, False], [0, 1, 2]) == Estimate(1.0, 1.0, 1.0, 1)
+def test_an_area_has_as_many_degrees_of_freedom_as_the_rarer_kind_has_repeats():
+    """Networks with seeds 0 and 1 have the trigger, six others have none: t with one degree of freedom, not with seven."""
+    scores, positive = np.array([3.0, 1.5, 2.0, 1.0, 0.5, 0.0, 2.5, 1.2]), np.arange(8) < 2
+    found = auc(scores, positive, np.arange(8))
+    without = [roc_auc_score(np.delete(positive, k), np.delete(scores, k)) for k in range(8)]
+    reach = stats.t.isf(0.025, 1) * (7 / 8 * 8 * np.var(without)) ** 0.5
+    assert (found.low, found.repeats) == (max(0.0, found.value - reach), 2)
+    one = auc([3.0, 2.0, 1.0], [True, False, False], [0, 1, 2])
+    assert (one.value, one.repeats) == (1, 1) and math.isnan(one.low), "one network with the trigger has no interval"
 
 
 # --- in words ----------------------------------------------------------------------------------------------------

@@ -159,7 +159,7 @@ def mean_of(values: Iterable[float], *, within: tuple[float, float] = UNBOUNDED)
 
 
 def over_seeds(values: pd.Series[Any], seeds: Any = "seed", *, within: tuple[float, float] = (0, 1)) -> Estimate:
-    """The mean over seeds of the mean of each seed's values, with its interval; NaN without values.
+    """The mean over seeds of the mean of each seed's values, with its interval; NaN without values. Each seed counts equally.
 
     Parameters
     ----------

@@ -46,6 +46,11 @@ class Size(TrainedSize):
     sigmas: tuple[float, ...] = (0.1, 0.05, 0.25, 0.01, 0.5, 0.2, 0.15, 1.0, 0.75, 0.005)
     ns: tuple[int, ...] = (50, 250)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.success_only) not in (0, len(self.triggers)):
+            raise ValueError(f"success_only {self.success_only} must have a number for each of triggers {self.triggers}, or none")
+
 
 def plan(profile: str, *, seed: int = 0) -> list[Spec]:
     """All specs of the chapter. Those of the first noise level come before those of the second.

@@ -218,9 +218,10 @@ class Defence(BeyondResults[Size]):
         data, sigma = self.size.dataset, nearest(self.size.candidate_sigmas)
         found = {f"network_auc.{data}.{name}": own for name, own in self.network_areas(sigma).items()}
         table = self.candidates[self.candidates["sigma"] == sigma]
-        backdoored = table["trigger"].notna().to_numpy()
-        for name in ("mask", "W") if min(backdoored.sum(), (~backdoored).sum()) > 1 else ():
-            flags = pd.Series(flagged(table[name].to_numpy(), backdoored), table["seed"])
+        backdoored, seeds = table["trigger"].notna().to_numpy(), table["seed"].to_numpy()
+        enough = min(len(np.unique(seeds[of])) for of in (backdoored, ~backdoored)) > 1
+        for name in ("mask", "W") if enough else ():
+            flags = pd.Series(flagged(table[name].to_numpy(), backdoored, seeds), table["seed"])
             for what, of in (("network_rate", backdoored), ("network_false_alarms", ~backdoored)):
                 found[f"{what}.{data}.{name}"] = over_seeds(flags[of])
         return found

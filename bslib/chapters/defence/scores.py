@@ -32,15 +32,15 @@ def detection_rate(clean: Floats, triggered: Floats, *, alarms: float = 0.05) ->
     return float((triggered > threshold).mean() + at_random * (triggered == threshold).mean())
 
 
-def flagged(scores: Floats, positive: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Whether each network is flagged by a threshold that the other networks set: the one with the best balanced accuracy.
+def flagged(scores: Floats, positive: NDArray[np.bool_], seeds: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether each network is flagged by a threshold that networks with other seeds set: that of the best balanced accuracy.
 
-    >>> flagged(np.array([1.0, 2.0, 6.0, 7.0]), np.array([False, False, True, True])).tolist()
+    >>> flagged(np.array([1.0, 2.0, 6.0, 7.0]), np.array([False, False, True, True]), np.arange(4)).tolist()
     [False, False, True, True]
     """
     flags = np.zeros(len(scores), dtype=bool)
     for k in range(len(scores)):
-        others, own = np.delete(scores, k), np.delete(positive, k)
+        others, own = scores[seeds != seeds[k]], positive[seeds != seeds[k]]
         ordered = np.unique(others)
         thresholds = (ordered[1:] + ordered[:-1]) / 2
         balance = [(others > t)[own].mean() - (others > t)[~own].mean() for t in thresholds]

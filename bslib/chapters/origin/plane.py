@@ -32,7 +32,8 @@ DIGITS = 10
 class Plane(BeyondResults[Size]):
     """The phase diagram: networks with square triggers of different sizes and greys, and numbers of poisons.
 
-    A number of poisons counts once every cell with it has its networks, since the rest would be other squares.
+    A number of poisons counts once every cell with it has its networks, since the rest would be other squares. Networks, or
+    squares, are the repeats: they share one seed.
     """
 
     chapter: ClassVar[str] = "origin"
@@ -93,8 +94,7 @@ class Plane(BeyondResults[Size]):
             squares = [square for _, square in means.groupby(["side", "grey"]) if len(square) > 1]
             taus = np.array([stats.kendalltau(square["success"], square["W"]).statistic for square in squares])
             if len(taus := taus[np.isfinite(taus)]):
-                by_square = leave_one_out(taus[:, None])._replace(repeats=len(self.networks))
-                found[f"within_square_tau.{data}.{sigma:g}"] = by_square.estimate(correlation=True)
+                found[f"within_square_tau.{data}.{sigma:g}"] = leave_one_out(taus[:, None]).estimate(correlation=True)
         return found
 
     def _square(self, network: NetworkSpec) -> tuple[int, float, int]:

@@ -103,7 +103,8 @@ def universal(patterns: Patterns, table: pd.DataFrame) -> Figure:
     """Fig. 7, against the bound: the fraction of fooled images, their classes, and the area under the ROC curve."""
     figure, axes = plt.subplots(1, 3, figsize=(7.2, 3.4), layout="constrained")
     bounds, sigma = sorted(set(table["bound"])), patterns.size.pattern_sigmas[0]
-    crafted = sum(universals_of(patterns.size, network)[0] in patterns.records for network in patterns.networks)
+    by_bound = zip(*(universals_of(patterns.size, network) for network in patterns.networks), strict=True)
+    crafted = [number for specs in by_bound if (number := sum(spec in patterns.records for spec in specs))]
     first = table[table["sigma"] == sigma]
     for axis, name in zip(axes[:2], ("fooled", "classes"), strict=True):
         points_with_intervals(axis, [bounds.index(bound) for bound in first["bound"]], first[name], BLUE, "o", name)
@@ -117,7 +118,7 @@ def universal(patterns: Patterns, table: pd.DataFrame) -> Figure:
         axis.set_xticks(range(len(bounds)), [str(b) for b in bounds])
         axis.set(xlabel="bound (255 is white)", ylim=(-0.05, 1.05) if axis is axes[2] else (0, None))
         axis.set_title(title, fontsize=10)
-    return finish(figure, list(axes), _source_of_crafted(patterns, crafted), y=None)
+    return finish(figure, list(axes), _source_of_crafted(patterns, *crafted), y=None)
 
 
 def reversed_triggers(patterns: Patterns) -> Figure | Markdown:
@@ -186,9 +187,10 @@ def reversed_norms(patterns: Patterns, table: pd.DataFrame) -> Figure:
     return finish(figure, list(axes), _source_of_crafted(patterns, len(searched)), y=None)
 
 
-def _source_of_crafted(patterns: Patterns, crafted: int) -> str:
-    """The source line, with the number of networks that have crafted patterns."""
-    return patterns.source if crafted == len(patterns.networks) else f"{patterns.source}; crafted for {crafted} of them"
+def _source_of_crafted(patterns: Patterns, *crafted: int) -> str:
+    """The source line, with the smallest and the largest number of networks that have a crafted pattern."""
+    numbers = " to ".join(str(number) for number in sorted({min(crafted), max(crafted)}))
+    return patterns.source if numbers == str(len(patterns.networks)) else f"{patterns.source}; crafted for {numbers} of them"
 
 
 def _detector(patterns: Patterns) -> str:

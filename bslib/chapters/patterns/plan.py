@@ -44,7 +44,7 @@ class Size(TrainedSize):
     sigmas, n
         Noise levels, the one that the claims are held to first, and noisy copies.
     bounds : tuple of int
-        Sup norms of the universal perturbations, in 255ths, the one that the claims are held to first.
+        Sup norms of the universal perturbations, in 255ths; the first is the usual one.
     more_bounds : tuple of int
         Further bounds, which take longer.
     more_bounds_networks : int, optional

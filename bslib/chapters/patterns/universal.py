@@ -59,7 +59,7 @@ def universal_areas(part: Batches) -> pd.DataFrame:
         nothing = nothing[(nothing["carried"] == "nothing") & nothing["network"].isin(own["network"])]
         area = part.area_of(pd.concat([own.assign(carried="universal"), nothing]), "universal")
         somewhere = own.dropna(subset="classes")  # undefined where no image is fooled
-        classes = over_seeds(somewhere["classes"], part.seeds(somewhere), within=(1, np.inf))
+        classes = over_seeds(somewhere["classes"], part.seeds(somewhere), within=(1, part.size.classes))
         rows.append((bound, sigma, area, over_seeds(own["fooled"], part.seeds(own)), classes))
     return pd.DataFrame(rows, columns=["bound", "sigma", "auc", "fooled", "classes"])
 
