@@ -133,7 +133,6 @@ QUANTITIES: dict[str, tuple[Draw, Callable[[Floats], Estimate], Callable[[Floats
     "area under the ROC curve": (scores_of, of_scores, area),
     "area, one trigger": (one_trigger, functools.partial(of_scores, kinds=2), area),
     "area, a trigger in half of the seeds": (half_triggered, functools.partial(of_scores, kinds=2), area),
-    "area, one trigger, by network": (one_trigger, of_scores, area),
     "Kendall's tau, two triggers": (two_triggers, functools.partial(of_pairs, kinds=2), tau_of_two),
     "Kendall's tau, two triggers, by network": (two_triggers, of_pairs, tau_of_two),
     "Kendall's tau": (pairs_of, of_pairs, lambda p: float(np.mean([tau(part) for part in np.split(p[:20_000], 100)]))),
