@@ -241,7 +241,7 @@ def test_what_is_drawn_is_the_table_and_panels_are_named_for_what_they_show(made
 def test_a_flat_table_has_the_ends_of_intervals_as_columns():
     nan = float("nan")
     table = pd.DataFrame({"sigma": [0.1, 0.25], "AUC": [Estimate(0.5, 0.25, 0.75, 5), Estimate(0.75, nan, nan, 5)]})
-    wanted = {"sigma": [0.1, 0.25], "AUC": [0.5, 0.75], "AUC low": [0.25, nan], "AUC high": [0.75, nan], "AUC networks": [5, 5]}
+    wanted = {"sigma": [0.1, 0.25], "AUC": [0.5, 0.75], "AUC low": [0.25, nan], "AUC high": [0.75, nan], "AUC repeats": [5, 5]}
     pd.testing.assert_frame_equal(flat(table), pd.DataFrame(wanted))
     assert flat(pd.DataFrame({"a": []})).empty
 
