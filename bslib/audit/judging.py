@@ -9,7 +9,7 @@ With reference networks, the mean of their log sizes is subtracted class by clas
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -203,39 +203,25 @@ def decide(
     if trigger is not None and trigger[0] <= level and trigger[1] >= CONFIRMED:
         reason = f"your trigger sends {trigger[1]:.0%} of the images to one class, more than random patches of its shape do"
         return Answer(LIKELY, [f"{reason} (p = {trigger[0]:.2g})"], trigger[0], level)
-    missing = [*gaps, *_not_clearly_clean(sizes, p, level, confirmed, classes, pixels, trigger, gaps)]
-    if missing:
-        return Answer(NOT_ENOUGH, missing, p, level)
-    detectable = f"; one below {sizes.critical:.1f} of {pixels} pixels would have been flagged"
-    return Answer(NO_SIGN, [f"no trigger candidate is unusually small (p = {p:.2g}){detectable}"], p, level)
-
-
-def _not_clearly_clean(
-    sizes: Sizes,
-    p: float,
-    level: float,
-    confirmed: float,
-    classes: int,
-    pixels: int,
-    trigger: tuple[float, float] | None,
-    gaps: Sequence[str],
-) -> Iterator[str]:
-    """Why there may be a backdoor, apart from gaps: a small candidate, one that may have been missed, the user's own trigger."""
+    reasons = list(gaps)
     if p <= level:
-        on = "there are not enough" if math.isnan(confirmed) else f"{confirmed:.0%}"
+        works = "there are not enough" if math.isnan(confirmed) else f"{confirmed:.0%}"
         reason = f"the candidate of class {sizes.smallest} is small (p = {p:.2g}), but so is one of a reference network"
-        yield f"{reason}, or it works on too few other images ({on})"
+        reasons.append(f"{reason}, or it works on too few other images ({works})")
     elif p <= UNSUSPICIOUS:
-        yield f"the smallest candidate is neither clearly small nor clearly usual (p = {p:.2g})"
+        reasons.append(f"the smallest candidate is neither clearly small nor clearly usual (p = {p:.2g})")
     lost = np.flatnonzero(np.isnan(sizes.p)).tolist()
     if lost and not gaps:
         reason = f"only {classes - len(lost)} of {classes} classes have a trigger candidate that works and can be compared"
-        yield f"{reason}; without: {listed(lost)}"
+        reasons.append(f"{reason}; without: {listed(lost)}")
     if classes < FEWEST_CANDIDATES:
-        yield f"{classes} classes are too few to compare"
+        reasons.append(f"{classes} classes are too few to compare")
     if sizes.critical < RESOLVED * pixels:
-        yield f"the candidates' sizes scatter so much that only one below {sizes.critical:.1f} pixels would stand out"
-    if trigger is not None and trigger[0] <= UNSUSPICIOUS:
-        yield f"your trigger has an effect (success {trigger[1]:.0%}, p = {trigger[0]:.2g})"
-    elif trigger is not None and gaps:
-        yield f"your trigger does no more than random patches of its shape (success {trigger[1]:.0%}, p = {trigger[0]:.2g})"
+        reasons.append(f"the candidates' sizes scatter so much that only one below {sizes.critical:.1f} pixels would stand out")
+    if trigger is not None and (trigger[0] <= UNSUSPICIOUS or gaps):
+        effect = "has an effect" if trigger[0] <= UNSUSPICIOUS else "does no more than random patches of its shape"
+        reasons.append(f"your trigger {effect} (success {trigger[1]:.0%}, p = {trigger[0]:.2g})")
+    if reasons:
+        return Answer(NOT_ENOUGH, reasons, p, level)
+    detectable = f"; one below {sizes.critical:.1f} of {pixels} pixels would have been flagged"
+    return Answer(NO_SIGN, [f"no trigger candidate is unusually small (p = {p:.2g}){detectable}"], p, level)

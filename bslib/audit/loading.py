@@ -138,20 +138,19 @@ def build(arch: str, classes: int) -> nn.Module:
     Traceback (most recent call last):
     ValueError: arch must be torchvision.models.NAME, timm.NAME, FILE.py:FUNCTION or one of ..., got 'os.system'
     """
-    library = next((known for known in ("torchvision.models", "timm") if arch.startswith(f"{known}.")), None)
     file, _, function = arch.rpartition(":")
     if file.endswith(".py"):
         return _built_by(Path(file), function, classes)
     if arch in NETWORKS:
         return NETWORKS[arch](classes)
-    if library is None:
+    if (named := re.fullmatch(r"(torchvision\.models|timm)\.(.*)", arch)) is None:
         choices = f"torchvision.models.NAME, timm.NAME, FILE.py:FUNCTION or one of {', '.join(NETWORKS)}"
         raise ValueError(f"arch must be {choices}, got {arch!r}")
+    library, name = named.groups()  # timm's names have a dot before the tag of their weights
     try:
         module = importlib.import_module(library)
     except ImportError:
         raise ValueError(f"arch {arch!r} needs {library.split('.')[0]}: pip install {library.split('.')[0]}") from None
-    name = arch.removeprefix(f"{library}.")  # timm's names have a dot before the tag of their weights
     try:
         if library == "timm":
             network: nn.Module = module.create_model(name, pretrained=False, num_classes=classes)

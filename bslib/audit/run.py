@@ -114,19 +114,7 @@ def audit(
     >>> audit(network, torch.rand(20, 1, 4, 4), steps=1, progress=False).verdict
     'not enough evidence'
     """
-    check_points(model, images)
-    check_counts(steps=steps)
-    if images.ndim != 4 or len(images) < 20:
-        raise ValueError(f"an audit needs at least 20 images (B, C, H, W), got shape {tuple(images.shape)}")
-    if labels is not None and (labels.dtype != torch.int64 or labels.shape != images.shape[:1]):
-        raise ValueError(f"labels must be int64, one an image, got {labels.dtype} of shape {tuple(labels.shape)}")
-    classes = class_count(model, images)
-    if trigger is not None and (covered := float(trigger.mask.mean())) > LARGEST_TRIGGER:
-        reason = f"the trigger covers {covered:.0%} of the image"
-        raise ValueError(f"{reason}: more than {LARGEST_TRIGGER:.0%}, such as a picture of a class, moves clean networks too")
-    chosen = list(range(classes)) if tested is None else sorted(set(tested))
-    if not chosen or not 0 <= chosen[0] <= chosen[-1] < classes:
-        raise ValueError(f"tested classes must be from 0 to {classes - 1}, got {list(tested or [])}")
+    classes, chosen = _checked(model, images, labels, tested, trigger, steps)
     job = _Job(model, images, classes, chosen, seed, steps, cache, progress, say)
     if len({job.digest, *(digest_of(network, images) for network in references)}) <= len(references):
         raise ValueError("references must differ from the network and from each other, got one twice")
@@ -343,6 +331,26 @@ def _none(classes: int) -> _Candidates:
 
 def _compared(sigmas: Sequence[float], clean: NDArray[Any], tested: NDArray[Any]) -> dict[str, Any]:
     return {f"{sigma:g}": evidence.compare_w(*pair) for sigma, *pair in zip(sigmas, clean, tested, strict=True)}
+
+
+def _checked(
+    model: nn.Module, images: Tensor, labels: Tensor | None, tested: Sequence[int] | None, trigger: Overlay | None, steps: int
+) -> tuple[int, list[int]]:
+    """Check arguments of :func:`audit`; return the number of classes, and those to make candidates for, ascending."""
+    check_points(model, images)
+    check_counts(steps=steps)
+    if images.ndim != 4 or len(images) < 20:
+        raise ValueError(f"an audit needs at least 20 images (B, C, H, W), got shape {tuple(images.shape)}")
+    if labels is not None and (labels.dtype != torch.int64 or labels.shape != images.shape[:1]):
+        raise ValueError(f"labels must be int64, one an image, got {labels.dtype} of shape {tuple(labels.shape)}")
+    classes = class_count(model, images)
+    if trigger is not None and (covered := float(trigger.mask.mean())) > LARGEST_TRIGGER:
+        reason = f"the trigger covers {covered:.0%} of the image"
+        raise ValueError(f"{reason}: more than {LARGEST_TRIGGER:.0%}, such as a picture of a class, moves clean networks too")
+    chosen = list(range(classes)) if tested is None else sorted(set(tested))
+    if not chosen or not 0 <= chosen[0] <= chosen[-1] < classes:
+        raise ValueError(f"tested classes must be from 0 to {classes - 1}, got {list(tested or [])}")
+    return classes, chosen
 
 
 def class_count(model: nn.Module, images: Tensor) -> int:

@@ -8,13 +8,13 @@ async function render({ model, el }) {
   const specs = views.map((view) => [dataSet, ...view.controls]), controls = specs[0].map((spec) => control(spec, update));
   const panels = h("div", { class: "panels" }), numbers = h("div", { class: "numbers", "aria-live": "polite" });
   const words = h("p", { class: "words" }), source = h("p", { class: "source" });
-  const save = h("button", { type: "button", onclick: () => download(shown.table, name) }, "Data as CSV");
+  const save = h("button", { type: "button", onclick: () => download(table, name) }, "Data as CSV");
   el.append(
     h("section", { class: "explorer", "aria-label": "Explorer" },
       h("div", { class: "controls" }, ...controls.map((own) => own.element)),
       numbers, panels, words, source, ...data.notes.map((note) => h("p", { class: "source" }, note)), save),
   );
-  let shown = null, drawn = 0;
+  let shown, table, drawn;
 
   function update() {
     const settings = {};
@@ -22,8 +22,9 @@ async function render({ model, el }) {
       const { name, options, initial } = specs[settings.part ?? 0][k];
       settings[name] = own.settle(options(settings), initial?.(settings));
     });
-    const part = data.parts[settings.part], { head, rows, ...view } = views[settings.part].show(settings);
-    shown = { ...view, table: [["data", ...head], ...rows.map((row) => [part.name, ...row])] };
+    const part = data.parts[settings.part];
+    shown = views[settings.part].show(settings);
+    table = [["data", ...shown.head], ...shown.rows.map((row) => [part.name, ...row])];
     // No dl: the book's theme and JupyterLab each have rules of their own for those.
     numbers.replaceChildren(...shown.numbers.map(([name, ...values]) =>
       h("div", {}, h("span", { class: "name" }, name), " ", h("span", { class: "value" }, ...values))));
@@ -114,7 +115,8 @@ const inFull = (v) => (v < 1 ? String(v) : v.toLocaleString("en"));
 
 // Controls of a view: functions of the settings of the controls before them give [value, text] pairs, and the value to begin with.
 const select = (name, label, options, initial) => ({ name, label, kind: "select", options, initial });
-const range = (name, label, values, initial) => ({ name, label, kind: "range", options: (settings) => values(settings).map((v) => [v, inFull(v)]), initial });
+const range = (name, label, values, initial) =>
+  ({ name, label, kind: "range", options: (settings) => values(settings).map((v) => [v, inFull(v)]), initial });
 const estimator = (names) => select("estimator", "Estimator", () => names.map((name) => [name, name]));
 
 /** A range over the values of a setting in some rows; it begins with that of the data set. */
@@ -207,7 +209,8 @@ const reachOf = (values) => ({ from: Math.min(0, ...values), to: Math.max(MOST, 
 // --- the chapters ---
 
 /** Each gives, for a data set and its batches, the controls and a function from settings to numbers, words, panels and a table. */
-const chapters = { parameters: ofParameters, surface: ofSurface, glance: ofGlance, correlation: ofCorrelation, patterns: ofPatterns, hiding: ofHiding, origin: ofOrigin };
+const chapters = { parameters: ofParameters, surface: ofSurface, glance: ofGlance, correlation: ofCorrelation, patterns: ofPatterns,
+  hiding: ofHiding, origin: ofOrigin };
 
 function ofParameters(part, batches, names) {
   return {
@@ -244,7 +247,6 @@ function ofParameters(part, batches, names) {
 }
 
 function ofSurface(part, batches, names) {
-  const titles = { x: "W (nats)", change: "W with the trigger minus W without" };
   const triggers = [...["active", "inactive"].map((kind) => [kind, `${kind} (trigger ${part[kind]})`]), ["none", "none"]];
   const networks = [["all", "all"], ...ascending(batches.map((b) => b.network)).map((k) => [k, `network ${k + 1}`])];
   return {
@@ -263,7 +265,7 @@ function ofSurface(part, batches, names) {
       const share = (test) => number((100 * change.filter(test).length) / change.length, 0);
       const reach = reachOf(boxes.flatMap(([, w]) => w.flat()));
       const far = Math.max(0.05, ...(change ?? []).map(Math.abs));
-      const plots = (width) => frame(width, { title: "W of images", x: { ...reach, label: titles.x }, y: { from: 0, to: 1 },
+      const plots = (width) => frame(width, { title: "W of images", x: { ...reach, label: "W (nats)" }, y: { from: 0, to: 1 },
         describe: boxes.map(([kind, w]) => `${kind}: mean ${mean(w.flat()).toFixed(3)}`).join("; ") }, (px, py, { left }) =>
         boxes.flatMap(([kind, w], k) => {
           const middle = py(with_ ? 0.72 - 0.48 * k : 0.5);
@@ -271,8 +273,8 @@ function ofSurface(part, batches, names) {
             boxPlot(w.flat(), w.map(mean), px, middle, kind)];
         }));
       const middle = change && mean(change);
-      const changes = change && bars(change, { from: -far, to: far, bins: 41, label: titles.change, title: "differences, image by image",
-        describe: `Paired differences: mean ${middle.toFixed(3)}` }, (px, py, { bottom, top }) => [
+      const changes = change && bars(change, { from: -far, to: far, bins: 41, title: "differences, image by image",
+        label: "W with the trigger minus W without", describe: `Paired differences: mean ${middle.toFixed(3)}` }, (px, py, { bottom, top }) => [
         line("zero", px(0), px(0), bottom, top),
         line("mean", px(middle), px(middle), bottom, top),
       ]);
@@ -307,7 +309,8 @@ function ofGlance(part) {
     controls: [levels("sigma", "Noise level σ (black is 0, white is 1)", part, () => series)],
     show(settings) {
       const k = series.findIndex((one) => one.sigma === settings.sigma), row = series[k];
-      const effect = row.high < 0 ? "smoother: noise changes its prediction less" : row.low > 0 ? "rougher: noise changes its prediction more" : "neither clearly smoother nor clearly rougher";
+      const effect = row.high < 0 ? "smoother: noise changes its prediction less"
+        : row.low > 0 ? "rougher: noise changes its prediction more" : "neither clearly smoother nor clearly rougher";
       const names = series.map((one) => short(one.sigma).replace(/^0\./, "."));
       const x = { from: -0.3, to: series.length - 0.7, label: "noise level σ", names };
       const y = { from: 0, to: 1.12 * Math.max(coin, ...series.flatMap((one) => [one.clean, one.active])), label: "W, averaged" };
