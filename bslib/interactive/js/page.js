@@ -377,7 +377,7 @@ function scatter(pairs, width) {
   const x = { from: 0, to: Math.max(...pairs.map((pair) => pair.W)) * 1.04 || 1, label: "mean of W with the trigger (nats)" };
   const svg = frame(width, { x, y: { from: -0.03, to: 1.03, label: "success" } }, (px, py, { left }) => [
     s("g", { class: "legend", "aria-hidden": "true" }, ...triggers.flatMap((trigger, k) => [
-      mark(k, left + 8 + 82 * k, 9, {}), s("text", { x: left + 18 + 82 * k, y: 13 }, `trigger ${trigger}`)])),
+      mark(k, left + 8 + 82 * k, 9), s("text", { x: left + 18 + 82 * k, y: 13 }, `trigger ${trigger}`)])),
     s("g", { class: "points", role: "listbox", tabindex: 0, "aria-label": "Pairs, from small to large W", "data-lm-suppress-shortcuts": "true",
       onkeydown: move, onfocus: () => show(at < 0 ? 0 : at), onpointerover: point, onclick: point },
     ...inOrder.map((pair, k) => mark(triggers.indexOf(pair.trigger), px(pair.W), py(pair.success), {
@@ -409,24 +409,15 @@ function scatter(pairs, width) {
 }
 
 /** A circle, or for the second kind a square; hollow where it is not kept. */
-function mark(kind, x, y, { kept = true, ...attributes }) {
+function mark(kind, x, y, { kept = true, ...attributes } = {}) {
   const all = { ...attributes, class: `mark kind-${kind}${kept ? "" : " hollow"}` };
   return kind ? s("rect", { ...all, x: x - 4.5, y: y - 4.5, width: 9, height: 9 }) : s("circle", { ...all, cx: x, cy: y, r: 5 });
 }
 
 function ofPatterns(part, batches) {
-  // What is to be found, by name: which batches those are.
-  const wanted = {
-    own: () => (b) => b.carried === "own",
-    working: () => (b) => b.carried === "own" && b.success >= part.effective,
-    trigger: (trigger) => (b) => b.carried === "own" && b.own === Number(trigger),
-    universal: (bound) => (b) => b.carried === `universal ${bound}`,
-    reversed: () => (b) => b.carried === "reversed",
-  };
-  const finds = (pattern) => {
-    const [name, detail] = pattern.split(" ");
-    return wanted[name](detail);
-  };
+  /** What a batch is to be found as. */
+  const kinds = (b) => (b.carried === "own" ? ["own", `trigger ${b.own}`, ...(b.success >= part.effective ? ["working"] : [])] : [b.carried]);
+  const finds = (pattern) => (b) => kinds(b).includes(pattern);
   const crafted = (settings) => /^(universal|reversed)/.test(settings.pattern);
   const names = [
     ["own", "own triggers"],
@@ -508,7 +499,7 @@ function ofHiding(part) {
     return (width) => frame(width, { title, describe, x: { from: -0.5, to: places.length - 0.5, label, names: places.map(inFull) },
       y: { from: 0, to: 1.05 * most, label: "mean of W (nats)" } }, (px, py) => kinds.flatMap((kind, k) => [
       curve(`kind-${k}`, means(kind).map((v, at) => [px(at), py(v)])),
-      ...rows.map((m) => mark(k, px(places.indexOf(m[name]) + 0.2 * k - 0.1), py(m[kind]), {})),
+      ...rows.map((m) => mark(k, px(places.indexOf(m[name]) + 0.2 * k - 0.1), py(m[kind]))),
     ]));
   }
 
