@@ -11,7 +11,7 @@ import typer
 
 from bslib.files import file_digest
 
-__all__ = ["audit"]
+__all__: list[str] = []  # `bslib audit --help` is its documentation
 
 Number = TypeVar("Number", int, float)
 
