@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperGroup
 
+from bslib.audit.command import audit
 from bslib.chapters import CHAPTERS, plan_of
 from bslib.cost import Rates, by_network
 from bslib.profiles import profile_named
@@ -22,7 +22,29 @@ from bslib.store import PUBLISHED, Store, missing_specs, open_store
 
 __all__ = ["app"]
 
+console, errors = Console(markup=False), Console(stderr=True, markup=False)
+
+
+class _Commands(TyperGroup):
+    """What the user can mend is said in one line, with exit code 2; Ctrl-C ends with 130."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            errors.print("Stopped. What is finished is kept; the same command goes on.")
+            raise typer.Exit(130) from None
+        except typer.Exit:  # it is a RuntimeError
+            raise
+        except (ValueError, KeyError, OSError, RuntimeError) as problem:
+            text = problem.args[0] if isinstance(problem, KeyError) and problem.args else problem
+            said = "".join(c if c.isprintable() or c in "\n\t" else "?" for c in str(text))  # nothing that steers a terminal
+            errors.print(f"Error: {said}", style="red", highlight=False, soft_wrap=True)
+            raise typer.Exit(2) from None
+
+
 app = typer.Typer(
+    cls=_Commands,
     name="bslib",
     help=(
         "Backdoor smoothing, measured again.\n\n"
@@ -34,12 +56,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-console, errors = Console(markup=False), Console(stderr=True, markup=False)
-
 
 Chapter = StrEnum("Chapter", {name: name for name in CHAPTERS})  # type: ignore[misc]
 
-Chapters = Annotated[list[Chapter] | None, typer.Argument(help="Chapters; all when none is named.", show_default=False)]
+Chapters = Annotated[list[Chapter] | None, typer.Argument(help="Chapters; all when none is named.")]
 ProfileOption = Annotated[
     str,
     typer.Option(
@@ -51,7 +71,7 @@ StoreOption = Annotated[
     typer.Option(
         help="A folder of records, or [bold]published[/bold]: the committed ones, read-only. "
         "When not given: your own in the cache folder (BSLIB_CACHE), with the published ones beneath.",
-        show_default=False,
+        show_default=False,  # the help says it
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
@@ -68,8 +88,7 @@ def run(
         int | None, typer.Option(min=1, help="Networks at a time; one for each core, or one on a GPU, when not given.")
     ] = None,
     scheduler: Annotated[
-        str | None,
-        typer.Option(help="Address of a Dask scheduler whose workers do the work, such as tcp://host:8786.", show_default=False),
+        str | None, typer.Option(help="Address of a Dask scheduler whose workers do the work, such as tcp://host:8786.")
     ] = None,
     seed: Seed = 0,
 ) -> None:
@@ -77,33 +96,31 @@ def run(
 
     Stop it at any time with Ctrl-C: what is finished is kept, and the same command goes on.
     """  # fmt: skip
-    with _report_user_errors():
-        from bslib.runner import run as compute
+    from bslib.runner import run as compute
 
-        target = _writable(open_store(store), store)
-        plan = _plan(chapters, profile, seed)
-        try:
-            compute(plan, target, device=device, jobs=jobs, scheduler=scheduler)
-        finally:
-            done = len(plan) - len(missing_specs(plan, target))
-            console.print(f"{done} of {len(plan)} records of profile {profile} are there; new ones are in {target.folder}")
+    target = _writable(open_store(store), store)
+    plan = _plan(chapters, profile, seed)
+    try:
+        compute(plan, target, device=device, jobs=jobs, scheduler=scheduler)
+    finally:
+        done = len(plan) - len(missing_specs(plan, target))
+        console.print(f"{done} of {len(plan)} records of profile {profile} are there; new ones are in {target.folder}")
 
 
 @app.command()
 def status(chapters: Chapters = None, profile: ProfileOption = "paper", store: StoreOption = None, seed: Seed = 0) -> None:
     """What a profile needs, what exists, and how long the rest would take, judged by the records there are."""
-    with _report_user_errors():
-        target = open_store(store)
-        rates = Rates(target)
-        console.print(f"Profile {profile}, records in {target.folder}")
-        table = Table("Chapter", "Data set", "Network", "Records", "Time left, one job at a time")
-        for chapter in chapters or list(Chapter):
-            for (dataset, network), specs in by_network(_plan([chapter], profile, seed)).items():
-                missing = missing_specs(specs, target)
-                left = rates.seconds(missing)
-                time = "unknown: no record to judge by" if left is None else f"{timedelta(seconds=round(left))}"
-                table.add_row(chapter, dataset, network, f"{len(specs) - len(missing)} of {len(specs)}", time)
-        console.print(table)
+    target = open_store(store)
+    rates = Rates(target)
+    console.print(f"Profile {profile}, records in {target.folder}")
+    table = Table("Chapter", "Data set", "Network", "Records", "Time left, one job at a time")
+    for chapter in chapters or list(Chapter):
+        for (dataset, network), specs in by_network(_plan([chapter], profile, seed)).items():
+            missing = missing_specs(specs, target)
+            left = rates.seconds(missing)
+            time = "unknown: no record to judge by" if left is None else f"{timedelta(seconds=round(left))}"
+            table.add_row(chapter, dataset, network, f"{len(specs) - len(missing)} of {len(specs)}", time)
+    console.print(table)
 
 
 @app.command()
@@ -114,24 +131,23 @@ def ledger(
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
 ) -> None:
     """What the paper claims, what the records say, and the verdicts. Computes nothing anew."""
-    with _report_user_errors():
-        from bslib import ledger as pages
-        from bslib.cards import format_estimate, score
-        from bslib.render import bounds_text
+    from bslib import ledger as pages
+    from bslib.cards import format_estimate, score
+    from bslib.render import bounds_text
 
-        target = open_store(store)
-        read_only = Store(target.folder, writable=False, base=target.base)
-        found = pages.entries(pages.numbers(profile=profile, seed=seed, store=read_only, progress=True))
-        if as_json:
-            typer.echo(json.dumps(pages.as_data(found), indent=1))
-            return
-        table = Table("Claim", "The paper", "Ours", "Verdict")
-        for entry in found:
-            bounds = bounds_text(entry.claim, entry.measured)
-            ours = "\n".join(f"{format_estimate(entry.measured[name])}\n  {held}" for name, held in bounds.items())
-            table.add_row(entry.claim.says, entry.claim.paper, ours, entry.verdict)
-        console.print(table)
-        console.print(score(found))
+    target = open_store(store)
+    read_only = Store(target.folder, writable=False, base=target.base)
+    found = pages.entries(pages.numbers(profile=profile, seed=seed, store=read_only, progress=True))
+    if as_json:
+        typer.echo(json.dumps(pages.as_data(found), indent=1))
+        return
+    table = Table("Claim", "The paper", "Ours", "Verdict")
+    for entry in found:
+        bounds = bounds_text(entry.claim, entry.measured)
+        ours = "\n".join(f"{format_estimate(entry.measured[name])}\n  {held}" for name, held in bounds.items())
+        table.add_row(entry.claim.says, entry.claim.paper, ours, entry.verdict)
+    console.print(table)
+    console.print(score(found))
 
 
 @app.command()
@@ -139,32 +155,30 @@ def verify(
     store: StoreOption = PUBLISHED,
     sample: Annotated[int, typer.Option(min=1, help="How many records.")] = 3,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the choice.")] = 0,
-    kind: Annotated[str | None, typer.Option(help="Only records of this kind, such as counts.", show_default=False)] = None,
-    key: Annotated[str | None, typer.Option(help="Not a sample, but the record whose key starts so.", show_default=False)] = None,
+    kind: Annotated[str | None, typer.Option(help="Only records of this kind, such as counts.")] = None,
+    key: Annotated[str | None, typer.Option(help="Not a sample, but the record whose key starts so.")] = None,
     device: Device = "auto",
 ) -> None:
     """Compute some records again, picked at random, and say what agrees. A network without weights is trained again."""
-    with _report_user_errors():
-        from bslib.verify import sample as drawn
-        from bslib.verify import verify as check
-        from bslib.verify import with_key
+    from bslib.verify import sample as drawn
+    from bslib.verify import verify as check
+    from bslib.verify import with_key
 
-        target = open_store(store)
-        records = drawn(target, sample, seed=seed, kind=kind) if key is None else [with_key(target, key)]
-        differ = 0
-        for found in check(records, target, device=device):
-            console.print(f"{found.record.spec.kind}/{found.record.spec.key}: {found.outcome} ({found.remark})", soft_wrap=True)
-            differ += found.outcome == "differs"
-        if differ:
-            raise ValueError(f"{differ} records do not come out again")
+    target = open_store(store)
+    records = drawn(target, sample, seed=seed, kind=kind) if key is None else [with_key(target, key)]
+    differ = 0
+    for found in check(records, target, device=device):
+        console.print(f"{found.record.spec.kind}/{found.record.spec.key}: {found.outcome} ({found.remark})", soft_wrap=True)
+        differ += found.outcome == "differs"
+    if differ:
+        raise ValueError(f"{differ} records do not come out again")
 
 
 @app.command()
 def book(
     profile: ProfileOption = "paper",
     store: Annotated[
-        str | None,
-        typer.Option(help="As for run. When not given: published for paper, your own for smoke.", show_default=False),
+        str | None, typer.Option(help="As for run. When not given: published for paper, your own for smoke.")
     ] = None,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="Folder for the pages; they land in its [bold]html[/bold].")] = Path("_build"),
@@ -173,68 +187,22 @@ def book(
     ] = False,
 ) -> None:
     """Build the book: compute missing records (not in a read-only store), execute the notebooks, render the pages."""
-    with _report_user_errors():
-        from bslib import book as pages
+    from bslib import book as pages
 
-        if assets_only:
-            pages.fetch_assets(pages.find_root())
-            return
-        store = store or profile_named(profile).store
-        target = open_store(store)
-        if target.writable:
-            from bslib.runner import run as compute
+    if assets_only:
+        pages.fetch_assets(pages.find_root())
+        return
+    store = store or profile_named(profile).store
+    target = open_store(store)
+    if target.writable:
+        from bslib.runner import run as compute
 
-            compute(_plan(None, profile, seed), target)
-        index = pages.build(profile, store, seed, out=out)
-        console.print(f"The book is at {index}", style=f"link {index.as_uri()}", soft_wrap=True)
+        compute(_plan(None, profile, seed), target)
+    index = pages.build(profile, store, seed, out=out)
+    console.print(f"The book is at {index}", style=f"link {index.as_uri()}", soft_wrap=True)
 
 
-@app.command()
-def audit(
-    weights: Annotated[Path, typer.Option(help="safetensors, a state dict of torch.save, or ONNX. No code in it is run.")],
-    images: Annotated[Path, typer.Option(help="Folder of clean images; subfolders are classes.")],
-    arch: Annotated[
-        str,
-        typer.Option(
-            help="torchvision.models.NAME, timm.NAME, one of the book's networks such as small-fashion, or FILE.py:FUNCTION, "
-            "which runs that file. Not needed for ONNX.",
-        ),
-    ] = "",
-    classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 10,
-    size: Annotated[str, typer.Option(help="Height and width of the network's input, such as 224 or 28x32.")] = "224",
-    channels: Annotated[int, typer.Option(help="1 (grey) or 3.")] = 3,
-    mean: Annotated[str | None, typer.Option(help="Means of the normalisation, such as 0.5,0.5,0.5.", show_default=False)] = None,
-    std: Annotated[str | None, typer.Option(help="Standard deviations; --mean 0 --std 1 is none.", show_default=False)] = None,
-    reference: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Weights of a clean network of the same architecture; several make the answer sharper.", show_default=False
-        ),
-    ] = None,
-    trigger: Annotated[Path | None, typer.Option(help="An image that may be the trigger; it may be transparent.")] = None,
-    at: Annotated[str, typer.Option(help="Row and column of its upper left corner; negative: from the other side.")] = "-1,-1",
-    blend: Annotated[float, typer.Option(min=0, max=1, help="Its opacity.")] = 1.0,
-    tested: Annotated[str | None, typer.Option(help="Only these classes, such as 0,5,7.", show_default=False)] = None,
-    most: Annotated[int, typer.Option(min=20, help="Most images.")] = 1000,
-    steps: Annotated[int, typer.Option(min=1, help="Most steps of Neural Cleanse.")] = 300,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn.")] = 0,
-    device: Device = "auto",
-    html: Annotated[Path | None, typer.Option(help="File for the report.", show_default=False)] = None,
-    as_json: Annotated[Path | None, typer.Option("--json", help="File for all numbers.", show_default=False)] = None,
-) -> None:
-    """Is this network backdoored? Exit code 0: no sign found; 1: backdoor likely; 3: not enough evidence; 2: an error."""
-    with _report_user_errors():
-        from bslib.audit.request import Request
-
-        asked = {name: value for name, value in locals().items() if name not in ("html", "as_json", "Request")}
-        for name, path in (("html", html), ("json", as_json)):
-            if path and (path.suffix != f".{name}" or path.is_dir()):
-                raise ValueError(f"--{name} needs a file that ends with .{name}, got {path}")
-        found = Request(**asked).audit(say=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True))
-        for path in filter(None, (html, as_json)):
-            found.save(path)
-            console.print(f"The report is in {path}", soft_wrap=True)
-    raise typer.Exit(found.exit_code)
+app.command()(audit)
 
 
 live_lab = typer.Typer(
@@ -246,33 +214,30 @@ app.add_typer(live_lab, name="lab")
 @live_lab.command()
 def train(store: StoreOption = None, device: Device = "auto") -> None:
     """Train the networks whose weights a store lacks: about five minutes each on one core."""
-    with _report_user_errors():
-        from bslib.interactive.live import networks, store_of
-        from bslib.runner import run as compute
+    from bslib.interactive.live import networks, store_of
+    from bslib.runner import run as compute
 
-        target = _writable(store_of(store), store)
-        compute(networks().values(), target, device=device)
-        console.print(f"The weights are in {target.folder}", soft_wrap=True)
+    target = _writable(store_of(store), store)
+    compute(networks().values(), target, device=device)
+    console.print(f"The weights are in {target.folder}", soft_wrap=True)
 
 
 @live_lab.command()
 def export(
     store: StoreOption = None,
     out: Annotated[
-        Path | None,
-        typer.Option(help="Folder for the files; book/_static/live of this clone when not given.", show_default=False),
+        Path | None, typer.Option(help="Folder for the files; book/_static/live of this clone when not given.")
     ] = None,
 ) -> None:
     """Write the networks with 8-bit weights, and say how far they agree with the trained ones."""
-    with _report_user_errors():
-        from bslib.book import find_root
-        from bslib.interactive.live import export as write
+    from bslib.book import find_root
+    from bslib.interactive.live import export as write
 
-        folder = out or find_root() / "book" / "_static" / "live"
-        for name, found in write(store, folder).items():
-            labels = f"{name}: {found.labels:.2%} of {found.copies} labels agree"
-            console.print(f"{labels}, W differs by {found.w_mean:.4f} on average, {found.w_max:.4f} at most", soft_wrap=True)
-        console.print(f"The files are in {folder}", soft_wrap=True)
+    folder = out or find_root() / "book" / "_static" / "live"
+    for name, found in write(store, folder).items():
+        labels = f"{name}: {found.labels:.2%} of {found.copies} labels agree"
+        console.print(f"{labels}, W differs by {found.w_mean:.4f} on average, {found.w_max:.4f} at most", soft_wrap=True)
+    console.print(f"The files are in {folder}", soft_wrap=True)
 
 
 records = typer.Typer(help="Move records between machines as one file.", no_args_is_help=True)
@@ -280,39 +245,34 @@ app.add_typer(records, name="records")
 
 
 @records.command("export")
-def export_(
-    file: Annotated[Path, typer.Argument(help="The file to write.", show_default=False)],
-    store: StoreOption = None,
-) -> None:
+def export_(file: Annotated[Path, typer.Argument(help="The file to write.")], store: StoreOption = None) -> None:
     """Write all records of a store into one file."""
-    with _report_user_errors():
-        from bslib.archive import export_records
+    from bslib.archive import export_records
 
-        console.print(f"{export_records(open_store(store), file)} records are in {file}")
+    console.print(f"{export_records(open_store(store), file)} records are in {file}")
 
 
 @records.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(help="A file that `bslib records export` wrote.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="A file that `bslib records export` wrote.")],
     store: StoreOption = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Networks of the file replace those that the store has with other weights.")
     ] = False,
 ) -> None:
     """Put the records of a file into a store, each checked; what the store has stays, unless networks are replaced."""
-    with _report_user_errors():
-        from bslib.archive import import_records
+    from bslib.archive import import_records
 
-        target = open_store(store)
-        arrived = import_records(file, target, replace=replace)
-        for network in arrived.replaced:
-            attack = f", trigger {network.attack.trigger}" if network.attack else ""
-            console.print(f"replaced {network.network} on {network.dataset}, seed {network.seed}{attack} (key {network.key})")
-        console.print(f"{len(arrived.new)} records are new in {target.folder}, {len(arrived.known)} were there")
-        if arrived.different:
-            keys = ", ".join(f"{spec.kind}/{spec.key}" for spec in arrived.different)
-            left = f"{len(arrived.different)} have another result here and were left alone"
-            raise ValueError(f"{left}; --replace takes whole networks from the file: {keys}")
+    target = open_store(store)
+    arrived = import_records(file, target, replace=replace)
+    for network in arrived.replaced:
+        attack = f", trigger {network.attack.trigger}" if network.attack else ""
+        console.print(f"replaced {network.network} on {network.dataset}, seed {network.seed}{attack} (key {network.key})")
+    console.print(f"{len(arrived.new)} records are new in {target.folder}, {len(arrived.known)} were there")
+    if arrived.different:
+        keys = ", ".join(f"{spec.kind}/{spec.key}" for spec in arrived.different)
+        left = f"{len(arrived.different)} have another result here and were left alone"
+        raise ValueError(f"{left}; --replace takes whole networks from the file: {keys}")
 
 
 def _plan(chapters: list[Chapter] | None, profile: str, seed: int) -> list[Spec]:
@@ -324,18 +284,3 @@ def _writable(target: Store, name: str | None) -> Store:
     if not target.writable:
         raise PermissionError(f"the store {name!r} is read-only: name a folder with --store, or leave the option out")
     return target
-
-
-@contextmanager
-def _report_user_errors() -> Iterator[None]:
-    """What the user can mend is said in one line, with exit code 2; Ctrl-C ends with 130."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        errors.print("Stopped. What is finished is kept; the same command goes on.")
-        raise typer.Exit(130) from None
-    except (ValueError, KeyError, OSError, RuntimeError) as problem:
-        text = problem.args[0] if isinstance(problem, KeyError) and problem.args else problem
-        said = "".join(c if c.isprintable() or c in "\n\t" else "?" for c in str(text))  # nothing that steers a terminal
-        errors.print(f"Error: {said}", style="red", highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from None

@@ -12,25 +12,11 @@ from scipy import stats
 from torch import Tensor, nn
 
 from bslib.audit.loading import NORMALISATIONS, normalised
-from bslib.detectors.logit_shift import logit_shift_variance
-from bslib.detectors.strip import strip_entropy
-from bslib.entropy import entropy
-from bslib.measure import class_counts, predict
+from bslib.measure import predict
 from bslib.patterns.neural_cleanse import patched
 from bslib.statistics import levene
 
-__all__ = [
-    "LADDER",
-    "Overlay",
-    "choose_sigma",
-    "clean_accuracy",
-    "compare_w",
-    "describe",
-    "held_out_success",
-    "own_trigger",
-    "suspicious",
-    "w_of",
-]
+__all__ = ["LADDER", "Overlay", "choose_sigma", "clean_accuracy", "compare_w", "held_out_success", "own_trigger", "suspicious"]
 
 Floats = NDArray[np.float64]
 #: Noise levels, in units of pixels in [0, 1].
@@ -56,12 +42,6 @@ class Overlay(NamedTuple):
     def __call__(self, images: Tensor) -> Tensor:
         """Return the images with the trigger."""
         return patched(images, self.mask.to(images.device), self.pattern.to(images.device))
-
-
-def w_of(model: nn.Module, images: Tensor, sigmas: Sequence[float], n: int, *, seed: int, progress: bool = True) -> Floats:
-    """W of each image at each noise level, shape (S, B). The noise depends on an image's place, not on what it carries."""
-    counts = class_counts(model, images, list(sigmas), n, seed=seed, ids=range(len(images)), progress=progress)
-    return entropy(counts)
 
 
 def choose_sigma(sigmas: Sequence[float], w: Floats) -> tuple[int, bool]:
@@ -118,15 +98,6 @@ def compare_w(clean: Floats, tested: Floats) -> dict[str, Any]:
     }
 
 
-def describe(model: nn.Module, images: Tensor, overlay: Overlay, overlays: Tensor) -> dict[str, float]:
-    """STRIP's mean entropy and the variance of the logit shift of images with a trigger; low values are suspicious."""
-    tested = overlay(images)
-    return {
-        "STRIP": float(strip_entropy(model, tested, overlays).mean()),
-        "logit shift": logit_shift_variance(model, images, tested),
-    }
-
-
 def own_trigger(model: nn.Module, images: Tensor, clean: NDArray[np.int64], overlay: Overlay, *, seed: int) -> dict[str, Any]:
     """Test a trigger that the user suspects against patches of the same shape and opacity, of random pixels at random places.
 
@@ -165,14 +136,15 @@ def suspicious(w: Floats, predicted: NDArray[np.int64], names: Sequence[str]) ->
     w : ndarray of float, shape (B,)
         At a noise level at which nearly all images have W above 0.
     """
-    rows: list[tuple[float, dict[str, Any]]] = []
-    for k in np.unique(predicted):
-        own = np.flatnonzero(predicted == k)
-        median = float(np.median(w[own]))
-        for i in own[w[own] < median / 10] if len(own) >= FEWEST_OF_A_CLASS else []:
-            row = {"image": names[int(i)], "class": int(k), "W": float(w[i]), "median of its class": median}
-            rows.append((float(w[i]) / median, row))
-    return [row for _, row in sorted(rows, key=lambda pair: pair[0])[:MOST_LISTED]]
+    median = np.zeros(len(w))
+    for k, count in zip(*np.unique(predicted, return_counts=True), strict=True):
+        median[predicted == k] = np.median(w[predicted == k]) if count >= FEWEST_OF_A_CLASS else 0
+    calm = np.flatnonzero(w < median / 10)
+    calm = calm[np.lexsort((predicted[calm], w[calm] / median[calm]))][:MOST_LISTED]
+    return [
+        {"image": names[int(i)], "class": int(predicted[i]), "W": float(w[i]), "median of its class": float(median[i])}
+        for i in calm
+    ]
 
 
 def clean_accuracy(
@@ -189,19 +161,17 @@ def clean_accuracy(
     """
     if labels is None:
         return {"accuracy": {}, "doubt": ""}
-    truth, n = labels.cpu().numpy(), len(labels)
-    accuracy = {"as given": float((predict(model, images) == truth).mean())}
-    for name, (mean, std) in NORMALISATIONS.items() if bare is not None else ():
-        if len(mean) in (1, images.shape[1]):
-            other = normalised(bare, mean, std).to(images.device)  # type: ignore[arg-type]
-            accuracy[name] = float((predict(other, images) == truth).mean())
-    given, best = accuracy["as given"], max(accuracy, key=lambda name: accuracy[name])
-    error = float(np.sqrt(max(given * (1 - given), accuracy[best] * (1 - accuracy[best])) * 2 / n))
+    truth = labels.cpu().numpy()
+    networks = {"as given": model}
+    if bare is not None:
+        fitting = {name: part for name, part in NORMALISATIONS.items() if len(part[0]) in (1, images.shape[1])}
+        networks |= {name: normalised(bare, *part).to(images.device) for name, part in fitting.items()}
+    accuracy = {name: float((predict(network, images) == truth).mean()) for name, network in networks.items()}
+    given, (best, highest) = accuracy["as given"], max(accuracy.items(), key=lambda pair: pair[1])
+    error = float(np.sqrt(max(given * (1 - given), highest * (1 - highest)) * 2 / len(truth)))
     doubt = ""
-    if accuracy[best] - given > 3 * error and accuracy[best] - given > 0.05:
-        doubt = (
-            f"the normalisation seems wrong: {given:.0%} of the images are right, and {accuracy[best]:.0%} with that of {best}"
-        )
+    if highest - given > max(3 * error, 0.05):
+        doubt = f"the normalisation seems wrong: {given:.0%} of the images are right, and {highest:.0%} with that of {best}"
     elif given < min(2 / classes, (1 + 1 / classes) / 2):  # of two classes, twice that of guessing is 1
         doubt = f"only {given:.0%} of the images are right, near guessing: wrong normalisation, labels or size?"
     return {"accuracy": accuracy, "doubt": doubt}

@@ -9,13 +9,13 @@ With reference networks, the mean of their log sizes is subtracted class by clas
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
+from scipy import stats
 
 from bslib.audit.loading import listed
 from bslib.chapters import sizes_of
@@ -93,22 +93,19 @@ def size_test(norms: ArrayLike, success: ArrayLike, references: ArrayLike | None
     log[np.isnan(np.asarray(success, dtype=float))] = np.nan
     usual = np.zeros(len(log))
     if references is not None:
-        others = np.log(np.maximum(np.asarray(references, dtype=float), 1e-6))
-        known = (~np.isnan(others)).sum(0)
-        usual = np.where(known, np.nansum(others, axis=0) / np.maximum(known, 1), np.nan)
+        logs = np.log(np.maximum(np.asarray(references, dtype=float), 1e-6))
+        usual = np.ma.masked_invalid(logs).mean(0).filled(np.nan)
     log = log - usual
     p, used = np.full(len(log), np.nan), np.flatnonzero(~np.isnan(log))
     k = len(used)
     if k < 3:
         return Sizes(p, math.nan)
-    error = math.sqrt(k / (k - 1))  # of one class and of the mean of the others
     for c in used:
         others = log[used[used != c]]
-        distance, spread = float(log[c] - others.mean()), float(others.std(ddof=1)) * error
-        t = distance / spread if spread else math.copysign(math.inf, distance) if distance else 0.0
-        p[c] = min(1.0, k * float(special.stdtr(k - 2, t)))
+        test = stats.ttest_ind_from_stats(log[c], 0, 1, others.mean(), others.std(ddof=1), k - 1, alternative="less")
+        p[c] = np.fmin(1.0, k * test.pvalue)  # NaN if all are equal
     others = np.delete(log[used], log[used].argmin())
-    distance = float(special.stdtrit(k - 2, level / k)) * others.std(ddof=1) * error
+    distance = stats.t.ppf(level / k, k - 2) * others.std(ddof=1) * math.sqrt(k / (k - 1))
     return Sizes(p, math.exp(usual[used].min() + others.mean() + distance))
 
 
@@ -206,41 +203,25 @@ def decide(
     if trigger is not None and trigger[0] <= level and trigger[1] >= CONFIRMED:
         reason = f"your trigger sends {trigger[1]:.0%} of the images to one class, more than random patches of its shape do"
         return Answer(LIKELY, [f"{reason} (p = {trigger[0]:.2g})"], trigger[0], level)
-    missing = [*gaps, *_not_clearly_usual(sizes, p, level, confirmed), *_not_comparable(sizes, classes, pixels, bool(gaps))]
-    if trigger is not None:
-        missing += _of_own_trigger(*trigger, gaps=bool(gaps))
-    if missing:
-        return Answer(NOT_ENOUGH, missing, p, level)
+    reasons = list(gaps)
+    if p <= level:
+        works = "there are not enough" if math.isnan(confirmed) else f"{confirmed:.0%}"
+        reason = f"the candidate of class {sizes.smallest} is small (p = {p:.2g}), but so is one of a reference network"
+        reasons.append(f"{reason}, or it works on too few other images ({works})")
+    elif p <= UNSUSPICIOUS:
+        reasons.append(f"the smallest candidate is neither clearly small nor clearly usual (p = {p:.2g})")
+    lost = np.flatnonzero(np.isnan(sizes.p)).tolist()
+    if lost and not gaps:
+        reason = f"only {classes - len(lost)} of {classes} classes have a trigger candidate that works and can be compared"
+        reasons.append(f"{reason}; without: {listed(lost)}")
+    if classes < FEWEST_CANDIDATES:
+        reasons.append(f"{classes} classes are too few to compare")
+    if sizes.critical < RESOLVED * pixels:
+        reasons.append(f"the candidates' sizes scatter so much that only one below {sizes.critical:.1f} pixels would stand out")
+    if trigger is not None and (trigger[0] <= UNSUSPICIOUS or gaps):
+        effect = "has an effect" if trigger[0] <= UNSUSPICIOUS else "does no more than random patches of its shape"
+        reasons.append(f"your trigger {effect} (success {trigger[1]:.0%}, p = {trigger[0]:.2g})")
+    if reasons:
+        return Answer(NOT_ENOUGH, reasons, p, level)
     detectable = f"; one below {sizes.critical:.1f} of {pixels} pixels would have been flagged"
     return Answer(NO_SIGN, [f"no trigger candidate is unusually small (p = {p:.2g}){detectable}"], p, level)
-
-
-def _not_clearly_usual(sizes: Sizes, p: float, level: float, confirmed: float) -> Iterator[str]:
-    """Why the smallest candidate is not clearly as large as chance explains."""
-    if p <= level:
-        reason = (
-            f"the candidate of class {sizes.smallest} is small (p = {p:.2g}), but so is one of a reference network, or it works"
-        )
-        yield f"{reason} on too few other images ({'there are not enough' if math.isnan(confirmed) else f'{confirmed:.0%}'})"
-    elif p <= UNSUSPICIOUS:
-        yield f"the smallest candidate is neither clearly small nor clearly usual (p = {p:.2g})"
-
-
-def _not_comparable(sizes: Sizes, classes: int, pixels: int, gaps: bool) -> Iterator[str]:
-    """Why a small candidate could have been missed."""
-    lost = np.flatnonzero(np.isnan(sizes.p)).tolist()
-    if len(lost) and not gaps:
-        reason = f"only {classes - len(lost)} of {classes} classes have a trigger candidate that works and can be compared"
-        yield f"{reason}; without: {listed(lost)}"
-    if classes < FEWEST_CANDIDATES:
-        yield f"{classes} classes are too few to compare"
-    if sizes.critical < RESOLVED * pixels:
-        yield f"the candidates' sizes scatter so much that only one below {sizes.critical:.1f} pixels would stand out"
-
-
-def _of_own_trigger(p: float, success: float, *, gaps: bool) -> Iterator[str]:
-    """What the user's own trigger says where it is no reason for "backdoor likely"."""
-    if p <= UNSUSPICIOUS:
-        yield f"your trigger has an effect (success {success:.0%}, p = {p:.2g})"
-    elif gaps:
-        yield f"your trigger does no more than random patches of its shape (success {success:.0%}, p = {p:.2g})"

@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torchvision.models import get_model_weights
 from torchvision.transforms.v2 import Normalize
 
 from bslib.engine import import_openvino
 from bslib.files import file_digest
 from bslib.networks import NETWORKS
 
-__all__ = ["NORMALISATIONS", "OnnxNetwork", "build", "fit", "known_normalisation", "normalised", "read_weights"]
+__all__ = ["NORMALISATIONS", "OnnxNetwork", "build", "fit", "known_normalisation", "load", "normalised", "read_weights"]
 
 #: Largest accepted weights file, in bytes.
 MOST_BYTES = 2**34
@@ -38,6 +39,14 @@ NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "MNIST": ((0.1307,), (0.3081,)),
     "Fashion-MNIST": ((0.286,), (0.353,)),
 }
+
+
+def load(path: Path, arch: str, classes: int) -> nn.Module:
+    """Build an architecture with the weights of a file: :func:`read_weights`, :func:`build` and :func:`fit`."""
+    weights = read_weights(path)
+    network = build(arch, classes)
+    fit(network, weights, path)
+    return network.eval()
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -89,34 +98,24 @@ def fit(network: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
     Traceback (most recent call last):
     ValueError: w.pt does not fit the architecture: missing bias
     """
-    wanted = network.state_dict()
+    wanted, parameters = network.state_dict(), dict(network.named_parameters())
     while prefix := next(
         (p for p in PREFIXES if all(k.startswith(p) for k in weights) and not weights.keys() <= wanted.keys()), ""
     ):
         weights = {key.removeprefix(prefix): tensor for key, tensor in weights.items()}
-    shapes = [
-        f"{key} {list(weights[key].shape)} instead of {list(tensor.shape)}"
-        for key, tensor in wanted.items()
-        if key in weights and weights[key].shape != tensor.shape
-    ]
-    # Copying would round or cut such weights without a word: the network would be another one.
-    kinds = [
-        f"{key} {weights[key].dtype} instead of {tensor.dtype}"
-        for key, tensor in wanted.items()
-        if key in weights and tensor.is_floating_point() and not weights[key].is_floating_point()
-    ]
-    infinite = [
-        key
-        for key, parameter in network.named_parameters()
-        if key in weights and weights[key].shape == parameter.shape and not weights[key].isfinite().all()
-    ]
-    missing = [key for key in wanted if key not in weights and not key.endswith("num_batches_tracked")]
+    pairs = [(key, weights[key], tensor) for key, tensor in wanted.items() if key in weights]
+    fitting = [key for key, new, old in pairs if new.shape == old.shape]
     differences = {
-        "missing": missing,
+        "missing": [key for key in wanted if key not in weights and not key.endswith("num_batches_tracked")],
         "unexpected": [key for key in weights if key not in wanted],
-        "shapes": shapes,
-        "types": kinds,
-        "NaN or infinity in": infinite,
+        "shapes": [f"{key} {list(new.shape)} instead of {list(old.shape)}" for key, new, old in pairs if key not in fitting],
+        # Copying would round or cut such weights without a word: the network would be another one.
+        "types": [
+            f"{key} {new.dtype} instead of {old.dtype}"
+            for key, new, old in pairs
+            if old.is_floating_point() and not new.is_floating_point()
+        ],
+        "NaN or infinity in": [key for key in fitting if key in parameters and not weights[key].isfinite().all()],
     }
     if any(differences.values()):
         text = "; ".join(f"{what} {listed(names)}" for what, names in differences.items() if names)
@@ -139,20 +138,19 @@ def build(arch: str, classes: int) -> nn.Module:
     Traceback (most recent call last):
     ValueError: arch must be torchvision.models.NAME, timm.NAME, FILE.py:FUNCTION or one of ..., got 'os.system'
     """
-    library = next((known for known in ("torchvision.models", "timm") if arch.startswith(f"{known}.")), None)
     file, _, function = arch.rpartition(":")
     if file.endswith(".py"):
         return _built_by(Path(file), function, classes)
     if arch in NETWORKS:
         return NETWORKS[arch](classes)
-    if library is None:
+    if (named := re.fullmatch(r"(torchvision\.models|timm)\.(.*)", arch)) is None:
         choices = f"torchvision.models.NAME, timm.NAME, FILE.py:FUNCTION or one of {', '.join(NETWORKS)}"
         raise ValueError(f"arch must be {choices}, got {arch!r}")
+    library, name = named.groups()  # timm's names have a dot before the tag of their weights
     try:
         module = importlib.import_module(library)
     except ImportError:
         raise ValueError(f"arch {arch!r} needs {library.split('.')[0]}: pip install {library.split('.')[0]}") from None
-    name = arch.removeprefix(f"{library}.")  # timm's names have a dot before the tag of their weights
     try:
         if library == "timm":
             network: nn.Module = module.create_model(name, pretrained=False, num_classes=classes)
@@ -173,8 +171,6 @@ def known_normalisation(arch: str) -> tuple[Sequence[float], Sequence[float]] | 
     library, _, name = arch.rpartition(".")
     if library != "torchvision.models":
         return None
-    from torchvision.models import get_model_weights
-
     transforms = next(iter(get_model_weights(name))).transforms()
     return transforms.mean, transforms.std
 

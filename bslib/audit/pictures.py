@@ -12,10 +12,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
+from torch.nn.functional import pad
 
+from bslib.audit.evidence import Overlay
 from bslib.progress import bar
 
-__all__ = ["Pictures", "read_folder", "read_picture"]
+__all__ = ["Pictures", "read_folder", "read_picture", "read_trigger"]
 
 #: Largest number of files that are listed, of bytes in a file, and of pixels in an image.
 MOST_FILES, MOST_BYTES, MOST_PIXELS = 100_000, 2**26, 2**26
@@ -104,12 +106,32 @@ def read_picture(path: Path, *, size: tuple[int, int] | None, channels: int, opa
             if opened.mode == "F" or (opened.mode, opened.format) == ("I", "TIFF"):
                 raise ValueError("32 bits a pixel, whose white is not known")
             picture = ImageOps.exif_transpose(opened)
-    except Image.DecompressionBombError:
-        raise ValueError(f"more than {MOST_PIXELS:,} pixels") from None
     except Exception as problem:  # Pillow's decoders raise many kinds, down to SyntaxError
         reason = (str(problem).splitlines() or [""])[0].replace(str(path), "").strip(" '")
         raise ValueError((reason or type(problem).__name__)[:120]) from None
     return _to_tensor(picture, size, channels, opacity)
+
+
+def read_trigger(path: Path, at: str, blend: float, *, size: tuple[int, int], channels: int) -> Overlay:
+    """Read a trigger as an overlay of images of ``size``, without resizing it.
+
+    Its upper left corner is at "row,column"; negative numbers count from the other side to its last row and column.
+    """
+    try:
+        picture = read_picture(path, size=None, channels=channels, opacity=True)
+    except ValueError as problem:
+        raise ValueError(f"the trigger {path}: {problem}") from None
+    try:
+        row, column = map(int, at.split(","))
+    except ValueError:
+        raise ValueError(f"--at must be a row and a column, got {at!r}") from None
+    (height, width), (h, w) = size, picture.shape[1:]
+    top, left = (p + total - own + 1 if p < 0 else p for p, total, own in ((row, height, h), (column, width, w)))
+    if not (0 <= top <= height - h and 0 <= left <= width - w):
+        raise ValueError(f"the trigger of {h}x{w} pixels at {at} does not fit into {height}x{width} pixels")
+    if not (mask := picture[-1:] * blend).any():
+        raise ValueError(f"the trigger {path} is transparent everywhere")
+    return Overlay(*(pad(part, (left, width - left - w, top, height - top - h)) for part in (mask, picture[:-1])))
 
 
 def _to_tensor(picture: Image.Image, size: tuple[int, int] | None, channels: int, opacity: bool) -> Tensor:

@@ -10,16 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from bslib.audit.judging import ANSWERS, LIKELY, NO_SIGN
 from bslib.files import atomic_path
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["SCHEMA", "Audit"]
 
@@ -76,8 +74,7 @@ class Audit:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the pictures, as JSON can hold it: NaN and infinity become None. The page *Audit* has the schema."""
-        plain: dict[str, Any] = _plain({"schema": SCHEMA, **self.found})
-        return plain
+        return dict(_plain({"schema": SCHEMA, **self.found}))
 
     def save(self, path: Path) -> None:
         """Write JSON to a path that ends with ``.json``, and otherwise the HTML page."""
@@ -165,8 +162,6 @@ class Audit:
         return _row_of(masks * patterns + (1 - masks) * 0.5, titles)  # on grey, so that black pixels are seen
 
     def _w_curves(self) -> Figure:
-        from matplotlib.figure import Figure
-
         figure, noise = Figure(figsize=(7, 3), layout="constrained"), self.found["noise"]
         axis = figure.subplots()
         axis.plot(noise["sigmas"], noise["mean W"], "o-", color="#222222", label="clean images")
@@ -195,8 +190,6 @@ def _plain(value: Any) -> Any:
 
 def _row_of(images: NDArray[Any], titles: Sequence[str] = ()) -> Figure:
     """Images side by side."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(1.2 * len(images), 1.5), layout="constrained")
     for at, (axis, image) in enumerate(zip(figure.subplots(1, len(images), squeeze=False)[0], images, strict=True)):
         axis.imshow(image.transpose(1, 2, 0).clip(0, 1).squeeze(), cmap="gray", vmin=0, vmax=1)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,8 +23,11 @@ from bslib.audit.loading import OnnxNetwork
 from bslib.audit.partial import Partial
 from bslib.audit.report import Audit
 from bslib.calling import check_counts, check_inputs, check_model, check_points, digest_of, evaluating, trial_images
+from bslib.detectors.logit_shift import logit_shift_variance
+from bslib.detectors.strip import strip_entropy
 from bslib.engine import fast_dtype
-from bslib.measure import predict
+from bslib.entropy import entropy
+from bslib.measure import class_counts, predict
 from bslib.patterns.neural_cleanse import reverse_triggers
 from bslib.progress import bar
 from bslib.provenance import code_version, device_name
@@ -112,32 +114,38 @@ def audit(
     >>> audit(network, torch.rand(20, 1, 4, 4), steps=1, progress=False).verdict
     'not enough evidence'
     """
-    classes = _checked(model, images, labels, steps)
-    if trigger is not None and (covered := float(trigger.mask.mean())) > LARGEST_TRIGGER:
-        reason = f"the trigger covers {covered:.0%} of the image"
-        raise ValueError(f"{reason}: more than {LARGEST_TRIGGER:.0%}, such as a picture of a class, moves clean networks too")
-    names = list(names) if names is not None else [f"image {i}" for i in range(len(images))]
-    job = _Job(model, images, classes, _chosen(tested, classes), seed, steps, cache, progress, say)
+    classes, chosen = _checked(model, images, labels, tested, trigger, steps)
+    job = _Job(model, images, classes, chosen, seed, steps, cache, progress, say)
     if len({job.digest, *(digest_of(network, images) for network in references)}) <= len(references):
         raise ValueError("references must differ from the network and from each other, got one twice")
     level = LEVEL / (1 if trigger is None else 2)
+    seconds: dict[str, float] = {}
+
+    def note(stage: str) -> None:
+        seconds[stage] = round(time.monotonic() - begin - sum(seconds.values()), 2)
+
     with job.partial.alone():
-        with job.timed("noise levels"):
-            checked = evidence.clean_accuracy(model, bare, images, labels, classes)
-            noise, inputs = job.noise(), job.inputs(names)
+        begin = time.monotonic()
+        checked = evidence.clean_accuracy(model, bare, images, labels, classes)
+        w = job.partial.get("noise", lambda: {"W": job.w_of(job.points, LADDER)})["W"]
+        at, informative = evidence.choose_sigma(LADDER, w)
+        fractions = (w > 0).mean(1)
+        say(f"at sigma {LADDER[at]:g}, W is above 0 for {fractions[at]:.0%} of the clean images; tests use this level")
+        inputs = job.inputs(w, [f"image {i}" for i in range(len(images))] if names is None else names)
+        note("noise levels")
         if checked["accuracy"]:
             say(f"clean accuracy {checked['accuracy']['as given']:.1%}" + (checked["doubt"] and f": {checked['doubt']}"))
-        with job.timed("trigger candidates"):
-            job.make_candidates()
-        with job.timed("references"):
-            others = np.stack([job.reference_norms(network) for network in references]) if references else None
+        candidates = job.candidates(model, job.partial, say) if job.differentiable else _none(classes)
+        note("trigger candidates")
+        others = np.stack([job.reference_norms(network) for network in references]) if references else None
+        note("references")
         null = [] if others is None else leave_one_out_p(others)
         # An accused network is more suspicious than each reference, and a trigger of the user's halves the level.
-        sizes = size_test(job.norms, job.success, others, level=min(level, *null, 1.0))
-        with job.timed("W with candidates"):
-            rows = job.rows(sizes)
-        with job.timed("your trigger"):
-            own = None if trigger is None else job.own_trigger(trigger)
+        sizes = size_test(candidates.norms, candidates.success, others, level=min(level, *null, 1.0))
+        rows = job.rows(candidates, sizes, w, at)
+        note("W with candidates")
+        own = None if trigger is None else job.own_trigger(trigger, w)
+        note("your trigger")
     answer = decide(
         sizes,
         classes=classes,
@@ -150,9 +158,21 @@ def audit(
     )
     say(f"{answer.verdict}: {'; '.join(answer.reasons)}")
     found = asdict(answer) | {
-        "sizes": job.sizes_in_numbers(sizes) | {"p of references": null},
+        "sizes": {
+            "most suspicious class": sizes.smallest,
+            "p": sizes.lowest,
+            "detectable below": sizes.critical,
+            "Neural Cleanse index": anomaly_index(candidates.norms, candidates.success) if classes > 2 else None,
+            "p of references": null,
+        },
         "classes": rows,
-        "noise": noise,
+        "noise": {
+            "sigmas": list(LADDER),
+            "W above 0": fractions.tolist(),
+            "mean W": w.mean(1).tolist(),
+            "chosen": LADDER[at],
+            "degenerate": not informative,
+        },
         "inputs": inputs,
         "trigger": own,
         "calibration": calibration(),
@@ -160,15 +180,39 @@ def audit(
         "network": {"classes": classes, "parameters": sum(p.numel() for p in model.parameters()), "digest": job.digest},
         "settings": job.settings | {"references": len(references)},
         "about": dict(about or {}),
-        "seconds": job.seconds,
-        "made with": _made_with(images.device),
+        "seconds": seconds,
+        "made with": {
+            "bslib": code_version(),
+            "torch": version("torch"),
+            "device": device_name(images.device),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
     }
-    return Audit(found, job.pictures)
+    few = job.points[:4]
+    pictures = {"clean": few} | candidates.pictures() | ({} if trigger is None else {"trigger": trigger(few)})
+    return Audit(found, {name: images.cpu().numpy() for name, images in pictures.items()})
+
+
+class _Candidates(NamedTuple):
+    """Trigger candidates by class, and arrays (classes,) with their sizes and success; NaN for classes without."""
+
+    overlays: dict[int, Overlay]
+    norms: NDArray[np.float64]
+    success: NDArray[np.float64]
+
+    def smallest(self) -> list[int]:
+        """The classes with the smallest candidates, the smallest first; candidates without success come last."""
+        return sorted(self.overlays, key=lambda k: (np.isnan(self.success[k]), self.norms[k]))[:COMPARED]
+
+    def pictures(self) -> dict[str, Tensor]:
+        """Masks and patterns of the smallest candidates."""
+        pairs = [self.overlays[k] for k in self.smallest()]
+        return {f"{name}s": torch.stack([getattr(pair, name) for pair in pairs]) for name in Overlay._fields if pairs}
 
 
 @dataclass
 class _Job:
-    """The stages of one audit, and what they share."""
+    """The network, both halves of the images, and what all stages share."""
 
     model: nn.Module
     images: Tensor
@@ -191,51 +235,83 @@ class _Job:
         self.held = order[len(self.images) // 2 :]
         self.points = self.images[self.held[:MEASURED]]
         self.differentiable = not any(isinstance(module, OnnxNetwork) for module in self.model.modules())
-        self.norms, self.success = np.full((2, self.classes), np.nan)
-        self.overlays: dict[int, Overlay] = {}
-        self.pictures: dict[str, NDArray[Any]] = {"clean": self.points[:4].cpu().numpy()}
-        self.seconds: dict[str, float] = {}
 
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Note the seconds of a stage."""
-        begin = time.monotonic()
-        yield
-        self.seconds[stage] = round(time.monotonic() - begin, 2)
+    def w_of(self, images: Tensor, sigmas: Sequence[float]) -> NDArray[Any]:
+        """W of each image at each noise level, shape (S, B). The noise depends on an image's place, not on what it carries."""
+        ids = range(len(images))
+        return entropy(class_counts(self.model, images, list(sigmas), COPIES, seed=self.seed, ids=ids, progress=self.progress))
 
-    def noise(self) -> dict[str, Any]:
-        """Measure W of clean images at each noise level, and choose one."""
-        self.w = self.partial.get("noise", lambda: {"W": self._w(self.points, LADDER)})["W"]
-        self.at, informative = evidence.choose_sigma(LADDER, self.w)
-        fractions = (self.w > 0).mean(1)
-        self.say(
-            f"at sigma {LADDER[self.at]:g}, W is above 0 for {fractions[self.at]:.0%} of the clean images; tests use this level"
-        )
-        return {
-            "sigmas": list(LADDER),
-            "W above 0": fractions.tolist(),
-            "mean W": self.w.mean(1).tolist(),
-            "chosen": LADDER[self.at],
-            "degenerate": not informative,
-        }
-
-    def inputs(self, names: Sequence[str]) -> dict[str, Any]:
+    def inputs(self, w: NDArray[Any], names: Sequence[str]) -> dict[str, Any]:
         """List suspicious images, at the lowest level at which nearly all images have W above 0."""
-        loud = next((s for s, row in enumerate(self.w) if (row > 0).mean() >= 0.9), len(LADDER) - 1)
+        loud = next((s for s, row in enumerate(w) if (row > 0).mean() >= 0.9), len(LADDER) - 1)
         held = self.held[:MEASURED].numpy()
-        listed = evidence.suspicious(self.w[loud], self.predicted[held], [names[i] for i in held])
+        listed = evidence.suspicious(w[loud], self.predicted[held], [names[i] for i in held])
         return {"sigma": LADDER[loud], "examined": len(held), "listed": listed}
 
-    def make_candidates(self) -> None:
-        """Make the trigger candidates, their sizes and success; the last two are NaN for classes without."""
-        if not self.differentiable:
-            return
-        for targets, part in self._groups(self.model, self.partial, self.say):
-            self.norms[targets], self.success[targets] = part["masks"].sum((1, 2, 3)), part["success"]
+    def candidates(self, model: nn.Module, partial: Partial, say: Callable[[str], None]) -> _Candidates:
+        """Make the trigger candidates of a network, some classes at a time."""
+        options: dict[str, Any] = {"classes": self.classes, "seed": self.seed, "dtype": fast_dtype(self.images.device)}
+
+        def craft(targets: list[int], **more: Any) -> dict[str, NDArray[Any]]:
+            made = reverse_triggers(model, self.crafting, targets=targets, samples=SAMPLES, **options, **more)
+            return {name: getattr(made, name).cpu().numpy() for name in ("masks", "patterns", "success")}
+
+        found = _none(self.classes)
+        groups = [self.chosen[start : start + AT_A_TIME] for start in range(0, len(self.chosen), AT_A_TIME)]
+        for _ in range(2):  # the first is slower than the others
+            begin = time.monotonic()
+            craft(groups[0], steps=1, progress=False)
+        most = (time.monotonic() - begin) * self.steps * len(groups) / 60
+        say(f"trigger candidates for {len(self.chosen)} classes: at most {most:.1f} minutes, usually half of that")
+        for targets in groups:
+            full = functools.partial(craft, targets, steps=self.steps, progress=self.progress)
+            part = partial.get(f"candidates-{targets[0]}", full)
+            found.norms[targets], found.success[targets] = part["masks"].sum((1, 2, 3)), part["success"]
             masks, patterns = (torch.from_numpy(part[name]).to(self.images.device) for name in ("masks", "patterns"))
-            self.overlays |= {k: Overlay(*pair) for k, *pair in zip(targets, masks, patterns, strict=True)}
-        for name in ("mask", "pattern"):
-            self.pictures[f"{name}s"] = np.stack([getattr(self.overlays[k], name).cpu().numpy() for k in self._smallest()])
+            found.overlays.update({k: Overlay(*pair) for k, *pair in zip(targets, masks, patterns, strict=True)})
+            say("size of the candidate of each class, in pixels: " + ", ".join(f"{k}: {found.norms[k]:.1f}" for k in targets))
+        return found
+
+    def reference_norms(self, network: nn.Module) -> NDArray[Any]:
+        """Sizes of a reference network's candidates, shape (classes,), NaN without success. They are kept for later audits."""
+        if (there := class_count(network, self.images)) != self.classes:
+            raise ValueError(f"references must have {self.classes} classes as the network, got one with {there}")
+        key = self.settings | _identity(network, self.crafting, predict(network, self.crafting))
+        found = self.candidates(network, Partial(self.cache, key), lambda text: self.say(f"reference: {text}"))
+        return np.where(np.isnan(found.success), np.nan, found.norms)
+
+    def rows(self, candidates: _Candidates, sizes: Sizes, w: NDArray[Any], at: int) -> list[dict[str, Any]]:
+        """One row a class; the smallest candidates are also measured with W, STRIP and the logit shift."""
+        smallest, held, clean = candidates.smallest(), self.images[self.held], self.predicted[self.held]
+        rows: list[dict[str, Any]] = []
+        with bar(total=len(candidates.overlays), desc="W with candidates", unit="class", show=self.progress) as shown:
+            for k, overlay in candidates.overlays.items():
+                row = {
+                    "class": k,
+                    "norm": candidates.norms[k],
+                    "success": candidates.success[k],
+                    "success held out": evidence.held_out_success(self.model, held, clean, overlay, k),
+                    "p": sizes.p[k],
+                }
+                rows.append(row | (self._with_candidate(k, overlay, w, at) if k in smallest else {}))
+                shown.update()
+        return rows
+
+    def _with_candidate(self, k: int, overlay: Overlay, w: NDArray[Any], at: int) -> dict[str, Any]:
+        """W with a candidate at the chosen noise level and its neighbours, STRIP and the logit shift; low is suspicious."""
+        few, near = self.points[: MEASURED // 2], LADDER[max(0, at - 1) : at + 2]
+        tested = self.partial.get(f"W-{k}", lambda: {"W": self.w_of(overlay(few), near)})["W"]
+        shown = overlay(few[:50])
+        return {
+            "W": _compared(near, w[max(0, at - 1) : at + 2, : len(few)], tested),
+            "STRIP": float(strip_entropy(self.model, shown, self.crafting[:50]).mean()),
+            "logit shift": logit_shift_variance(self.model, few[:50], shown),
+        }
+
+    def own_trigger(self, trigger: Overlay, w: NDArray[Any]) -> dict[str, Any]:
+        """Test the user's own trigger, and measure W with it at each noise level."""
+        own = evidence.own_trigger(self.model, self.images[self.held], self.predicted[self.held], trigger, seed=self.seed)
+        return own | {"W": _compared(LADDER, w, self.w_of(trigger(self.points), LADDER))}
 
     def gaps(self) -> list[str]:
         """List reasons why classes have no candidate, or one that says little."""
@@ -248,116 +324,33 @@ class _Job:
             gaps.append(f"{reason}: wrong normalisation, or too few images of other classes?")
         return gaps
 
-    def reference_norms(self, network: nn.Module) -> NDArray[Any]:
-        """Sizes of a reference network's candidates, shape (classes,), NaN without success. They are kept for later audits."""
-        if (there := class_count(network, self.images)) != self.classes:
-            raise ValueError(f"references must have {self.classes} classes as the network, got one with {there}")
-        key = self.settings | _identity(network, self.crafting, predict(network, self.crafting))
-        norms = np.full(self.classes, np.nan)
-        for targets, part in self._groups(network, Partial(self.cache, key), lambda text: self.say(f"reference: {text}")):
-            norms[targets] = np.where(np.isnan(part["success"]), np.nan, part["masks"].sum((1, 2, 3)))
-        return norms
 
-    def sizes_in_numbers(self, sizes: Sizes) -> dict[str, Any]:
-        """The result of the size test for the report."""
-        return {
-            "most suspicious class": sizes.smallest,
-            "p": sizes.lowest,
-            "detectable below": sizes.critical,
-            "Neural Cleanse index": anomaly_index(self.norms, self.success) if self.classes > 2 else None,
-        }
-
-    def rows(self, sizes: Sizes) -> list[dict[str, Any]]:
-        """One row a class; the smallest candidates are also measured with W, STRIP and the logit shift."""
-        smallest = self._smallest()
-        rows: list[dict[str, Any]] = []
-        with bar(total=len(self.overlays), desc="W with candidates", unit="class", show=self.progress) as shown:
-            for k, overlay in self.overlays.items():
-                held_out = evidence.held_out_success(self.model, self.images[self.held], self.predicted[self.held], overlay, k)
-                row = {
-                    "class": k,
-                    "norm": self.norms[k],
-                    "success": self.success[k],
-                    "success held out": held_out,
-                    "p": sizes.p[k],
-                }
-                rows.append(row | (self._with_candidate(k, overlay) if k in smallest else {}))
-                shown.update()
-        return rows
-
-    def own_trigger(self, trigger: Overlay) -> dict[str, Any]:
-        """Test the user's own trigger, and measure W with it at each noise level."""
-        own = evidence.own_trigger(self.model, self.images[self.held], self.predicted[self.held], trigger, seed=self.seed)
-        w = self._w(trigger(self.points), LADDER)
-        own["W"] = {f"{s:g}": evidence.compare_w(*pair) for s, *pair in zip(LADDER, self.w, w, strict=True)}
-        self.pictures["trigger"] = trigger(self.points[:4]).cpu().numpy()
-        return own
-
-    def _smallest(self) -> list[int]:
-        """The classes with the smallest candidates, the smallest first; candidates without success come last."""
-        return sorted(self.overlays, key=lambda k: (np.isnan(self.success[k]), self.norms[k]))[:COMPARED]
-
-    def _with_candidate(self, k: int, overlay: Overlay) -> dict[str, Any]:
-        """W with a candidate at the chosen noise level and its neighbours, STRIP, and the logit shift."""
-        levels, few = range(max(0, self.at - 1), min(self.at + 2, len(LADDER))), self.points[: MEASURED // 2]
-        sigmas = [LADDER[s] for s in levels]
-        w = self.partial.get(f"W-{k}", lambda: {"W": self._w(overlay(few), sigmas)})["W"]
-        pairs = zip(levels, w, strict=True)
-        tests = {f"{LADDER[s]:g}": evidence.compare_w(self.w[s][: len(few)], tested) for s, tested in pairs}
-        return {"W": tests, **evidence.describe(self.model, few[:50], overlay, self.crafting[:50])}
-
-    def _w(self, images: Tensor, sigmas: Sequence[float]) -> NDArray[Any]:
-        return evidence.w_of(self.model, images, sigmas, COPIES, seed=self.seed, progress=self.progress)
-
-    def _groups(
-        self, model: nn.Module, partial: Partial, say: Callable[[str], None]
-    ) -> Iterator[tuple[list[int], dict[str, NDArray[Any]]]]:
-        """Yield some classes at a time, with their masks, patterns and success."""
-        groups = [self.chosen[start : start + AT_A_TIME] for start in range(0, len(self.chosen), AT_A_TIME)]
-        for _ in range(2):  # the first is slower than the others
-            begin = time.monotonic()
-            self._crafted(model, groups[0], steps=1, progress=False)
-        most = (time.monotonic() - begin) * self.steps * len(groups) / 60
-        say(f"trigger candidates for {len(self.chosen)} classes: at most {most:.1f} minutes, usually half of that")
-        for targets in groups:
-            craft = functools.partial(self._crafted, model, targets, steps=self.steps, progress=self.progress)
-            part = partial.get(f"candidates-{targets[0]}", craft)
-            sizes = ", ".join(f"{k}: {mask.sum():.1f}" for k, mask in zip(targets, part["masks"], strict=True))
-            say(f"size of the candidate of each class, in pixels: {sizes}")
-            yield targets, part
-
-    def _crafted(self, model: nn.Module, targets: list[int], *, steps: int, progress: bool) -> dict[str, NDArray[Any]]:
-        found = reverse_triggers(
-            model,
-            self.crafting,
-            classes=self.classes,
-            targets=targets,
-            samples=SAMPLES,
-            steps=steps,
-            seed=self.seed,
-            dtype=fast_dtype(self.images.device),
-            progress=progress,
-        )
-        return {name: getattr(found, name).cpu().numpy() for name in ("masks", "patterns", "success")}
+def _none(classes: int) -> _Candidates:
+    return _Candidates({}, *np.full((2, classes), np.nan))
 
 
-def _checked(model: nn.Module, images: Tensor, labels: Tensor | None, steps: int) -> int:
-    """Check the arguments of :func:`audit`; return the number of classes."""
+def _compared(sigmas: Sequence[float], clean: NDArray[Any], tested: NDArray[Any]) -> dict[str, Any]:
+    return {f"{sigma:g}": evidence.compare_w(*pair) for sigma, *pair in zip(sigmas, clean, tested, strict=True)}
+
+
+def _checked(
+    model: nn.Module, images: Tensor, labels: Tensor | None, tested: Sequence[int] | None, trigger: Overlay | None, steps: int
+) -> tuple[int, list[int]]:
+    """Check arguments of :func:`audit`; return the number of classes, and those to make candidates for, ascending."""
     check_points(model, images)
     check_counts(steps=steps)
     if images.ndim != 4 or len(images) < 20:
         raise ValueError(f"an audit needs at least 20 images (B, C, H, W), got shape {tuple(images.shape)}")
     if labels is not None and (labels.dtype != torch.int64 or labels.shape != images.shape[:1]):
         raise ValueError(f"labels must be int64, one an image, got {labels.dtype} of shape {tuple(labels.shape)}")
-    return class_count(model, images)
-
-
-def _chosen(tested: Sequence[int] | None, classes: int) -> list[int]:
-    """The classes to make candidates for, ascending."""
+    classes = class_count(model, images)
+    if trigger is not None and (covered := float(trigger.mask.mean())) > LARGEST_TRIGGER:
+        reason = f"the trigger covers {covered:.0%} of the image"
+        raise ValueError(f"{reason}: more than {LARGEST_TRIGGER:.0%}, such as a picture of a class, moves clean networks too")
     chosen = list(range(classes)) if tested is None else sorted(set(tested))
     if not chosen or not 0 <= chosen[0] <= chosen[-1] < classes:
         raise ValueError(f"tested classes must be from 0 to {classes - 1}, got {list(tested or [])}")
-    return chosen
+    return classes, chosen
 
 
 def class_count(model: nn.Module, images: Tensor) -> int:
@@ -373,12 +366,3 @@ def _identity(model: nn.Module, images: Tensor, predicted: NDArray[np.int64]) ->
         answers = network(images[:8]).log_softmax(1).cpu().round(decimals=1).tolist()
     versions = {"bslib": code_version().partition(" ")[0], "measured": MEASURED, "crafted": CRAFTED}
     return versions | {"network": digest_of(model, images), "predicted": predicted.tolist(), "answers": answers}
-
-
-def _made_with(device: torch.device) -> dict[str, str]:
-    return {
-        "bslib": code_version(),
-        "torch": version("torch"),
-        "device": device_name(device),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
