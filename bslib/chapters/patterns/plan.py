@@ -177,7 +177,7 @@ def batch_of(size: Size, network: NetworkSpec, trigger: int | None, sigma: float
 
 
 def universals_of(size: Size, network: NetworkSpec) -> list[UniversalSpec]:
-    """The universal perturbations of a network, by bound; the claims are judged by the first. Not all need be planned."""
+    """The universal perturbations of a network: of the first bounds, then of the further ones, which need not be planned."""
     return [
         UniversalSpec(network=network, images=size.crafted_on, bound=bound, passes=size.passes, batch_size=10, seed=network.seed)
         for bound in (*size.bounds, *size.more_bounds)
