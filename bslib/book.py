@@ -95,10 +95,8 @@ def execute(
         concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=exit_with_parent) as pool,
         tqdm(total=len(targets), desc="executing notebooks", unit="notebook", disable=None) as bar,
     ):
-        tasks = {
-            pool.submit(_execute_one, source, target, dict(parameters or {}), Path(cwd).resolve()): source
-            for source, target in targets.items()
-        }
+        values, folder = dict(parameters or {}), Path(cwd).resolve()
+        tasks = {pool.submit(_execute_one, source, target, values, folder): source for source, target in targets.items()}
         for task in concurrent.futures.as_completed(tasks):
             source = tasks[task]
             if error := task.exception():  # the error of a killed process is not a BookError

@@ -14,7 +14,7 @@ import pandas as pd
 from bslib.cards import file_link, format_estimate
 from bslib.chapters import CHAPTERS, plan_of, records_for
 from bslib.chapters.base import Results
-from bslib.ledger import MARKS, Claim, Finding, Test, findings_of, measured_of
+from bslib.ledger import MARKS, Claim, Finding, findings_of
 from bslib.markdown import markdown_table
 from bslib.profiles import profile_named
 from bslib.specs import CountsSpec, DomainSpec, NetworkSpec
@@ -197,14 +197,12 @@ def bounds_text(claim: Claim, quantities: Mapping[str, Estimate]) -> dict[str, s
     >>> bounds_text(claims_of("parameters")[0], {"accuracy.fashion-mnist": Estimate(0.88, 0.87, 0.89, 5)})
     {'accuracy.fashion-mnist': '0.865 to 0.895 ✓'}
     """
-
-    def fares(test: Test) -> str:
-        text = f"{test} {MARKS[test.outcome(quantities[test.quantity])]}"
-        return f"(given {text})" if test.given else text
-
-    return {
-        name: ", ".join(fares(test) for test in claim.tests if test.quantity == name) for name in measured_of(claim, quantities)
-    }
+    texts: dict[str, list[str]] = {}
+    for test in claim.tests:
+        if test.quantity in quantities:
+            text = f"{test} {MARKS[test.outcome(quantities[test.quantity])]}"
+            texts.setdefault(test.quantity, []).append(f"(given {text})" if test.given else text)
+    return {name: ", ".join(parts) for name, parts in texts.items()}
 
 
 def _as_list(some: Iterable[Finding], quantities: Mapping[str, Estimate], *, bold: bool = False, intervals: bool = True) -> str:

@@ -54,11 +54,8 @@ class Explorer(anywidget.AnyWidget):
             return None
         names = "; ".join(part["name"] for part in self.data["parts"])
         words = f"Controls for {names}. They need scripts; the figures do not."
-        mine = {
-            "text/plain": words,
-            "text/html": f'<div class="explorer-place" data-widget="{self.model_id}"><p>{html.escape(words)}</p></div>',
-        }
-        return bundle[0] | mine, bundle[1]
+        place = f'<div class="explorer-place" data-widget="{self.model_id}"><p>{html.escape(words)}</p></div>'
+        return bundle[0] | {"text/plain": words, "text/html": place}, bundle[1]
 
 
 def explorer(chapter: str, results: Mapping[str, Results[Any]], *, view: str = "") -> Explorer | Markdown:

@@ -134,14 +134,13 @@ def lab(
     """
     if get_ipython() is None:  # in a script, a thread that still runs at exit would make Python abort
         raise RuntimeError("the lab needs a Jupyter notebook, which shows it: in a script call bslib.wobbliness")
-    measuring = Measuring(
-        dict(model) if isinstance(model, Mapping) else {"network": model},
-        images,
-        dict(trigger) if isinstance(trigger, Mapping) else {} if trigger is None else {"trigger": trigger},
-        seed,
-    )
-    start = Question(index, NONE, sigma, n)
-    names = _class_names(classes, measuring.check(start))
+    models = dict(model) if isinstance(model, Mapping) else {"network": model}
+    triggers = dict(trigger) if isinstance(trigger, Mapping) else {} if trigger is None else {"trigger": trigger}
+    measuring, start = Measuring(models, images, triggers, seed), Question(index, NONE, sigma, n)
+    count = measuring.check(start)
+    names = [str(k) for k in range(count)] if classes is None else list(classes)
+    if len(names) != count:
+        raise ValueError(f"classes must name each of the {count} outputs of the network, got {len(names)} names")
     if _nobody_watches():
         *_, answer = measuring.answers(start)
         return Image(_png(answer, names), alt=_in_words(answer, names))
@@ -170,9 +169,10 @@ class Measuring:
             trigger(images[:1])
         image = images[index : index + 1]
         counts = [class_counts(model, image, sigma, 1, seed=self.seed, progress=False) for model in self.models.values()]
-        if len({found.shape[-1] for found in counts}) != 1:
-            raise ValueError("the networks must have the same classes, got " + ", ".join(str(c.shape[-1]) for c in counts))
-        return int(counts[0].shape[-1])
+        classes = [found.shape[-1] for found in counts]
+        if len(set(classes)) != 1:
+            raise ValueError(f"the networks must have the same classes, got {', '.join(map(str, classes))}")
+        return classes[0]
 
     def answers(self, question: Question) -> Iterator[Answer]:
         """Yield the results after every batch of noisy copies; the last counts equal those of ``class_counts``."""
@@ -294,14 +294,6 @@ class Lab(widgets.VBox):
                 drawn = time.monotonic()
             if last:
                 return
-
-
-def _class_names(classes: Sequence[str] | None, count: int) -> list[str]:
-    if classes is None:
-        return [str(k) for k in range(count)]
-    if len(classes) != count:
-        raise ValueError(f"classes must name each of the {count} outputs of the network, got {len(classes)} names")
-    return list(classes)
 
 
 def _nobody_watches() -> bool:
