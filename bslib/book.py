@@ -52,11 +52,7 @@ def find_root() -> Path:
 
 
 def execute(
-    notebooks: Iterable[str | os.PathLike[str]],
-    out: str | os.PathLike[str],
-    parameters: Mapping[str, Any] | None = None,
-    *,
-    cwd: str | os.PathLike[str] | None = None,
+    notebooks: Iterable[str | Path], out: str | Path, parameters: Mapping[str, Any] | None = None, *, cwd: str | Path = "."
 ) -> list[Path]:
     """Execute notebooks with papermill, as many in parallel as there are cores.
 
@@ -84,7 +80,7 @@ def execute(
         If a notebook fails. The message lists every failed notebook with its cell and traceback; the others are still executed.
     """
     _need("papermill", "ipykernel")
-    sources = [Path(notebook).resolve() for notebook in notebooks]
+    sources = (Path(notebook).resolve() for notebook in notebooks)
     targets = {source: Path(out).resolve() / source.name for source in sources}
     for source in targets:
         if not source.is_file():
@@ -99,10 +95,8 @@ def execute(
         concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=exit_with_parent) as pool,
         tqdm(total=len(targets), desc="executing notebooks", unit="notebook", disable=None) as bar,
     ):
-        tasks = {
-            pool.submit(_execute_one, source, target, dict(parameters or {}), Path(cwd or ".").resolve()): source
-            for source, target in targets.items()
-        }
+        values, folder = dict(parameters or {}), Path(cwd).resolve()
+        tasks = {pool.submit(_execute_one, source, target, values, folder): source for source, target in targets.items()}
         for task in concurrent.futures.as_completed(tasks):
             source = tasks[task]
             if error := task.exception():  # the error of a killed process is not a BookError
@@ -174,7 +168,7 @@ def _cell_name(number: int | None, source: str) -> str:
     return f"In [{number}] `{lines[0].strip() if lines else ''}`"
 
 
-def write_status(executed: str | os.PathLike[str]) -> Path:
+def write_status(executed: str | Path) -> Path:
     """Write a page into the folder of executed notebooks that lists when and with which parameters each was executed."""
     import nbformat
 
@@ -214,7 +208,7 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def render(source: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
+def render(source: str | Path, out: str | Path) -> Path:
     """Render a book with Jupyter Book; each page gets the policy that it loads nothing from other sites.
 
     Every warning is an error, including unresolved references.
@@ -251,7 +245,7 @@ def render(source: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
     return folder / "html" / "index.html"
 
 
-def _jupyter_book(source: str | os.PathLike[str], out: Path) -> Path:
+def _jupyter_book(source: str | Path, out: Path) -> Path:
     """Run Jupyter Book in a process of its own; return the folder with the pages."""
     work = out / "_build"  # Jupyter Book appends "_build" itself
     shutil.rmtree(work / "html", ignore_errors=True)  # otherwise renamed pages would remain under the old name
@@ -283,13 +277,7 @@ def _jupyter_book(source: str | os.PathLike[str], out: Path) -> Path:
     return work / "html"
 
 
-def build(
-    profile: str = "paper",
-    store: str | os.PathLike[str] | None = None,
-    seed: int = 0,
-    *,
-    out: str | os.PathLike[str] | None = None,
-) -> Path:
+def build(profile: str = "paper", store: str | Path | None = None, seed: int = 0, *, out: str | Path | None = None) -> Path:
     """Execute every notebook of the repository and render the book.
 
     Parameters

@@ -168,9 +168,8 @@ def _plot(entry: Entry) -> str:
     rows, last, measured = [], None, entry.measured
     several = len({label(test.quantity)[1] for test in entry.claim.tests}) > 1
     there = [test for test in entry.claim.tests if test.quantity in measured]
-    stems = {test.quantity: test.quantity.split(".")[0] for test in there}
     for test in there:
-        family = [other for other in there if stems[other.quantity] == stems[test.quantity]]
+        family = [other for other in there if other.quantity.split(".")[0] == test.quantity.split(".")[0]]
         ends = [x for other in family for x in (*_ends(measured[other.quantity]), other.at_least, other.at_most) if x is not None]
         pad = 0.06 * (max(ends) - min(ends)) or 0.5
         noise = any(re.search(r"(?<![^.])0\.\d", other.quantity) for other in family)
@@ -179,18 +178,14 @@ def _plot(entry: Entry) -> str:
             rows.append(f'<p class="what">{"Presupposed: " * test.given}{what}</p>')
             last = (what, test.given)
         outcome, estimate = test.outcome(measured[test.quantity]), measured[test.quantity]
+        value = re.sub(" (.*)", r" <small>\1</small>", format_estimate(estimate))  # the interval in small print
         rows.append(
             f'<div class="line {OUTCOMES[outcome]}"><span class="name">{detail or data * several} '
             f"<small>{test}{', can only refute' * test.refutes}</small></span>"
             f"{_track(test, estimate, min(ends) - pad, max(ends) + pad)}"
-            f'<span class="value">{_value(estimate)} <span class="fares">{MARKS[outcome]}</span></span></div>'
+            f'<span class="value">{value} <span class="fares">{MARKS[outcome]}</span></span></div>'
         )
     return f'<div class="plot">{"".join(rows)}</div>'
-
-
-def _value(estimate: Estimate) -> str:
-    value, *interval = format_estimate(estimate).split(" ", 1)
-    return f"{value} <small>{interval[0]}</small>" if interval else value
 
 
 def _ends(estimate: Estimate) -> tuple[float, float]:

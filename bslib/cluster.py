@@ -56,8 +56,7 @@ def pools_at(address: str, device: str) -> Iterator[dict[str, Executor]]:
     try:
         client = Client(address, timeout=PATIENCE, set_as_default=False)
     except (OSError, ValueError) as problem:
-        reason = str(problem).splitlines()[0]
-        raise ConnectionError(f"no Dask scheduler answers at {address!r}: {reason}") from None
+        raise ConnectionError(f"no Dask scheduler answers at {address!r}: {str(problem).splitlines()[0]}") from None
     try:
         gpus = _gpu_workers(client, address)
         if device == "cuda" and not gpus:

@@ -175,8 +175,7 @@ def points_with_intervals(
 def coin_toss(axis: Axes) -> None:
     """Mark W of a fair coin toss between two classes, log 2."""
     axis.axhline(np.log(2), color=GREY, linestyle=":", linewidth=1)
-    place: dict[str, Any] = {"xy": (0.02, np.log(2)), "xycoords": ("axes fraction", "data")}
-    axis.annotate("coin toss between two classes", **place, va="bottom", fontsize=7.5)
+    axis.text(0.02, np.log(2), "coin toss between two classes", transform=axis.get_yaxis_transform(), va="bottom", fontsize=7.5)
 
 
 def reach(estimates: Iterable[Estimate]) -> np.ndarray[Any, Any]:

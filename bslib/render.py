@@ -14,7 +14,7 @@ import pandas as pd
 from bslib.cards import file_link, format_estimate
 from bslib.chapters import CHAPTERS, plan_of, records_for
 from bslib.chapters.base import Results
-from bslib.ledger import MARKS, Claim, Finding, Test, findings_of, measured_of
+from bslib.ledger import MARKS, Claim, Finding, findings_of
 from bslib.markdown import markdown_table
 from bslib.profiles import profile_named
 from bslib.specs import CountsSpec, DomainSpec, NetworkSpec
@@ -25,17 +25,9 @@ if TYPE_CHECKING:
     from IPython.display import HTML
 
 __all__ = [
-    "bounds_text",
-    "coverage_table",
-    "downloads",
-    "evidence_in_words",
-    "findings",
-    "further",
-    "headlines",
-    "in_short",
-    "networks",
+    "bounds_text", "coverage_table", "downloads", "evidence_in_words", "findings", "further", "headlines", "in_short", "networks",
     "provenance_table",
-]
+]  # fmt: skip
 
 
 def findings(chapter: str, quantities: Mapping[str, Estimate]) -> str:
@@ -62,9 +54,8 @@ def in_short(numbers: Mapping[str, Estimates], *, evidence: str = "") -> str:
     (Not yet run.)
     :::
     """
-    chosen = [(f, own) for name, own in numbers.items() for f in findings_of(name) if f.short]
-    if len(numbers) > 1:
-        chosen = [(finding, own) for finding, own in chosen if finding.short < 10]
+    one = len(numbers) == 1
+    chosen = [(f, own) for name, own in numbers.items() for f in findings_of(name) if f.short and (one or f.short < 10)]
     chosen.sort(key=lambda pair: pair[0].short)
     lines = [line for finding, own in chosen if (line := _as_list([finding], own, bold=True, intervals=not evidence))]
     if evidence:
@@ -142,9 +133,8 @@ def flat(table: pd.DataFrame) -> pd.DataFrame:
     columns: dict[str, Any] = {}
     for name, column in table.items():
         if len(column) and isinstance(column.iloc[0], Estimate):
-            columns[str(name)] = [e.value for e in column]
-            for part in ("low", "high", "repeats"):
-                columns[f"{name} {part}"] = [getattr(e, part) for e in column]
+            for part in ("value", "low", "high", "repeats"):
+                columns[f"{name} {part}".removesuffix(" value")] = [getattr(e, part) for e in column]
         else:
             columns[str(name)] = column.to_list()
     return pd.DataFrame(columns)
@@ -160,10 +150,7 @@ def provenance_table(*, profile: str, seed: int = 0, store: str | Path | Store |
         {
             "data": f"{r.data['source']} ({r.data['fingerprint'][:8]})" if r.data else "points made up in the plane",
             "kind": r.spec.kind,
-            "seconds": r.provenance["seconds"],
-            "device": r.provenance["device"],
-            "torch": r.provenance["torch"],
-            "code": r.provenance["code"],
+            **r.provenance,
             "date": r.provenance["date"][:10],
         }
         for r in records.values()
@@ -210,18 +197,16 @@ def bounds_text(claim: Claim, quantities: Mapping[str, Estimate]) -> dict[str, s
     >>> bounds_text(claims_of("parameters")[0], {"accuracy.fashion-mnist": Estimate(0.88, 0.87, 0.89, 5)})
     {'accuracy.fashion-mnist': '0.865 to 0.895 ✓'}
     """
-
-    def fares(test: Test) -> str:
-        text = f"{test} {MARKS[test.outcome(quantities[test.quantity])]}"
-        return f"(given {text})" if test.given else text
-
-    return {
-        name: ", ".join(fares(test) for test in claim.tests if test.quantity == name) for name in measured_of(claim, quantities)
-    }
+    texts: dict[str, list[str]] = {}
+    for test in claim.tests:
+        if test.quantity in quantities:
+            text = f"{test} {MARKS[test.outcome(quantities[test.quantity])]}"
+            texts.setdefault(test.quantity, []).append(f"(given {text})" if test.given else text)
+    return {name: ", ".join(parts) for name, parts in texts.items()}
 
 
 def _as_list(some: Iterable[Finding], quantities: Mapping[str, Estimate], *, bold: bool = False, intervals: bool = True) -> str:
-    """One line for each finding that has records, optionally with a bold first sentence; repeats go with intervals."""
+    """One line for each finding that has records, optionally with a bold first sentence; the fewest repeats go with intervals."""
     lines = []
     for finding in some:
         if any(test.quantity not in quantities for test in finding.tests):
@@ -230,13 +215,8 @@ def _as_list(some: Iterable[Finding], quantities: Mapping[str, Estimate], *, bol
         holds = all(test.outcome(estimate) for test, estimate in zip(finding.tests, measured, strict=True))
         doubt = "" if holds else "**Not borne out by these records:** "
         numbers = [format_estimate(e) if intervals else f"{e:.2f}".split(" [")[0] for e in measured]
-        repeats = _repeats_in_words(measured) if intervals else ""
+        least = min((e.repeats for e in measured), default=0) if intervals else 0
+        repeats = f" <small>{least} repeat{'s' * (least > 1)}</small>" if least else ""
         says = "**{}.** {}".format(*finding.says.split(". ", 1)) if bold else finding.says
         lines.append(f"- {doubt}{says.format(*numbers)}{repeats}")
     return "\n".join(lines)
-
-
-def _repeats_in_words(measured: Iterable[Estimate]) -> str:
-    """The smallest number of repeats behind some estimates, in small print; empty without estimates."""
-    least = min((estimate.repeats for estimate in measured), default=0)
-    return f" <small>{least} repeat{'s' if least > 1 else ''}</small>" if least else ""

@@ -100,16 +100,14 @@ def verify(records: list[Record], store: Store, *, device: str = "auto", progres
             run([spec], anew, device=device, jobs=1, progress=progress)
             new = anew.get(spec)
             # The record may name a pattern by the checksum of an earlier format.
-            same = {name: record.result.get(name) for name in spec.needs}
-            same = {name: found for name, found in same.items() if found in anew.get(spec.needs[name]).identities}
+            old = record.result
+            same = {name: old[name] for name, need in spec.needs.items() if old.get(name) in anew.get(need).identities}
             yield _compare(record, replace(new, result={**new.result, **same}), everything)
 
 
 def _bring_weights(network: NetworkSpec, store: Store, anew: Store) -> None:
     path = store.weights_path(network)
-    if network not in store or not path.is_file():
-        return
-    if file_digest(path) == store.get(network).result["weights"]:
+    if network in store and path.is_file() and file_digest(path) == store.get(network).result["weights"]:
         anew.put(store.get(network))
         anew.weights_path(network).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, anew.weights_path(network))

@@ -56,7 +56,7 @@ def waiting_panel(images: torch.Tensor, n: int = 250):
 
 @pytest.fixture(autouse=True)
 def in_a_notebook(monkeypatch):
-    monkeypatch.setattr(bslib.interactive.panel, "_shell", object)
+    monkeypatch.setattr(bslib.interactive.panel, "get_ipython", object)
 
 
 @pytest.fixture

@@ -11,18 +11,16 @@ import zlib
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anywidget
 import numpy as np
 import traitlets
+from IPython.display import Markdown
 from numpy.typing import NDArray
 
 from bslib.chapters.base import Results
 from bslib.entropy import ESTIMATORS
-
-if TYPE_CHECKING:
-    from IPython.display import Markdown
 
 __all__ = ["Explorer", "explorer", "packed"]
 
@@ -56,11 +54,8 @@ class Explorer(anywidget.AnyWidget):
             return None
         names = "; ".join(part["name"] for part in self.data["parts"])
         words = f"Controls for {names}. They need scripts; the figures do not."
-        mine = {
-            "text/plain": words,
-            "text/html": f'<div class="explorer-place" data-widget="{self.model_id}"><p>{html.escape(words)}</p></div>',
-        }
-        return bundle[0] | mine, bundle[1]
+        place = f'<div class="explorer-place" data-widget="{self.model_id}"><p>{html.escape(words)}</p></div>'
+        return bundle[0] | {"text/plain": words, "text/html": place}, bundle[1]
 
 
 def explorer(chapter: str, results: Mapping[str, Results[Any]], *, view: str = "") -> Explorer | Markdown:
@@ -78,13 +73,13 @@ def explorer(chapter: str, results: Mapping[str, Results[Any]], *, view: str = "
     missing = [part.missing for part in results.values() if part.missing]
     there = [part for part in results.values() if not part.missing]
     if not there:
-        from IPython.display import Markdown
-
         return Markdown("\n\n".join(map(str, missing)))
     settings, batches = getattr(import_module(f"bslib.chapters.{chapter}.explorer"), view or "content")(there)
-    names = [{"name": f"{part.size.dataset}, {part.size.network}", "source": part.source} for part in there]
     data = {
-        "parts": [about | own for about, own in zip(names, settings, strict=True)],
+        "parts": [
+            {"name": f"{part.size.dataset}, {part.size.network}", "source": part.source} | own
+            for part, own in zip(there, settings, strict=True)
+        ],
         "notes": [note.replace("**", "").replace("`", "") for note in missing],
         "batches": [about | {"points": len(counts)} for about, counts in batches],
         "estimators": list(ESTIMATORS),

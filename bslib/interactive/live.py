@@ -166,7 +166,8 @@ def export(
         If weights do not match their record, or the agreement of a rounded network with the trained one is too low.
     """
     source, out = store_of(store), Path(out)
-    pictures = _pictures(source)
+    shown = plan_of("wobbliness", "paper")[1]  # the 12 test images on the page about the measure W
+    pictures = (source if shown in source else open_store(PUBLISHED)).get(shown)
     classes, levels = pictures.result["classes"], torch.tensor(pictures.arrays["images"])
     images = to_float(levels)
     compared = torch.cat([images, to_float(_trained_trigger()(levels))])
@@ -180,7 +181,14 @@ def export(
         found[name] = agreement(trained, rounded, compared, sigmas, n, description=f"comparing {name}")
         if found[name].labels < LEAST_AGREEMENT:
             raise ValueError(f"the rounded {name} network agrees with the trained one on only {found[name].labels:.1%} of labels")
-        about[name] = _origin(record) | {
+        about[name] = {
+            "spec": spec.as_dict(),
+            "key": spec.key,
+            "record": record.checksum,
+            "weights": record.result["weights"],
+            "clean_accuracy": record.result["clean_accuracy"],
+            "trigger": getattr(spec.attack, "trigger", None),
+            "target": getattr(spec.attack, "target", None),
             "file": f"{name}.onnx",
             "bytes": len(content),
             "sha256": hashlib.sha256(content).hexdigest(),
@@ -241,12 +249,6 @@ def _labels(network: nn.Module, images: Tensor) -> Any:
         return logits(images).argmax(1).numpy()
 
 
-def _pictures(source: Store) -> Record:
-    """Return the record of the 12 test images on the page about the measure W."""
-    spec = plan_of("wobbliness", "paper")[1]
-    return (source if spec in source else open_store(PUBLISHED)).get(spec)
-
-
 def _trained(spec: NetworkSpec, source: Store, classes: int) -> tuple[nn.Module, Record]:
     path = source.weights_path(spec)
     train = f"bslib lab train --store {source.folder}"
@@ -266,28 +268,11 @@ def _trained_trigger() -> Trigger:
     return pattern(attack.trigger)
 
 
-def _origin(record: Record) -> dict[str, Any]:
-    """Describe the spec, record and weights that a network comes from."""
-    assert isinstance(record.spec, NetworkSpec)
-    attack = record.spec.attack
-    return {
-        "spec": record.spec.as_dict(),
-        "key": record.spec.key,
-        "record": record.checksum,
-        "weights": record.result["weights"],
-        "clean_accuracy": record.result["clean_accuracy"],
-        "trigger": attack.trigger if attack else None,
-        "target": attack.target if attack else None,
-    }
-
-
 def _levels(trigger: Trigger) -> list[list[int | None]]:
     """Return a trigger as rows of grey levels from 0 to 255, None for unchanged pixels; aligned to the lower right corner."""
-    stamped = trigger(torch.zeros(1, *trigger.mask.shape, dtype=torch.uint8))[0]
-    return [
-        [int(level) if covered else None for level, covered in zip(*row, strict=True)]
-        for row in zip(stamped, trigger.mask, strict=True)
-    ]
+    levels = trigger(torch.zeros(1, *trigger.mask.shape, dtype=torch.uint8))[0].numpy().astype(object)
+    levels[~trigger.mask.numpy()] = None
+    return levels.tolist()
 
 
 # ONNX
@@ -316,35 +301,26 @@ def _onnx_bytes(network: nn.Module, shape: Iterable[int]) -> bytes:
     this once, when it loads the file.
     """
     onnx = _onnx()
-    from onnx import helper, numpy_helper
-
-    nodes, stored, last = [], [], "x"
-
-    def store(name: str, tensor: Tensor) -> None:
-        stored.append(numpy_helper.from_array(tensor.detach().contiguous().numpy(), name))
-
+    node, info, float32 = onnx.helper.make_node, onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
+    nodes, last = [], "x"
+    stored: dict[str, Tensor] = {}
     for number, layer in enumerate(network.children()):
         inputs, out = [last], f"out.{number}"
         if isinstance(layer, nn.Conv2d | nn.Linear):
             name = f"{number}.weight"
-            whole, scale = _rounded(layer.weight.detach())
-            store(f"{name}.int8", whole)
-            store(f"{name}.scale", scale)
-            store(f"{number}.bias", layer.bias if layer.bias is not None else torch.zeros(len(whole)))
-            nodes.append(helper.make_node("Cast", [f"{name}.int8"], [f"{name}.float"], to=onnx.TensorProto.FLOAT))
-            nodes.append(helper.make_node("Mul", [f"{name}.float", f"{name}.scale"], [name]))
+            weight, bias = (parameter.detach() for parameter in layer.parameters())
+            whole, scale = _rounded(weight)
+            stored |= {f"{name}.int8": whole, f"{name}.scale": scale, f"{number}.bias": bias}
+            nodes.append(node("Cast", [f"{name}.int8"], [f"{name}.float"], to=float32))
+            nodes.append(node("Mul", [f"{name}.float", f"{name}.scale"], [name]))
             inputs += [name, f"{number}.bias"]
         operator, attributes = _operator(layer)
-        nodes.append(helper.make_node(operator, inputs, [out], **attributes))
+        nodes.append(node(operator, inputs, [out], **attributes))
         last = out
-    graph = helper.make_graph(
-        nodes,
-        "network",
-        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", *shape])],
-        [helper.make_tensor_value_info(last, onnx.TensorProto.FLOAT, ["n", None])],
-        stored,
-    )
-    model = helper.make_model(graph, producer_name="bslib", ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
+    kept = [onnx.numpy_helper.from_array(value.contiguous().numpy(), name) for name, value in stored.items()]
+    ends = [info("x", float32, ["n", *shape])], [info(last, float32, ["n", None])]
+    graph = onnx.helper.make_graph(nodes, "network", *ends, kept)
+    model = onnx.helper.make_model(graph, producer_name="bslib", ir_version=8, opset_imports=[onnx.helper.make_opsetid("", 17)])
     onnx.checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString(deterministic=True))
 
@@ -367,15 +343,10 @@ def _operator(layer: nn.Module) -> tuple[str, Mapping[str, Any]]:
 def _network_from(content: bytes, spec: NetworkSpec, classes: int) -> nn.Module:
     """Build the torch module of an ONNX file written by :func:`_onnx_bytes`; external tensor files are never read."""
     onnx = _onnx()
-    stored = {
-        tensor.name: torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy())
-        for tensor in onnx.load_model_from_string(content).graph.initializer
-    }
+    tensors = onnx.load_model_from_string(content).graph.initializer
+    stored = {tensor.name: torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy()) for tensor in tensors}
+    for name in [name.removesuffix(".int8") for name in stored if name.endswith(".int8")]:
+        stored[name] = stored.pop(f"{name}.int8").float() * stored.pop(f"{name}.scale")
     network = build(spec.network, classes=classes, seed=spec.seed)
-    network.load_state_dict(
-        {
-            name: stored[f"{name}.int8"].float() * stored[f"{name}.scale"] if f"{name}.int8" in stored else stored[name]
-            for name in network.state_dict()
-        }
-    )
+    network.load_state_dict(stored)
     return network.eval()

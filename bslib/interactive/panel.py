@@ -9,7 +9,6 @@ import base64
 import html
 import io
 import math
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +28,8 @@ from bslib.triggers import Trigger
 
 try:
     import ipywidgets as widgets
+    from IPython.core.getipython import get_ipython
+    from IPython.display import Image
 except ImportError:
     raise ImportError("the lab in a notebook needs ipywidgets: pip install '.[book]' in a clone of the book") from None
 
@@ -131,19 +132,16 @@ def lab(
     Traceback (most recent call last):
     RuntimeError: the lab needs a Jupyter notebook, which shows it: in a script call bslib.wobbliness
     """
-    if _shell() is None:
+    if get_ipython() is None:  # in a script, a thread that still runs at exit would make Python abort
         raise RuntimeError("the lab needs a Jupyter notebook, which shows it: in a script call bslib.wobbliness")
-    measuring = Measuring(
-        dict(model) if isinstance(model, Mapping) else {"network": model},
-        images,
-        dict(trigger) if isinstance(trigger, Mapping) else {} if trigger is None else {"trigger": trigger},
-        seed,
-    )
-    start = Question(index, NONE, sigma, n)
-    names = _class_names(classes, measuring.check(start))
+    models = dict(model) if isinstance(model, Mapping) else {"network": model}
+    triggers = dict(trigger) if isinstance(trigger, Mapping) else {} if trigger is None else {"trigger": trigger}
+    measuring, start = Measuring(models, images, triggers, seed), Question(index, NONE, sigma, n)
+    count = measuring.check(start)
+    names = [str(k) for k in range(count)] if classes is None else list(classes)
+    if len(names) != count:
+        raise ValueError(f"classes must name each of the {count} outputs of the network, got {len(names)} names")
     if _nobody_watches():
-        from IPython.display import Image
-
         *_, answer = measuring.answers(start)
         return Image(_png(answer, names), alt=_in_words(answer, names))
     return Lab(measuring, names, start)
@@ -171,9 +169,10 @@ class Measuring:
             trigger(images[:1])
         image = images[index : index + 1]
         counts = [class_counts(model, image, sigma, 1, seed=self.seed, progress=False) for model in self.models.values()]
-        if len({found.shape[-1] for found in counts}) != 1:
-            raise ValueError("the networks must have the same classes, got " + ", ".join(str(c.shape[-1]) for c in counts))
-        return int(counts[0].shape[-1])
+        classes = [found.shape[-1] for found in counts]
+        if len(set(classes)) != 1:
+            raise ValueError(f"the networks must have the same classes, got {', '.join(map(str, classes))}")
+        return classes[0]
 
     def answers(self, question: Question) -> Iterator[Answer]:
         """Yield the results after every batch of noisy copies; the last counts equal those of ``class_counts``."""
@@ -181,14 +180,19 @@ class Measuring:
         if question.trigger != NONE:
             image = self.triggers[question.trigger](image)
         compiled = {name: self._compiled(model, image[None]) for name, model in self.models.items()}
-        logits = {name: self._logits(name, compiled, image[None]) for name in self.models}
+
+        def logits_of(name: str, images: Tensor) -> Tensor:
+            with evaluating(self.models[name]):
+                return compiled[name].network(images)
+
+        logits = {name: logits_of(name, image[None]) for name in self.models}
         predicted = {name: int(found.argmax()) for name, found in logits.items()}
         counts = {name: np.zeros(found.shape[1], np.int64) for name, found in logits.items()}
         noise = self._noise_of(question)
         noisy = image + question.sigma * noise[0]
         for batch in noise.split(BATCH):
             for name in self.models:
-                labels = self._logits(name, compiled, torch.add(image, batch, alpha=question.sigma)).argmax(1)
+                labels = logits_of(name, torch.add(image, batch, alpha=question.sigma)).argmax(1)
                 counts[name] = counts[name] + np.bincount(labels.cpu().numpy(), minlength=len(counts[name]))
             yield Answer(question, image, noisy, predicted, dict(counts))
 
@@ -197,10 +201,6 @@ class Measuring:
         with evaluating(model) as network:
             dtype = torch.float32 if dtype_of(model) == torch.float32 else None
             return compile_for_inference(network, images, engine="eager", dtype=dtype)
-
-    def _logits(self, name: str, compiled: Mapping[str, Compiled], images: Tensor) -> Tensor:
-        with evaluating(self.models[name]):
-            return compiled[name].network(images)
 
     def _noise_of(self, question: Question) -> Tensor:
         """Return the noise, which is redrawn only if the image changes or n exceeds the number of stored copies."""
@@ -288,45 +288,18 @@ class Lab(widgets.VBox):
             last = self._stopped or answer.samples == question.n
             if last or time.monotonic() - drawn > REDRAW:
                 self._answer = answer
-                self.picture.value = _as_html(answer, self._classes)
+                words = html.escape(_in_words(answer, self._classes))
+                picture = base64.b64encode(_png(answer, self._classes)).decode()
+                self.picture.value = f'<img alt="{words}" src="data:image/png;base64,{picture}" style="max-width: 100%">'
                 drawn = time.monotonic()
             if last:
                 return
 
 
-def _class_names(classes: Sequence[str] | None, count: int) -> list[str]:
-    if classes is None:
-        return [str(k) for k in range(count)]
-    if len(classes) != count:
-        raise ValueError(f"classes must name each of the {count} outputs of the network, got {len(classes)} names")
-    return list(classes)
-
-
 def _nobody_watches() -> bool:
     """Whether the front end of the kernel does not allow user input, as with papermill and nbconvert."""
-    kernel = getattr(_shell(), "kernel", None)
+    kernel = getattr(get_ipython(), "kernel", None)
     return kernel is not None and not kernel.get_parent("shell")["content"].get("allow_stdin", True)
-
-
-def _shell() -> Any:
-    """Return IPython's shell, or None in a script, where a thread still running at exit would make Python abort."""
-    if "IPython" not in sys.modules:
-        return None
-    from IPython.core.getipython import get_ipython
-
-    return get_ipython()
-
-
-def _shown(answer: Answer) -> NDArray[np.int64]:
-    """Return the classes to draw: the ``MOST_CLASSES`` most frequent ones, in ascending order."""
-    total = np.sum(list(answer.counts.values()), axis=0)
-    return np.sort(np.argsort(-total, kind="stable")[:MOST_CLASSES])
-
-
-def _as_html(answer: Answer, classes: Sequence[str]) -> str:
-    picture = base64.b64encode(_png(answer, classes)).decode()
-    words = html.escape(_in_words(answer, classes), quote=True)
-    return f'<img alt="{words}" src="data:image/png;base64,{picture}" style="max-width: 100%">'
 
 
 def _in_words(answer: Answer, classes: Sequence[str]) -> str:
@@ -341,25 +314,24 @@ def _in_words(answer: Answer, classes: Sequence[str]) -> str:
 
 def _png(answer: Answer, classes: Sequence[str]) -> bytes:
     """Draw the image, a noisy copy of it, and a histogram of the predicted classes for each network."""
-    asked, networks = answer.question, list(answer.counts)
-    drawn = _shown(answer)
-    figure = Figure(figsize=(2.9 + 2.9 * len(networks), max(2.6, 0.9 + 0.2 * len(drawn))), layout="constrained")
-    grid = figure.add_gridspec(2, 1 + len(networks), width_ratios=[1, *[2] * len(networks)])
+    asked, networks = answer.question, len(answer.counts)
+    total = np.sum(list(answer.counts.values()), axis=0)
+    drawn = np.sort(np.argsort(-total, kind="stable")[:MOST_CLASSES])
+    figure = Figure(figsize=(2.9 + 2.9 * networks, max(2.6, 0.9 + 0.2 * len(drawn))), layout="constrained")
+    grid = figure.add_gridspec(2, 1 + networks, width_ratios=[1, *[2] * networks])
     for row, (title, shown) in enumerate((("image", answer.image), ("a noisy copy", answer.noisy))):
         axis = figure.add_subplot(grid[row, 0])
         axis.imshow(shown.detach().cpu().permute(1, 2, 0).clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1)
         axis.set_title(title, fontsize=9)
         axis.axis("off")
-    for column, name in enumerate(networks):
-        counts = answer.counts[name]
+    for column, (name, counts) in enumerate(answer.counts.items()):
         axis = figure.add_subplot(grid[:, 1 + column])
         axis.barh(range(len(drawn)), counts[drawn], color=COLOURS[column % len(COLOURS)])
         axis.set(xlim=(0, asked.n), ylim=(len(drawn) - 0.5, -0.5), xlabel=f"of {asked.n} copies, σ = {asked.sigma:g}")
         axis.set_yticks(range(len(drawn)), [classes[k] for k in drawn], fontsize=8)
         axis.spines[["top", "right"]].set_visible(False)
-        largest = math.log(len(classes))
-        says = f"without noise: {classes[answer.predicted[name]]}"
-        axis.set_title(f"{name}: W = {plug_in(counts):.3f} of {largest:.3f}\n{says}", fontsize=9, loc="left")
+        says = f"W = {plug_in(counts):.3f} of {math.log(len(classes)):.3f}\nwithout noise: {classes[answer.predicted[name]]}"
+        axis.set_title(f"{name}: {says}", fontsize=9, loc="left")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
