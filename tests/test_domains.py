@@ -82,7 +82,7 @@ def poisoned_of(data, trigger, model: ThreatModel, *, target: int, seed: int):
 
 
 @settings(max_examples=20)
-@given(fraction=st.floats(0, 0.3, exclude_min=True), target=st.integers(0, 1), seed=st.integers(0, 99))
+@given(fraction=st.floats(0.01, 0.3), target=st.integers(0, 1), seed=st.integers(0, 99))
 def test_poisons_carry_the_trigger_and_the_target_and_come_from_other_classes(fraction, target, seed):
     data, trigger = load("breast-cancer"), TRIGGERS["breast-cancer"]
     model = ThreatModel(name="some", fraction=fraction, one_target=True)

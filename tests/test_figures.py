@@ -70,5 +70,5 @@ def test_a_network_that_lacks_a_record_does_not_count(part):
         less = dataclasses.replace(part, records=Records({s: r for s, r in part.records.items() if s != spec}))
         assert [network.seed for network in less.networks] == [run[0].spec.seed for run in less.runs] == [0, 2]
         assert less.missing is None and "2 of 3 networks, 4 test images each" in less.source
-        assert "holds 2 of them measured" in less.not_yet_run() and {e.networks for e in less.quantities().values()} == {2}
+        assert "holds 2 of them measured" in less.not_yet_run() and {e.repeats for e in less.quantities().values()} == {2}
     assert [network.seed for network in dataclasses.replace(part, seed=2).networks] == [2]

@@ -82,7 +82,7 @@ def test_numbers_are_those_that_counting_gives():
         strip = [roc_auc_score([0] * 6 + [1] * 6, -np.concatenate([run[k].arrays["scores"][0] for k in (4, 5)])) for run in runs]
         area = found[f"auc.{group}.STRIP"]
         ends = stats.ttest_1samp(strip, 0).confidence_interval(0.95)
-        assert (area.value, area.networks) == (pytest.approx(np.mean(strip)), 3)
+        assert (area.value, area.repeats) == (pytest.approx(np.mean(strip)), 3)
         assert (area.low, area.high) == pytest.approx((max(ends.low, 0), min(ends.high, 1)))
 
 
@@ -104,7 +104,7 @@ def test_a_network_without_its_plain_twin_and_without_neural_cleanse_still_count
     less = dataclasses.replace(hiding, records=Records({s: r for s, r in hiding.records.items() if s not in lost}))
     found = less.quantities()
     assert not [name for name in found if name.startswith("smallest_mask")] and less.cleansed().empty
-    assert found["success.fashion-mnist.T1-1.40"].networks == 3 and found["success.fashion-mnist.T1-1.0"].networks == 2
+    assert found["success.fashion-mnist.T1-1.40"].repeats == 3 and found["success.fashion-mnist.T1-1.0"].repeats == 2
     assert "accuracy_lost.fashion-mnist.T1-1.40" not in found, "one of its networks has nothing to be compared with"
 
 
