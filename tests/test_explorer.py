@@ -28,8 +28,9 @@ from bslib.store import Records, Store
 def sent_by(batches: list[dict], data: bytes) -> list[dict]:
     """Each batch's settings, and for each of its points the counts of the classes seen but the most frequent."""
     raw, total = zlib.decompress(data), sum(batch["points"] for batch in batches)
-    lengths, values = np.frombuffer(raw[:total], np.uint8), np.frombuffer(raw[total:], "<u2")
-    assert len(raw) - total == 2 * len(values) and lengths.sum() == len(values), "nothing is left over"
+    lengths, (lower, upper) = np.frombuffer(raw[:total], np.uint8), np.frombuffer(raw[total:], np.uint8).reshape(2, -1)
+    values = lower + 256 * upper.astype(int)
+    assert lengths.sum() == len(values), "nothing is left over"
     rows = iter(np.split(values, np.cumsum(lengths)))
     return [batch | {"rest": [next(rows).tolist() for _ in range(batch["points"])]} for batch in batches]
 

@@ -91,8 +91,8 @@ def packed(batches: Sequence[NDArray[np.integer[Any]]]) -> bytes:
     r"""Compress class counts, using that W does not depend on the order of classes and the number of noisy copies is known.
 
     For each point, the largest count and all zeros are dropped, and the others are sorted in descending order. The data begin
-    with the number of remaining counts of each point of all batches, one byte each. The counts follow, two bytes each,
-    little-endian. Everything is compressed with zlib.
+    with the number of remaining counts of each point of all batches, one byte each. The lower bytes of all counts follow, then
+    their upper bytes, most of which are 0. Everything is compressed with zlib.
 
     Parameters
     ----------
@@ -104,11 +104,12 @@ def packed(batches: Sequence[NDArray[np.integer[Any]]]) -> bytes:
         If a count needs more than two bytes.
 
     >>> zlib.decompress(packed([np.array([[0, 250, 0], [100, 20, 130]])]))
-    b'\x00\x02d\x00\x14\x00'
+    b'\x00\x02d\x14\x00\x00'
     """
     ordered = [-np.sort(-np.asarray(counts), axis=-1)[:, 1:] for counts in batches]
     if any(rest.max(initial=0) >= 2**16 for rest in ordered):
         raise ValueError(f"a count of {max(int(rest.max(initial=0)) for rest in ordered)} does not fit into two bytes")
     lengths = [(rest > 0).sum(-1).astype(np.uint8).tobytes() for rest in ordered]
-    values = [rest[rest > 0].astype("<u2").tobytes() for rest in ordered]
-    return zlib.compress(b"".join(lengths + values), 9)
+    values = np.concatenate([np.zeros(0, int), *(rest[rest > 0] for rest in ordered)])
+    halves = [(values % 256).astype(np.uint8).tobytes(), (values // 256).astype(np.uint8).tobytes()]
+    return zlib.compress(b"".join(lengths + halves), 9)

@@ -5,12 +5,13 @@
 /** The batches of an explorer: bytes as bslib.interactive.explorer.packed makes them -> for each point the counts of the classes seen. */
 export async function unpack(bytes, batches) {
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-  const view = new DataView(await new Response(stream).arrayBuffer());
-  let row = 0, at = batches.reduce((sum, batch) => sum + batch.points, 0);
+  const raw = new Uint8Array(await new Response(stream).arrayBuffer());
+  const rows = batches.reduce((sum, batch) => sum + batch.points, 0), values = (raw.length - rows) / 2;
+  let row = 0, at = rows;
   return batches.map((batch) => ({
     ...batch,
     counts: Array.from({ length: batch.points }, () => {
-      const rest = Array.from({ length: view.getUint8(row++) }, () => (at += 2, view.getUint16(at - 2, true)));
+      const rest = Array.from({ length: raw[row++] }, () => raw[at] + 256 * raw[values + at++]);
       return [batch.n - sum(rest), ...rest];
     }),
   }));
