@@ -144,7 +144,7 @@ def raw_pairs(sigma):
         triggered = raw("counts", trigger=trigger, threat_model="T2", by_class=True, sigmas=[sigma])
         clean = of_networks_with(trigger)
         assert set(clean) == set(range(18)), "of which those after the fifth are measured at 0.1 alone"
-        assert set(predictions) == set(range(35 if trigger == 5 else 18))
+        assert set(predictions) == set(range({3: 50, 5: 35}[trigger]))
         assert set(triggered) == (set(clean) if sigma == 0.1 else set(range(5)))
         for seed in triggered:
             labels, predicted = predictions[seed][1]["labels"], predictions[seed][1]["predicted"]
