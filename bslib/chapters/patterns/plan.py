@@ -109,7 +109,7 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
     Triggers come before crafted patterns, and the first network of each kind before the second, so that claims are judged early.
 
     >>> len(plan("paper"))
-    2347
+    2805
     """
     specs: list[Spec] = []
     for size in sizes_of("patterns", profile):
