@@ -25,7 +25,7 @@ from bslib.store import Record, Records, Store
 
 matplotlib.use("agg")
 
-SMALL = {"networks": 1, "further": 0, "square_networks": 0, "points": 2, "clean_points": 1, "sigmas": (0.1, 0.25), "ns": (6, 12)}
+SMALL = {"networks": 1, "further": 0, "points": 2, "clean_points": 1, "sigmas": (0.1, 0.25), "ns": (6, 12)}
 T2, T1 = (dataclasses.replace(size, **SMALL) for size in sizes_of("correlation", "paper"))
 #: For each network (of trigger 3, of trigger 5) and class: images of ten that are sent, and classes that noise leads to.
 HITS = [[0, 1, 2, 3, 4, 5, 6, 7, 8, 9], [10, 9, 8, 10, 7, 9, 0, 10, 6, 8]]
@@ -76,10 +76,9 @@ KEPT = frame().query("success >= 0.1")
 
 def test_the_paper_plan_has_the_papers_networks_and_no_spec_twice():
     specs = plan_of("correlation", "paper")
-    assert len(specs) == len(set(specs)) == 772
+    assert len(specs) == len(set(specs)) == 644
     for dataset, threat, networks, further, alone in (("fashion-mnist", "T2", 5, 13, (32, 17)), ("cifar10", "T1", 12, 0, ())):
         nets = [spec for spec in specs if isinstance(spec, NetworkSpec) and spec.dataset == dataset]
-        nets = [net for net in nets if net.attack.trigger in (3, 5)]
         attacks = [(n.attack.trigger, n.seed, n.attack.threat_model, n.attack.target) for n in nets]
         runs = [(k, s) for some in (range(networks), range(networks, networks + further)) for k in (3, 5) for s in some]
         runs += [(k, s + networks + further) for k, many in zip((3, 5), alone, strict=False) for s in range(many)]
@@ -99,11 +98,7 @@ def test_what_is_needed_comes_first_and_the_first_noise_level_before_others(prof
     place = {spec: k for k, spec in enumerate(plan_of("correlation", profile))}
     assert all(place[needed] < at for spec, at in place.items() for needed in spec.needs.values())
     for size in sizes_of("correlation", profile):
-        levels = [
-            s.sigmas[0]
-            for s in place
-            if isinstance(s, CountsSpec) and s.dataset == size.dataset and s.trigger not in size.squares
-        ]
+        levels = [s.sigmas[0] for s in place if isinstance(s, CountsSpec) and s.dataset == size.dataset]
         assert levels == sorted(levels, key=size.sigmas.index)
 
 

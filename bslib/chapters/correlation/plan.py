@@ -9,10 +9,7 @@ from bslib.chapters.base import TrainedSize
 from bslib.specs import CountsSpec, NetworkSpec, PredictionsSpec, Spec
 from bslib.threat_models import threat_model_named
 
-__all__ = [
-    "Size", "clean_counts_of", "counts_of", "first_specs", "middling_networks_of", "networks_of", "plan", "predictions_of",
-    "success_networks_of",
-]  # fmt: skip
+__all__ = ["Size", "clean_counts_of", "counts_of", "networks_of", "plan", "predictions_of", "success_networks_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +26,6 @@ class Size(TrainedSize):
         Further networks with each trigger, which are measured at the first noise level alone.
     success_only : tuple of int
         So many further networks with each trigger, of which the success alone is measured; none when empty.
-    squares : tuple of int
-        Square triggers (:func:`bslib.drawings.square`), some of which should succeed on a part of the images, neither few nor most.
-        They are measured at the first noise level alone.
-    square_networks : int
-        Networks with each of them.
     test_images : int, optional
         Images that success is measured on; the whole test set when not given.
     points : int
@@ -49,8 +41,6 @@ class Size(TrainedSize):
     triggers: tuple[int, ...] = (3, 5)
     further: int = 0
     success_only: tuple[int, ...] = ()
-    squares: tuple[int, ...] = ()
-    square_networks: int = 0
     points: int
     clean_points: int
     sigmas: tuple[float, ...] = (0.1, 0.05, 0.25, 0.01, 0.5, 0.2, 0.15, 1.0, 0.75, 0.005)
@@ -66,7 +56,7 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
     """All specs of the chapter. Those of the first noise level come before those of the second.
 
     >>> len(plan("paper"))
-    772
+    644
     """
     specs: list[Spec] = []
     for size in sizes_of("correlation", profile):
@@ -76,13 +66,7 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
         ]
         specs += [counts_of(size, network, sigma) for sigma in size.sigmas for network in networks_of(size, seed, sigma)]
         specs += [spec for network in success_networks_of(size, seed) for spec in (network, predictions_of(size, network))]
-        specs += [spec for network in middling_networks_of(size, seed) for spec in first_specs(size, network)]
     return specs
-
-
-def first_specs(size: Size, network: NetworkSpec) -> list[Spec]:
-    """A network, its predictions, and counts at the first noise level with the trigger and without."""
-    return [network, predictions_of(size, network), counts_of(size, network, size.sigmas[0]), clean_counts_of(size, network)]
 
 
 def networks_of(size: Size, seed: int, sigma: float | None = None) -> list[NetworkSpec]:
@@ -107,12 +91,6 @@ def success_networks_of(size: Size, seed: int) -> list[NetworkSpec]:
         for trigger, networks in zip(size.triggers, size.success_only, strict=False)
         for run in range(first, first + networks)
     ]
-
-
-def middling_networks_of(size: Size, seed: int) -> list[NetworkSpec]:
-    """The networks with square triggers: one with each square, then a second with each."""
-    runs = range(seed, seed + size.square_networks)
-    return [size.attacked_network(run, size.threat_model, trigger) for run in runs for trigger in size.squares]
 
 
 def predictions_of(size: Size, network: NetworkSpec) -> PredictionsSpec:
