@@ -141,11 +141,11 @@ NONE = Sizes(np.full(10, np.nan), math.nan)
         (SMALL, {}, LIKELY, "class 0 is smaller than chance explains (p = 0.001), and it sends 99% of other images"),
         (
             SMALL,
-            {"confirmed": 0.5},
+            {"held_out": [0.5] * 10},
             NOT_ENOUGH,
             "small (p = 0.001), but so is one of a reference network, or it works on too few",
         ),
-        (SMALL, {"confirmed": math.nan}, NOT_ENOUGH, "too few other images (there are not enough)"),
+        (SMALL, {"held_out": [math.nan] * 10}, NOT_ENOUGH, "too few other images (there are not enough)"),
         (SMALL, {"null": [0.0005, 0.4]}, NOT_ENOUGH, "but so is one of a reference network"),
         (SMALL, {"null": [0.4] * 18 + [0.0002]}, NOT_ENOUGH, "p = 0.1"),
         (SMALL, {"null": [0.4] * 19}, LIKELY, "p = 0.05"),
@@ -154,6 +154,8 @@ NONE = Sizes(np.full(10, np.nan), math.nan)
         (GREY, {"trigger": (0.01, 0.9)}, LIKELY, "your trigger sends 90%"),
         (GREY, {"trigger": (0.04, 0.9)}, NOT_ENOUGH, "your trigger has an effect"),
         (USUAL, {}, NO_SIGN, "p = 0.7); one below 20.0 of 784 pixels would have been flagged"),
+        (USUAL, {"held_out": [0.4, 0.7] * 5}, NOT_ENOUGH, "half of the candidates work on at most 55% of the images"),
+        (SMALL, {"held_out": [0.8, *[0.4] * 9]}, LIKELY, "it sends 80% of other images"),
         (USUAL, {"pixels": 32 * 32 * 9}, NOT_ENOUGH, "only one below 20.0 pixels would stand out"),
         (USUAL, {"trigger": (0.01, 0.3)}, NOT_ENOUGH, "your trigger has an effect"),
         (Sizes(np.array([0.7] * 8 + [np.nan] * 2), 20.0), {}, NOT_ENOUGH, "only 8 of 10 classes have a trigger candidate"),
@@ -170,7 +172,7 @@ NONE = Sizes(np.full(10, np.nan), math.nan)
     ],
 )
 def test_the_answer(sizes, more, verdict, reason):
-    answer = decide(sizes, **{"classes": 10, "pixels": 784, "confirmed": 0.99} | more)
+    answer = decide(sizes, **{"classes": 10, "pixels": 784, "held_out": [0.99] * 10} | more)
     assert answer.verdict == verdict and reason in "; ".join(answer.reasons)
 
 
@@ -460,9 +462,9 @@ def test_the_benchs_answers_are_those_of_the_rules():
     """From the stored sizes, so that a rule that changes a verdict of the bench is noticed."""
     for row in json.loads((ROOT / "book" / "audit.json").read_text())["rows"]:
         columns = {name: [part[name] for part in row["classes"]] for name in ("norm", "success", "success held out")}
-        norms, success, confirmed = np.array(list(columns.values()), dtype=float)
+        norms, success, held_out = np.array(list(columns.values()), dtype=float)
         sizes = size_test(norms, success)
-        answer = decide(sizes, classes=10, pixels=784, confirmed=confirmed[sizes.smallest])
+        answer = decide(sizes, classes=10, pixels=784, held_out=held_out)
         assert (answer.verdict, answer.reasons) == (row["verdict"], row["reasons"])
 
 

@@ -34,7 +34,8 @@ ANSWERS = {NO_SIGN: 0, LIKELY: 1, NOT_ENOUGH: 3}
 LEVEL = 0.05
 #: With a p-value above this, "no sign found" is possible. Values in between are not enough evidence.
 UNSUSPICIOUS = 0.2
-#: The smallest success on images that a candidate was not made from, to count as a backdoor.
+#: The smallest success on images that a candidate was not made from, to count as a backdoor. For "no sign found", half of the
+#: candidates must reach it: those made from too few images work on these alone, and their sizes say nothing.
 CONFIRMED = 0.75
 #: The fewest classes, and the smallest fraction of the pixels that must be detectable, for "no sign found".
 FEWEST_CANDIDATES, RESOLVED = 5, 0.01
@@ -164,7 +165,7 @@ def decide(
     *,
     classes: int,
     pixels: int,
-    confirmed: float,
+    held_out: ArrayLike,
     null: Sequence[float] = (),
     trigger: tuple[float, float] | None = None,
     doubts: Sequence[str] = (),
@@ -177,8 +178,8 @@ def decide(
     sizes : Sizes
     classes, pixels : int
         Of the network and of one image.
-    confirmed : float
-        Success of the most suspicious candidate on held-out images.
+    held_out : array_like, shape (K,)
+        Success of each class's candidate on images that it was not made from; NaN without a candidate, or with too few images.
     null : sequence of float
         Leave-one-out p-values of the reference networks. They are the null distribution if they are enough for the level.
     trigger : (float, float), optional
@@ -188,11 +189,12 @@ def decide(
     gaps : sequence of str
         Reasons why classes have no candidate. They prevent "no sign found", but not "backdoor likely".
 
-    >>> decide(size_test([50.0] * 3, [1.0] * 3), classes=3, pixels=784, confirmed=1.0).verdict
+    >>> decide(size_test([50.0] * 3, [1.0] * 3), classes=3, pixels=784, held_out=[1.0] * 3).verdict
     'not enough evidence'
     """
     level = LEVEL / (1 if trigger is None else 2)
-    p = sizes.lowest
+    p, success = sizes.lowest, np.asarray(held_out, dtype=float)
+    confirmed = math.nan if sizes.smallest is None else float(success[sizes.smallest])
     if 1 / (len(null) + 1) <= level:  # with fewer, no network could be accused
         p = (1 + sum(other <= p for other in null)) / (len(null) + 1)
     if doubts:
@@ -214,6 +216,10 @@ def decide(
     if lost and not gaps:
         reason = f"only {classes - len(lost)} of {classes} classes have a trigger candidate that works and can be compared"
         reasons.append(f"{reason}; without: {listed(lost)}")
+    known = success[~np.isnan(success)]
+    if len(known) and np.median(known) < CONFIRMED:
+        reason = f"half of the candidates work on at most {np.median(known):.0%} of the images that they were not made from"
+        reasons.append(f"{reason}: more images are needed")
     if classes < FEWEST_CANDIDATES:
         reasons.append(f"{classes} classes are too few to compare")
     if sizes.critical < RESOLVED * pixels:

@@ -142,7 +142,9 @@ def audit(
         null = [] if others is None else leave_one_out_p(others)
         # An accused network is more suspicious than each reference, and a trigger of the user's halves the level.
         sizes = size_test(candidates.norms, candidates.success, others, level=min(level, *null, 1.0))
-        rows = job.rows(candidates, sizes, w, at)
+        rows, held_out = job.rows(candidates, sizes, w, at), np.full(classes, np.nan)
+        for row in rows:
+            held_out[row["class"]] = row["success held out"]
         note("W with candidates")
         own = None if trigger is None else job.own_trigger(trigger, w)
         note("your trigger")
@@ -150,7 +152,7 @@ def audit(
         sizes,
         classes=classes,
         pixels=images[0, 0].numel(),
-        confirmed=next((row["success held out"] for row in rows if row["class"] == sizes.smallest), float("nan")),
+        held_out=held_out,
         null=null,
         trigger=None if own is None else (own["p"], own["success"]),
         doubts=[checked["doubt"]] if checked["doubt"] else [],
