@@ -7,6 +7,7 @@ import json
 import math
 import re
 import sys
+import threading
 import types
 from pathlib import Path
 
@@ -330,6 +331,21 @@ def test_results_of_another_version_are_not_reused(monkeypatch, tmp_path, consta
         monkeypatch.setattr(bslib.audit.run, constant, getattr(bslib.audit.run, constant) + number)
         bslib.audit(cornered(backdoor=True), pictures(), **options)
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 4
+
+
+def test_a_second_audit_of_a_network_says_that_it_waits(tmp_path):
+    partial, said, told = Partial(tmp_path, {}), [], threading.Event()
+
+    def second():
+        with Partial(tmp_path, {}).alone(lambda text: (said.append(text), told.set())):
+            said.append("its turn")
+
+    other = threading.Thread(target=second)
+    with partial.alone(said.append):
+        other.start()
+        assert told.wait(30) and said == ["another process audits this network with the same settings: waiting for it"]
+    other.join(30)
+    assert said[1:] == ["its turn"]
 
 
 def test_a_damaged_partial_result_is_computed_again(tmp_path):

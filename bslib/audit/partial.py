@@ -6,8 +6,8 @@ import hashlib
 import json
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,14 @@ class Partial:
             np.savez_compressed(out, **found)  # type: ignore[arg-type]
         return found
 
-    def alone(self) -> AbstractContextManager[bool]:
+    @contextmanager
+    def alone(self, say: Callable[[str], None]) -> Iterator[None]:
         """Wait for another process that audits the same network with the same settings, then keep others waiting."""
-        return locked(self.folder.with_suffix(".lock"))
+        lock = self.folder.with_suffix(".lock")
+        with locked(lock, wait=False) as mine:
+            if mine:
+                yield
+                return
+        say("another process audits this network with the same settings: waiting for it")
+        with locked(lock):
+            yield

@@ -124,7 +124,7 @@ def audit(
     def note(stage: str) -> None:
         seconds[stage] = round(time.monotonic() - begin - sum(seconds.values()), 2)
 
-    with job.partial.alone():
+    with job.partial.alone(say):
         begin = time.monotonic()
         checked = evidence.clean_accuracy(model, bare, images, labels, classes)
         w = job.partial.get("noise", lambda: {"W": job.w_of(job.points, LADDER)})["W"]
