@@ -7,6 +7,7 @@ a network that is a function of one image. All code in this package therefore ca
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import operator
@@ -14,6 +15,7 @@ import os
 import random
 import sys
 import threading
+import types
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -22,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Logits", "check_inputs", "check_model", "check_points", "dtype_of", "evaluating", "trial_images"]
+__all__ = ["Logits", "check_alone", "check_inputs", "check_model", "check_points", "dtype_of", "evaluating", "trial_images"]
 
 #: Largest difference between two outputs for one image that count as equal, relative to the largest logit.
 SAME_ANSWER = 1e-4
@@ -57,12 +59,18 @@ if hasattr(os, "register_at_fork"):
 @contextlib.contextmanager
 def _true_float32() -> Iterator[None]:
     """Context with IEEE float32, without TF32 or bfloat16, in the whole process."""
-    before = [backend.fp32_precision for backend in _PRECISIONS]
+    before, cudnn, tf32 = [backend.fp32_precision for backend in _PRECISIONS], torch.backends.cudnn, None
+    with contextlib.suppress(RuntimeError):  # torch refuses to read the old setting where the new ones differ
+        tf32 = cudnn.allow_tf32
     try:
+        if tf32 is not None:  # so that models can still read it
+            cudnn.allow_tf32 = False
         for backend in _PRECISIONS:
             backend.fp32_precision = "ieee"
         yield
     finally:
+        if tf32 is not None:
+            cudnn.allow_tf32 = tf32
         for backend, precision in zip(_PRECISIONS, before, strict=True):
             backend.fp32_precision = precision
 
@@ -91,12 +99,12 @@ class Logits(nn.Module):
         self.model, self.output = model, output
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (b, ...) to (b, C). The model receives a clone, which it may modify."""
+        """Map (b, ...) to (b, C). The model receives a clone, which it may modify, and may write into its output again."""
         out = _selected(self.model(x.clone()), self.output)
         if out.ndim != 2 or len(out) != len(x) or out.shape[1] < 1:
             hint = ": end it with unsqueeze(1) for one logit an image" if out.ndim == 1 and len(out) == len(x) else ""
             raise _Refused(f"the model must map {len(x)} images to logits of shape ({len(x)}, C), got {tuple(out.shape)}{hint}")
-        return torch.cat([torch.zeros_like(out), out], 1) if out.shape[1] == 1 else out
+        return torch.cat([torch.zeros_like(out), out], 1) if out.shape[1] == 1 else out.clone()
 
 
 def _selected(out: Any, output: str | int | None) -> Tensor:
@@ -112,7 +120,7 @@ def _selected(out: Any, output: str | int | None) -> Tensor:
     elif not isinstance(out, Tensor) and hasattr(out, "logits"):
         found = out.logits
     if not isinstance(found, Tensor):
-        hint = "name the entry that holds them with output=..., or wrap the model in a module that returns them"
+        hint = "wrap the model in a module that returns them (for W alone, output=... can name the entry that holds them)"
         raise _Refused(f"the model must return logits, a tensor of shape (b, C), got {_contents(found)}: {hint}")
     if not found.is_floating_point():
         raise _Refused(f"the model must return logits as floats, got {found.dtype}: return scores, not predicted classes")
@@ -156,6 +164,9 @@ def evaluating(model: nn.Module, output: str | int | None = None) -> Iterator[Lo
             yield Logits(model, output)
         finally:
             for module, training in modes:
+                if module.training != training:  # layers such as LoRA's undo in train() what they did in eval()
+                    with contextlib.suppress(NotImplementedError):
+                        module.train(training)
                 module.training = training
 
 
@@ -166,9 +177,10 @@ def _state(model: nn.Module) -> Iterator[Tensor]:
 def digest_of(model: nn.Module, *tensors: Tensor) -> str:
     """Return the SHA-256 of a model and of further tensors, in hexadecimal.
 
-    Of the model count parameters, buffers, the types of its modules, the number of their hooks, and their plain attributes:
-    numbers, texts, arrays, tensors, and lists, tuples and dictionaries of them. Of other attributes only the type counts, of
-    functions the name. A model that counts its passes in such an attribute therefore has another digest after each.
+    Of the model count parameters, buffers, the types of its modules with the code of their forward, their hooks, and their plain
+    attributes: numbers, texts, arrays, tensors, and lists, tuples and dictionaries of them. Of functions the name and the code
+    count, of other attributes only the type. A model that counts its passes in such an attribute therefore has another digest
+    after each.
 
     >>> digest_of(nn.Linear(1, 1)) == digest_of(nn.Linear(1, 1))
     False
@@ -183,8 +195,10 @@ def digest_of(model: nn.Module, *tensors: Tensor) -> str:
         for part in _described(name, tensor, seen):
             digest.update(part)
     for name, module in model.named_modules():
-        hooks = [len(getattr(module, kind, None) or ()) for kind in HOOKS]
-        digest.update(f"{name} {type(module).__qualname__} {hooks};".encode())
+        digest.update(f"{name} {type(module).__qualname__};".encode())
+        hooks = [hook for kind in HOOKS for hook in (getattr(module, kind, None) or {}).values()]
+        for function in (getattr(type(module), "forward", None), *hooks):
+            digest.update(_code_of(function))
         for own in sorted(vars(module).keys() - _OF_EVERY_MODULE):
             for part in _described(f"{name}.{own}", vars(module)[own], seen):
                 digest.update(part)
@@ -196,7 +210,7 @@ def _described(name: str, value: Any, seen: dict[int, str]) -> Iterator[Any]:
     if isinstance(value, _PLAIN):
         yield f"{name} {value!r};".encode()
     elif not isinstance(value, Tensor | np.ndarray | list | tuple | dict):
-        yield f"{name} {getattr(value, '__qualname__', type(value).__qualname__)};".encode()
+        yield f"{name} {getattr(value, '__qualname__', type(value).__qualname__)};".encode() + _code_of(value)
     elif id(value) in seen:
         yield f"{name} is {seen[id(value)]};".encode()
     elif isinstance(value, list | tuple | dict):
@@ -208,6 +222,16 @@ def _described(name: str, value: Any, seen: dict[int, str]) -> Iterator[Any]:
         seen[id(value)] = name
         yield f"{name} {value.dtype} {tuple(value.shape)};".encode()
         yield value.tobytes() if isinstance(value, np.ndarray) else _bytes_of(value)
+
+
+@functools.lru_cache(maxsize=1024)
+def _code_of(function: Any) -> bytes:
+    """The code of a function and of those within it, without what it calls."""
+    code = getattr(function, "__code__", function)
+    if not isinstance(code, types.CodeType):
+        return f"{getattr(function, '__qualname__', type(function).__qualname__)};".encode()
+    constants = (_code_of(c) if isinstance(c, types.CodeType) else repr(c).encode() for c in code.co_consts)
+    return b"".join((code.co_code, repr(code.co_names).encode(), *constants))
 
 
 def _bytes_of(tensor: Tensor) -> Any:
@@ -252,7 +276,7 @@ def check_points(model: nn.Module, x: Tensor) -> None:
         hint = "use x.float()" if x.is_floating_point() else "for pixel values use x.float() / 255"
         raise ValueError(f"x must be float32 with features in [0, 1], got {x.dtype}: {hint}")
     check_inputs(model, x, precision=False)
-    low, high = x.aminmax()
+    low, high = (end.item() for end in x.aminmax())
     if x.ndim == 4 and not FEATURE_RANGE[0] <= low <= high <= FEATURE_RANGE[1]:
         warn_caller(
             f"x has features from {low:g} to {high:g}, sigma is meant for features in [0, 1]: divide pixel values by 255, and "
@@ -282,6 +306,8 @@ def check_inputs(model: nn.Module, *batches: Tensor, precision: bool = True) -> 
     state = next(_state(model), None)
     own = next((tensor.dtype for tensor in _state(model) if tensor.is_floating_point()), None)
     for x in batches:
+        if not isinstance(x, Tensor):
+            raise ValueError(f"x must be a tensor, got {type(x).__name__}: use torch.as_tensor(x, dtype=torch.float32)")
         if not x.is_floating_point():
             raise ValueError(f"x must be float with features in [0, 1], got {x.dtype}: for pixel values use x.float() / 255")
         if x.device.type == "meta":
@@ -308,6 +334,8 @@ def check_counts(**counts: object) -> None:
 
 
 # The check before the first measurement
+
+_REMEDY = "mend it (W alone can count its answers as they come, with stochastic=True)"
 
 
 def trial_images(x: Tensor, count: int = 2) -> Tensor:
@@ -346,14 +374,36 @@ def check_model(network: Logits, trial: Tensor, *, stochastic: bool = False) -> 
     if first.isnan().any():
         raise ValueError("the model's logits hold NaN: it may have diverged in training, or its precision is too low")
     if not stochastic:
-        remedy = "mend it, or pass stochastic=True to count its answers as they come"
         if not all(same_logits(first, other) for other in again):
-            raise ValueError(f"the model answers the same image differently when it is asked again, by chance: {remedy}")
+            raise ValueError(f"the model answers the same image differently when it is asked again, by chance: {_REMEDY}")
         if not same_logits(first, alone):
-            raise ValueError(f"the model's answer to an image depends on the other images of the batch: {remedy}")
+            raise ValueError(f"the model's answer to an image depends on the other images of the batch: {_REMEDY}")
     if first.shape[1] == 2 and not first[:, 0].any() and ((first[:, 1] >= 0) & (first[:, 1] <= 1)).all():
         warn_caller("the model's single output lies in [0, 1]: if it is a probability, return its logit (the threshold is 0)")
     return first
+
+
+def check_alone(network: Logits, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Check on the brightest and the darkest of the images measured that the answer to each is its own.
+
+    Trial images lie in [0, 1], and noisy ones need not: a model may scale its batch only where a feature exceeds 1.
+
+    Returns
+    -------
+    images, logits : Tensor
+        Up to four of the images, and the network's logits for them.
+
+    Raises
+    ------
+    ValueError
+        If the logits of an image differ from those that it gets alone.
+    """
+    low, high = images.flatten(1).aminmax(dim=1)
+    some = images[sorted({int(end) for of in (low, high) for end in (of.argmin(), of.argmax())})]
+    together, alone = network(some), torch.cat([network(image[None]) for image in some])
+    if not together.isnan().any() and not same_logits(together, alone):
+        raise ValueError(f"the model's answer to a noisy image depends on the other images of the batch: {_REMEDY}")
+    return some, together
 
 
 def same_logits(one: Tensor, other: Tensor, tolerance: float = SAME_ANSWER) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import traceback
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
+import click
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -40,6 +42,12 @@ class _Commands(TyperGroup):
             text = problem.args[0] if isinstance(problem, KeyError) and problem.args else problem
             said = "".join(c if c.isprintable() or c in "\n\t" else "?" for c in str(text))  # nothing that steers a terminal
             errors.print(f"Error: {said}", style="red", highlight=False, soft_wrap=True)
+            raise typer.Exit(2) from None
+        except (click.exceptions.ClickException, click.exceptions.Abort):
+            raise
+        except Exception as problem:  # Python would end with 1, which an audit says of a backdoor
+            traceback.print_exc()
+            errors.print(f"Error: unexpected, {type(problem).__name__} (see above)", style="red", highlight=False, soft_wrap=True)
             raise typer.Exit(2) from None
 
 

@@ -38,8 +38,6 @@ BATCH, BATCH_ON_GPU = 64, 1024
 LOGIT_TOLERANCE = 1e-3
 #: Two logits are nearly tied if they are closer than this many units in the last place of the lower precision.
 NEAR_TIE_ULPS = 6
-#: A converted network is compared with the model on this many of the images that are measured.
-CHECKED = 16
 #: Approximate duration of a conversion: seconds, plus seconds for each module (measured with torchvision's networks).
 CONVERSION = (1.0, 0.03)
 #: A pass that takes longer than this many seconds is timed only once.
@@ -65,22 +63,30 @@ class Compiled:
     what: str
     #: The model itself, if ``network`` is a conversion of it or runs in lower precision.
     own: Forward | None = None
+    #: Whether the model's output is random.
+    stochastic: bool = False
 
-    def checked(self, images: Tensor) -> Compiled:
-        """Return this if its logits for some of the images are the model's, otherwise the model itself, with a warning.
+    def checked(self, images: Tensor, logits: Tensor, most: int) -> Compiled:
+        """Return this if its logits for at most so many of the images are the model's, else the model itself, with a warning.
 
         Trial images lie in [0, 1]. Other images, such as the rows of a table, may reach parts of a network that these do not.
         """
         if self.own is None:
             return self
-        some = images[:: math.ceil(len(images) / CHECKED)]
+        some = slice(None, None, math.ceil(len(images) / most))
         # The labels of float32 cannot change if rounding is below half of a near tie.
         tolerance = LOGIT_TOLERANCE if self.dtype == torch.float32 else NEAR_TIE_ULPS / 2 * torch.finfo(self.dtype).eps
-        if same_logits(self.network(some).float(), self.own(some).float(), tolerance):
+        if same_logits(logits[some].float(), self.own(images[some]).float(), tolerance):
             return self
         remedy = "as with engine='eager', dtype=torch.float32"
         warn_caller(f"{self.what}: other logits than the model's for these images, so the model runs as it is, {remedy}")
         return replace(self, network=self.own, dtype=torch.float32, what="eager, float32: other logits", own=None)
+
+    def check_is_of(self, network: Logits, images: Tensor) -> None:
+        """Raise a ValueError if this was made of another model, which answers some images differently."""
+        own = self.own or self.network
+        if not same_logits(own(images).float(), network(images).float(), LOGIT_TOLERANCE):
+            raise ValueError("engine was compiled for another model: compile it again, or leave it out")
 
 
 def compile_for_inference(
@@ -160,7 +166,8 @@ def compile_for_inference(
             compiled = candidate.eager(known, known.unsuitable)
     kept[key] = known
     changed = compiled is known.converted or isinstance(compiled.network, NearTieFallback)
-    return replace(compiled, own=network) if changed and own == torch.float32 and not stochastic else compiled
+    watched = network if changed and own == torch.float32 and not stochastic else None
+    return replace(compiled, own=watched, stochastic=stochastic)
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bslib.calling import check_counts, check_points, dtype_of, evaluating
+from bslib.calling import check_alone, check_counts, check_points, dtype_of, evaluating, same_logits
 from bslib.engine import Compiled, compile_for_inference
 from bslib.entropy import entropy, log_of
 from bslib.progress import bar
@@ -31,6 +31,8 @@ __all__ = ["class_counts", "predict", "standard_noise", "wobbliness"]
 
 #: Samples in a block of noise. Changing this number changes the noise of every seed.
 BLOCK = 64
+#: A converted network is compared with the model on so many noisy images of the first batch, and of each further one.
+CHECKED, FEWER = 16, 5
 #: Noise values transformed in one pass, few enough to stay in the processor's cache.
 TOGETHER = 2**16
 
@@ -194,7 +196,7 @@ def class_counts(
     counts: Tensor | None = None  # (S, N segments, B, C), allocated when the first logits give C
     total = len(x) * order[-1] * len(sigmas)
     with evaluating(model, output) as network, bar(total=total, desc="W", unit="image", unit_scale=True, show=progress) as shown:
-        if not isinstance(engine, Compiled):
+        if not (given := isinstance(engine, Compiled)):
             engine = compile_for_inference(network, x, engine=engine, dtype=dtype, passes=total, stochastic=stochastic)
         for batch in _batches(keys, order[-1], x, batch_size or engine.batch_size):
             noise = batch.noise if mask is None else batch.noise * mask.to(x.device)
@@ -202,14 +204,20 @@ def class_counts(
             images = x[batch.point]
             for s, level in enumerate(sigmas):
                 noisy = torch.add(images, noise, alpha=level)
-                if counts is None:
-                    engine = engine.checked(noisy)
+                if counts is None and not engine.stochastic:
+                    extremes, answers = check_alone(network, torch.add(images, noise, alpha=max(sigmas)).to(dtype_of(model)))
+                    if given:
+                        engine.check_is_of(network, extremes)
                 logits = engine.network(noisy)
+                if (kept := engine.checked(noisy, logits, CHECKED if counts is None else FEWER)) is not engine:
+                    engine, logits = kept, kept.network(noisy)
                 labels = _labels(logits)
                 if counts is None:
                     counts = torch.zeros(len(sigmas), len(order), len(x), logits.shape[1], dtype=torch.int64, device=x.device)
                 counts[s].index_put_((segment, batch.point, labels), torch.ones_like(labels), accumulate=True)
                 shown.update(len(images))
+        if not engine.stochastic and not same_logits(answers, network(extremes)):
+            raise ValueError("the model answers the same image differently after the measurement: it remembers what it has seen")
     assert counts is not None  # a batch of at least one point has at least one sample
     for k in range(1, len(order)):  # cumulative, in place: with many points and classes, a copy would need the most memory
         counts[:, k] += counts[:, k - 1]
@@ -228,8 +236,13 @@ def predict(model: nn.Module, x: Tensor) -> NDArray[np.int64]:
     check_points(model, x)
     with evaluating(model) as network:
         dtype = torch.float32 if dtype_of(model) == torch.float32 else None
-        compiled = compile_for_inference(network, x, dtype=dtype, passes=len(x)).checked(x)
-        return torch.cat([_labels(compiled.network(part)) for part in x.split(compiled.batch_size)]).cpu().numpy()
+        compiled, found = compile_for_inference(network, x, dtype=dtype, passes=len(x)), []
+        for part in x.split(compiled.batch_size):
+            logits = compiled.network(part)
+            if (kept := compiled.checked(part, logits, CHECKED)) is not compiled:
+                compiled, logits = kept, kept.network(part)
+            found.append(_labels(logits))
+        return torch.cat(found).cpu().numpy()
 
 
 def standard_noise(x: Tensor, n: int, *, seed: int, ids: Sequence[Hashable] | None = None) -> Tensor:

@@ -97,7 +97,11 @@ def poison(
     of_all = rng.permutation(candidates)[:count]
     chosen = torch.from_numpy(np.sort(of_all if model.one_target else _from_every_class(labels.numpy(), count, classes, rng)))
     poisoned_images, poisoned_labels = images.clone(), labels.clone()
-    poisoned_images[chosen] = trigger(images[chosen])
+    stamped, clean = trigger(images[chosen]), images[chosen]
+    if stamped.shape != clean.shape or stamped.dtype != clean.dtype:
+        got = f"{stamped.dtype} of shape {tuple(stamped.shape)} for {clean.dtype} of shape {tuple(clean.shape)}"
+        raise ValueError(f"the trigger must return a batch like the one it gets, got {got}")
+    poisoned_images[chosen] = stamped
     poisoned_labels[chosen] = wanted[chosen]
     return Poisoned(poisoned_images, poisoned_labels, chosen)
 

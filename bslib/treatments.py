@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +72,7 @@ def prune(network: nn.Module, images: Tensor, fraction: float) -> None:
     Raises
     ------
     ValueError
-        If the network has no convolution, does not call the last one, or computes its weights; for no images or another fraction.
+        If the network calls no convolution, or computes the weights of the last one; for no images or another fraction.
     """
     if not isinstance(fraction, numbers.Real) or not 0 <= fraction <= 1:
         raise ValueError(f"fraction must be from 0 to 1, got {fraction!r}")
@@ -80,20 +81,26 @@ def prune(network: nn.Module, images: Tensor, fraction: float) -> None:
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
     if not convolutions:
         raise ValueError("pruning needs a network with a convolution, got one without")
-    last, activity = convolutions[-1], []
-    if "weight" not in dict(last.named_parameters(recurse=False)):
-        raise ValueError("pruning needs a last convolution with weights of its own, got one that computes them (weight norm?)")
-    handle = last.register_forward_hook(lambda _module, _inputs, out: activity.append(out.clamp(min=0).sum((0, 2, 3))))
+    activity: dict[nn.Conv2d, Tensor] = {}  # in the order of the last calls
+
+    def note(module: nn.Conv2d, _inputs: Any, out: Tensor) -> None:
+        activity[module] = activity.pop(module, 0) + out.clamp(min=0).sum((0, 2, 3))
+
+    handles = [module.register_forward_hook(note) for module in convolutions]
     device = next(network.parameters()).device
     try:
         with evaluating(network) as logits:
             for part in images.split(500):
                 logits(to_float(part).to(device))
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
     if not activity:
-        raise ValueError("pruning needs a last convolution that the network calls, got one that it does not")
-    least = torch.stack(activity).sum(0).argsort()[: math.floor(fraction * last.out_channels)]
+        raise ValueError("pruning needs a convolution that the network calls, got none")
+    last, total = [*activity.items()][-1]
+    if "weight" not in dict(last.named_parameters(recurse=False)):
+        raise ValueError("pruning needs a last convolution with weights of its own, got one that computes them (weight norm?)")
+    least = total.argsort()[: math.floor(fraction * last.out_channels)]
     with torch.no_grad():
         last.weight[least] = 0
         if last.bias is not None:

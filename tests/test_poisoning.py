@@ -36,6 +36,13 @@ def fashion():
     return some_set([6000] * 10)
 
 
+@pytest.mark.parametrize("trigger", [lambda x: x[:1], lambda x: x / 255])
+def test_a_trigger_returns_a_batch_like_the_one_it_gets(trigger):
+    images, labels = torch.zeros(20, 1, 4, 4, dtype=torch.uint8), torch.arange(20) % 10
+    with pytest.raises(ValueError, match="the trigger must return a batch like the one it gets"):
+        poison(images, labels, trigger, "T1", target=3, classes=10, seed=0)
+
+
 def checked(images, labels, threat_model, target, classes, seed, trigger=WHITE):
     """A poisoned set, after what holds for every one is checked."""
     before = images.clone(), labels.clone()

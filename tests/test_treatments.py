@@ -107,14 +107,18 @@ def test_what_cannot_be_pruned_is_refused(images, fraction, message):
     assert (network.last.weight != 0).all()
 
 
-def test_pruning_leaves_the_mode_as_it_was_and_needs_a_convolution_that_is_called():
+def test_pruning_leaves_the_mode_as_it_was_and_takes_the_convolution_that_is_called_last():
     network, image = Filters([1.0, 2.0]).train(), torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
     prune(network, image, 0.5)
     assert network.training and network.last.training and (network.last.weight == 0).any()
-    network.unused = nn.Conv2d(1, 2, 1)
-    with pytest.raises(ValueError, match="a last convolution that the network calls"):
-        prune(network, image, 0.5)
-    nn.utils.parametrizations.weight_norm(network.unused)
+    late = Filters([1.0, 2.0])
+    late.unused, late.first = nn.Conv2d(1, 2, 1), late._modules.pop("first")  # registered last, called first
+    prune(late, image, 0.5)
+    assert (late.last.weight == 0).any() and (late.first.weight != 0).all() and not late.first._forward_hooks
+    late.forward = lambda x: x.mean((2, 3))
+    with pytest.raises(ValueError, match="needs a convolution that the network calls"):
+        prune(late, image, 0.5)
+    nn.utils.parametrizations.weight_norm(network.last)
     with pytest.raises(ValueError, match="a last convolution with weights of its own"):
         prune(network, image, 0.5)
 

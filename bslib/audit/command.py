@@ -127,7 +127,7 @@ def _normalisation(mean: str | None, std: str | None, arch: str, channels: int) 
     else:
         found, notes = [[0.0], [1.0]], ["no normalisation (--mean and --std give one)"]
     if len(found[0]) not in (1, channels):
-        raise ValueError(f"--mean must have 1 or {channels} numbers, got {len(found[0])}")
+        raise ValueError(f"--mean must have {' or '.join(map(str, sorted({1, channels})))} numbers, got {len(found[0])}")
     return found, notes
 
 

@@ -208,8 +208,9 @@ def decide(
     reasons = list(gaps)
     if p <= level:
         works = "there are not enough" if math.isnan(confirmed) else f"{confirmed:.0%}"
-        reason = f"the candidate of class {sizes.smallest} is small (p = {p:.2g}), but so is one of a reference network"
-        reasons.append(f"{reason}, or it works on too few other images ({works})")
+        usual = confirmed >= CONFIRMED  # then only a reference network speaks against an accusation
+        but = "so is one of a reference network" if usual else f"it works on too few other images ({works})"
+        reasons.append(f"the candidate of class {sizes.smallest} is small (p = {p:.2g}), but {but}")
     elif p <= UNSUSPICIOUS:
         reasons.append(f"the smallest candidate is neither clearly small nor clearly usual (p = {p:.2g})")
     lost = np.flatnonzero(np.isnan(sizes.p)).tolist()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import math
 import pickle
 import re
 import sys
@@ -155,7 +156,9 @@ def build(arch: str, classes: int) -> nn.Module:
         if library == "timm":
             network: nn.Module = module.create_model(name, pretrained=False, num_classes=classes)
         else:
-            more = {"aux_logits": False} if name in ("googlenet", "inception_v3") else {}
+            more: dict[str, Any] = {"aux_logits": False} if name in ("googlenet", "inception_v3") else {}
+            if "weights_backbone" in inspect.signature(module.get_model_builder(name)).parameters:
+                more["weights_backbone"] = None  # by default it would be downloaded
             network = module.get_model(name, weights=None, num_classes=classes, **more)
     except (ValueError, RuntimeError, TypeError) as problem:
         raise ValueError(f"arch {arch!r} cannot be built: {str(problem).splitlines()[0]}") from None
@@ -177,8 +180,8 @@ def known_normalisation(arch: str) -> tuple[Sequence[float], Sequence[float]] | 
 
 def normalised(network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
     """Put a normalisation before a network, so that noise is added to pixels in [0, 1]."""
-    if len(mean) != len(std) or not all(s > 0 for s in std):
-        raise ValueError(f"mean and std must be as many numbers, std above 0, got {list(mean)} and {list(std)}")
+    if len(mean) != len(std) or not all(s > 0 for s in std) or not all(map(math.isfinite, (*mean, *std))):
+        raise ValueError(f"mean and std must be as many finite numbers, std above 0, got {list(mean)} and {list(std)}")
     return nn.Sequential(Normalize(mean, std), network)
 
 
@@ -210,7 +213,11 @@ class OnnxNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (b, C, H, W) to logits, the first output."""
-        return torch.from_numpy(self._compiled(x.numpy())[0].copy())
+        try:
+            return torch.from_numpy(self._compiled(x.numpy())[0].copy())
+        except RuntimeError as problem:
+            reason = [line for line in str(problem).splitlines() if line.strip()][-1].strip()[:300]
+            raise ValueError(f"the ONNX file does not take images of shape {tuple(x.shape[1:])}: {reason}") from None
 
 
 def _check_file(path: Path) -> None:

@@ -95,7 +95,7 @@ def read_picture(path: Path, *, size: tuple[int, int] | None, channels: int, opa
         If the file is too large or cannot be decoded. The size is checked before pixels are decoded.
     """
     if not path.is_file() or path.is_symlink():
-        raise ValueError("no regular file")
+        raise ValueError("a link, and links are not followed" if path.is_symlink() else "no regular file")
     if path.stat().st_size > MOST_BYTES:
         raise ValueError(f"{path.stat().st_size:,} bytes, at most {MOST_BYTES:,} are read")
     try:
@@ -155,9 +155,9 @@ def _printable(text: object) -> str:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Yield files without following links."""
+    """Yield files without following links, and without hidden folders such as ``.ipynb_checkpoints``."""
     for parent, folders, names in os.walk(folder):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(parent, name) for name in sorted(names))
 
 
@@ -166,7 +166,7 @@ def _labels(parents: list[str], folder: Path, classes: int) -> tuple[Tensor | No
     remedy = f"so whether the normalisation fits is not checked: name subfolders 0 to {classes - 1}"
     if not any(parents):
         return None, f"no subfolders and no labels, {remedy}"
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if all(name.isdecimal() and int(name) < classes for name in {*names, *parents}):
         return torch.tensor([int(name) for name in parents]), ""
     if len(names) == classes and all(parents):

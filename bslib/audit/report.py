@@ -192,7 +192,8 @@ def _row_of(images: NDArray[Any], titles: Sequence[str] = ()) -> Figure:
     """Images side by side."""
     figure = Figure(figsize=(1.2 * len(images), 1.5), layout="constrained")
     for at, (axis, image) in enumerate(zip(figure.subplots(1, len(images), squeeze=False)[0], images, strict=True)):
-        axis.imshow(image.transpose(1, 2, 0).clip(0, 1).squeeze(), cmap="gray", vmin=0, vmax=1)
+        shown = image.transpose(1, 2, 0) if len(image) == 3 else image.mean(0)
+        axis.imshow(shown.clip(0, 1), cmap="gray", vmin=0, vmax=1)
         axis.set_title(titles[at] if titles else "", fontsize=8)
         axis.axis("off")
     return figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +20,6 @@ from torch import Tensor, nn
 from bslib.audit import evidence
 from bslib.audit.evidence import LADDER, Overlay
 from bslib.audit.judging import LEVEL, Sizes, calibration, decide, leave_one_out_p, size_test
-from bslib.audit.loading import OnnxNetwork
 from bslib.audit.partial import Partial
 from bslib.audit.report import Audit
 from bslib.calling import check_counts, check_inputs, check_model, check_points, digest_of, evaluating, trial_images
@@ -27,7 +27,9 @@ from bslib.detectors.logit_shift import logit_shift_variance
 from bslib.detectors.strip import strip_entropy
 from bslib.engine import fast_dtype
 from bslib.entropy import entropy
+from bslib.fields import check_seed
 from bslib.measure import class_counts, predict
+from bslib.patterns import frozen_weights
 from bslib.patterns.neural_cleanse import reverse_triggers
 from bslib.progress import bar
 from bslib.provenance import code_version, device_name
@@ -114,8 +116,12 @@ def audit(
     >>> audit(network, torch.rand(20, 1, 4, 4), steps=1, progress=False).verdict
     'not enough evidence'
     """
+    check_seed(seed)
     classes, chosen = _checked(model, images, labels, tested, trigger, steps)
-    job = _Job(model, images, classes, chosen, seed, steps, cache, progress, say)
+    if names is not None and len(names) != len(images):
+        raise ValueError(f"names must be one for each of {len(images)} images, got {len(names)}")
+    images = images.detach()
+    job = _Job(model, images, classes, chosen, int(seed), int(steps), cache and Path(cache), progress, say)
     if len({job.digest, *(digest_of(network, images) for network in references)}) <= len(references):
         raise ValueError("references must differ from the network and from each other, got one twice")
     level = LEVEL / (1 if trigger is None else 2)
@@ -236,7 +242,8 @@ class _Job:
         self.crafting = self.images[order[: len(self.images) // 2][:CRAFTED]]
         self.held = order[len(self.images) // 2 :]
         self.points = self.images[self.held[:MEASURED]]
-        self.differentiable = not any(isinstance(module, OnnxNetwork) for module in self.model.modules())
+        with frozen_weights(self.model) as network, torch.enable_grad():
+            self.differentiable = network(self.images[:1].clone().requires_grad_()).requires_grad
 
     def w_of(self, images: Tensor, sigmas: Sequence[float]) -> NDArray[Any]:
         """W of each image at each noise level, shape (S, B). The noise depends on an image's place, not on what it carries."""
@@ -317,7 +324,7 @@ class _Job:
 
     def gaps(self) -> list[str]:
         """List reasons why classes have no candidate, or one that says little."""
-        gaps = [] if self.differentiable else ["an ONNX file gives no gradients, so there are no trigger candidates"]
+        gaps = [] if self.differentiable else ["the network gives no gradients, so there are no trigger candidates"]
         if len(self.chosen) < self.classes:
             gaps.append(f"only {len(self.chosen)} of {self.classes} classes were tested")
         counts = np.bincount(self.predicted)
@@ -343,16 +350,31 @@ def _checked(
     check_counts(steps=steps)
     if images.ndim != 4 or len(images) < 20:
         raise ValueError(f"an audit needs at least 20 images (B, C, H, W), got shape {tuple(images.shape)}")
+    if labels is not None and not isinstance(labels, Tensor):
+        raise ValueError(f"labels must be an int64 tensor, got {type(labels).__name__}: use torch.as_tensor(labels)")
     if labels is not None and (labels.dtype != torch.int64 or labels.shape != images.shape[:1]):
         raise ValueError(f"labels must be int64, one an image, got {labels.dtype} of shape {tuple(labels.shape)}")
     classes = class_count(model, images)
+    if trigger is not None:
+        _check_overlay(trigger, images)
     if trigger is not None and (covered := float(trigger.mask.mean())) > LARGEST_TRIGGER:
         reason = f"the trigger covers {covered:.0%} of the image"
         raise ValueError(f"{reason}: more than {LARGEST_TRIGGER:.0%}, such as a picture of a class, moves clean networks too")
-    chosen = list(range(classes)) if tested is None else sorted(set(tested))
+    chosen = sorted({operator.index(k) for k in (range(classes) if tested is None else tested)})
     if not chosen or not 0 <= chosen[0] <= chosen[-1] < classes:
         raise ValueError(f"tested classes must be from 0 to {classes - 1}, got {list(tested or [])}")
     return classes, chosen
+
+
+def _check_overlay(trigger: Overlay, images: Tensor) -> None:
+    """Raise a ValueError unless a trigger is an overlay in [0, 1] for such images."""
+    if not isinstance(trigger, Overlay) or not all(isinstance(part, Tensor) for part in trigger):
+        raise ValueError(f"trigger must be an Overlay(mask, pattern) of two tensors, got {type(trigger).__name__}")
+    wanted = ((1, *images.shape[2:]), tuple(images.shape[1:]))
+    for name, part, shape in zip(Overlay._fields, trigger, wanted, strict=True):
+        if not part.is_floating_point() or part.shape != shape or not ((part >= 0) & (part <= 1)).all():
+            got = f"{part.dtype} of shape {tuple(part.shape)} from {part.min().item():g} to {part.max().item():g}"
+            raise ValueError(f"the trigger's {name} must be float of shape {shape} in [0, 1], got {got}")
 
 
 def class_count(model: nn.Module, images: Tensor) -> int:

@@ -50,6 +50,20 @@ def check_images(images: Tensor) -> None:
         raise ValueError(f"images must be a batch (B, C, H, W) in [0, 1], got values from {low:g} to {high:g}{hint}")
 
 
+def check_gradients(logits: Tensor) -> None:
+    """Raise a ValueError if logits have no gradients, without which no pattern is found.
+
+    >>> import torch
+    >>> check_gradients(torch.zeros(1, 2))
+    Traceback (most recent call last):
+    ValueError: the model gives no gradients: it is quantised, or its forward runs under torch.no_grad or on another library
+    """
+    if not logits.requires_grad:
+        raise ValueError(
+            "the model gives no gradients: it is quantised, or its forward runs under torch.no_grad or on another library"
+        )
+
+
 def check_logits(logits: Tensor) -> None:
     """Raise a ValueError if logits hold NaN, of which nothing can be crafted or scored.
 

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from bslib.calling import check_counts, check_inputs
 from bslib.fields import check_seed
-from bslib.patterns import check_images, frozen_weights
+from bslib.patterns import check_gradients, check_images, frozen_weights
 from bslib.progress import bar
 from bslib.training import layout_of
 
@@ -277,6 +277,7 @@ class _Run:
                 logits = self.network(x.flatten(0, 1).to(images.dtype).contiguous(memory_format=self.layout)).float()
             if logits.shape[1] <= max(targets):
                 raise ValueError(f"candidates for {max(targets) + 1} classes were asked for, and the model has {logits.shape[1]}")
+            check_gradients(logits)
             wanted = torch.tensor(targets, device=images.device).repeat_interleave(len(images))
             losses = functional.cross_entropy(logits, wanted, reduction="none").view(len(active), -1).mean(1)
             norms = mask.flatten(1).sum(1)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bslib.calling import check_counts, check_inputs
 from bslib.fields import check_seed
-from bslib.patterns import check_images, check_logits, frozen_weights
+from bslib.patterns import check_gradients, check_images, check_logits, frozen_weights
 from bslib.progress import bar
 
 __all__ = ["Universal", "deepfool", "perturbed", "universal_perturbation"]
@@ -131,6 +131,7 @@ def _linearised(network: nn.Module, x: Tensor, classes: Tensor) -> tuple[Tensor,
         copies = x[rows // classes.shape[1]].requires_grad_()
         with torch.enable_grad():
             chosen = network(copies).gather(1, classes.flatten()[rows, None])
+            check_gradients(chosen)
             (slope,) = torch.autograd.grad(chosen.sum(), copies)
         logits.append(chosen.detach()[:, 0])
         slopes.append(slope.flatten(1))
