@@ -144,7 +144,7 @@ NONE = Sizes(np.full(10, np.nan), math.nan)
             SMALL,
             {"held_out": [0.5] * 10},
             NOT_ENOUGH,
-            "small (p = 0.001), but so is one of a reference network, or it works on too few",
+            "small (p = 0.001), but it works on too few other images (50%)",
         ),
         (SMALL, {"held_out": [math.nan] * 10}, NOT_ENOUGH, "too few other images (there are not enough)"),
         (SMALL, {"null": [0.0005, 0.4]}, NOT_ENOUGH, "but so is one of a reference network"),
@@ -418,6 +418,14 @@ def test_a_reference_must_have_the_same_classes():
         ({"labels": torch.zeros(64)}, "labels must be int64"),
         ({"tested": [9]}, "tested classes must be from 0 to 4, got [9]"),
         ({"trigger": Overlay(torch.full((1, 6, 6), 0.3), torch.ones(1, 6, 6))}, "the trigger covers 30% of the image"),
+        (
+            {"trigger": Overlay(torch.zeros(1, 6, 6), torch.full((1, 6, 6), 255.0))},
+            "the trigger's pattern must be float of shape",
+        ),
+        ({"trigger": Overlay(torch.zeros(6, 6), torch.ones(1, 6, 6))}, "the trigger's mask must be float of shape (1, 6, 6)"),
+        ({"trigger": (0, 1)}, "trigger must be an Overlay(mask, pattern) of two tensors, got tuple"),
+        ({"names": ["one"]}, "names must be one for each of 64 images, got 1"),
+        ({"labels": [0] * 64}, "labels must be an int64 tensor, got list: use torch.as_tensor(labels)"),
         ({"steps": 0}, "steps must be a whole number of 1 or more, got 0"),
         ({"model": cornered(backdoor=False).double()}, "x must have the model's precision, torch.float64, got torch.float32"),
         ({"references": [cornered(backdoor=False)]}, "references must differ from the network"),
@@ -429,6 +437,35 @@ def test_arguments_that_do_not_fit_are_named(change, message):
     options = {"model": cornered(backdoor=False), "images": pictures(), "progress": False} | change
     with pytest.raises(ValueError, match=re.escape(message)):
         bslib.audit(**options)
+
+
+def test_arguments_may_be_numpys_and_images_may_want_gradients(tmp_path):
+    numpys = {"tested": np.array([0, 1]), "seed": np.int64(0), "steps": np.int64(1), "cache": str(tmp_path)}
+    found = bslib.audit(cornered(backdoor=False), pictures().requires_grad_(), progress=False, **numpys)
+    assert json.loads(json.dumps(found.as_dict()))["settings"]["tested"] == [0, 1] and any(tmp_path.iterdir())
+
+
+def test_a_network_without_gradients_has_no_candidates():
+    class Closed(nn.Sequential):
+        @torch.no_grad()
+        def forward(self, x):
+            return super().forward(x)
+
+    found = bslib.audit(Closed(cornered(backdoor=True)), pictures(), steps=1, progress=False)
+    assert found.verdict == NOT_ENOUGH and "the network gives no gradients" in found.found["reasons"][0]
+
+
+def test_the_code_of_a_forward_is_part_of_the_network():
+    """A backdoor in the code leaves the weights and the logits of clean images as they are."""
+    forwards = (lambda self, x: self.last(x), lambda self, x: self.last(x) + (x[:, :1] > 2) * 9)
+    digests = set()
+    for forward in forwards:
+        network = type("Net", (nn.Module,), {"forward": forward})()
+        network.last = nn.Linear(2, 2)
+        nn.init.ones_(network.last.weight)
+        nn.init.ones_(network.last.bias)
+        digests |= {digest_of(network), digest_of(network)}
+    assert len(digests) == 2
 
 
 @pytest.mark.parametrize(("answered", "doubted"), [(2, True), (None, False)])

@@ -364,7 +364,7 @@ def test_the_command_finds_the_backdoor_and_writes_reports(case):
         (["--size", "0"], "--size must be"),
         (["--mean", "0.5"], "--mean and --std are given together"),
         (["--mean", "a", "--std", "1"], "--mean must be numbers"),
-        (["--mean", "0.1,0.2", "--std", "1,1"], "--mean must have 1 or 1 numbers, got 2"),
+        (["--mean", "0.1,0.2", "--std", "1,1"], "--mean must have 1 numbers, got 2"),
         (["--channels", 2], "--channels must be 1 or 3, got 2"),
         (["--images", "nowhere"], "nowhere is no folder"),
         (["--classes", 6], "shapes 1.weight [5, 36] instead of [6, 36]"),

@@ -214,7 +214,7 @@ class OnnxNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (b, C, H, W) to logits, the first output."""
         try:
-            return torch.from_numpy(self._compiled(x.numpy())[0].copy())
+            return torch.from_numpy(self._compiled(x.detach().numpy())[0].copy())
         except RuntimeError as problem:
             reason = [line for line in str(problem).splitlines() if line.strip()][-1].strip()[:300]
             raise ValueError(f"the ONNX file does not take images of shape {tuple(x.shape[1:])}: {reason}") from None
