@@ -133,7 +133,7 @@ def card(entry: Entry) -> str:
         f'<p class="head">{badge} <span class="says">{escape(claim.says)}</span> {link}</p>'
         f'<p class="about">{" · ".join(about)}</p>{_plot(entry)}{notes}'
         f"<details><summary>Rule and numbers</summary><p><b>The paper:</b> {escape(claim.paper)}.</p>"
-        f"<p><b>Held to:</b> {escape(claim.reading)}.</p>{moved}{_statistics(entry)}</details></article>"
+        f"<p><b>Rule:</b> {escape(claim.reading)}.</p>{moved}{_statistics(entry)}</details></article>"
     )
 
 

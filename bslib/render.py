@@ -76,7 +76,7 @@ def evidence_in_words(*, profile: str, seed: int = 0, store: str | Path | Store 
             points[record.data["source"]] += 2 * record.spec.points  # with and without the trigger
     copies = {name: f" and {count} treated copies of some" * (count > 0) for name, count in treated.items()}
     said = (f"{name}: {n} networks{copies.get(name, '')}, W at {points[name]:,} points" for name, n in networks.items())
-    return f"{'; '.join(said)}. A point is an image, with or without a trigger, on one network."
+    return f"{'; '.join(said)}. A point is one input, such as an image, with or without a trigger, on one network."
 
 
 def headlines(numbers: Mapping[str, Estimates]) -> str:

@@ -1,6 +1,6 @@
 """What the chapters beyond the paper share: their networks, and the batches that W is measured on.
 
-These networks have seeds of their own, from :data:`FIRST_SEED` on, so that nothing was chosen on them before. Every network is
+These networks have seeds of their own, from :data:`FIRST_SEED` on, so that little was chosen on them before: the epochs under T3 alone. Every network is
 trained for the same number of epochs under every threat model, so that success and W can be compared across them.
 """
 
