@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from bslib import datasets, drawings, threat_models
 from bslib.files import atomic_path, cache_folder, locked
-from bslib.specs import DetectorSpec, NetworkSpec, ScoresSpec, Spec, spec_from
+from bslib.specs import NetworkSpec, Spec, spec_from
 
 __all__ = [
     "PUBLISHED", "Record", "Records", "Store", "definitions", "missing_specs", "open_store", "plain_text", "published_folder",
@@ -154,7 +154,7 @@ class Store:
         self.folder, self.writable, self.base = Path(folder), writable, base
 
     def __contains__(self, spec: Spec) -> bool:
-        return self._file(spec).is_file() or (self.base is not None and spec in self.base)
+        return self._json(spec).is_file() or (self.base is not None and spec in self.base)
 
     def get(self, spec: Spec) -> Record:
         """Return the record of ``spec``.
@@ -166,14 +166,13 @@ class Store:
         ValueError
             If the record is corrupt, does not match its file name, or has another format; the message names the file.
         """
-        path = self._file(spec)
+        path = self._json(spec)
         # Several parts of a page ask for the same published records, and reading all takes seconds.
         record = _read(path) if self.writable else _read_once(path, _version(path))
         if record is not None:
-            found = {one.spec.key: one for one in _in_todays_kinds(record)}
-            if spec.key not in found:
+            if record.spec.key != spec.key:
                 raise ValueError(f"the record {path} cannot be used: its spec has the key {record.spec.key}")
-            return found[spec.key]
+            return record
         if self.base is not None:
             return self.base.get(spec)
         raise KeyError(f"no record of this {spec.kind} spec in {self.folder} (key {spec.key})")
@@ -221,7 +220,7 @@ class Store:
             When the store is read-only.
         """
         self._refuse_if_read_only()
-        path = self._file(spec)
+        path = self._json(spec)
         for old in (path, *_array_files(path)):  # the JSON goes first, so that none names arrays that are gone
             old.unlink(missing_ok=True)
         if isinstance(spec, NetworkSpec):
@@ -231,14 +230,14 @@ class Store:
         """Iterate over the records of this folder, sorted by kind and key, then over the base's other records; all verified."""
         for path in sorted(self.folder.glob("*/[!.]*.json")):  # leftover temporary files of killed processes begin with a dot
             if (record := _read(path)) is not None:
-                yield from (one for one in _in_todays_kinds(record) if self._file(one.spec) == path)
+                yield record
         for record in self.base.iter_records() if self.base is not None else ():
-            if not self._file(record.spec).is_file():
+            if not self._json(record.spec).is_file():
                 yield record
 
     def bytes_of(self, spec: Spec) -> int:
         """Return the size of the record of ``spec`` on disk, in bytes; 0 if there is none."""
-        path = self._file(spec)
+        path = self._json(spec)
         if not path.is_file():
             return 0 if self.base is None else self.base.bytes_of(spec)
         text = json.loads(path.read_text(encoding="utf-8"))
@@ -259,12 +258,6 @@ class Store:
 
     def _json(self, spec: Spec) -> Path:
         return self.folder / spec.kind / f"{spec.key}.json"
-
-    def _file(self, spec: Spec) -> Path:
-        """Return the file of the record of ``spec``: its own, or the combined file of earlier versions if only that exists."""
-        path = self._json(spec)
-        combined = spec.combined if isinstance(spec, DetectorSpec) and not path.is_file() else None
-        return path if combined is None or not self._json(combined).is_file() else self._json(combined)
 
 
 #: The records of a plan that exist so far, by spec.
@@ -341,18 +334,6 @@ def published_folder() -> Path:
     """Return the folder of the committed records, in the checkout of this package or of the current folder."""
     candidates = [Path(__file__).resolve().parents[1], *(Path.cwd() / "_").parents]
     return next((c / "book/records" for c in candidates if (c / "_toc.yml").is_file()), candidates[0] / "book/records")
-
-
-def _in_todays_kinds(record: Record) -> list[Record]:
-    """Split a ``ScoresSpec`` record of earlier versions into one per detector; leave others unchanged."""
-    if not isinstance(record.spec, ScoresSpec):
-        return [record]
-    arrays = {detector: record.arrays.get(name) for detector, name in ScoresSpec.arrays.items()}
-    return [
-        replace(record, spec=record.spec.alone(detector), arrays={"scores": array})
-        for detector, array in arrays.items()
-        if array is not None
-    ]
 
 
 def _read(path: Path) -> Record | None:

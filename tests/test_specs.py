@@ -19,7 +19,6 @@ from bslib.specs import (
     MarginsSpec,
     NetworkSpec,
     PredictionsSpec,
-    ScoresSpec,
     Spec,
     ToySpec,
     TreatmentSpec,
@@ -37,7 +36,6 @@ PREDICTIONS = PredictionsSpec(network=NETWORK)
 TOY = ToySpec(points=((0.0, 0.5),), sigma=0.12, n=250, seed=0)
 UNIVERSAL = UniversalSpec(network=NETWORK, images=20, bound=10, passes=2, batch_size=5, seed=0)
 CLEANSE = CleanseSpec(network=NETWORK, images=20, samples=8, steps=3, checked=10, seed=0)
-SCORES = ScoresSpec(network=NETWORK, points=4, overlays=3, seed=0)
 DETECTOR = DetectorSpec(detector="strip", network=NETWORK, points=4, overlays=3, seed=0)
 
 # Committed records are found by these: a change here makes every one of them unreachable.
@@ -50,7 +48,6 @@ KEYS = {
     PREDICTIONS: "c3a228bc85b1e54b7c18",
     UNIVERSAL: "7f9864d1cd642ffcd020",
     CLEANSE: "340eb8b14513421e1457",
-    SCORES: "515e48e6511fae6983bd",
     DETECTOR: "b222a6c7bd9399257f2a",
 }
 
@@ -73,7 +70,6 @@ OTHERS = {
     IMAGES: {"dataset": "digits-rgb", "images": 11, "seed": 1, "stamped": True},
     UNIVERSAL: {"network": OTHER_NETWORK, "images": 21, "bound": 11, "passes": 3, "batch_size": 6, "seed": 1},
     CLEANSE: {"network": OTHER_NETWORK, "images": 21, "samples": 9, "steps": 4, "checked": 11, "seed": 1},
-    SCORES: {"network": OTHER_NETWORK, "points": 5, "overlays": 4, "seed": 1, "trigger": 1, "pattern": CLEANSE},
     DETECTOR: {
         "detector": "logit_shift", "network": OTHER_NETWORK, "points": 5, "overlays": 4, "seed": 1, "trigger": 1,
         "pattern": CLEANSE,
@@ -117,7 +113,6 @@ some_specs = st.one_of(
         ns=st.lists(whole, max_size=4).map(tuple),
         held_out=st.none() | st.booleans(),
     ),
-    carrying(ScoresSpec, overlays=whole),
     carrying(DetectorSpec, detector=st.just("strip"), overlays=whole),
     st.builds(
         ToySpec,
@@ -168,7 +163,7 @@ def test_a_field_added_later_leaves_old_keys():
 
 def test_what_is_carried_changes_the_key():
     """Any field of the pattern, and whether the same numbers speak of one kind of pattern or of another."""
-    for spec in (COUNTS, SCORES):
+    for spec in (COUNTS, DETECTOR):
         carried = [UNIVERSAL, CLEANSE]
         carried += [dataclasses.replace(p, **change) for p in carried for change in changes_of(p)]
         keys = {dataclasses.replace(spec, network=pattern.network, pattern=pattern).key for pattern in carried}
@@ -177,7 +172,7 @@ def test_what_is_carried_changes_the_key():
 
 def test_what_cannot_be_meant_is_refused():
     other = dataclasses.replace(UNIVERSAL, network=dataclasses.replace(NETWORK, seed=1))
-    for spec in (COUNTS, SCORES):
+    for spec in (COUNTS, DETECTOR):
         with pytest.raises(ValueError, match="trigger 1 and a universal spec"):
             dataclasses.replace(spec, trigger=1, pattern=UNIVERSAL)
         with pytest.raises(ValueError, match="crafted for another network"):
@@ -188,7 +183,7 @@ def test_what_cannot_be_meant_is_refused():
         dataclasses.replace(COUNTS, paired=True, pattern=CLEANSE)
 
 
-@pytest.mark.parametrize("spec", [COUNTS, dataclasses.replace(SCORES, pattern=CLEANSE), UNIVERSAL])
+@pytest.mark.parametrize("spec", [COUNTS, dataclasses.replace(DETECTOR, pattern=CLEANSE), UNIVERSAL])
 def test_what_is_no_network_or_no_pattern_is_refused_by_name(spec):
     """As a damaged record would have it: an error that reading it answers, instead of a traceback."""
     data = json.loads(json.dumps(spec.as_dict()))
@@ -221,8 +216,8 @@ def test_unknown_kind_is_refused(kind):
 
 
 def test_unknown_fields_are_refused_at_any_depth():
-    plain = json.dumps(dataclasses.replace(SCORES, pattern=CLEANSE).as_dict())
-    for kind, known in (("scores", "network, overlays"), ("network", "attack, augment"), ("cleanse", "checked, images")):
+    plain = json.dumps(dataclasses.replace(DETECTOR, pattern=CLEANSE).as_dict())
+    for kind, known in (("detector", "detector, network"), ("network", "attack, augment"), ("cleanse", "checked, images")):
         data = json.loads(plain.replace(f'"kind": "{kind}"', f'"kind": "{kind}", "flavour": "sweet"', 1))
         with pytest.raises(ValueError, match=f"a {kind} spec has no field flavour; it has {known}"):
             spec_from(data)

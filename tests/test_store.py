@@ -16,7 +16,7 @@ from bslib import store as store_module
 from bslib.chapters import CHAPTERS, plan_of, records_for
 from bslib.datasets import DATASETS, Source
 from bslib.profiles import profile_named
-from bslib.specs import AttackSpec, CountsSpec, ImagesSpec, NetworkSpec, ScoresSpec
+from bslib.specs import AttackSpec, CountsSpec, ImagesSpec, NetworkSpec
 from bslib.store import FORMAT, PUBLISHED, Record, Store, definitions, missing_specs, open_store, published_folder
 from bslib.threat_models import THREAT_MODELS, ThreatModel
 
@@ -486,25 +486,6 @@ def test_each_record_is_read_once(store, monkeypatch):
     read, parse = [], store_module._parse
     monkeypatch.setattr(store_module, "_parse", lambda path: read.append(path) or parse(path))
     assert list(records_for([COUNTS], Store(store.folder, writable=False))) == [COUNTS] and len(read) == 1
-
-
-def test_combined_scores_of_earlier_versions_are_read_as_those_of_two_detectors(store):
-    """With their weights and pattern; new scores of one detector replace its half and leave the other."""
-    scores = ScoresSpec(network=NETWORK, points=2, overlays=3, seed=0, trigger=1)
-    strip, shift = (scores.alone(name) for name in ("strip", "logit_shift"))
-    arrays = {"strip": np.array([[0.5, 0.25]]), "logit_variance": np.array([0.75])}
-    store.put(Record(scores, {"weights": "w"}, arrays, {"name": "digits"}, {"seconds": 2.0}))
-    assert store.get(strip).arrays["scores"].tolist() == [[0.5, 0.25]] and store.get(shift).arrays["scores"].tolist() == [0.75]
-    assert store.get(strip).result == {"weights": "w"} and store.get(strip).data == {"name": "digits"}
-    assert {spec for spec in store_specs(store) if spec.kind in ("scores", "detector")} == {strip, shift}
-    store.put(Record(strip, {"weights": "v"}, {"scores": np.array([[1.0, 1.0]])}))
-    assert store.get(strip).result == {"weights": "v"} and store.get(shift).result == {"weights": "w"}
-    assert sorted(spec.detector for spec in store_specs(store) if spec.kind == "detector") == ["logit_shift", "strip"]
-    assert dataclasses.replace(strip, trigger=2) not in store
-
-
-def store_specs(store: Store) -> list:
-    return [record.spec for record in store.iter_records()]
 
 
 def test_what_is_complete_is_not_run(store, monkeypatch):

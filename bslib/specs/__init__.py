@@ -9,14 +9,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from bslib.specs.carrying import CarryingSpec, CountsSpec, DetectorSpec, ScoresSpec
+from bslib.specs.carrying import CarryingSpec, CountsSpec, DetectorSpec
 from bslib.specs.measured import CleanseSpec, MarginsSpec, MeasuredSpec, PredictionsSpec, TriggeredSpec, UniversalSpec
 from bslib.specs.networks import AttackSpec, NetworkSpec, Spec, TreatmentSpec
 from bslib.specs.others import DomainSpec, ImagesSpec, ToySpec
 
 __all__ = [
     "AttackSpec", "CarryingSpec", "CleanseSpec", "CountsSpec", "DetectorSpec", "DomainSpec", "ImagesSpec", "MarginsSpec",
-    "MeasuredSpec", "NetworkSpec", "PredictionsSpec", "ScoresSpec", "Spec", "ToySpec", "TreatmentSpec", "TriggeredSpec",
+    "MeasuredSpec", "NetworkSpec", "PredictionsSpec", "Spec", "ToySpec", "TreatmentSpec", "TriggeredSpec",
     "UniversalSpec", "spec_from",
 ]  # fmt: skip
 
@@ -24,7 +24,7 @@ _KINDS: dict[str, type[Spec]] = {
     spec.kind: spec
     for spec in (
         AttackSpec, CleanseSpec, CountsSpec, DetectorSpec, DomainSpec, ImagesSpec, MarginsSpec, NetworkSpec, PredictionsSpec,
-        ScoresSpec, ToySpec, TreatmentSpec, UniversalSpec,
+        ToySpec, TreatmentSpec, UniversalSpec,
     )
 }  # fmt: skip
 

@@ -14,7 +14,7 @@ from bslib.entropy import entropy
 from bslib.specs.measured import CleanseSpec, TriggeredSpec, UniversalSpec
 from bslib.specs.networks import Spec
 
-__all__ = ["CarryingSpec", "CountsSpec", "DetectorSpec", "ScoresSpec"]
+__all__ = ["CarryingSpec", "CountsSpec", "DetectorSpec"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,33 +138,3 @@ class DetectorSpec(CarryingSpec):
     def work(self) -> float:
         """Number of images that are scored."""
         return self.points * self.batches
-
-    @property
-    def combined(self) -> ScoresSpec | None:
-        """The older ``ScoresSpec`` whose record also holds these scores; None if there is none."""
-        fields = {name: value for name, value in self.fields.items() if name != "detector"}
-        return ScoresSpec(**fields) if self.detector in ScoresSpec.arrays else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoresSpec(CarryingSpec):
-    """Scores of two detectors in one record, as stored by earlier versions.
-
-    The store reads such a record as two records with a :class:`DetectorSpec` each.
-
-    Parameters
-    ----------
-    points, overlays, seed, trigger, pattern
-        As in :class:`DetectorSpec`.
-    """
-
-    kind: ClassVar[str] = "scores"
-    #: The name of the array that holds the scores of each detector.
-    arrays: ClassVar[dict[str, str]] = {"strip": "strip", "logit_shift": "logit_variance"}
-    points: int
-    overlays: int
-    seed: int
-
-    def alone(self, detector: str) -> DetectorSpec:
-        """Return the spec of one detector's scores."""
-        return DetectorSpec(detector=detector, **self.fields)
