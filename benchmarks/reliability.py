@@ -149,11 +149,7 @@ def targets(folder: Path) -> dict[str, Target]:
         "weights": Target(
             file("weights.safetensors"), lambda place: training.load_weights(network, place / "weights.safetensors"), False
         ),
-        "idx files": Target(
-            {"train-labels-idx1-ubyte.gz": gzip.compress(labels)},
-            labels_of,
-            True,
-        ),
+        "idx files": Target({"train-labels-idx1-ubyte.gz": gzip.compress(labels)}, labels_of, True),
         "images": Target(
             {"a.png": image.getvalue()}, lambda place: cifar10._pixels((place / "a.png").read_bytes(), "a.png").tolist(), False
         ),

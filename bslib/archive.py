@@ -51,7 +51,7 @@ def export_records(store: Store, file: Path) -> int:
     """
     records = list(store.iter_records())
     if not records:
-        raise ValueError(f"the store {store.folder} has none of these records")
+        raise ValueError(f"the store {store.folder} has no records")
     with tempfile.TemporaryDirectory() as folder, atomic_path(Path(file)) as part:
         copy = Store(Path(folder))
         for record in records:

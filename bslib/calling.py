@@ -24,7 +24,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Logits", "check_alone", "check_inputs", "check_model", "check_points", "dtype_of", "evaluating", "trial_images"]
+__all__ = [
+    "Logits", "check_alone", "check_counts", "check_inputs", "check_logits", "check_model", "check_points", "dtype_of",
+    "evaluating", "same_logits", "trial_images",
+]  # fmt: skip
 
 #: Largest difference between two outputs for one image that count as equal, relative to the largest logit.
 SAME_ANSWER = 1e-4
@@ -371,8 +374,7 @@ def check_model(network: Logits, trial: Tensor, *, stochastic: bool = False) -> 
             raise ValueError(
                 f"the model cannot be called with a batch of shape {tuple(tried.shape)}: {type(problem).__name__}: {reason}{hint}"
             ) from problem
-    if first.isnan().any():
-        raise ValueError("the model's logits hold NaN: it may have diverged in training, or its precision is too low")
+    check_logits(first)
     if not stochastic:
         if not all(same_logits(first, other) for other in again):
             raise ValueError(f"the model answers the same image differently when it is asked again, by chance: {_REMEDY}")
@@ -381,6 +383,17 @@ def check_model(network: Logits, trial: Tensor, *, stochastic: bool = False) -> 
     if first.shape[1] == 2 and not first[:, 0].any() and ((first[:, 1] >= 0) & (first[:, 1] <= 1)).all():
         warn_caller("the model's single output lies in [0, 1]: if it is a probability, return its logit (the threshold is 0)")
     return first
+
+
+def check_logits(logits: Tensor) -> None:
+    """Raise a ValueError if logits hold NaN, of which nothing can be counted, crafted or scored.
+
+    >>> check_logits(torch.tensor([[0.0, torch.nan]]))
+    Traceback (most recent call last):
+    ValueError: the model's logits hold NaN: it may have diverged in training, or its precision is too low
+    """
+    if logits.isnan().any():
+        raise ValueError("the model's logits hold NaN: it may have diverged in training, or its precision is too low")
 
 
 def check_alone(network: Logits, images: Tensor) -> tuple[Tensor, Tensor]:

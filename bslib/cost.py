@@ -15,6 +15,7 @@ import numpy as np
 from rich.filesize import decimal
 
 from bslib.chapters import CHAPTERS, plan_of
+from bslib.markdown import markdown_table
 from bslib.specs import NetworkSpec, Spec
 from bslib.store import PUBLISHED, Store, open_store
 
@@ -110,7 +111,7 @@ def as_markdown() -> str:
             rows += [_row(name, count, cost) for count, cost in zip(NETWORKS, costs, strict=True) if cost is not None]
             unknown += [name] if None in costs else []
     heads = ["Networks of", "How many", "Core-hours", f"Days on {WORKERS} cores", "Records", "Weights", "Messages for jobs"]
-    lines = [f"| {' | '.join(heads)} |", "|---|" + "--:|" * 6, *rows, ""]
+    lines = [markdown_table(heads, rows, empty="", right=True), ""]
     if rows:
         low, high = rates.spread()
         lines.append(f"Eight of ten records took between {low:.1f} and {high:.1f} times what this model says.")
@@ -119,12 +120,11 @@ def as_markdown() -> str:
     return "\n".join(lines)
 
 
-def _row(name: str, networks: int, cost: Cost) -> str:
+def _row(name: str, networks: int, cost: Cost) -> list[str]:
     hours, kept, weights, messages = cost
     days = hours / 24 / WORKERS
     sizes = (decimal(round(size)) for size in (kept, weights))
-    cells = [name, f"{networks:,}", f"{hours:,.1f}", f"{days:,.2f}", *sizes, f"{messages:,.0f}"]
-    return f"| {' | '.join(cells)} |"
+    return [name, f"{networks:,}", f"{hours:,.1f}", f"{days:,.2f}", *sizes, f"{messages:,.0f}"]
 
 
 def by_network(plan: Iterable[Spec]) -> dict[tuple[str, str], list[Spec]]:

@@ -24,20 +24,9 @@ from bslib.statistics import Estimate, Estimates
 from bslib.store import Store
 
 __all__ = [
-    "MOST_REPEATS",
-    "VERDICTS",
-    "Claim",
-    "Entry",
-    "Finding",
-    "Test",
-    "as_data",
-    "claims_of",
-    "entries",
-    "findings_of",
-    "judge",
-    "numbers",
-    "repeats_needed",
-]
+    "MOST_REPEATS", "VERDICTS", "Claim", "Entry", "Finding", "Test", "as_data", "claims_of", "entries", "findings_of", "judge",
+    "numbers", "repeats_needed",
+]  # fmt: skip
 
 VERDICTS = ("reproduced", "in part", "not reproduced", "too little evidence", "setting not met", "not yet run")
 #: The mark for each outcome of :meth:`Test.outcome`.

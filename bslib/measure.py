@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bslib.calling import check_alone, check_counts, check_points, dtype_of, evaluating, same_logits
+from bslib.calling import check_alone, check_counts, check_logits, check_points, dtype_of, evaluating, same_logits
 from bslib.engine import Compiled, compile_for_inference
 from bslib.entropy import entropy, log_of
 from bslib.progress import bar
@@ -330,8 +330,7 @@ def _point_keys(x: Tensor, ids: Sequence[Hashable] | None, seed: int) -> list[in
 
 def _labels(logits: Tensor) -> Tensor:
     """The predicted classes (Eq. 1), shape (b,)."""
-    if logits.isnan().any():
-        raise ValueError("the model's logits hold NaN: it may have diverged in training, or its precision is too low")
+    check_logits(logits)
     return logits.argmax(1)
 
 

@@ -172,12 +172,6 @@ def points_with_intervals(
         axis.errorbar(list(places), [e.value for e in estimates], yerr=reach(estimates), label=label, **style)
 
 
-def coin_toss(axis: Axes) -> None:
-    """Mark W of a fair coin toss between two classes, log 2."""
-    axis.axhline(np.log(2), color=GREY, linestyle=":", linewidth=1)
-    axis.text(0.02, np.log(2), "coin toss between two classes", transform=axis.get_yaxis_transform(), va="bottom", fontsize=7.5)
-
-
 def reach(estimates: Iterable[Estimate]) -> np.ndarray[Any, Any]:
     """The lengths of error bars below and above the values, shape (2, estimates), never negative."""
     return np.array([[e.value - e.low, e.high - e.value] for e in estimates]).T.clip(min=0)

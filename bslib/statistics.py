@@ -19,25 +19,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
 __all__ = [
-    "Estimate",
-    "Estimates",
-    "Levene",
-    "NotYetRun",
-    "Replicates",
-    "anomaly_index",
-    "area_replicates",
-    "auc",
-    "leave_one_out",
-    "levene",
-    "mean_of_networks",
-    "p_of_one_more",
-    "share_of_repeats",
-    "success_rate",
-    "variation_of_networks",
-    "wilson",
-    "within_chance",
-    "without_outliers",
-]
+    "Estimate", "Estimates", "Levene", "NotYetRun", "Replicates", "anomaly_index", "area_replicates", "auc", "leave_one_out",
+    "levene", "mean_of_networks", "p_of_one_more", "share_of_repeats", "success_rate", "variation_of_networks", "wilson",
+    "within_chance", "without_outliers",
+]  # fmt: skip
 
 Floats = NDArray[np.float64]
 LEVEL = 0.95

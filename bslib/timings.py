@@ -15,12 +15,6 @@ from bslib.store import published_folder
 __all__ = ["committed", "figure", "prose", "rows", "table", "tables"]
 
 Result = Mapping[str, Any]
-AIMED = ("larger-fashion", "resnet18", "mobilenet-v3-small-96", "efficientnet-b0-96", "resnet18-224")
-#: Target speed-up over the textbook loop on CPUs with AMX, by contender and network.
-AIMS = {
-    "default": dict(zip(AIMED, (7, 4.5, 3, 3, 3), strict=True)),
-    "float32": dict(zip(AIMED, (3, 1.4, 1.2, 1.2, 1.2), strict=True)),
-}
 
 
 def committed() -> dict[str, Result]:
@@ -86,22 +80,21 @@ def prose(results: Mapping[str, Result]) -> str:
 
 
 def table(result: Result) -> str:
-    """Return a description of the machine and a Markdown table of all rows, with the targets if the CPU has AMX.
+    """Return a description of the machine and a Markdown table of all rows.
 
     >>> row = {"what": "memory", "network": "a", "contender": "default", "seconds": [], "units": 5000, "MiB": 300.4}
     >>> print(table({"machine": {"amx": False}, "measured": {}, "rows": [row | {"engine": "eager"}]}).splitlines()[-1])
     | memory | a | default | 5,000 |  |  | MiB 300 | eager |
     """
-    found, aims = rows(result), ["aim"] * result["machine"]["amx"]
-    head = ["what", "network", "contender", "images", "seconds", "speed-up", *aims, "also", "what runs"]
+    found = rows(result)
+    head = ["what", "network", "contender", "images", "seconds", "speed-up", "also", "what runs"]
     facts = [f"{key} {value}" for key, value in result["machine"].items()]
     facts += [f"{part}: code {measured['code']}, {measured['date'][:10]}" for part, measured in result["measured"].items()]
     lines = []
     for row in sorted(found, key=lambda row: [other["what"] for other in found].index(row["what"])):
-        aim = [AIMS.get(row["contender"], {}).get(row["network"], "") if row["what"] == "W" else ""] * len(aims)
         also = ", ".join(f"{k} {_said(row[k])}" for k in ("near ties", "changed", "MiB", "peak share", "accuracy") if k in row)
         cells = [row["what"], row["network"], row["contender"], row["units"], row["seconds"], row.get("speed-up", "")]
-        lines.append([_said(cell) for cell in (*cells, *aim, also, row["engine"])])
+        lines.append([_said(cell) for cell in (*cells, also, row["engine"])])
     return f"{'; '.join(facts)}.\n\n{markdown_table(head, lines)}"
 
 

@@ -18,7 +18,9 @@ from bslib.triggers import Trigger
 __all__ = ["prune", "treat"]
 
 
-def treat(network: nn.Module, images: Tensor, labels: Tensor, spec: TreatmentSpec, trigger: Trigger, seed: int) -> None:
+def treat(
+    network: nn.Module, images: Tensor, labels: Tensor, spec: TreatmentSpec, trigger: Trigger, seed: int, *, progress: bool = True
+) -> None:
     """Treat a network in place.
 
     Parameters
@@ -35,6 +37,8 @@ def treat(network: nn.Module, images: Tensor, labels: Tensor, spec: TreatmentSpe
         What is unlearned. The defender would have to find it first; the true one is the best that can be found.
     seed : int
         Seed of the order of the images.
+    progress : bool
+        Show a progress bar when training takes longer than two seconds.
 
     >>> from bslib.networks import build
     >>> few, few_labels = torch.zeros(8, 1, 28, 28, dtype=torch.uint8), torch.zeros(8, dtype=torch.int64)
@@ -52,7 +56,7 @@ def treat(network: nn.Module, images: Tensor, labels: Tensor, spec: TreatmentSpe
     if spec.learning_rate is not None:
         train(
             network, images, labels, epochs=spec.epochs, seed=seed, learning_rate=spec.learning_rate,
-            description=f"treatment: {spec.method}",
+            description=f"treatment: {spec.method}", progress=progress,
         )  # fmt: skip
 
 

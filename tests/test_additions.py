@@ -20,7 +20,7 @@ from pathlib import Path
 from bslib.chapters import plan_of
 from bslib.chapters.correlation.results import load, quantities
 from bslib.chapters.correlation.figures import success_against_w
-from bslib.chapters.patterns import results as patterns
+from bslib.chapters.patterns import others, results as patterns
 from bslib.render import downloads
 from bslib.runner import run
 from bslib.store import Store
@@ -29,7 +29,7 @@ store = Store(Path(sys.argv[2]))
 for chapter in ("correlation", "patterns", "brightness"):
     run(plan_of(chapter, sys.argv[1]), store, device="cpu", jobs=1, progress=False)
 (part,) = load(profile=sys.argv[1], store=store).values()
-detectors = patterns.load(profile=sys.argv[1], store=store)["digits"].detectors()
+detectors = others.detectors(patterns.load(profile=sys.argv[1], store=store)["digits"])
 print(json.dumps({
     "targets": sorted({network.attack.target for network in part.networks}),
     "triggers": sorted({network.attack.trigger for network in part.networks}),

@@ -137,7 +137,7 @@ def test_only_the_result_tells_two_records_apart(store, file):
 
 
 def test_an_empty_store_is_not_sent(tmp_path):
-    with pytest.raises(ValueError, match="has none of these records"):
+    with pytest.raises(ValueError, match="has no records"):
         export_records(Store(tmp_path / "none"), tmp_path / "file.zip")
     assert not list(tmp_path.iterdir())
 

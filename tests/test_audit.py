@@ -140,12 +140,7 @@ NONE = Sizes(np.full(10, np.nan), math.nan)
     ("sizes", "more", "verdict", "reason"),
     [
         (SMALL, {}, LIKELY, "class 0 is smaller than chance explains (p = 0.001), and it sends 99% of other images"),
-        (
-            SMALL,
-            {"held_out": [0.5] * 10},
-            NOT_ENOUGH,
-            "small (p = 0.001), but it works on too few other images (50%)",
-        ),
+        (SMALL, {"held_out": [0.5] * 10}, NOT_ENOUGH, "small (p = 0.001), but it works on too few other images (50%)"),
         (SMALL, {"held_out": [math.nan] * 10}, NOT_ENOUGH, "too few other images (there are not enough)"),
         (SMALL, {"null": [0.0005, 0.4]}, NOT_ENOUGH, "but so is one of a reference network"),
         (SMALL, {"null": [0.4] * 18 + [0.0002]}, NOT_ENOUGH, "p = 0.1"),

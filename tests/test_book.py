@@ -65,10 +65,7 @@ def test_two_notebooks_are_executed_at_once_with_the_parameters(
             raise TimeoutError("the other notebook does not run")
         print(seed)
         """
-    sources = [
-        notebook("one", meet.format(mine="1", other="2")),
-        notebook("two", meet.format(mine="2", other="1")),
-    ]
+    sources = [notebook("one", meet.format(mine="1", other="2")), notebook("two", meet.format(mine="2", other="1"))]
     before = [source.read_bytes() for source in sources]
     made = book.execute(sources, tmp_path / "out", {"seed": 7}, cwd=tmp_path)
     assert made == [tmp_path / "out" / "one.ipynb", tmp_path / "out" / "two.ipynb"]

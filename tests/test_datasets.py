@@ -139,10 +139,7 @@ def write_batches(monkeypatch, folder: Path) -> Path:
 
 
 def check_invariants(dataset: datasets.Dataset) -> None:
-    for images, labels in (
-        (dataset.train_images, dataset.train_labels),
-        (dataset.test_images, dataset.test_labels),
-    ):
+    for images, labels in ((dataset.train_images, dataset.train_labels), (dataset.test_images, dataset.test_labels)):
         assert images.dtype == torch.uint8 and images.ndim == 4 and images.is_contiguous()
         assert labels.dtype == torch.int64 and labels.shape == images.shape[:1]
         assert labels.min() >= 0 and labels.max() < len(dataset.classes)

@@ -98,8 +98,7 @@ def test_the_metadata_says_where_everything_comes_from(exported, untrained):
 
 
 @pytest.mark.parametrize(
-    "text",
-    [b"", b"[]", b"\xff", b'{"format": 1}', b'{"format": 1, "classes": 3, "images": {"pixels": "=", "shape": [1e9]}}'],
+    "text", [b"", b"[]", b"\xff", b'{"format": 1}', b'{"format": 1, "classes": 3, "images": {"pixels": "=", "shape": [1e9]}}']
 )
 def test_a_damaged_lab_is_named_with_what_mends_it(exported, tmp_path, text):
     folder = shutil.copytree(exported[0], tmp_path / "lab")

@@ -12,7 +12,7 @@ from test_parameters import BIT, split
 
 from bslib.chapters import plan_of, sizes_of
 from bslib.chapters.mitigation import figures
-from bslib.chapters.mitigation.plan import networks_of, plan, specs_of
+from bslib.chapters.mitigation.plan import networks_of, plan
 from bslib.chapters.mitigation.results import Mitigation, load, treatment_of
 from bslib.ledger import claims_of
 from bslib.runner import run
@@ -33,7 +33,7 @@ def made_up(success, bits) -> Mitigation:
     records, data = {}, {"name": SIZE.dataset, "source": "made up"}
     for network in networks_of(SIZE, 0):
         key = network.attack.threat_model, treatment_of(network), network.seed - 100
-        spec, predictions, clean, triggered = specs_of(SIZE, network)
+        spec, predictions, clean, triggered = SIZE.basics(network)
         hits, labels = np.arange(100) < success(*key), np.full(100, 9)
         records[spec] = Record(spec, {"clean_accuracy": 0.9 if key[1] == "none" else 0.8}, data=data)
         arrays = {"predicted": np.where(hits, network.attack.target, 9), "labels": labels}

@@ -16,10 +16,11 @@ from sklearn.metrics import roc_auc_score
 from bslib.chapters import plan_of, sizes_of
 from bslib.chapters.patterns import figures, plan
 from bslib.chapters.patterns.candidates import candidates
-from bslib.chapters.patterns.detector import by_trigger, sensitivity, working
-from bslib.chapters.patterns.others import others
-from bslib.chapters.patterns.results import Patterns, load, quantities, scored
+from bslib.chapters.patterns.detector import by_trigger, scored, sensitivity, working
+from bslib.chapters.patterns.others import detectors, others
+from bslib.chapters.patterns.results import Patterns, load, quantities
 from bslib.chapters.patterns.universal import universal, universal_areas
+from bslib.chapters.surface.plan import pictures_of
 from bslib.ledger import claims_of, judge
 from bslib.profiles import PROFILES
 from bslib.specs import CleanseSpec, CountsSpec, DetectorSpec, ImagesSpec, NetworkSpec, PredictionsSpec, UniversalSpec
@@ -84,7 +85,7 @@ def arrays_of(spec) -> dict:
 def part_of(changes=None, size=FASHION, *, profile="paper", gone=lambda spec: False) -> Patterns:
     """The results of a size from made-up records, with some of their arrays changed and some of them gone."""
     steps = "detector_specs", "universal_specs", "cleanse_specs", "scores_specs", "level_specs", "further_specs"
-    specs = [plan.pictures_of(size, SEED), *plan.compared_specs(size, SEED)]
+    specs = [pictures_of(size, SEED), *plan.compared_specs(size, SEED)]
     specs += [spec for net in plan.networks_of(size, SEED) for step in steps for spec in getattr(plan, step)(size, net)]
     specs += [spec for net in plan.networks_of(size, SEED) for spec in plan.more_bounds_specs(size, net, SEED)]
     data, result = {"source": f"made up {size.dataset}"}, {"anomaly_index": 1.5}
@@ -282,7 +283,7 @@ def test_what_detectors_must_not_find_are_unseen_triggers():
     for net in (CLEAN, ONE, FOUR):
         changes |= batch(net, plan.universals_of(FASHION, net)[0], EVEN[:4])
     part = part_of(changes | {plan.score_of(FASHION, FOUR, "logit_shift", trigger=4): {"scores": np.array([0.5])}})
-    table = part.detectors()
+    table = detectors(part)
     assert list(table.columns) == ["own", "universal", "reversed, clean", "reversed, backdoored"]
     assert table.loc["W", "own"].value == pytest.approx((15.5 + 7.5) / 32) and "| W | 0.72 |" in part.detectors_table()
     assert table.loc["W", "universal"].value == pytest.approx(15.5 / 16) and table.loc["W", "universal"].repeats == 1
@@ -346,7 +347,7 @@ def test_quantities_come_from_two_seeds_at_least():
     whole = part_of(None, two).quantities()
     assert "auc_universal.fashion-mnist" in whole and "auc_universal.fashion-mnist" not in found
     assert found["auc.fashion-mnist"] == whole["auc.fashion-mnist"] and whole["auc.fashion-mnist"].repeats == 2
-    assert whole["detector_auc.fashion-mnist.W.universal"] == part_of(None, two).detectors().loc["W", "universal"]
+    assert whole["detector_auc.fashion-mnist.W.universal"] == detectors(part_of(None, two)).loc["W", "universal"]
     clean = part_of(None, two, gone=lambda spec: is_crafted(spec) and (spec.network.attack is None) and spec.network.seed == SEED)
     assert not [name for name in clean.quantities() if "on_clean" in name or name.endswith("reversed, clean")], "of one seed"
 
@@ -421,9 +422,9 @@ def test_networks_without_all_records_of_a_pattern_are_left_out_of_its_numbers_a
 def test_what_is_missing_says_what_to_run(tmp_path):
     results = load(profile="paper", store=Store(tmp_path, writable=False))
     assert list(results) == ["fashion-mnist", "cifar10"] and not quantities(results)
-    for (dataset, part), held in zip(results.items(), (49, 12), strict=True):
-        tables = Patterns.tests, universal, universal_areas, candidates, others, Patterns.detectors
-        assert all(table(part).empty for table in tables) and part.success_table().count("not yet run") == {49: 6, 12: 3}[held]
+    for (dataset, part), held in zip(results.items(), (63, 12), strict=True):
+        tables = Patterns.tests, universal, universal_areas, candidates, others, detectors
+        assert all(table(part).empty for table in tables) and part.success_table().count("not yet run") == {63: 6, 12: 3}[held]
         assert part.cleanse_table() == part.detectors_table() == "(Not yet run.)"
         assert f"{held} clean and backdoored networks ({part.size.network}) on {dataset}, and the store" in part.missing
         assert all("`bslib run patterns --profile paper --store book/records` computes them" in draw(part).data for draw in DRAW)

@@ -12,6 +12,7 @@ from scipy import stats
 from bslib.chapters import CHAPTERS, plan_of
 from bslib.chapters.beyond import FIRST_SEED
 from bslib.chapters.correlation import results as correlation
+from bslib.chapters.correlation.pairs import correlations
 from bslib.statistics import Estimate
 from bslib.store import PUBLISHED, open_store
 from bslib.verify import verify
@@ -180,7 +181,7 @@ def test_the_correlations_follow_from_the_raw_numbers():
     numbers = correlation.quantities(loaded)
     for sigma in first.sigmas:
         _, _, success, w, _ = raw_pairs(sigma).T
-        kept, found = success >= 0.1, first.correlation(sigma)
+        kept, found = success >= 0.1, correlations(first.pairs(sigma), 0.1)
         assert (found["pairs"], found["left out"]) == (kept.sum(), (~kept).sum())
         for name, test in (("tau", stats.kendalltau), ("r", stats.pearsonr)):
             expected = test(success[kept], w[kept])

@@ -13,6 +13,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from bslib.cost import as_markdown
+from bslib.markdown import markdown_table
 
 
 class Cost(SphinxDirective):
@@ -35,18 +36,17 @@ class Reliability(SphinxDirective):
         runs = ", ".join(f"{count} {name}" for name, count in found.get("runs", {}).items())
         runs = runs or "not yet counted; `python benchmarks/reliability.py --json book/reliability.json --only runs` does it"
         total = sum(row["inputs"] for row in found["fuzzed"].values())
+
+        def numbers(rows: Mapping[str, Iterable[float]]) -> list[list[str]]:
+            return [[name, *(f"{number:,}" for number in row)] for name, row in rows.items()]
+
         lines = [
-            *_table("file operations, each interrupted once, by", hows, changes), "",
-            *_table("fuzzed", kinds, fuzzed), "",
+            markdown_table(("file operations, each interrupted once, by", *hows), numbers(changes), right=True), "",
+            markdown_table(("fuzzed", *kinds), numbers(fuzzed), right=True), "",
             f"Runs: {runs}. In all {total:,} fuzzed files; the process that read them held {found['peak MiB']:,} MiB at the most."
             f" **Broken promises: {len(found['failures'])}.** Code {found['code']}, {found['date'][:10]}.",
         ]  # fmt: skip
         return self.parse_text_to_nodes("\n".join(lines))
-
-
-def _table(corner: str, columns: Iterable[str], rows: Mapping[str, Iterable[float]]) -> list[str]:
-    head = [f"| {corner} | {' | '.join(columns)} |", f"|---{'|--:' * len(list(columns))}|"]
-    return head + [f"| {name} | {' | '.join(f'{number:,}' for number in row)} |" for name, row in rows.items()]
 
 
 def tidy_scripts(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:

@@ -8,6 +8,7 @@ import json
 import pkgutil
 import re
 from functools import cache
+from html import escape
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -136,8 +137,8 @@ def describe(app: Sphinx, page: str, template: str, context: dict[str, Any], doc
     if page == app.config.root_doc:
         context["title"] = "What was found"
     if doctree is not None and (first := next(iter(doctree.findall(nodes.paragraph)), None)) is not None:
-        text = " ".join(first.astext().split()).replace('"', "&quot;")
-        context["metatags"] = context.get("metatags", "") + f'<meta name="description" content="{text[:200]}">'
+        text = escape(" ".join(first.astext().split())[:200])
+        context["metatags"] = context.get("metatags", "") + f'<meta name="description" content="{text}">'
 
 
 def offer_launch(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:

@@ -1,7 +1,8 @@
 """What the chapters beyond the paper share: their networks, and the batches that W is measured on.
 
-These networks have seeds of their own, from :data:`FIRST_SEED` on, so that little was chosen on them before: the epochs under T3 alone. Every network is
-trained for the same number of epochs under every threat model, so that success and W can be compared across them.
+These networks have seeds of their own, from :data:`FIRST_SEED` on; only the number of epochs under T3 was chosen on two of these
+seeds, by success alone. Every network is trained for the same number of epochs under every threat model, so that success and W
+can be compared across them.
 """
 
 from __future__ import annotations
@@ -43,10 +44,6 @@ class BeyondSize(TrainedSize):
     def seeds(self, seed: int, networks: int | None = None) -> range:
         """The seeds of the networks of one kind."""
         return range(FIRST_SEED + seed, FIRST_SEED + seed + (self.networks if networks is None else networks))
-
-    def attacked(self, seed: int, attack: Attack, **more: Any) -> NetworkSpec:
-        """A backdoored network, with further fields of its :class:`~bslib.specs.networks.AttackSpec`."""
-        return self.attacked_network(seed, *attack, **more)
 
     def counts_of(self, network: NetworkSpec, trigger: int | None, **more: Any) -> CountsSpec:
         """Class counts of a batch; every batch of a network has the same images and the same noise, whatever it carries."""

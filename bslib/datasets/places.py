@@ -17,13 +17,7 @@ DOWNLOAD_TIMEOUT = 10.0  # socket timeout in seconds
 
 
 def found_or_downloaded(
-    name: str,
-    read: Callable[[Path], Dataset | None],
-    *,
-    download: str,
-    folder: str,
-    remedy: str,
-    also: Sequence[Path] = (),
+    name: str, read: Callable[[Path], Dataset | None], *, download: str, folder: str, remedy: str, also: Sequence[Path] = ()
 ) -> Dataset:
     """Read the data set from the first folder that contains it; download it if there is none.
 

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bslib.calling import check_inputs, evaluating
-from bslib.patterns import check_images, check_logits
+from bslib.calling import check_inputs, check_logits, evaluating
+from bslib.patterns import check_images
 
 __all__ = ["score", "strip_entropy"]
 

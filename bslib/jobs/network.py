@@ -33,7 +33,8 @@ def compute(spec: NetworkSpec, store: Store, device: torch.device, progress: boo
         _, network, before["weights before"] = trained_network(spec.untreated, store, device)
         assert spec.attack is not None
         few = draw_points(len(data.train_images), spec.treatment.images, spec.seed)
-        treat(network, data.train_images[few], data.train_labels[few], spec.treatment, pattern(spec.attack.trigger), spec.seed)
+        how = spec.treatment, pattern(spec.attack.trigger), spec.seed
+        treat(network, data.train_images[few], data.train_labels[few], *how, progress=progress)
     else:
         network = build(spec.network, classes=len(data.classes), seed=spec.seed).to(device)
         began = time.monotonic()

@@ -62,15 +62,3 @@ def check_gradients(logits: Tensor) -> None:
         raise ValueError(
             "the model gives no gradients: it is quantised, or its forward runs under torch.no_grad or on another library"
         )
-
-
-def check_logits(logits: Tensor) -> None:
-    """Raise a ValueError if logits hold NaN, of which nothing can be crafted or scored.
-
-    >>> import torch
-    >>> check_logits(torch.tensor([[0.0, torch.nan]]))
-    Traceback (most recent call last):
-    ValueError: the model's logits hold NaN: it may have diverged in training, or its precision is too low
-    """
-    if logits.isnan().any():
-        raise ValueError("the model's logits hold NaN: it may have diverged in training, or its precision is too low")

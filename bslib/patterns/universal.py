@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bslib.calling import check_counts, check_inputs
+from bslib.calling import check_counts, check_inputs, check_logits
 from bslib.fields import check_seed
-from bslib.patterns import check_gradients, check_images, check_logits, frozen_weights
+from bslib.patterns import check_gradients, check_images, frozen_weights
 from bslib.progress import bar
 
 __all__ = ["Universal", "deepfool", "perturbed", "universal_perturbation"]

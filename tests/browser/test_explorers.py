@@ -26,10 +26,11 @@ from scipy import special, stats
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from bslib.chapters import sizes_of
+from bslib.chapters.correlation.pairs import correlations
 from bslib.chapters.hiding import explorer as hide_and_seek
 from bslib.chapters.parameters.plan import Size
+from bslib.chapters.patterns.detector import scored
 from bslib.chapters.patterns.plan import batch_of, cleanse_of, crafted_batch_of, universals_of
-from bslib.chapters.patterns.results import scored
 from bslib.entropy import ESTIMATORS, entropy
 from bslib.interactive.explorer import Explorer, explorer
 from bslib.statistics import levene, without_outliers
@@ -226,7 +227,7 @@ def test_correlation_has_pythons_numbers(show, correlation):
     rules = {"none": 0.0, "success below 0.1": 0.1, "success below 0.3": 0.3}
     for one in sweep:
         sigma, n, below = (one["settings"][name] for name in ("sigma", "n", "below"))
-        found = correlation.correlation(float(sigma), n=int(n), exclude_below=rules[below])
+        found = correlations(correlation.pairs(float(sigma), n=int(n)), rules[below])
         wanted = {"Kendall's τ": [found["tau"].value], "Pearson's r": [found["r"].value]}
         close(one["numbers"], wanted | {"pairs": [found["pairs"]], "left out": [found["left out"]]})
 

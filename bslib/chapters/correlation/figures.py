@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bslib.chapters.correlation.pairs import residuals
+from bslib.chapters.correlation.pairs import correlations, residuals
 from bslib.chapters.correlation.results import Correlation
 from bslib.plotting import (
     GREY,
@@ -21,7 +21,7 @@ from bslib.plotting import (
     short_labels,
 )
 
-__all__ = ["FIGURES", "correlation_by_setting", "success_against_w", "success_within"]
+__all__ = ["correlation_by_setting", "success_against_w", "success_within"]
 
 
 def _pairs(correlation: Correlation) -> pd.DataFrame:
@@ -32,7 +32,7 @@ def _pairs(correlation: Correlation) -> pd.DataFrame:
 @drawn_from(_pairs)
 def success_against_w(correlation: Correlation, table: pd.DataFrame) -> Figure:
     """Fig. 5: success against mean W of triggered images, one point per pair; pairs that are left out are hollow."""
-    found, sigma = correlation.correlation(), correlation.size.sigmas[0]
+    found, sigma = correlations(correlation.pairs(), correlation.random_guess), correlation.size.sigmas[0]
     figure, axes = panels(1)
     scatter_pairs(axes[0], table, "W", "success", hollow=~table["kept"])
     axes[0].axhline(correlation.random_guess, color=GREY, linewidth=1, linestyle=":")
@@ -95,7 +95,4 @@ def success_within(correlation: Correlation, table: pd.DataFrame) -> Figure:
     return finish(figure, list(axes), correlation.source, y="mean of W with the trigger")
 
 
-#: The figures that have a table.
-#:
-#: :meta hide-value:
 FIGURES = (success_against_w, correlation_by_setting, success_within)

@@ -13,16 +13,9 @@ from scipy import stats
 from bslib.statistics import Estimate, Replicates
 
 __all__ = [
-    "FEWEST_PAIRS",
-    "STRICT",
-    "correlations",
-    "estimates",
-    "p_values",
-    "partial_correlation",
-    "replicates",
-    "residual_rank",
+    "FEWEST_PAIRS", "STRICT", "correlations", "estimates", "p_values", "partial_correlation", "replicates", "residual_rank",
     "residuals",
-]
+]  # fmt: skip
 
 Floats = NDArray[np.float64]
 #: The columns of :meth:`Correlation.pairs` as arrays, since DataFrames are too slow.
@@ -94,7 +87,15 @@ def replicates(pairs: pd.DataFrame, statistic: Callable[[Columns], Any], *, belo
 
 
 def correlations(pairs: pd.DataFrame, below: float) -> dict[str, Any]:
-    """Kendall's tau and Pearson's r of the pairs with a success of at least ``below``, with intervals and p-values."""
+    """Kendall's tau and Pearson's r of the pairs with a success of at least ``below``, with jackknife intervals and p-values.
+
+    The p-values are SciPy's. Like the paper's, they treat pairs as independent, although pairs of one network are not.
+
+    Returns
+    -------
+    dict
+        ``tau`` and ``r`` (Estimate), ``tau p`` and ``r p``, ``pairs`` (the number kept) and ``left out``.
+    """
     kept = pairs[pairs["success"] >= below]
     if kept.empty:
         none = Estimate(float("nan"), float("nan"), float("nan"), 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bslib.chapters import sizes_of
 from bslib.chapters.base import TrainedSize
@@ -116,12 +116,4 @@ def counts_of(size: Size, network: NetworkSpec, sigma: float) -> CountsSpec:
 
 def clean_counts_of(size: Size, network: NetworkSpec) -> CountsSpec:
     """Class counts of some of the same images without the trigger, under the same noise, at the first noise level."""
-    return CountsSpec(
-        network=network,
-        points=size.clean_points,
-        sigmas=size.sigmas[:1],
-        ns=size.ns,
-        seed=network.seed,
-        by_class=not threat_model_named(size.threat_model).one_target or None,
-        paired=True,
-    )
+    return replace(counts_of(size, network, size.sigmas[0]), trigger=None, points=size.clean_points)

@@ -35,13 +35,7 @@ from bslib.chapters.outcomes import defined
 from bslib.entropy import entropy
 from bslib.markdown import markdown_table
 from bslib.specs import AttackSpec, NetworkSpec, Spec
-from bslib.statistics import (
-    Estimate,
-    Estimates,
-    leave_one_out,
-    share_of_repeats,
-    success_rate,
-)
+from bslib.statistics import Estimate, Estimates, leave_one_out, share_of_repeats, success_rate
 from bslib.store import Record
 
 __all__ = ["Correlation", "load", "quantities"]
@@ -105,7 +99,7 @@ class Correlation(Results[Size]):
         """The pairs of success and mean W, one row each.
 
         Columns: network, seed, trigger, class (-1 for all), success, images (the number behind the success), W and clean W
-        (means), values and clean values (W of each image), wanted and true (fractions of noisy copies that are predicted as the
+        (means), wanted and true (fractions of noisy copies that are predicted as the
         attacker's label and as their true class).
 
         Parameters
@@ -138,8 +132,6 @@ class Correlation(Results[Size]):
                         "clean W": float(without.mean()),
                         "wanted": wanted,
                         "true": true,
-                        "values": w,
-                        "clean values": without,
                     }
                 )
         return pd.DataFrame(rows)
@@ -163,29 +155,14 @@ class Correlation(Results[Size]):
         below = [[success < self.random_guess for _, success, _ in self._successes(network)] for network in networks]
         return share_of_repeats([np.array(of_one) for of_one in below])
 
-    def correlation(
-        self, sigma: float | None = None, *, n: int | None = None, exclude_below: float | None = None
-    ) -> dict[str, Any]:
-        """Kendall's tau and Pearson's r of success and mean W, with SciPy's p-values and jackknife intervals.
-
-        The intervals leave out the networks of one seed at a time. The p-values are SciPy's. Like the paper's, they treat pairs
-        as independent, although pairs of one network are not.
-
-        Returns
-        -------
-        dict
-            ``tau`` and ``r`` (Estimate), ``tau p`` and ``r p``, ``pairs`` (the number kept) and ``left out``.
-        """
-        return correlations(self.pairs(sigma, n=n), self.random_guess if exclude_below is None else exclude_below)
-
     def sensitivity(self) -> pd.DataFrame:
         """The correlation at every measured noise level, for several numbers of noisy copies and exclusion rules.
 
         Returns
         -------
         DataFrame
-            Columns sigma, n and exclude below, and those of :meth:`correlation`. The paper's n is combined with
-            every rule, the other n with the paper's rule alone.
+            Columns sigma, n and exclude below, and those of :func:`~bslib.chapters.correlation.pairs.correlations`. The paper's
+            n is combined with every rule, the other n with the paper's rule alone.
         """
         usual = self.size.ns[-1]
         rows: list[dict[str, Any]] = []

@@ -27,7 +27,7 @@ from bslib.plotting import (
     short_labels,
 )
 
-__all__ = ["FIGURES", "batches", "copies", "false_alarms", "halves", "images", "networks", "roc"]
+__all__ = ["batches", "copies", "false_alarms", "halves", "images", "networks", "roc"]
 
 #: Colour, marker and label of each test.
 TEST_STYLES = {
@@ -227,7 +227,4 @@ def networks(defence: Defence, table: pd.DataFrame) -> Figure:
     return finish(figure, axes, defence.source, y="anomaly index")
 
 
-#: The figures that have a table.
-#:
-#: :meta hide-value:
 FIGURES = (images, roc, batches, false_alarms, halves, copies, networks)

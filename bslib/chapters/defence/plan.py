@@ -59,7 +59,7 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
 
 def networks_of(size: Size, seed: int) -> list[NetworkSpec]:
     """The backdoored networks: the first of each kind, then the second of each."""
-    return [size.attacked(run, attack) for run in size.seeds(seed) for attack in size.attacks]
+    return [size.attacked_network(run, *attack) for run in size.seeds(seed) for attack in size.attacks]
 
 
 def clean_networks_of(size: Size, seed: int) -> list[NetworkSpec]:
@@ -69,7 +69,7 @@ def clean_networks_of(size: Size, seed: int) -> list[NetworkSpec]:
 
 def cleansed_networks_of(size: Size, seed: int) -> list[NetworkSpec]:
     """The networks on which Neural Cleanse runs: a clean one, then one of each kind, and so on."""
-    backdoored = [size.attacked(run, attack) for run in size.seeds(seed) for attack in size.cleansed]
+    backdoored = [size.attacked_network(run, *attack) for run in size.seeds(seed) for attack in size.cleansed]
     return [*clean_networks_of(size, seed), *backdoored]
 
 

@@ -21,7 +21,7 @@ from bslib.plotting import (
     short_labels,
 )
 
-__all__ = ["FIGURES", "ratio", "w_by_sigma"]
+__all__ = ["ratio", "w_by_sigma"]
 
 
 @drawn_from(Domains.by_sigma)
@@ -60,7 +60,4 @@ def ratio(results: Domains, table: pd.DataFrame) -> Figure:
     return finish(figure, axes, results.source, y="W with the trigger / W without")
 
 
-#: The figures that have a table.
-#:
-#: :meta hide-value:
 FIGURES = (w_by_sigma, ratio)

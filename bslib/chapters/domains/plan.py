@@ -13,10 +13,7 @@ from bslib.specs import DomainSpec, Spec
 __all__ = ["THREATS", "Size", "plan", "specs_of"]
 
 #: The threat models: the paper's T1, and one like its T3, whose 250 poisons are more than a small training set has.
-THREATS: dict[str, dict[str, Any]] = {
-    "T1": {"threat_model": "T1"},
-    "T3-like": {"threat_model": "T3", "poison_fraction": 0.01},
-}
+THREATS: dict[str, dict[str, Any]] = {"T1": {"threat_model": "T1"}, "T3-like": {"threat_model": "T3", "poison_fraction": 0.01}}
 
 
 @dataclass(frozen=True, kw_only=True)

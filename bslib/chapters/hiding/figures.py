@@ -24,7 +24,7 @@ from bslib.plotting import (
     points_with_intervals,
 )
 
-__all__ = ["FIGURES", "covers", "hidden", "reply"]
+__all__ = ["covers", "hidden", "reply"]
 
 #: The ratios of W that count as hidden.
 HIDDEN = (0.8, 1.25)
@@ -135,7 +135,4 @@ def reply(hiding: Hiding, table: pd.DataFrame) -> Figure:
     return finish(figure, axes, hiding.source, y=None)
 
 
-#: The figures that have a table.
-#:
-#: :meta hide-value:
 FIGURES = (hidden, covers, reply)

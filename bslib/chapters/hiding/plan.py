@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from bslib.chapters import sizes_of
 from bslib.chapters.beyond import Attack, CleansedSize
@@ -46,7 +47,8 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
 
 def network_of(size: Size, run: int, attack: Attack, covers: int) -> NetworkSpec:
     """A backdoored network with so many covers."""
-    return size.attacked(run, attack, **({"covers": covers, "cover_sigmas": size.cover_sigmas} if covers else {}))
+    more: dict[str, Any] = {"covers": covers, "cover_sigmas": size.cover_sigmas} if covers else {}
+    return size.attacked_network(run, *attack, **more)
 
 
 def networks_of(size: Size, seed: int) -> list[NetworkSpec]:

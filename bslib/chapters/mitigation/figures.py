@@ -13,7 +13,7 @@ from bslib.chapters.mitigation.results import NO_TREATMENT, Mitigation
 from bslib.chapters.outcomes import attack_in_words, usual_level
 from bslib.plotting import GREY, MEAN, SETTING_STYLE, TRIGGER_STYLES, drawn_from, finish, panels, reach
 
-__all__ = ["FIGURES", "treatments", "warning"]
+__all__ = ["treatments", "warning"]
 
 
 @drawn_from(Mitigation.after)
@@ -66,7 +66,4 @@ def warning(mitigation: Mitigation, table: pd.DataFrame) -> Figure:
     return finish(figure, axes, mitigation.source, y="success of the trigger")
 
 
-#: The figures that have a table.
-#:
-#: :meta hide-value:
 FIGURES = (treatments, warning)

@@ -57,10 +57,7 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
     28
     """
     return [
-        spec
-        for size in sizes_of("mitigation", profile)
-        for network in networks_of(size, seed)
-        for spec in specs_of(size, network)
+        spec for size in sizes_of("mitigation", profile) for network in networks_of(size, seed) for spec in size.basics(network)
     ]
 
 
@@ -79,16 +76,11 @@ def networks_of(size: Size, seed: int) -> list[NetworkSpec]:
     networks = []
     for run in size.seeds(seed):
         for attack in size.attacks:
-            network = size.attacked(run, attack)
+            network = size.attacked_network(run, *attack)
             networks += [network, *(replace(network, treatment=treatment) for treatment in treatments_of(size))]
             networks += [replace(network, noise=noise) for noise in size.noises]
     tuned = [treatment for treatment in treatments_of(size) if treatment.method == "fine-tune"]
     for run in size.seeds(seed + size.networks, size.followed):
-        network = size.attacked(run, size.attacks[0])
+        network = size.attacked_network(run, *size.attacks[0])
         networks += [network, *(replace(network, treatment=treatment) for treatment in tuned)]
     return networks
-
-
-def specs_of(size: Size, network: NetworkSpec) -> list[Spec]:
-    """A network, its success, and W without and with its trigger."""
-    return size.basics(network)

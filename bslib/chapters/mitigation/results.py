@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from bslib.chapters.mitigation.plan import Size, specs_of
+from bslib.chapters.mitigation.plan import Size
 from bslib.chapters.outcomes import BeyondResults, attack_on, defined, name_of, quantities, quantities_of, ratio, usual_level
 from bslib.markdown import markdown_table
 from bslib.specs import NetworkSpec, Spec
@@ -42,7 +42,7 @@ class Mitigation(BeyondResults[Size]):
     def needed(self, network: NetworkSpec) -> Sequence[Spec]:
         """The network, its success and its counts, and those of the network before the treatment."""
         before = _before(network)
-        return [*specs_of(self.size, network), *(specs_of(self.size, before) if before != network else ())]
+        return [*self.size.basics(network), *(self.size.basics(before) if before != network else ())]
 
     @property
     def details(self) -> str:

@@ -30,7 +30,7 @@ from bslib.plotting import (
     trigger_style,
 )
 
-__all__ = ["FIGURES", "change_beside", "margin_and_w", "noise_by_place", "path_of_squares", "phase_diagram"]
+__all__ = ["change_beside", "margin_and_w", "noise_by_place", "path_of_squares", "phase_diagram"]
 
 #: What is drawn for each attack: the pixels that noise falls on, the column with W, colour, line style and label.
 LINES = (
@@ -168,7 +168,4 @@ def path_of_squares(origin: Origin, table: pd.DataFrame) -> Figure:
     return finish(figure, axes, origin.plane.source, y=rf"change of the mean of W, $\sigma$ = {sigma:g}")
 
 
-#: The figures that have a table.
-#:
-#: :meta hide-value:
 FIGURES = (noise_by_place, change_beside, margin_and_w, phase_diagram, path_of_squares)

@@ -54,7 +54,7 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
 
 def networks_of(size: Size, seed: int) -> list[NetworkSpec]:
     """The networks with the backdoors of the paper: the first of each kind, then the second of each."""
-    return [size.attacked(run, attack) for run in size.seeds(seed) for attack in size.attacks]
+    return [size.attacked_network(run, *attack) for run in size.seeds(seed) for attack in size.attacks]
 
 
 def specs_of(size: Size, network: NetworkSpec) -> list[Spec]:
@@ -67,7 +67,7 @@ def specs_of(size: Size, network: NetworkSpec) -> list[Spec]:
 def cell_networks_of(size: Size, seed: int) -> list[NetworkSpec]:
     """The networks of the phase diagram, all with one target class: a network of each cell, then a second of each."""
     return [
-        size.attacked(run, ("T1", square(side, grey)), poisons=poisons)
+        size.attacked_network(run, "T1", square(side, grey), poisons=poisons)
         for run in size.seeds(seed, size.cell_networks)
         for poisons in size.poisons
         for side in size.sides

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from bslib.chapters.parameters.results import ParameterResults
 from bslib.plotting import ESTIMATOR_STYLE, GREY, box_table, boxes, drawn_from, finish, panels
 
-__all__ = ["FIGURES", "estimator_bias", "w_against_n", "w_against_sigma"]
+__all__ = ["estimator_bias", "w_against_n", "w_against_sigma"]
 
 
 def _over_n(results: ParameterResults) -> pd.DataFrame:
@@ -84,7 +84,4 @@ def estimator_bias(results: ParameterResults, table: pd.DataFrame) -> Figure:
     return finish(figure, axes, results.source, y=None)
 
 
-#: The figures that have a table.
-#:
-#: :meta hide-value:
 FIGURES = (w_against_n, estimator_bias, w_against_sigma)

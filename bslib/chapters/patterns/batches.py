@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from bslib.chapters.base import Results
 from bslib.chapters.outcomes import attack_success
-from bslib.chapters.patterns.plan import CONDITIONS, Size, batch_of, detector_specs, networks_of, pictures_of, trained_trigger
+from bslib.chapters.patterns.plan import CONDITIONS, Size, batch_of, detector_specs, networks_of, trained_trigger
+from bslib.chapters.surface.plan import pictures_of
 from bslib.entropy import entropy
 from bslib.markdown import markdown_table
 from bslib.specs import CountsSpec, NetworkSpec, PredictionsSpec, Spec

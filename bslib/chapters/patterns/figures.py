@@ -34,7 +34,7 @@ from bslib.plotting import (
 if TYPE_CHECKING:
     from IPython.display import Markdown
 
-__all__ = ["FIGURES", "found_by_success", "reversed_norms", "reversed_triggers", "roc", "roc_by_setting", "universal"]
+__all__ = ["found_by_success", "reversed_norms", "reversed_triggers", "roc", "roc_by_setting", "universal"]
 
 
 EFFECTIVE_ONES = {False: "all own triggers", True: "own triggers that succeed on 90 %"}
@@ -214,7 +214,4 @@ def found_by_success(patterns: Patterns, table: pd.DataFrame) -> Figure:
     return finish(figure, axes, f"{patterns.source}; grey: triggers that work", y="area under the ROC curve (AUC)")
 
 
-#: The figures that have a table.
-#:
-#: :meta hide-value:
 FIGURES = (roc, roc_by_setting, found_by_success, universal, reversed_norms)

@@ -7,18 +7,10 @@ from typing import Any
 
 from bslib.chapters import sizes_of
 from bslib.chapters.base import TrainedSize
+from bslib.chapters.surface.plan import pictures_of
 from bslib.detectors import DETECTORS
 from bslib.drawings import PAPERS
-from bslib.specs import (
-    CleanseSpec,
-    CountsSpec,
-    DetectorSpec,
-    ImagesSpec,
-    NetworkSpec,
-    PredictionsSpec,
-    Spec,
-    UniversalSpec,
-)
+from bslib.specs import CleanseSpec, CountsSpec, DetectorSpec, NetworkSpec, PredictionsSpec, Spec, UniversalSpec
 
 #: What the images of a batch carry: nothing (None), nothing again (0), or one of the paper's triggers. See :func:`batch_of`.
 CONDITIONS = (None, 0, *PAPERS)
@@ -125,11 +117,6 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
         specs += [spec for network in crafted for spec in more_bounds_specs(size, network, seed)]
         specs += compared_specs(size, seed)[1:]
     return specs
-
-
-def pictures_of(size: Size, seed: int) -> ImagesSpec:
-    """Test images that carry one of the six triggers each, as in the surface chapter."""
-    return ImagesSpec(dataset=size.dataset, images=len(PAPERS), seed=seed, stamped=True)
 
 
 def networks_of(size: Size, seed: int) -> list[NetworkSpec]:

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from bslib.chapters.outcomes import defined, quantities
 from bslib.chapters.patterns import candidates, detector, others, universal
 from bslib.chapters.patterns.batches import FEWEST_SEEDS, Batches
-from bslib.chapters.patterns.detector import scored
 from bslib.statistics import Estimate
 
-__all__ = ["Patterns", "load", "quantities", "scored"]
+__all__ = ["Patterns", "load", "quantities"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,6 @@ class Patterns(Batches):
     """The numbers of the chapter on one data set. Methods are what notebooks call; the modules beside this one have the rest."""
 
     area = detector.area
-    detectors = others.detectors
     detectors_table = others.detectors_table
     cleanse_table = candidates.cleanse_table
     comparison_table = candidates.comparison_table

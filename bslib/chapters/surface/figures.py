@@ -21,7 +21,6 @@ from bslib.plotting import (
     YELLOW,
     box_table,
     boxes,
-    coin_toss,
     drawn_from,
     finish,
     noise_axis,
@@ -34,7 +33,7 @@ from bslib.plotting import (
 if TYPE_CHECKING:
     from IPython.display import Markdown
 
-__all__ = ["FIGURES", "clean_and_triggered", "difference_to_clean", "paired", "patterns"]
+__all__ = ["clean_and_triggered", "difference_to_clean", "paired", "patterns"]
 
 
 def patterns(surface: Surface) -> Figure | Markdown:
@@ -97,7 +96,9 @@ def difference_to_clean(surface: Surface, table: pd.DataFrame) -> Figure:
     lines = (("clean", BLUE, "without a trigger"), ("active", YELLOW, "active trigger"), ("inactive", GREY, "inactive trigger"))
     for kind, colour, name in lines:
         axes[0].plot(places, table[kind], "o-", color=colour, label=name)
-    coin_toss(axes[0])
+    axes[0].axhline(np.log(2), color=GREY, linestyle=":", linewidth=1)
+    place = axes[0].get_yaxis_transform()
+    axes[0].text(0.02, np.log(2), "coin toss between two classes", transform=place, va="bottom", fontsize=7.5)
     axes[1].axhline(0, color=MEDIAN, linewidth=1)
     for axis, title in zip(axes, ("mean of W", "change of the mean of W"), strict=True):
         axis.set_title(title)
@@ -131,7 +132,4 @@ def paired(surface: Surface, table: pd.DataFrame) -> Figure:
     return finish(figure, axes, surface.source, y="W with the trigger")
 
 
-#: The figures that have a table.
-#:
-#: :meta hide-value:
 FIGURES = (clean_and_triggered, difference_to_clean, paired)

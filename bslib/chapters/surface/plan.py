@@ -75,7 +75,7 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
     )
 
 
-def pictures_of(size: Size, seed: int) -> ImagesSpec:
+def pictures_of(size: TrainedSize, seed: int) -> ImagesSpec:
     """One test image for each trigger, with that trigger."""
     return ImagesSpec(dataset=size.dataset, images=len(PAPERS), seed=seed, stamped=True)
 

@@ -10,13 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
 from bslib.entropy import plug_in
-from bslib.plotting import (
-    BLUE,
-    MEAN,
-    YELLOW,
-    signed,
-    words,
-)
+from bslib.plotting import BLUE, MEAN, YELLOW, signed, words
 from bslib.specs import ToySpec
 from bslib.store import Record
 
