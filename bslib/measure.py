@@ -172,7 +172,7 @@ def class_counts(
     -----
     UserWarning
         If features of images lie far outside [0, 1], the range that sigma refers to; if a converted network gives other logits
-        than the model for some of the first images, so that the model runs unconverted.
+        than the model for some of the images, so that the model runs unconverted.
 
     >>> model = nn.Linear(2, 3)
     >>> counts = class_counts(model, torch.rand(4, 2), sigma=[0.1, 0.5], n=[10, 100], seed=0)
