@@ -94,7 +94,7 @@ def detectors(part: Batches) -> pd.DataFrame:
 
 
 def detectors_table(part: Batches) -> str:
-    """:func:`detectors` as a Markdown table."""
+    """:func:`~bslib.chapters.patterns.others.detectors` as a Markdown table."""
     table = detectors(part)
     rows = [(name, *(f"{area:.2f}" for area in row)) for name, row in table.iterrows()]
     return markdown_table(["area under the ROC curve", *table.columns], rows)
