@@ -213,7 +213,7 @@ def _described(name: str, value: Any, seen: dict[int, str]) -> Iterator[Any]:
     if isinstance(value, _PLAIN):
         yield f"{name} {value!r};".encode()
     elif not isinstance(value, Tensor | np.ndarray | list | tuple | dict):
-        yield f"{name} {getattr(value, '__qualname__', type(value).__qualname__)};".encode() + _code_of(value)
+        yield f"{name} ".encode() + _code_of(value)
     elif id(value) in seen:
         yield f"{name} is {seen[id(value)]};".encode()
     elif isinstance(value, list | tuple | dict):
@@ -227,13 +227,16 @@ def _described(name: str, value: Any, seen: dict[int, str]) -> Iterator[Any]:
         yield value.tobytes() if isinstance(value, np.ndarray) else _bytes_of(value)
 
 
-@functools.lru_cache(maxsize=1024)
 def _code_of(function: Any) -> bytes:
-    """The code of a function and of those within it, without what it calls."""
-    code = getattr(function, "__code__", function)
-    if not isinstance(code, types.CodeType):
-        return f"{getattr(function, '__qualname__', type(function).__qualname__)};".encode()
-    constants = (_code_of(c) if isinstance(c, types.CodeType) else repr(c).encode() for c in code.co_consts)
+    """The name and the code of a function, without what it calls."""
+    code = getattr(function, "__code__", None)
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    return f"{name};".encode() + (_bytes_of_code(code) if isinstance(code, types.CodeType) else b"")
+
+
+@functools.lru_cache(maxsize=1024)
+def _bytes_of_code(code: types.CodeType) -> bytes:
+    constants = (_bytes_of_code(c) if isinstance(c, types.CodeType) else repr(c).encode() for c in code.co_consts)
     return b"".join((code.co_code, repr(code.co_names).encode(), *constants))
 
 

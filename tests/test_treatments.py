@@ -207,7 +207,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, computed, monkeypatch
     store, plan = Store(tmp_path / "one"), [BASE, *of_base(TUNED), *of_base(BOTH)]
     whole = Store(tmp_path / "two")
     run(plan, whole, device="cpu", jobs=1, progress=False)
-    monkeypatch.setattr("bslib.jobs.network.treat", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("bslib.jobs.network.treat", lambda *given, **how: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run(plan, store, device="cpu", jobs=1, progress=False)
     assert BASE in store and plan[1] not in store
