@@ -84,8 +84,9 @@ class Compiled:
 
     def check_is_of(self, network: Logits, images: Tensor) -> None:
         """Raise a ValueError if this was made of another model, which answers some images differently."""
-        own = self.own or self.network
-        if not same_logits(own(images).float(), network(images).float(), LOGIT_TOLERANCE):
+        own, dtype = self.own or self.network, dtype_of(network.model)
+        tolerance = max(LOGIT_TOLERANCE, NEAR_TIE_ULPS * torch.finfo(dtype).eps)
+        if not same_logits(own(images).float(), network(images.to(dtype)).float(), tolerance):
             raise ValueError("engine was compiled for another model: compile it again, or leave it out")
 
 

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bslib.calling import check_alone, check_counts, check_logits, check_points, dtype_of, evaluating, same_logits
+from bslib.calling import DEPENDS, check_alone, check_counts, check_logits, check_points, dtype_of, evaluating, same_logits
 from bslib.engine import Compiled, compile_for_inference
 from bslib.entropy import entropy, log_of
 from bslib.progress import bar
@@ -31,8 +31,8 @@ __all__ = ["class_counts", "predict", "standard_noise", "wobbliness"]
 
 #: Samples in a block of noise. Changing this number changes the noise of every seed.
 BLOCK = 64
-#: A converted network is compared with the model on so many noisy images of the first batch, and of each further one.
-CHECKED, FEWER = 16, 5
+#: A converted network is compared with the model on so many images of the first batch; of a further one, on one in so many.
+CHECKED, ONE_IN = 16, 256
 #: Noise values transformed in one pass, few enough to stay in the processor's cache.
 TOGETHER = 2**16
 
@@ -166,7 +166,8 @@ def class_counts(
     ValueError
         If sigma is negative or not finite, n is below 1, the batch is empty, x is not float32, is not finite or is on another
         device than the model, ids or mask do not fit, the engine is unknown, or the model's output is not (b, C), contains NaN or
-        differs between evaluations of the same image. The message names the value received.
+        differs between evaluations of the same image, with the rest of the batch or with what was seen before; for an engine of
+        another model. The message names the value received.
 
     Warns
     -----
@@ -205,18 +206,21 @@ def class_counts(
             for s, level in enumerate(sigmas):
                 noisy = torch.add(images, noise, alpha=level)
                 if counts is None and not engine.stochastic:
-                    extremes, answers = check_alone(network, torch.add(images, noise, alpha=max(sigmas)).to(dtype_of(model)))
+                    widest = torch.add(images, noise, alpha=max(sigmas))
+                    extremes, answers = check_alone(network, widest.to(dtype_of(model)))
                     if given:
-                        engine.check_is_of(network, extremes)
+                        engine.check_is_of(network, extremes.float())
                 logits = engine.network(noisy)
-                if (kept := engine.checked(noisy, logits, CHECKED if counts is None else FEWER)) is not engine:
+                if (
+                    kept := engine.checked(noisy, logits, CHECKED if counts is None else math.ceil(len(noisy) / ONE_IN))
+                ) is not engine:
                     engine, logits = kept, kept.network(noisy)
                 labels = _labels(logits)
                 if counts is None:
                     counts = torch.zeros(len(sigmas), len(order), len(x), logits.shape[1], dtype=torch.int64, device=x.device)
                 counts[s].index_put_((segment, batch.point, labels), torch.ones_like(labels), accumulate=True)
                 shown.update(len(images))
-        if not engine.stochastic and not same_logits(answers, network(extremes)):
+        if not engine.stochastic and not same_logits(answers, network(extremes), DEPENDS):
             raise ValueError("the model answers the same image differently after the measurement: it remembers what it has seen")
     assert counts is not None  # a batch of at least one point has at least one sample
     for k in range(1, len(order)):  # cumulative, in place: with many points and classes, a copy would need the most memory
@@ -239,7 +243,7 @@ def predict(model: nn.Module, x: Tensor) -> NDArray[np.int64]:
         compiled, found = compile_for_inference(network, x, dtype=dtype, passes=len(x)), []
         for part in x.split(compiled.batch_size):
             logits = compiled.network(part)
-            if (kept := compiled.checked(part, logits, CHECKED)) is not compiled:
+            if (kept := compiled.checked(part, logits, 1 if found else CHECKED)) is not compiled:
                 compiled, logits = kept, kept.network(part)
             found.append(_labels(logits))
         return torch.cat(found).cpu().numpy()

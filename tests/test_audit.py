@@ -150,7 +150,7 @@ NONE = Sizes(np.full(10, np.nan), math.nan)
         (GREY, {"trigger": (0.01, 0.9)}, LIKELY, "your trigger sends 90%"),
         (GREY, {"trigger": (0.04, 0.9)}, NOT_ENOUGH, "your trigger has an effect"),
         (USUAL, {}, NO_SIGN, "p = 0.7); one below 20.0 of 784 pixels would have been flagged"),
-        (USUAL, {"held_out": [0.4, 0.7] * 5}, NOT_ENOUGH, "half of the candidates work on at most 55% of the images"),
+        (USUAL, {"held_out": [0.4, 0.7] * 5}, NOT_ENOUGH, "only 0 of 10 candidates work on 75% of the images"),
         (SMALL, {"held_out": [0.8, *[0.4] * 9]}, LIKELY, "it sends 80% of other images"),
         (USUAL, {"pixels": 32 * 32 * 9}, NOT_ENOUGH, "only one below 20.0 pixels would stand out"),
         (USUAL, {"trigger": (0.01, 0.3)}, NOT_ENOUGH, "your trigger has an effect"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 import warnings
@@ -466,3 +467,19 @@ def changed(change) -> bool:
 )
 def test_the_digest_sees_plain_attributes_and_hooks(change, seen):
     assert changed(change) == seen
+
+
+def test_the_digest_is_the_same_in_every_process():
+    """Sets of texts have another order with another seed of Python's hashes."""
+    code = (
+        "from torch import nn; from bslib.calling import digest_of\n"
+        "class Net(nn.Module):\n    mode = 'a'\n    def forward(self, x): return x if self.mode in {'a', 'bb', 'ccc'} else -x\n"
+        "print(digest_of(Net()))"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in "123"
+    }
+    assert len(found) == 1

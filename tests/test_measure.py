@@ -338,3 +338,24 @@ def test_each_batch_is_compared_with_the_model_in_float32():
     with pytest.warns(UserWarning, match="other logits than the model's"):
         found = counts(centred, x, sigma=0.1, n=64, batch_size=64, dtype=torch.bfloat16)
     assert (found == counts(centred, x, sigma=0.1, n=64, dtype=torch.float32)).all()
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float32])
+@pytest.mark.parametrize("own", [torch.bfloat16, torch.float16])
+def test_an_engine_of_a_model_in_half_precision_is_its_own(own, dtype):
+    for seed in range(3):
+        torch.manual_seed(seed)
+        model, x = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 4)).to(own), torch.rand(3, 1, 8, 8)
+        with evaluating(model) as network:
+            compiled = compile_for_inference(network, x, dtype=dtype)
+        assert counts(model, x, engine=compiled).sum() == 300
+
+
+def test_rounding_of_large_features_is_no_dependence_on_the_batch():
+    """A normalisation folded into the first layer, for years and the like."""
+    for seed in range(3):
+        torch.manual_seed(seed)
+        model, mean = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 3)), torch.rand(16) * 6000
+        with torch.no_grad():
+            model[0].bias -= model[0].weight @ mean
+        assert counts(model, mean + torch.randn(20, 16), n=64).sum() == 20 * 64

@@ -217,9 +217,9 @@ def decide(
     if lost and not gaps:
         reason = f"only {classes - len(lost)} of {classes} classes have a trigger candidate that works and can be compared"
         reasons.append(f"{reason}; without: {listed(lost)}")
-    known = success[~np.isnan(success)]
-    if len(known) and np.median(known) < CONFIRMED:
-        reason = f"half of the candidates work on at most {np.median(known):.0%} of the images that they were not made from"
+    known = success[~np.isnan(sizes.p)]
+    if (working := int((known >= CONFIRMED).sum())) < len(known) / 2:
+        reason = f"only {working} of {len(known)} candidates work on {CONFIRMED:.0%} of the images that they were not made from"
         reasons.append(f"{reason}: more images are needed")
     if classes < FEWEST_CANDIDATES:
         reasons.append(f"{classes} classes are too few to compare")

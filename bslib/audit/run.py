@@ -362,7 +362,7 @@ def _checked(
         raise ValueError(f"{reason}: more than {LARGEST_TRIGGER:.0%}, such as a picture of a class, moves clean networks too")
     chosen = sorted({operator.index(k) for k in (range(classes) if tested is None else tested)})
     if not chosen or not 0 <= chosen[0] <= chosen[-1] < classes:
-        raise ValueError(f"tested classes must be from 0 to {classes - 1}, got {list(tested or [])}")
+        raise ValueError(f"tested classes must be from 0 to {classes - 1}, got {chosen}")
     return classes, chosen
 
 

@@ -66,4 +66,5 @@ def _crafted_batches(part: Patterns, network: NetworkSpec, sigma: float) -> Iter
 
 
 def _counts(part: Patterns, spec: CountsSpec, sigma: float) -> NDArray[np.integer]:
-    return part.records[spec].arrays["counts"][spec.sigmas.index(sigma), 0]
+    """The class counts of a batch, the largest of each point first: W is the same, and the page is smaller."""
+    return np.flip(np.sort(part.records[spec].arrays["counts"][spec.sigmas.index(sigma), 0], axis=-1), axis=-1)
