@@ -211,9 +211,8 @@ def class_counts(
                     if given:
                         engine.check_is_of(network, extremes.float())
                 logits = engine.network(noisy)
-                if (
-                    kept := engine.checked(noisy, logits, CHECKED if counts is None else math.ceil(len(noisy) / ONE_IN))
-                ) is not engine:
+                some = CHECKED if counts is None else math.ceil(len(noisy) / ONE_IN)
+                if (kept := engine.checked(noisy, logits, some)) is not engine:
                     engine, logits = kept, kept.network(noisy)
                 labels = _labels(logits)
                 if counts is None:
@@ -240,7 +239,7 @@ def predict(model: nn.Module, x: Tensor) -> NDArray[np.int64]:
     check_points(model, x)
     with evaluating(model) as network:
         dtype = torch.float32 if dtype_of(model) == torch.float32 else None
-        compiled, found = compile_for_inference(network, x, dtype=dtype, passes=len(x)), []
+        compiled, found = compile_for_inference(network, x, dtype=dtype, passes=len(x)), list[Tensor]()
         for part in x.split(compiled.batch_size):
             logits = compiled.network(part)
             if (kept := compiled.checked(part, logits, 1 if found else CHECKED)) is not compiled:
