@@ -483,3 +483,34 @@ def test_the_digest_is_the_same_in_every_process():
         for seed in "123"
     }
     assert len(found) == 1
+
+
+def test_layers_that_merge_in_eval_are_told_to_train_again():
+    """As LoRA's do: setting the attribute ``training`` alone would leave them merged."""
+
+    class Merging(nn.Linear):
+        merged = False
+
+        def train(self, mode=True):
+            self.merged = not mode
+            return super().train(mode)
+
+    model = nn.Sequential(Merging(2, 2), nn.Linear(2, 2).eval())
+    with evaluating(model):
+        assert model[0].merged
+    assert not model[0].merged and [part.training for part in (model, *model)] == [True, True, False]
+
+
+def test_an_output_may_be_written_again_and_tf32_be_read():
+    class Reusing(nn.Module):
+        out = torch.zeros(4, 3)
+
+        def forward(self, x):
+            assert torch.backends.cudnn.allow_tf32 is False
+            self.out[: len(x)] = x[:, :3]
+            return self.out[: len(x)]
+
+    before = torch.backends.cudnn.allow_tf32
+    with evaluating(Reusing()) as network:
+        first, second = network(torch.ones(2, 3)), network(torch.zeros(2, 3))
+    assert first.sum() == 6 and second.sum() == 0 and torch.backends.cudnn.allow_tf32 == before

@@ -297,3 +297,10 @@ def test_a_book_that_fails_is_refused_in_a_line(built, monkeypatch):
 
     monkeypatch.setattr(bslib.book, "build", failing)
     assert_refused(bslib_("book"), "01_parameters.ipynb failed")
+
+
+def test_an_unexpected_error_does_not_end_with_the_code_of_a_backdoor(monkeypatch):
+    """Python's own would be 1, which an audit says of a network that is likely backdoored."""
+    monkeypatch.setattr(bslib.cli, "open_store", lambda *given: 1 / 0)
+    result = bslib_("status")
+    assert result.exit_code == 2 and "Error: unexpected, ZeroDivisionError (see above)" in result.stderr
