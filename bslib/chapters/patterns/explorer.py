@@ -53,7 +53,7 @@ def _detector_batches(part: Patterns) -> Iterator[Batch]:
 
 def _crafted_batches(part: Patterns, network: NetworkSpec, sigma: float) -> Iterator[Batch]:
     """The batches with crafted patterns of a network; Neural Cleanse has one for each class."""
-    if sigma not in part.size.pattern_sigmas:
+    if sigma != part.size.sigmas[0]:  # the others would be a sixth of the page, which is large enough
         return
     every: list[UniversalSpec | CleanseSpec] = [*universals_of(part.size, network), cleanse_of(part.size, network)]
     for crafted in every:
@@ -66,5 +66,4 @@ def _crafted_batches(part: Patterns, network: NetworkSpec, sigma: float) -> Iter
 
 
 def _counts(part: Patterns, spec: CountsSpec, sigma: float) -> NDArray[np.integer]:
-    """The class counts of a batch, the largest of each point first: W is the same, and the page is smaller."""
-    return np.flip(np.sort(part.records[spec].arrays["counts"][spec.sigmas.index(sigma), 0], axis=-1), axis=-1)
+    return part.records[spec].arrays["counts"][spec.sigmas.index(sigma), 0]
