@@ -27,6 +27,9 @@ class Size(TrainedSize):
     threat_model : {"T1", "T3"}
     triggers : tuple of int
         The patterns that networks are trained on; W is measured around all six.
+    further : tuple of int
+        So many further networks with each of ``triggers``, whose seeds follow. They are used only for the W detector: no patterns
+        are crafted for them. None when empty.
     more_triggers : tuple of int
         The patterns of further networks, which are used only for the W detector: no patterns are crafted for them.
     test_images : int, optional
@@ -61,6 +64,7 @@ class Size(TrainedSize):
 
     threat_model: str
     triggers: tuple[int, ...] = (1, 3, 4)
+    further: tuple[int, ...] = ()
     more_triggers: tuple[int, ...] = ()
     test_images: int | None = None
     points: int
@@ -93,6 +97,8 @@ class Size(TrainedSize):
             raise ValueError(f"the patterns chapter measures {PAPERS}, got {self.triggers} and {self.more_triggers}")
         if {*self.triggers} & {*self.more_triggers}:
             raise ValueError(f"more_triggers {self.more_triggers} must not be among triggers {self.triggers}")
+        if len(self.further) not in (0, len(self.triggers)):
+            raise ValueError(f"further {self.further} must have a number for each of triggers {self.triggers}, or none")
 
 
 def plan(profile: str, *, seed: int = 0) -> list[Spec]:
@@ -101,7 +107,7 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
     Triggers come before crafted patterns, and the first network of each kind before the second, so that claims are judged early.
 
     >>> len(plan("paper"))
-    2805
+    2841
     """
     specs: list[Spec] = []
     for size in sizes_of("patterns", profile):
@@ -120,11 +126,12 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
 
 
 def networks_of(size: Size, seed: int) -> list[NetworkSpec]:
-    """Clean networks, and the same number with each trigger."""
+    """Clean networks, and the same number with each trigger, or more."""
+    further = dict(zip(size.triggers, size.further, strict=False))
     return [
         size.attacked_network(run, size.threat_model, trigger) if trigger else size.network_spec(run)
         for trigger in (None, *size.trained)
-        for run in range(seed, seed + size.networks)
+        for run in range(seed, seed + size.networks + further.get(trigger or 0, 0))
     ]
 
 
@@ -135,8 +142,9 @@ def trained_trigger(network: NetworkSpec) -> int:
 
 def crafted_networks_of(size: Size, seed: int) -> list[NetworkSpec]:
     """The networks that patterns are crafted for, and that the other detectors score, sorted by seed."""
-    kinds = (0, *size.triggers)
-    return sorted((n for n in networks_of(size, seed) if trained_trigger(n) in kinds), key=lambda network: network.seed)
+    kinds, last = (0, *size.triggers), seed + size.networks
+    own = (network for network in networks_of(size, seed) if network.seed < last and trained_trigger(network) in kinds)
+    return sorted(own, key=lambda network: network.seed)
 
 
 def detector_specs(size: Size, network: NetworkSpec) -> list[Spec]:
