@@ -87,7 +87,7 @@ def success_within(correlation: Correlation, table: pd.DataFrame) -> Figure:
     scatter_pairs(axes[1], table, "W, what is left", "success, what is left")
     axes[1].axhline(0, color=GREY, linewidth=1)
     axes[1].axvline(0, color=GREY, linewidth=1)
-    axes[1].set(xlabel="mean of W, what is left", ylabel="success, what is left", title="within trigger and class")
+    axes[1].set(xlabel="mean of W, what is left", ylabel="success, what is left", title="trigger, class and clean W taken out")
     for axis in axes:
         axis.title.set_fontsize(10)
         axis.locator_params(axis="x", nbins=5)

@@ -47,8 +47,9 @@ def partial_correlation(pairs: pd.DataFrame | Columns, given: Sequence[str] = ("
 
 
 def residuals(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Residuals of success and W after a linear fit on trigger x class and clean W; NaN with too few pairs."""
-    return pd.DataFrame(_left_over(pairs, ["clean W"]), index=pairs.index, columns=["success", "W"])
+    """Residuals of success and W after a linear fit on class and clean W for each trigger; NaN with too few pairs."""
+    left = [pd.DataFrame(_left_over(own, ["clean W"]), own.index, ["success", "W"]) for _, own in pairs.groupby("trigger")]
+    return pd.concat(left)
 
 
 def _left_over(pairs: pd.DataFrame | Columns, given: Sequence[str]) -> Floats:

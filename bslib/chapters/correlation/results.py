@@ -179,17 +179,20 @@ class Correlation(Results[Size]):
             return {}
         pairs, guess = self.pairs(), self.random_guess
         found = estimates(pairs, {"all pairs": pearson_r}, guess)
+        by_class = partial(partial_correlation, given=())
         for trigger in self.size.triggers:
-            found |= estimates(pairs[pairs["trigger"] == trigger], {f"trigger {trigger} alone": pearson_r}, guess)
-        return found | estimates(
-            pairs,
-            {
-                "what trigger and class explain taken out": partial(partial_correlation, given=()),
-                "and what clean W explains": partial_correlation,
-                "W with the trigger, and without": lambda p: pearson(p["W"], p["clean W"]),
-            },
-            guess,
-        )
+            of: dict[str, Statistic] = {
+                f"trigger {trigger} alone": pearson_r,
+                f"trigger {trigger}, class taken out": by_class,
+                f"trigger {trigger}, class and W without the trigger taken out": partial_correlation,
+            }
+            found |= estimates(pairs[pairs["trigger"] == trigger], of, guess)
+        of = {
+            "all pairs, trigger and class taken out": by_class,
+            "all pairs, trigger, class and W without the trigger taken out": partial_correlation,
+            "W with the trigger against W without it": lambda p: pearson(p["W"], p["clean W"]),
+        }
+        return found | estimates(pairs, of, guess)
 
     def by_trigger(self) -> pd.DataFrame:
         """The effect of noise on each trigger, for pairs that are kept and for pairs that are left out.
@@ -216,7 +219,8 @@ class Correlation(Results[Size]):
 
     def trigger_table(self) -> str:
         """:meth:`by_trigger` as a Markdown table."""
-        head = ["pairs", "", "success without noise", "noisy copies as wanted", "as their class", "W minus clean W"]
+        copies = "noisy copies with the attacker's label", "with their true label"
+        head = ["", "pairs", "success without noise", *copies, "W minus W without the trigger"]
         rows = [
             (
                 name,
@@ -244,7 +248,8 @@ class Correlation(Results[Size]):
         guess = self.random_guess
         found = estimates(pairs, of, guess) | self._as_reported(pairs)
         for one in self.size.triggers:
-            found |= estimates(pairs[pairs["trigger"] == one], {f"r_alone.{data}.{one}": pearson_r}, guess)
+            alone: dict[str, Statistic] = {f"r_alone.{data}.{one}": pearson_r, f"partial_r.{data}.{one}": partial_correlation}
+            found |= estimates(pairs[pairs["trigger"] == one], alone, guess)
         found[f"smooth_failures.{data}"] = replicates(pairs, smooth_failures).estimate(within=(0, 1))
         for sigma in (sigma for sigma in COMPARED_SIGMAS if sigma in self.sigmas):
             tau = correlations(self.pairs(sigma), self.random_guess)["tau"]
