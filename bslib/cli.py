@@ -105,7 +105,8 @@ def run(
     """  # fmt: skip
     from bslib.runner import run as compute
 
-    target = _writable(open_store(store), store)
+    target = open_store(store)
+    target.check_writable()
     plan = _plan(chapters, profile, seed)
     try:
         compute(plan, target, device=device, jobs=jobs, scheduler=scheduler)
@@ -224,7 +225,8 @@ def train(store: StoreOption = None, device: Device = "auto") -> None:
     from bslib.interactive.live import networks, store_of
     from bslib.runner import run as compute
 
-    target = _writable(store_of(store), store)
+    target = store_of(store)
+    target.check_writable()
     compute(networks().values(), target, device=device)
     console.print(f"The weights are in {target.folder}", soft_wrap=True)
 
@@ -285,9 +287,3 @@ def import_(
 def _plan(chapters: list[Chapter] | None, profile: str, seed: int) -> list[Spec]:
     plan = (spec for chapter in chapters or list(Chapter) for spec in plan_of(chapter, profile, seed=seed))
     return list(dict.fromkeys(plan))
-
-
-def _writable(target: Store, name: str | None) -> Store:
-    if not target.writable:
-        raise PermissionError(f"the store {name!r} is read-only: name a folder with --store, or leave the option out")
-    return target

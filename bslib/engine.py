@@ -1,4 +1,4 @@
-r"""Fast forward passes: OpenVINO on a CPU, a copy with folded batch norms or ``torch.compile`` on a GPU.
+r"""Fast forward passes: OpenVINO on a CPU, a copy with folded batch norms on a GPU.
 
 Forward passes are almost the whole cost of W, so converting the network pays off for long computations.
 :func:`compile_for_inference` decides whether to convert, compares the converted network's logits with the model's own, and
@@ -31,7 +31,7 @@ from bslib.calling import HOOKS, Logits, check_model, digest_of, dtype_of, same_
 __all__ = ["ENGINES", "Compiled", "NearTieFallback", "compile_for_inference", "fast_dtype", "import_openvino"]
 
 #: The choices of ``engine``.
-ENGINES = ("auto", "openvino", "compiled", "eager")
+ENGINES = ("auto", "openvino", "eager")
 #: Images in a pass of a converted network, on a CPU (the fastest of 64, 128 and 256 on two cores) and on a GPU.
 BATCH, BATCH_ON_GPU = 64, 1024
 #: Largest accepted difference between the logits of a converted network and of the model, relative to the largest logit.
@@ -63,8 +63,6 @@ class Compiled:
     what: str
     #: The model itself, if ``network`` is a conversion of it or runs in lower precision.
     own: Forward | None = None
-    #: Whether the model's output is random.
-    stochastic: bool = False
 
     def checked(self, images: Tensor, logits: Tensor, most: int) -> Compiled:
         """Return this if its logits for at most so many of the images are the model's, else the model itself, with a warning.
@@ -81,13 +79,6 @@ class Compiled:
         remedy = "as with engine='eager', dtype=torch.float32"
         warn_caller(f"{self.what}: other logits than the model's for these images, so the model runs as it is, {remedy}")
         return replace(self, network=self.own, dtype=torch.float32, what="eager, float32: other logits", own=None)
-
-    def check_is_of(self, network: Logits, images: Tensor) -> None:
-        """Raise a ValueError if this was made of another model, which answers some images differently."""
-        own, dtype = self.own or self.network, dtype_of(network.model)
-        tolerance = max(LOGIT_TOLERANCE, NEAR_TIE_ULPS * torch.finfo(dtype).eps)
-        if not same_logits(own(images).float(), network(images.to(dtype)).float(), tolerance):
-            raise ValueError("engine was compiled for another model: compile it again, or leave it out")
 
 
 def compile_for_inference(
@@ -110,11 +101,10 @@ def compile_for_inference(
         From :func:`bslib.calling.evaluating`, within its context.
     x : float32 Tensor, shape (B, ...)
         Example of the input. Only its shape and device are used, never its values.
-    engine : {"auto", "openvino", "compiled", "eager"}
+    engine : {"auto", "openvino", "eager"}
         "auto" uses OpenVINO on a CPU and a copy with folded batch norms on a GPU. It runs the model unconverted if the expected
         saving on ``passes`` images, from timing a few, is below the cost of conversion, or if the conversion fails, changes the
-        logits or is no faster. "openvino" and "compiled" (``torch.compile``) convert at any cost or raise an error; "eager" never
-        converts.
+        logits or is no faster. "openvino" converts at any cost or raises an error; "eager" never converts.
     dtype : torch.dtype, optional
         Precision of the passes. The default is bfloat16 with near ties in float32, if the hardware multiplies in bfloat16 and
         rounding errors are far below a near tie; otherwise float32. A model in float64 runs in float64. A model in half precision
@@ -127,8 +117,8 @@ def compile_for_inference(
     Raises
     ------
     ValueError
-        As for :func:`bslib.calling.check_model`; also for an unknown engine or dtype, or for "openvino" or "compiled" if it
-        cannot run the model, which must be in float32 and not stochastic.
+        As for :func:`bslib.calling.check_model`; also for an unknown engine or dtype, or for "openvino" if it cannot run the
+        model, which must be in float32 and not stochastic.
 
     >>> from bslib.calling import evaluating
     >>> with evaluating(nn.Sequential(nn.Flatten(), nn.Linear(4, 3))) as network:
@@ -138,7 +128,7 @@ def compile_for_inference(
     if engine not in ENGINES:
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
     own = dtype_of(network.model)
-    if engine in ("openvino", "compiled") and (stochastic or own != torch.float32):
+    if engine == "openvino" and (stochastic or own != torch.float32):
         got = "a stochastic one" if stochastic else f"one in {own}"
         raise ValueError(f"engine {engine!r} runs deterministic models in float32, got {got}: use engine='auto'")
     wanted = _precision(own, dtype, x.device)
@@ -168,7 +158,7 @@ def compile_for_inference(
     kept[key] = known
     changed = compiled is known.converted or isinstance(compiled.network, NearTieFallback)
     watched = network if changed and own == torch.float32 and not stochastic else None
-    return replace(compiled, own=watched, stochastic=stochastic)
+    return replace(compiled, own=watched)
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
@@ -192,7 +182,8 @@ def _precision(own: torch.dtype, asked: torch.dtype | None, device: torch.device
     return asked
 
 
-class NearTieFallback(nn.Module):
+@dataclass
+class NearTieFallback:
     """Compute logits in low precision, and re-evaluate images whose two largest logits are nearly tied in float32.
 
     Rounding therefore decides very few labels. If most images are nearly tied, the remaining batches run in float32 only. A near
@@ -214,12 +205,14 @@ class NearTieFallback(nn.Module):
     [True, False]
     """
 
-    def __init__(self, quick: Forward, exact: Forward, dtype: torch.dtype, error: float = 0.0) -> None:
-        super().__init__()
-        self.quick, self.exact, self.dtype, self.error = quick, exact, dtype, error
-        self.seen = self.near = 0
+    quick: Forward
+    exact: Forward
+    dtype: torch.dtype
+    error: float = 0.0
+    seen: int = 0
+    near: int = 0
 
-    def forward(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor) -> Tensor:
         """Map float32 images (b, ...) to float32 logits (b, C)."""
         if self.seen > 512 and self.near > self.seen / 2:
             return self.exact(x)
@@ -283,7 +276,7 @@ class _Candidate:
     @cached_property
     def images(self) -> Tensor:
         """Trial images for a full pass."""
-        return trial_images(self.x, _pass_of(self.x))
+        return trial_images(self.x, BATCH if self.x.device.type == "cpu" else BATCH_ON_GPU)
 
     def few(self, known: _Known) -> float:
         """Seconds per image of the unconverted model in a batch of a few images."""
@@ -390,10 +383,6 @@ def _autocast(network: Logits, dtype: torch.dtype) -> Forward:
     return run
 
 
-def _pass_of(x: Tensor) -> int:
-    return BATCH if x.device.type == "cpu" else BATCH_ON_GPU
-
-
 def _timed(network: Forward, images: Tensor) -> tuple[Tensor, float]:
     """Return the logits and the seconds of a pass: the minimum of two passes, or of one pass if it is slow."""
     shortest = math.inf
@@ -425,8 +414,6 @@ Variants = Callable[[torch.dtype], Forward]
 
 
 def _maker(engine: str, device: torch.device) -> tuple[Callable[[Logits, Tensor], Variants], str]:
-    if engine == "compiled":
-        return _torch_compiled, "torch.compile"
     if device.type == "cuda" and engine == "auto":
         return _folded, "batch norms folded"
     if device.type != "cpu":
@@ -507,23 +494,5 @@ def _folded(network: Logits, x: Tensor) -> Variants:
         copied = copy.deepcopy(folded).to(dtype).to(memory_format=torch.channels_last)
         layout = torch.channels_last if x.ndim == 4 else torch.contiguous_format
         return lambda images: copied(images.to(dtype).contiguous(memory_format=layout)).float()
-
-    return variant
-
-
-def _torch_compiled(network: Logits, x: Tensor) -> Variants:
-    compiled = torch.compile(copy.deepcopy(network), mode="reduce-overhead" if x.is_cuda else "default", dynamic=False)
-    size = _pass_of(x)
-
-    def variant(dtype: torch.dtype) -> Forward:
-        def run(images: Tensor) -> Tensor:
-            logits = []
-            for part in images.split(size):
-                full = torch.cat([part, part.new_zeros(size - len(part), *part.shape[1:])])
-                with torch.autocast(x.device.type, dtype=dtype, enabled=dtype != torch.float32):
-                    logits.append(compiled(full)[: len(part)].float().clone())
-            return torch.cat(logits)
-
-        return run
 
     return variant

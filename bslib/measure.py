@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bslib.calling import DEPENDS, check_alone, check_counts, check_logits, check_points, dtype_of, evaluating, same_logits
-from bslib.engine import Compiled, compile_for_inference
-from bslib.entropy import entropy, log_of
+from bslib.engine import compile_for_inference
+from bslib.entropy import entropy
 from bslib.progress import bar
 
 __all__ = ["class_counts", "predict", "standard_noise", "wobbliness"]
@@ -45,12 +45,11 @@ def wobbliness(
     *,
     seed: int = 0,
     estimator: str = "plug-in",
-    base: float | None = None,
     ids: Sequence[Hashable] | None = None,
     mask: Tensor | None = None,
     dtype: torch.dtype | None = None,
     batch_size: int | None = None,
-    engine: str | Compiled = "auto",
+    engine: str = "auto",
     output: str | int | None = None,
     stochastic: bool = False,
     progress: bool = True,
@@ -70,8 +69,6 @@ def wobbliness(
         Number of noisy copies of each image.
     estimator : {"plug-in", "miller-madow", "grassberger"}
         Entropy estimator. The paper uses the first.
-    base : float, optional
-        Base of the logarithm. The default is nats.
 
     Returns
     -------
@@ -81,17 +78,16 @@ def wobbliness(
     Raises
     ------
     ValueError
-        As for :func:`class_counts`; also for an unknown estimator or an invalid base.
+        As for :func:`class_counts`; also for an unknown estimator.
 
     >>> model = nn.Linear(2, 2)
     >>> W = wobbliness(model, torch.rand(3, 2), sigma=[0.1, 0.2])
     >>> W.shape, bool((W >= 0).all()), bool((W <= math.log(2)).all())
     ((2, 3), True, True)
     """
-    log_of(base)  # reject an invalid base before the computation
     how: dict[str, Any] = {"dtype": dtype, "batch_size": batch_size, "engine": engine, "output": output, "stochastic": stochastic}
     counts = class_counts(model, x, sigma, n, seed=seed, ids=ids, mask=mask, progress=progress, **how)
-    return entropy(counts[0] if np.ndim(sigma) == 0 else counts, estimator=estimator, base=base)
+    return entropy(counts[0] if np.ndim(sigma) == 0 else counts, estimator=estimator)
 
 
 def class_counts(
@@ -105,7 +101,7 @@ def class_counts(
     mask: Tensor | None = None,
     dtype: torch.dtype | None = None,
     batch_size: int | None = None,
-    engine: str | Compiled = "auto",
+    engine: str = "auto",
     output: str | int | None = None,
     stochastic: bool = False,
     progress: bool = True,
@@ -144,11 +140,9 @@ def class_counts(
     batch_size : int, optional
         Noisy copies in a forward pass, rounded to whole blocks of 64. The default on a CPU is 64 to 4,096, depending on the image
         size. Memory grows with the batch size and the result (8 bytes for each of S * N * B * C counts), but not with n.
-    engine : {"auto", "openvino", "compiled", "eager"} or Compiled
-        Runs the forward passes (see :func:`bslib.engine.compile_for_inference`, whose result is also accepted; it keeps the
-        dtype, output and stochastic that it was made with, so these are not given again). On a CPU, "auto" converts the network
-        to OpenVINO if it is installed and the expected saving exceeds the cost of the conversion. Otherwise the network runs
-        unconverted.
+    engine : {"auto", "openvino", "eager"}
+        Runs the forward passes (see :func:`bslib.engine.compile_for_inference`). On a CPU, "auto" converts the network to
+        OpenVINO if it is installed and the expected saving exceeds the cost of the conversion. Otherwise it runs unconverted.
     output : str or int, optional
         Which entry or attribute holds the logits, if the model returns a tuple, a mapping or an object.
     stochastic : bool
@@ -166,8 +160,8 @@ def class_counts(
     ValueError
         If sigma is negative or not finite, n is below 1, the batch is empty, x is not float32, is not finite or is on another
         device than the model, ids or mask do not fit, the engine is unknown, or the model's output is not (b, C), contains NaN or
-        differs between evaluations of the same image, with the rest of the batch or with what was seen before; for an engine of
-        another model. The message names the value received.
+        differs between evaluations of the same image, with the rest of the batch or with what was seen before. The message names
+        the value received.
 
     Warns
     -----
@@ -190,36 +184,30 @@ def class_counts(
     edges = torch.tensor(order, device=x.device)
     if batch_size is not None:
         check_counts(batch_size=batch_size)
-    if isinstance(engine, Compiled) and not (dtype is None and output is None and not stochastic):
-        got = f"dtype={dtype}, output={output!r}, stochastic={stochastic}"
-        raise ValueError(f"a compiled engine keeps the dtype, output and stochastic that it was made with, got {got}")
 
     counts: Tensor | None = None  # (S, N segments, B, C), allocated when the first logits give C
     total = len(x) * order[-1] * len(sigmas)
     with evaluating(model, output) as network, bar(total=total, desc="W", unit="image", unit_scale=True, show=progress) as shown:
-        if not (given := isinstance(engine, Compiled)):
-            engine = compile_for_inference(network, x, engine=engine, dtype=dtype, passes=total, stochastic=stochastic)
-        for batch in _batches(keys, order[-1], x, batch_size or engine.batch_size):
+        compiled = compile_for_inference(network, x, engine=engine, dtype=dtype, passes=total, stochastic=stochastic)
+        for batch in _batches(keys, order[-1], x, batch_size or compiled.batch_size):
             noise = batch.noise if mask is None else batch.noise * mask.to(x.device)
             segment = torch.bucketize(batch.sample, edges, right=True)  # the first prefix that includes each sample
             images = x[batch.point]
             for s, level in enumerate(sigmas):
                 noisy = torch.add(images, noise, alpha=level)
-                if counts is None and not engine.stochastic:
+                if counts is None and not stochastic:
                     widest = torch.add(images, noise, alpha=max(sigmas))
                     extremes, answers = check_alone(network, widest.to(dtype_of(model)))
-                    if given:
-                        engine.check_is_of(network, extremes.float())
-                logits = engine.network(noisy)
+                logits = compiled.network(noisy)
                 some = CHECKED if counts is None else math.ceil(len(noisy) / ONE_IN)
-                if (kept := engine.checked(noisy, logits, some)) is not engine:
-                    engine, logits = kept, kept.network(noisy)
+                if (kept := compiled.checked(noisy, logits, some)) is not compiled:
+                    compiled, logits = kept, kept.network(noisy)
                 labels = _labels(logits)
                 if counts is None:
                     counts = torch.zeros(len(sigmas), len(order), len(x), logits.shape[1], dtype=torch.int64, device=x.device)
                 counts[s].index_put_((segment, batch.point, labels), torch.ones_like(labels), accumulate=True)
                 shown.update(len(images))
-        if not engine.stochastic and not same_logits(answers, network(extremes), DEPENDS):
+        if not stochastic and not same_logits(answers, network(extremes), DEPENDS):
             raise ValueError("the model answers the same image differently after the measurement: it remembers what it has seen")
     assert counts is not None  # a batch of at least one point has at least one sample
     for k in range(1, len(order)):  # cumulative, in place: with many points and classes, a copy would need the most memory

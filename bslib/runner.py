@@ -87,8 +87,7 @@ def run(
         raise ValueError(f"a scheduler says itself how many jobs its workers do at a time: leave out jobs, got {jobs}")
     if scheduler is None:
         device = chosen_device(device)
-    if not store.writable:
-        raise PermissionError(f"the store {store.folder} is read-only: name another one")
+    store.check_writable()
     plan = _with_needs(plan, store)
     if not missing_specs(plan, store):
         return

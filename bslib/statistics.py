@@ -21,7 +21,7 @@ from scipy import special, stats
 __all__ = [
     "Estimate", "Estimates", "Levene", "NotYetRun", "Replicates", "anomaly_index", "area_replicates", "auc", "leave_one_out",
     "levene", "mean_of_networks", "p_of_one_more", "share_of_repeats", "success_rate", "variation_of_networks", "wilson",
-    "within_chance", "without_outliers",
+    "within_chance",
 ]  # fmt: skip
 
 Floats = NDArray[np.float64]
@@ -331,23 +331,11 @@ def variation_of_networks(values: Sequence[float]) -> Estimate:
     return Estimate(share, share * float(low), share * float(high), k)
 
 
-def without_outliers(values: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
-    """Remove outliers (Eq. 4): values more than 1.5 interquartile ranges below the first quartile or above the third.
-
-    If all values are equal, none is removed. If three quarters are equal, which is common since W is often 0, all others are.
-
-    Parameters
-    ----------
-    values : ndarray of float, shape (B,)
-
-    >>> without_outliers(np.array([1.0, 2.0, 3.0, 4.0, 50.0])).tolist()
-    [1.0, 2.0, 3.0, 4.0]
-    """
-    return values[_inside(values)]
-
-
 def _inside(values: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
-    """Whether each value of a batch, shape (..., B), is no outlier."""
+    """Whether each value of a batch, shape (..., B), is within 1.5 interquartile ranges of its quartiles (Eq. 4).
+
+    If three quarters are equal, which is common since W is often 0, all others are outside.
+    """
     first, third = np.percentile(values, [25, 75], axis=-1, keepdims=True)
     reach = 1.5 * (third - first)
     return (values >= first - reach) & (values <= third + reach)

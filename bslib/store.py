@@ -170,8 +170,6 @@ class Store:
         # Several parts of a page ask for the same published records, and reading all takes seconds.
         record = _read(path) if self.writable else _read_once(path, _version(path))
         if record is not None:
-            if record.spec.key != spec.key:
-                raise ValueError(f"the record {path} cannot be used: its spec has the key {record.spec.key}")
             return record
         if self.base is not None:
             return self.base.get(spec)
@@ -185,7 +183,7 @@ class Store:
         PermissionError
             If the store is read-only.
         """
-        self._refuse_if_read_only()
+        self.check_writable()
         _check(record)
         text = {
             "format": record.format,
@@ -219,7 +217,7 @@ class Store:
         PermissionError
             When the store is read-only.
         """
-        self._refuse_if_read_only()
+        self.check_writable()
         path = self._json(spec)
         for old in (path, *_array_files(path)):  # the JSON goes first, so that none names arrays that are gone
             old.unlink(missing_ok=True)
@@ -249,10 +247,11 @@ class Store:
 
     def alone(self, spec: Spec, *, wait: bool = True) -> AbstractContextManager[bool]:
         """Lock the network of ``spec``, with its treatments, or ``spec`` itself if it needs none: :func:`bslib.files.locked`."""
-        self._refuse_if_read_only()
+        self.check_writable()
         return locked(self.folder / spec.shared.kind / f"{spec.shared.key}.lock", wait=wait)
 
-    def _refuse_if_read_only(self) -> None:
+    def check_writable(self) -> None:
+        """Raise a PermissionError if the store is read-only."""
         if not self.writable:
             raise PermissionError(f"the store {self.folder} is read-only: name another one with --store")
 

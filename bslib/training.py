@@ -25,8 +25,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bslib.calling import evaluating
+from bslib.calling import check_counts, evaluating
 from bslib.datasets import to_float
+from bslib.fields import check_seed
 from bslib.files import atomic_path
 from bslib.measure import predict
 from bslib.progress import bar
@@ -107,7 +108,8 @@ def train(
     >>> accuracy(network, digits.test_images, digits.test_labels) > 0.5
     True
     """
-    _check(network, images, labels, epochs=epochs, batch_size=batch_size, seed=seed, learning_rate=learning_rate)
+    _check(network, images, labels, learning_rate, epochs=epochs, batch_size=batch_size)
+    check_seed(seed)
     for name, number in (("weight_decay", weight_decay), ("noise", noise)):
         if not isinstance(number, numbers.Real) or not 0 <= number < torch.finfo(torch.float32).max:
             raise ValueError(f"{name} must be a finite number of 0 or more, got {number!r}")
@@ -226,8 +228,8 @@ def _normal(like: Tensor, *, seed: list[int]) -> Tensor:
     return torch.randn(like.shape, generator=torch.Generator(like.device).manual_seed(number), device=like.device)
 
 
-def save_weights(network: nn.Module, path: str | Path, **also: Tensor) -> None:
-    """Write a network's weights to a safetensors file atomically; ``also`` adds tensors under other names.
+def save_weights(network: nn.Module, path: str | Path) -> None:
+    """Write a network's weights to a safetensors file atomically.
 
     Raises
     ------
@@ -240,7 +242,7 @@ def save_weights(network: nn.Module, path: str | Path, **also: Tensor) -> None:
     >>> sorted(load_file(path))
     ['bias', 'weight']
     """
-    _write(network.state_dict() | also, Path(path))
+    _write(network.state_dict(), Path(path))
 
 
 def load_weights(network: nn.Module, path: str | Path) -> None:
@@ -263,27 +265,19 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
         ) from None
 
 
-def _check(network: nn.Module, images: Tensor, labels: Tensor, *, learning_rate: float, **counts: int) -> None:
+def _check(network: nn.Module, images: Tensor, labels: Tensor, learning_rate: float, **counts: int) -> None:
     """Raise a ValueError for invalid arguments of :func:`train`."""
-    for name, number in counts.items():
-        if not isinstance(number, numbers.Integral):
-            raise ValueError(f"{name} must be a whole number, got {number!r}")
     if images.ndim != 4 or images.dtype != torch.uint8:
         raise ValueError(f"images must be uint8 of shape (N, C, H, W), got {images.dtype} of shape {tuple(images.shape)}")
     if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
         raise ValueError(f"labels must be int64, one an image, got {labels.dtype} of shape {tuple(labels.shape)}")
-    if counts["epochs"] < 1 or len(images) < 1:
-        raise ValueError(f"training needs at least 1 epoch and 1 image, got {counts['epochs']} epochs and {len(images)} images")
-    if counts["batch_size"] < 1 or counts["seed"] < 0:
-        raise ValueError(f"a batch has at least 1 image and a seed is 0 or more, got {counts['batch_size']} and {counts['seed']}")
+    check_counts(images=len(images), **counts)
     if not isinstance(learning_rate, numbers.Real) or not 0 < learning_rate < torch.finfo(torch.float32).max:
         raise ValueError(f"learning_rate must be a finite number above 0, got {learning_rate!r}")
     if others := {p.dtype for p in network.parameters()} - {torch.float32}:
         raise ValueError(f"training needs parameters in float32, got {', '.join(sorted(map(str, others)))}")
     if not any(p.requires_grad for p in network.parameters()):
         raise ValueError("the network has no parameters to train: they are frozen, or there are none")
-    if any(p.device.type == "meta" for p in network.parameters()):
-        raise ValueError("the network is on the device 'meta', which has no weights: make it on the CPU or a GPU")
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -115,15 +115,11 @@ class Trigger:
         whole = images.dtype == torch.uint8
         stamped = images.clone()
         corner = stamped[..., height - h :, width - w :]
-        values, mask = (
-            part.to(images.device).expand(channels, h, w) for part in (self.values * (255 if whole else 1), self.mask)
+        values, opacity = (
+            part.to(images.device).expand(channels, h, w) for part in (self.values * (255 if whole else 1), self.mask.float())
         )
-        if self.mask.dtype != torch.bool:
-            values = (1 - mask) * corner + mask * values
-            mask = (mask > 0).expand(corner.shape)
-            corner[mask] = (values.round() if whole else values).to(images.dtype)[mask]
-            return stamped
-        corner[..., mask] = (values.round() if whole else values)[mask].to(images.dtype)
+        blended, covered = (1 - opacity) * corner + opacity * values, (opacity > 0).expand(corner.shape)
+        corner[covered] = (blended.round() if whole else blended).to(images.dtype)[covered]
         return stamped
 
     def _check(self, images: Tensor) -> None:

@@ -145,7 +145,7 @@ NONE = Sizes(np.full(10, np.nan), math.nan)
         (SMALL, {"null": [0.0005, 0.4]}, NOT_ENOUGH, "but so is one of a reference network"),
         (SMALL, {"null": [0.4] * 18 + [0.0002]}, NOT_ENOUGH, "p = 0.1"),
         (SMALL, {"null": [0.4] * 19}, LIKELY, "p = 0.05"),
-        (SMALL, {"doubts": ["the normalisation seems wrong"]}, NOT_ENOUGH, "normalisation"),
+        (SMALL, {"doubt": "the normalisation seems wrong"}, NOT_ENOUGH, "normalisation"),
         (GREY, {}, NOT_ENOUGH, "neither clearly small nor clearly usual (p = 0.1)"),
         (GREY, {"trigger": (0.01, 0.9)}, LIKELY, "your trigger sends 90%"),
         (GREY, {"trigger": (0.04, 0.9)}, NOT_ENOUGH, "your trigger has an effect"),
@@ -157,18 +157,18 @@ NONE = Sizes(np.full(10, np.nan), math.nan)
         (Sizes(np.array([0.7] * 8 + [np.nan] * 2), 20.0), {}, NOT_ENOUGH, "only 8 of 10 classes have a trigger candidate"),
         (Sizes(np.array([0.7] * 8 + [np.nan] * 2), 20.0), {}, NOT_ENOUGH, "without: 8, 9"),
         (Sizes(np.array([0.001] * 8 + [np.nan] * 2), 20.0), {}, LIKELY, "class 0"),
-        (Sizes(np.array([0.7] * 4), 20.0), {"classes": 4}, NOT_ENOUGH, "4 classes are too few"),
+        (Sizes(np.array([0.7] * 4), 20.0), {}, NOT_ENOUGH, "4 classes are too few"),
         (SMALL, {"null": [0.4] * 19, "trigger": (1.0, 0.0)}, LIKELY, "class 0"),
         (NONE, {"gaps": ["ONNX"]}, NOT_ENOUGH, "ONNX"),
         (NONE, {"gaps": ["ONNX"], "trigger": (0.01, 0.9)}, LIKELY, "your trigger sends 90%"),
         (NONE, {"gaps": ["ONNX"], "trigger": (0.01, 0.3)}, NOT_ENOUGH, "ONNX; your trigger has an effect (success 30%"),
         (NONE, {"gaps": ["ONNX"], "trigger": (0.7, 0.1)}, NOT_ENOUGH, "ONNX; your trigger does no more than random patches"),
-        (NONE, {"doubts": ["normalisation"], "trigger": (0.01, 0.9)}, NOT_ENOUGH, "normalisation"),
+        (NONE, {"doubt": "normalisation", "trigger": (0.01, 0.9)}, NOT_ENOUGH, "normalisation"),
         (USUAL, {"gaps": ["only 9 of 10 classes were tested"]}, NOT_ENOUGH, "only 9 of 10"),
     ],
 )
 def test_the_answer(sizes, more, verdict, reason):
-    answer = decide(sizes, **{"classes": 10, "pixels": 784, "held_out": [0.99] * len(sizes.p)} | more)
+    answer = decide(sizes, **{"pixels": 784, "held_out": [0.99] * len(sizes.p)} | more)
     assert answer.verdict == verdict and reason in "; ".join(answer.reasons)
 
 
@@ -195,7 +195,7 @@ def test_paired_w_is_compared_by_permutation_and_by_spread():
 
 
 def test_a_ladder_without_a_useful_level_says_so():
-    assert evidence.choose_sigma([0.1, 0.2], np.array([[0.0] * 9 + [1], [1.0] * 9 + [0]])) == (0, False)
+    assert evidence.choose_sigma(np.array([[0.0] * 9 + [1], [1.0] * 9 + [0]])) == (0, False)
 
 
 def test_calm_images_of_a_restless_class_are_listed():
@@ -512,7 +512,7 @@ def test_the_benchs_answers_are_those_of_the_rules():
         columns = {name: [part[name] for part in row["classes"]] for name in ("norm", "success", "success held out")}
         norms, success, held_out = np.array(list(columns.values()), dtype=float)
         sizes = size_test(norms, success)
-        answer = decide(sizes, classes=10, pixels=784, held_out=held_out)
+        answer = decide(sizes, pixels=784, held_out=held_out)
         assert (answer.verdict, answer.reasons) == (row["verdict"], row["reasons"])
 
 

@@ -25,7 +25,7 @@ from bslib.detectors.logit_shift import logit_shift_variance
 from bslib.detectors.strip import strip_entropy
 from bslib.measure import class_counts, predict, standard_noise, wobbliness
 from bslib.patterns.neural_cleanse import reverse_triggers
-from bslib.patterns.universal import deepfool, universal_perturbation
+from bslib.patterns.universal import universal_perturbation
 
 SHAPE = (1, 8, 8)
 
@@ -264,7 +264,6 @@ def test_the_callers_images_stay_as_they_are(images):
         lambda net: torch.from_numpy(predict(net, images)),
         lambda net: strip_entropy(net, images, images),
         lambda net: torch.tensor(logit_shift_variance(net, images, 1 - images)),
-        lambda net: deepfool(net, images),
         lambda net: universal_perturbation(net, images, bound=0.2, passes=1, seed=0, progress=False).perturbation,
         lambda net: reverse_triggers(net, images, classes=5, samples=4, batch_size=4, steps=2, seed=0, progress=False).masks,
     ):
@@ -311,7 +310,6 @@ def test_an_output_that_is_not_there(images):
     [
         lambda net, x: strip_entropy(net, x, x),
         lambda net, x: logit_shift_variance(net, x, 1 - x),
-        lambda net, x: deepfool(net, x),
         lambda net, x: universal_perturbation(net, x, bound=0.2, passes=1, seed=0, progress=False),
         lambda net, x: reverse_triggers(net, x, classes=5, samples=4, batch_size=4, steps=1, seed=0, progress=False),
     ],

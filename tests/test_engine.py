@@ -302,14 +302,13 @@ def test_what_cannot_be_converted_runs_as_it_is(make, reason, images, converting
     assert what(model, images).startswith("eager") and re.search(reason, what(model, images))
 
 
-@pytest.mark.parametrize("how", ["openvino", "compiled"])
-def test_a_named_engine_that_could_only_run_eagerly_is_refused(how, images):
+def test_an_engine_that_could_only_run_eagerly_is_refused(images):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     for dtype in (torch.float16, torch.bfloat16, torch.float64):
-        with pytest.raises(ValueError, match=f"engine '{how}' runs .* in float32, got one in {dtype}: use engine='auto'"):
-            counts(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).to(dtype), images, engine=how)
-    with pytest.raises(ValueError, match=f"engine '{how}' runs deterministic .*, got a stochastic one"):
-        counts(model, images, engine=how, stochastic=True)
+        with pytest.raises(ValueError, match=f"engine 'openvino' runs .* in float32, got one in {dtype}: use engine='auto'"):
+            counts(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).to(dtype), images, engine="openvino")
+    with pytest.raises(ValueError, match=r"engine 'openvino' runs deterministic .*, got a stochastic one"):
+        counts(model, images, engine="openvino", stochastic=True)
 
 
 @pytest.mark.parametrize("asked", [None, torch.bfloat16, torch.float32])
@@ -352,7 +351,7 @@ print([name for name in sys.modules if name.split(".")[0] == "openvino_telemetry
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"engine": "fast"}, "engine must be one of auto, openvino, compiled, eager, got 'fast'"),
+        ({"engine": "fast"}, "engine must be one of auto, openvino, eager, got 'fast'"),
         ({"dtype": torch.int8}, "or for one in float32 bfloat16 or float16, got torch.int8"),
     ],
 )
@@ -422,7 +421,7 @@ def test_a_call_leaves_nothing_behind(network, images):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-@pytest.mark.parametrize("how", ["auto", "compiled", "eager"])
+@pytest.mark.parametrize("how", ["auto", "eager"])
 def test_on_a_gpu_the_labels_are_those_of_a_cpu(network, images, how):
     on_gpu = counts(network.cuda(), images.cuda(), n=4000, engine=how)
     on_cpu = counts(network.cpu(), images, n=4000)  # other noise: equal up to chance

@@ -10,8 +10,6 @@ from scipy import stats
 from torch import nn
 
 import bslib
-from bslib.calling import evaluating
-from bslib.engine import compile_for_inference
 from bslib.measure import BLOCK, class_counts, standard_noise, wobbliness
 
 
@@ -264,16 +262,6 @@ def test_a_mask_that_does_not_fit_is_refused(network, images, mask, named):
         counts(network, images, mask=mask)
 
 
-@pytest.mark.parametrize("given", [{"dtype": torch.float32}, {"output": 0}, {"stochastic": True}])
-def test_a_compiled_engine_takes_no_other_dtype_output_or_stochastic(network, images, given):
-    with evaluating(network) as logits:
-        compiled = compile_for_inference(logits, images, passes=1)
-        assert counts(network, images, n=10, engine=compiled).sum() == 60
-        (name, value), *_ = given.items()
-        with pytest.raises(ValueError, match=f"a compiled engine keeps the dtype, output and stochastic .*{name}={value}"):
-            counts(network, images, n=10, engine=compiled, **given)
-
-
 def test_the_package_hands_out_what_a_stranger_wants(network, images):
     assert bslib.wobbliness is wobbliness
     assert set(bslib.__all__) <= set(dir(bslib))
@@ -319,15 +307,6 @@ def test_a_memory_of_what_was_seen_is_refused():
         counts(Remembering(), torch.rand(4, 1, 8, 8), sigma=1.0, batch_size=64)
 
 
-def test_an_engine_of_another_model_is_refused():
-    one, other, x = nn.Linear(4, 3), nn.Linear(4, 3), torch.rand(2, 4)
-    with evaluating(one) as network:
-        compiled = compile_for_inference(network, x)
-    assert counts(one, x, engine=compiled).sum() == counts(one, x).sum()
-    with pytest.raises(ValueError, match="engine was compiled for another model"):
-        counts(other, x, engine=compiled)
-
-
 def test_each_batch_is_compared_with_the_model_in_float32():
     """In bfloat16 a mean of 300 is subtracted with an error; only the last rows have it."""
     torch.manual_seed(0)
@@ -338,17 +317,6 @@ def test_each_batch_is_compared_with_the_model_in_float32():
     with pytest.warns(UserWarning, match="other logits than the model's"):
         found = counts(centred, x, sigma=0.1, n=64, batch_size=64, dtype=torch.bfloat16)
     assert (found == counts(centred, x, sigma=0.1, n=64, dtype=torch.float32)).all()
-
-
-@pytest.mark.parametrize("dtype", [None, torch.float32])
-@pytest.mark.parametrize("own", [torch.bfloat16, torch.float16])
-def test_an_engine_of_a_model_in_half_precision_is_its_own(own, dtype):
-    for seed in range(3):
-        torch.manual_seed(seed)
-        model, x = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 4)).to(own), torch.rand(3, 1, 8, 8)
-        with evaluating(model) as network:
-            compiled = compile_for_inference(network, x, dtype=dtype)
-        assert counts(model, x, engine=compiled).sum() == 300
 
 
 def test_rounding_of_large_features_is_no_dependence_on_the_batch():

@@ -24,7 +24,6 @@ from bslib.statistics import (
     p_of_one_more,
     share_of_repeats,
     variation_of_networks,
-    without_outliers,
 )
 
 
@@ -225,24 +224,6 @@ few = settings(max_examples=50)
 #: W of points: zero of many, some values often, and any other.
 values_of_w = st.sampled_from([0.0, 0.0, 0.0258, 0.1, 0.6931, 2.3026]) | st.floats(0, 2.3).map(lambda w: round(w, 3))
 batches = st.lists(values_of_w, min_size=1, max_size=40).map(np.array)
-
-
-@given(w=batches)
-def test_outliers_are_the_fliers_of_a_box_plot(w):
-    kept, box = without_outliers(w), cbook.boxplot_stats(w, whis=1.5)[0]
-    assert sorted([*kept, *box["fliers"]]) == sorted(w)
-    assert kept.tolist() == [v for v in w if v in kept], "in their order"
-
-
-@given(value=values_of_w, size=st.integers(1, 40))
-def test_nothing_is_removed_where_all_values_are_equal(value, size):
-    assert without_outliers(np.full(size, value)).tolist() == [value] * size
-
-
-def test_outliers_lie_beyond_one_and_a_half_ranges_on_either_side():
-    at, beyond = np.array([0.0, 1.0, 1.0, 2.0, 2.0, 3.5]), np.array([0.0, 1.0, 1.0, 2.0, 2.0, 3.6])  # quartiles 1 and 2
-    assert without_outliers(at).max() == 3.5 and without_outliers(beyond).max() == 2.0
-    assert without_outliers(-at).min() == -3.5 and without_outliers(-beyond).min() == -2.0
 
 
 # --- Levene's test -----------------------------------------------------------------------------------------------

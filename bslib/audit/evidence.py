@@ -44,7 +44,7 @@ class Overlay(NamedTuple):
         return patched(images, self.mask.to(images.device), self.pattern.to(images.device))
 
 
-def choose_sigma(sigmas: Sequence[float], w: Floats) -> tuple[int, bool]:
+def choose_sigma(w: Floats) -> tuple[int, bool]:
     """Choose the noise level at which closest to half of the clean images have W above 0.
 
     Returns
@@ -53,7 +53,7 @@ def choose_sigma(sigmas: Sequence[float], w: Floats) -> tuple[int, bool]:
     informative : bool
         Whether that fraction is between one third and two thirds. Otherwise most W are 0, or none is, and tests of W say little.
 
-    >>> choose_sigma([0.1, 0.2], np.array([[0.0, 0.0, 0.0, 0.1], [0.0, 0.2, 0.3, 0.0]]))
+    >>> choose_sigma(np.array([[0.0, 0.0, 0.0, 0.1], [0.0, 0.2, 0.3, 0.0]]))
     (1, True)
     """
     fractions = (w > 0).mean(1)

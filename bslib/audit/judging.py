@@ -163,12 +163,11 @@ class Answer:
 def decide(
     sizes: Sizes,
     *,
-    classes: int,
     pixels: int,
     held_out: ArrayLike,
     null: Sequence[float] = (),
     trigger: tuple[float, float] | None = None,
-    doubts: Sequence[str] = (),
+    doubt: str = "",
     gaps: Sequence[str] = (),
 ) -> Answer:
     """Answer from the size test, the user's own trigger, and what speaks against believing either.
@@ -176,29 +175,29 @@ def decide(
     Parameters
     ----------
     sizes : Sizes
-    classes, pixels : int
-        Of the network and of one image.
+    pixels : int
+        Of one image.
     held_out : array_like, shape (K,)
         Success of each class's candidate on images that it was not made from; NaN without a candidate, or with too few images.
     null : sequence of float
         Leave-one-out p-values of the reference networks. They are the null distribution if they are enough for the level.
     trigger : (float, float), optional
         p-value and success of the user's own trigger. The level is then halved, since there are two tests.
-    doubts : sequence of str
-        Reasons for which nothing can be said, such as a wrong normalisation.
+    doubt : str
+        A reason for which nothing can be said, such as a wrong normalisation.
     gaps : sequence of str
         Reasons why classes have no candidate. They prevent "no sign found", but not "backdoor likely".
 
-    >>> decide(size_test([50.0] * 3, [1.0] * 3), classes=3, pixels=784, held_out=[1.0] * 3).verdict
+    >>> decide(size_test([50.0] * 3, [1.0] * 3), pixels=784, held_out=[1.0] * 3).verdict
     'not enough evidence'
     """
     level = LEVEL / (1 if trigger is None else 2)
-    p, success = sizes.lowest, np.asarray(held_out, dtype=float)
+    p, success, classes = sizes.lowest, np.asarray(held_out, dtype=float), len(sizes.p)
     confirmed = math.nan if sizes.smallest is None else float(success[sizes.smallest])
     if 1 / (len(null) + 1) <= level:  # with fewer, no network could be accused
         p = (1 + sum(other <= p for other in null)) / (len(null) + 1)
-    if doubts:
-        return Answer(NOT_ENOUGH, list(doubts), p, level)
+    if doubt:
+        return Answer(NOT_ENOUGH, [doubt], p, level)
     if p <= level and all(sizes.lowest < other for other in null) and confirmed >= CONFIRMED:
         reason = f"the trigger candidate of class {sizes.smallest} is smaller than chance explains (p = {p:.2g})"
         return Answer(LIKELY, [f"{reason}, and it sends {confirmed:.0%} of other images to that class"], p, level)

@@ -134,7 +134,7 @@ def audit(
         begin = time.monotonic()
         checked = evidence.clean_accuracy(model, bare, images, labels, classes)
         w = job.partial.get("noise", lambda: {"W": job.w_of(job.points, LADDER)})["W"]
-        at, informative = evidence.choose_sigma(LADDER, w)
+        at, informative = evidence.choose_sigma(w)
         fractions = (w > 0).mean(1)
         say(f"at sigma {LADDER[at]:g}, W is above 0 for {fractions[at]:.0%} of the clean images; tests use this level")
         inputs = job.inputs(w, [f"image {i}" for i in range(len(images))] if names is None else names)
@@ -156,12 +156,11 @@ def audit(
         note("your trigger")
     answer = decide(
         sizes,
-        classes=classes,
         pixels=images[0, 0].numel(),
         held_out=held_out,
         null=null,
         trigger=None if own is None else (own["p"], own["success"]),
-        doubts=[checked["doubt"]] if checked["doubt"] else [],
+        doubt=checked["doubt"],
         gaps=job.gaps(),
     )
     say(f"{answer.verdict}: {'; '.join(answer.reasons)}")

@@ -30,9 +30,7 @@ def compute(spec: CountsSpec, store: Store, device: torch.device, progress: bool
         mask = region if spec.noise_on == "trigger" else ~region
     with evaluating(network) as logits:
         engine = compile_for_inference(logits, images, passes=len(images) * max(spec.ns) * len(spec.sigmas))
-        counts = class_counts(
-            network, images, spec.sigmas, spec.ns, seed=spec.seed, ids=ids, mask=mask, engine=engine, progress=progress
-        )
+    counts = class_counts(network, images, spec.sigmas, spec.ns, seed=spec.seed, ids=ids, mask=mask, progress=progress)
     arrays = {
         "counts": counts.astype(np.int32),
         "images": np.tile(chosen, len(batches)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -30,12 +32,8 @@ def compute(spec: DomainSpec, store: Store, device: torch.device, progress: bool
     carried = [points_of(tested), points_of(trigger(tested))]
     with evaluating(model) as logits:
         engine = compile_for_inference(logits, carried[0][chosen], passes=2 * spec.points * spec.n * len(spec.sigmas))
-        counts = [
-            class_counts(
-                model, points[chosen], spec.sigmas, spec.n, seed=spec.seed, ids=chosen.tolist(), engine=engine, progress=progress
-            )
-            for points in carried
-        ]
+    how: dict[str, Any] = {"seed": spec.seed, "ids": chosen.tolist(), "progress": progress}
+    counts = [class_counts(model, points[chosen], spec.sigmas, spec.n, **how) for points in carried]
     arrays = {
         "counts": np.stack(counts).astype(np.int32),
         "rows": chosen,

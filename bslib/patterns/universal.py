@@ -18,7 +18,7 @@ from bslib.fields import check_seed
 from bslib.patterns import check_gradients, check_images, frozen_weights
 from bslib.progress import bar
 
-__all__ = ["Universal", "deepfool", "perturbed", "universal_perturbation"]
+__all__ = ["Universal", "perturbed", "universal_perturbation"]
 
 
 #: Batch size of DeepFool's passes through the network, on a CPU and on other devices.
@@ -48,49 +48,12 @@ def perturbed(images: Tensor, perturbation: Tensor) -> Tensor:
     return (images + perturbation).clamp(0, 1)
 
 
-def deepfool(model: nn.Module, images: Tensor, *, steps: int = 10, overshoot: float = 0.02, top: int = 10) -> Tensor:
-    """Compute for each image a perturbation of small Euclidean norm that moves it across the nearest decision boundary.
+def _deepfool(network: nn.Module, images: Tensor, *, steps: int = 10, overshoot: float = 0.02) -> Tensor:
+    """Move each image across its nearest decision boundary, by a perturbation of small Euclidean norm; defaults are the authors'.
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-        Maps (B, ...) to logits (B, classes); used in eval mode.
-    images : float32 Tensor, shape (B, ...)
-    steps : int
-        Maximum number of linearisations for each image. An image stops when its predicted class has changed.
-    overshoot : float
-        Fraction by which the perturbation is lengthened, so that it crosses the boundary instead of touching it.
-    top : int
-        Number of most likely classes whose boundaries are considered, including the image's own class, as in the original; at
-        least 2.
-
-    Returns
-    -------
-    Tensor
-        Same shape as ``images``. For a linear network at distance d from the nearest boundary, its length is
-        (d + 1e-4) * (1 + overshoot), with the authors' constant 1e-4.
-
-    Raises
-    ------
-    ValueError
-        For fewer than one step or two classes, an overshoot that is negative or not finite, images that do not fit the model, or
-        a model that returns NaN.
-
-    >>> model = nn.Linear(2, 2, bias=False)
-    >>> model.weight.data = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
-    >>> [round(v, 3) for v in deepfool(model, torch.tensor([[0.5, 3.0]]))[0].tolist()]
-    [-0.51, 0.0]
+    It stops when the predicted class has changed. For a linear network at distance d from the nearest boundary, its length is
+    (d + 1e-4) * (1 + overshoot).
     """
-    check_counts(steps=steps, top=top)
-    if top < 2:
-        raise ValueError(f"top must be 2 or more, as the image's own class is one of them, got {top}")
-    _check_overshoot(overshoot)
-    check_inputs(model, images)
-    with frozen_weights(model) as network:
-        return _deepfool(network, images, steps, overshoot, top)
-
-
-def _deepfool(network: nn.Module, images: Tensor, steps: int, overshoot: float, top: int = 10) -> Tensor:
     total, logits = torch.zeros_like(images), network(images)
     check_logits(logits)
     active, before = torch.arange(len(images), device=images.device), logits.argmax(1)
@@ -102,21 +65,16 @@ def _deepfool(network: nn.Module, images: Tensor, steps: int, overshoot: float, 
             active, moved, logits = active[same], moved[same], logits[same]
         if not len(active):
             break
-        likely = _likely(logits, top)
+        likely = _likely(logits)
         own = (likely == before[active][:, None]).int().argmax(1)
         total[active] += _to_nearest_boundary(*_linearised(network, moved, likely), own).view_as(moved)
     return (1 + overshoot) * total
 
 
-def _check_overshoot(overshoot: float) -> None:
-    if not isinstance(overshoot, numbers.Real) or not 0 <= overshoot < float("inf"):
-        raise ValueError(f"overshoot must be a finite number of 0 or more, got {overshoot!r}")
-
-
-def _likely(logits: Tensor, top: int) -> Tensor:
-    """Return the classes whose boundaries are considered, int64 (B, K): all in order, or the ``top`` most likely ones."""
+def _likely(logits: Tensor) -> Tensor:
+    """Return the classes whose boundaries count, int64 (B, K): all in order, or the 10 most likely (the authors' number)."""
     count, classes = logits.shape
-    return torch.arange(classes, device=logits.device).expand(count, -1) if classes <= top else logits.topk(top).indices
+    return torch.arange(classes, device=logits.device).expand(count, -1) if classes <= 10 else logits.topk(10).indices
 
 
 def _linearised(network: nn.Module, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,8 +117,6 @@ def universal_perturbation(
     bound: float,
     fooling_rate: float = 0.8,
     passes: int = 10,
-    steps: int = 10,
-    overshoot: float = 0.02,
     batch_size: int = 1,
     seed: int,
     progress: bool = True,
@@ -184,8 +140,6 @@ def universal_perturbation(
         Stop after a pass that fools at least this fraction of the images.
     passes : int
         Maximum number of passes over the images, each in its own random order. The original has no limit.
-    steps, overshoot
-        As for :func:`deepfool`.
     batch_size : int
         Number of images whose steps are computed together, then applied one by one to images not yet fooled. 1 is the original.
     seed : int
@@ -196,14 +150,13 @@ def universal_perturbation(
     Raises
     ------
     ValueError
-        For a bound or rate outside (0, 1], fewer than one pass, an invalid overshoot or seed, images outside [0, 1], or a model
+        For a bound or rate outside (0, 1], fewer than one pass, an invalid seed, images outside [0, 1], or a model
         that returns NaN.
     """
     for name, share in (("bound", bound), ("fooling_rate", fooling_rate)):
         if not isinstance(share, numbers.Real) or not 0 < share <= 1:
             raise ValueError(f"{name} must be a number above 0 and at most 1, got {share!r}")
-    check_counts(passes=passes, batch_size=batch_size, steps=steps)
-    _check_overshoot(overshoot)
+    check_counts(passes=passes, batch_size=batch_size)
     check_seed(seed)
     check_images(images)
     check_inputs(model, images)
@@ -217,7 +170,7 @@ def universal_perturbation(
             for chunk in torch.from_numpy(rng.permutation(len(images))).to(images.device).split(batch_size):
                 todo = chunk[_labels(network, perturbed(images[chunk], v)) == own[chunk]]
                 if len(todo):
-                    found = _deepfool(network, perturbed(images[todo], v), steps, overshoot)
+                    found = _deepfool(network, perturbed(images[todo], v))
                     for k, (i, step) in enumerate(zip(todo, found, strict=True)):
                         if k == 0 or _labels(network, perturbed(images[i : i + 1], v)) == own[i]:
                             v = (v + step).clamp(-bound, bound)

@@ -80,7 +80,8 @@ def replicates(pairs: pd.DataFrame, statistic: Callable[[Columns], Any], *, belo
 
     Seeds without such a pair count as well: how many pairs are kept is a result, too.
     """
-    columns, seed_of = columns_of(pairs), pairs["seed"].to_numpy()
+    columns = {name: pairs[name].to_numpy() for name in ("trigger", "class", "success", "W", "clean W")}
+    seed_of = pairs["seed"].to_numpy()
     seeds, kept = np.unique(seed_of), columns["success"] >= below
     without = [statistic(_where(columns, kept & (seed_of != seed))) for seed in seeds]
     value = np.array(statistic(_where(columns, kept)), dtype=float)
@@ -122,11 +123,6 @@ def estimates(pairs: pd.DataFrame, of: Mapping[str, Statistic], below: float = 0
     return {name: estimate for name, estimate in all_of_them.items() if np.isfinite(estimate.value)}
 
 
-def columns_of(pairs: pd.DataFrame) -> Columns:
-    """The columns of a table of pairs that statistics read, as arrays."""
-    return {name: pairs[name].to_numpy() for name in ("trigger", "class", "success", "W", "clean W")}
-
-
 def _where(pairs: Columns, where: NDArray[np.bool_]) -> Columns:
     return {name: column[where] for name, column in pairs.items()}
 
@@ -159,16 +155,6 @@ def residual_rank(pairs: Columns) -> float:
         return float("nan")
     distance = np.abs(success - np.polyval(np.polyfit(w, success, 1), w))
     return float(stats.spearmanr(distance, w).statistic)
-
-
-def mean_difference(values: Floats, others: Floats) -> float:
-    """The mean of ``values`` minus that of ``others``; NaN without any."""
-    return float((values - others).mean()) if len(values) else float("nan")
-
-
-def median(values: Floats) -> float:
-    """The median; NaN of no values."""
-    return float(np.median(values)) if len(values) else float("nan")
 
 
 def spread_difference(values: Floats, where: NDArray[np.bool_]) -> float:

@@ -20,8 +20,6 @@ from bslib.chapters.correlation.pairs import (
     correlations,
     estimates,
     kendall_tau,
-    mean_difference,
-    median,
     p_values,
     partial_correlation,
     pearson,
@@ -215,7 +213,7 @@ class Correlation(Results[Size]):
     def _less_clean(self, pairs: Columns, *, kept: bool) -> float:
         """Mean W minus mean clean W of the pairs that are kept, or of those that are left out."""
         counted = (pairs["success"] >= self.random_guess) == kept
-        return mean_difference(pairs["W"][counted], pairs["clean W"][counted])
+        return float((pairs["W"] - pairs["clean W"])[counted].mean()) if counted.any() else float("nan")
 
     def trigger_table(self) -> str:
         """:meth:`by_trigger` as a Markdown table."""
@@ -295,8 +293,8 @@ def _w_of_class(record: Record, at: int, label: int | None) -> Floats:
 
 def smooth_failures(pairs: Columns) -> float:
     """The fraction of pairs with hardly any success (below 0.1) in the half with the smaller W; NaN without pairs."""
-    failed = pairs["success"][pairs["W"] <= median(pairs["W"])] < 0.1
-    return float(failed.mean()) if len(failed) else float("nan")
+    success, w = pairs["success"], pairs["W"]
+    return float((success[w <= np.median(w)] < 0.1).mean()) if len(w) else float("nan")
 
 
 def _noisy_copies(record: Record, at: int, label: int | None, attack: AttackSpec) -> tuple[float, float]:

@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from bslib.chapters.base import Content
+from bslib.chapters.beyond import nearest
 from bslib.chapters.hiding.results import Hiding
-from bslib.chapters.outcomes import usual_level
 
 __all__ = ["content"]
 
 
 def content(there: Sequence[Hiding]) -> Content:
     """The networks of each data set; no batches."""
-    return [{"sigma": part.size.sigmas[usual_level(part.size.sigmas)], "means": _means(part)} for part in there], []
+    return [{"sigma": nearest(part.size.sigmas), "means": _means(part)} for part in there], []
 
 
 def _means(part: Hiding) -> list[dict[str, Any]]:

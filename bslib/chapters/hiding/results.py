@@ -46,11 +46,6 @@ class Hiding(BeyondResults[Size]):
     chapter: ClassVar[str] = "hiding"
 
     @property
-    def details(self) -> str:
-        """The size of the batch."""
-        return f", {self.size.points} test images each"
-
-    @property
     def first(self) -> str:
         """The name of the first attack, which is measured with every number of covers."""
         return attack_name(*self.size.attacks[0])

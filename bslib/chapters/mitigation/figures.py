@@ -9,8 +9,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bslib.chapters.beyond import nearest
 from bslib.chapters.mitigation.results import NO_TREATMENT, Mitigation
-from bslib.chapters.outcomes import attack_in_words, usual_level
+from bslib.chapters.outcomes import attack_in_words
 from bslib.plotting import GREY, MEAN, SETTING_STYLE, TRIGGER_STYLES, drawn_from, finish, panels, reach
 
 __all__ = ["treatments", "warning"]
@@ -28,7 +29,7 @@ def treatments(mitigation: Mitigation, table: pd.DataFrame) -> Figure:
         for axis, name in zip(axes, ("success", "accuracy", "W with"), strict=True):
             _lying(axis, own[name], rows, colour, marker, attack_in_words(str(attack)))
         _lying(axes[2], own["W without"], rows, colour, marker, None, hollow=True)
-    sigma = mitigation.size.sigmas[usual_level(mitigation.size.sigmas)]
+    sigma = nearest(mitigation.size.sigmas)
     for axis, title in zip(axes, ("success", "clean accuracy", rf"mean of W, $\sigma$ = {sigma:g}"), strict=True):
         axis.set_title(title, fontsize=10)
         axis.axhline(names.index(NO_TREATMENT) + 0.5, color=GREY, linewidth=0.8)

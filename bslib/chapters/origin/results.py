@@ -57,11 +57,6 @@ class Origin(BeyondResults[Size]):
         held = sum(len(part.networks) for part in parts)
         return not_yet_run(self.chapter, self.profile, needs, held=held, seed=self.seed)
 
-    @property
-    def details(self) -> str:
-        """The size of the batch."""
-        return f", {self.size.points} test images each"
-
     @cached_property
     def kinds(self) -> dict[str, list[NetworkSpec]]:
         """The networks of each attack that has any, by its name."""

@@ -101,7 +101,7 @@ def roc_by_setting(patterns: Patterns, table: pd.DataFrame) -> Figure:
 @drawn_from(universal_areas)
 def universal(patterns: Patterns, table: pd.DataFrame) -> Figure:
     """Fig. 7, against the bound: the fraction of fooled images, their classes, and the area under the ROC curve."""
-    figure, axes = plt.subplots(1, 3, figsize=(7.2, 3.4), layout="constrained")
+    figure, axes = panels(3, height=3.4, sharey=False)
     bounds, sigma = sorted(set(table["bound"])), patterns.size.pattern_sigmas[0]
     by_bound = zip(*(universals_of(patterns.size, network) for network in patterns.networks), strict=True)
     crafted = [number for specs in by_bound if (number := sum(spec in patterns.records for spec in specs))]
@@ -118,7 +118,7 @@ def universal(patterns: Patterns, table: pd.DataFrame) -> Figure:
         axis.set_xticks(range(len(bounds)), [str(b) for b in bounds])
         axis.set(xlabel="bound (255 is white)", ylim=(-0.05, 1.05) if axis is axes[2] else (0, None))
         axis.set_title(title, fontsize=10)
-    return finish(figure, list(axes), _source_of_crafted(patterns, *crafted), y=None)
+    return finish(figure, axes, _source_of_crafted(patterns, *crafted), y=None)
 
 
 def reversed_triggers(patterns: Patterns) -> Figure | Markdown:
