@@ -255,7 +255,7 @@ def score_bar(ledger: Iterable[Entry]) -> str:
     counts = Counter(entry.verdict for entry in ledger if kind_of(entry) == "paper")
     parts = "".join(
         f'<a class="verdict" data-is="{verdict}" style="flex-grow:{counts[verdict]}" '
-        f'href="ledger.html?verdict={quote_plus(verdict)}">'
+        f'href="ledger.html?verdict={quote_plus(verdict)}#the-claims">'
         f"<b>{counts[verdict]}</b> {verdict}</a>"
         for verdict in VERDICTS
         if counts[verdict]

@@ -43,7 +43,7 @@ class Cost(NamedTuple):
 
 
 class Rates:
-    """Average seconds per unit of work and bytes per record in a store, by kind of work."""
+    """Average seconds per unit of work on one CPU core, and bytes per record, in a store, by kind of work."""
 
     def __init__(self, store: Store) -> None:
         self._seconds: dict[Work, list[float]] = {}
@@ -51,7 +51,8 @@ class Rates:
         self._parameters: dict[str, int] = {}
         for record in store.iter_records():
             work = kind_of_work(record.spec)
-            self._seconds.setdefault(work, []).append(record.provenance.get("seconds", 0.0) / record.spec.work)
+            if record.provenance.get("threads") == 1:  # a GPU's seconds say nothing about a core's
+                self._seconds.setdefault(work, []).append(record.provenance["seconds"] / record.spec.work)
             self._bytes.setdefault(work, []).append(store.bytes_of(record.spec))
             if isinstance(record.spec, NetworkSpec):
                 self._parameters[record.spec.network] = record.result["parameters"]
@@ -116,7 +117,7 @@ def as_markdown() -> str:
         low, high = rates.spread()
         lines.append(f"Eight of ten records took between {low:.1f} and {high:.1f} times what this model says.")
     if unknown:
-        lines.append(f"No records to judge by yet: {'; '.join(unknown)}.")
+        lines.append(f"Some of their work has no record from a CPU yet: {'; '.join(unknown)}.")
     return "\n".join(lines)
 
 

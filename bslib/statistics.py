@@ -46,7 +46,8 @@ class Estimate:
     repeats: int
 
     def __format__(self, spec: str) -> str:
-        one = spec or ".3f"
+        sign, rest = (spec[0], spec[1:]) if spec[:1] in ("+", "-", " ") else ("", spec or ".3f")
+        one = f"{sign}z{rest}"  # z: no negative zero
         interval = "" if np.isnan(self.low) else f" [{self.low:{one}}, {self.high:{one}}]"
         return f"{self.value:{one}}{interval}".replace("-", "\N{MINUS SIGN}")
 
@@ -195,19 +196,21 @@ def _together(errors: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return variance**0.5, 1 / shares if shares else float("inf")
 
 
-def wilson(count: int, of: int) -> tuple[float, float]:
-    """Return the ends of Wilson's 95 % interval of a fraction.
+def wilson(count: float, of: int) -> tuple[float, float]:
+    """Return the ends of Wilson's 95 % interval of a fraction; the count need not be whole, as of an area under an ROC curve.
 
     >>> wilson(0, 5)
     (0.0, 0.434...)
     """
-    ends = stats.binomtest(count, of).proportion_ci(LEVEL, method="wilson")
-    return max(0.0, float(ends.low)), float(ends.high)
+    z2 = float(stats.norm.isf((1 - LEVEL) / 2)) ** 2
+    share, shrunk = count / of, 1 + z2 / of
+    centre, reach = share + z2 / (2 * of), (z2 * (share * (1 - share) / of + z2 / (4 * of**2))) ** 0.5
+    return max(0.0, (centre - reach) / shrunk), min(1.0, (centre + reach) / shrunk)
 
 
 def _wilson(value: float, trials: int, repeats: int) -> Estimate:
     """A fraction with Wilson's interval."""
-    low, high = wilson(round(value * trials), trials)
+    low, high = wilson(value * trials, trials)
     return Estimate(value, min(value, low), max(value, high), repeats)
 
 

@@ -70,7 +70,8 @@ def prose(results: Mapping[str, Result]) -> str:
     costs = [f"{r['seconds']:.2g} s on {device} (the textbook loop: {r['seconds'] * r['speed-up']:.2g} s)" for device, r in large]
     eager = [f"{row['network']} on {device}" for device, row in default if row["engine"].startswith("eager")]
     changed, labels = (sum(row[key] for _, row in found if row["what"] == "labels") for key in ("changed", "units"))
-    compared = f", and {changed:,} of {labels:,} noisy labels differ from those of float32 alone" if labels else ""
+    differ = "differs" if changed == 1 else "differ"
+    compared = f", and {changed:,} of {labels:,} noisy labels {differ} from those of float32 alone" if labels else ""
     return (
         f"The larger Fashion network classifies {large[0][1]['units']:,} noisy copies in {' and in '.join(costs)}. What makes it "
         "fast is OpenVINO, and bfloat16 where the CPU multiplies in it; images whose two largest logits are nearly tied run once "

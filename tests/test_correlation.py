@@ -187,12 +187,14 @@ def test_sensitivity_has_every_rule_at_every_level():
 def test_parts_of_the_pairs_have_correlations_of_their_own():
     got, parts = part_of().breakdown(), {f"trigger {k} alone": own for k, own in KEPT.groupby("trigger")}
     columns = {name: (own["success"], own["W"]) for name, own in ({"all pairs": KEPT} | parts).items()}
-    columns["W with the trigger, and without"] = KEPT["W"], KEPT["clean W"]
+    columns["W with the trigger against W without it"] = KEPT["W"], KEPT["clean W"]
     assert list(got) == list(columns), "of one network of a kind, nothing is left within trigger and class"
     for name, two in columns.items():
         assert got[name].value == pytest.approx(stats.pearsonr(*two)[0]) and got[name].repeats == 1
     repeated = part_of(dataclasses.replace(T2, networks=3), HITS * 3, SPLIT * 3, CLEAN * 3).breakdown()
-    assert list(repeated)[3:5] == ["what trigger and class explain taken out", "and what clean W explains"]
+    without = "W without the trigger taken out"
+    assert list(repeated)[1:4] == ["trigger 3 alone", "trigger 3, class taken out", f"trigger 3, class and {without}"]
+    assert list(repeated)[7:9] == ["all pairs, trigger and class taken out", f"all pairs, trigger, class and {without}"]
     assert all(own.repeats == 3 and -1 <= own.low <= own.value <= own.high <= 1 for own in repeated.values())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from functools import partial
 
 import matplotlib
 import numpy as np
@@ -16,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 from bslib.chapters import plan_of, sizes_of
 from bslib.chapters.patterns import figures, plan
 from bslib.chapters.patterns.candidates import candidates
-from bslib.chapters.patterns.detector import by_trigger, scored, sensitivity, working
+from bslib.chapters.patterns.detector import by_trigger, sensitivity, working
 from bslib.chapters.patterns.others import detectors, others
 from bslib.chapters.patterns.results import Patterns, load, quantities
 from bslib.chapters.patterns.universal import universal, universal_areas
@@ -192,33 +193,48 @@ def test_the_area_counts_ties_half_and_an_unsigned_score_any_difference():
     part = part_of(batch(ONE, 1, EVEN) | batch(CLEAN, 0, EVEN) | batch(CLEAN, 5, MORE))
     assert part.tests()["score"].value_counts().to_dict() == {0: 18, 700: 2, -700: 1}  # own ones: 700 and 0
     assert part.area().value == pytest.approx((18.5 + 9.5) / 38)
-    assert part.area_of(scored(part.tests(), signed=False), "own").value == pytest.approx((18 + 8.5) / 38)
-    assert part.area(own=1).value == pytest.approx(18.5 / 19) and part.area(own=4).value == pytest.approx(9.5 / 19)
+    unsigned = sensitivity(part).query("sigma == 0.1 and center == 'mean' and not signed and triggers == 'all'")["area"].item()
+    assert unsigned.value == pytest.approx((18 + 8.5) / 38)
+    assert part.area(triggers=[1]).value == pytest.approx(12.5 / 13) and part.area(triggers=[4]).value == pytest.approx(6.5 / 13)
     assert part.area().repeats == 1 and math.isnan(part.area().low), "networks of one seed are one repeat"
     part.tests()["score"].array[:] = 0
     assert part.tests()["score"].any(), "a changed table does not change the next"
 
 
-def test_own_triggers_below_90_percent_can_be_left_out_and_success_is_of_images_of_other_classes():
+def kinds_of(size) -> list[list]:
+    """The clean networks, and those with each trigger."""
+    networks = plan.networks_of(size, SEED)
+    return [networks[k : k + size.networks] for k in range(0, len(networks), size.networks)]
+
+
+def each_of(networks, make) -> dict:
+    return {spec: arrays for network in networks for spec, arrays in make(network).items()}
+
+
+def test_triggers_below_90_percent_can_be_left_out_and_success_is_of_images_of_other_classes():
+    clean, ones, fours = kinds_of(THREES)
     for hits, area, curve in ((80, 1, [0, 1, 1]), (81, 0.75, [0, 0.5, 1])):  # of ninety
-        part = part_of(batch(ONE, 1, EVEN) | succeeds(FOUR, hits))
-        assert part.area(effective=True).value == area and part.area().value == 0.75
-        every, working = (own for _, own in figures.roc.table(part).groupby("positives", sort=False))
-        assert (every["positive"] == 2).all() and (working["positive"] == 1 + (hits > 80)).all()
-        assert working["true positive rate"].tolist() == curve and (working["negative"] == 19).all()
-        assert part.success(FOUR) == hits / 90 and part.success(ONE) == 1 and math.isnan(part.success(CLEAN))
-    none = part_of(succeeds(ONE, 0) | succeeds(FOUR, 0))
+        some_fail = each_of(fours, partial(succeeds, hits=hits))
+        part = part_of(each_of(ones, lambda net: batch(net, 1, EVEN)) | some_fail, THREES)
+        assert part.area(triggers=working(part)).value == area and part.area().value == 0.75
+        every, works = (own for _, own in figures.roc.table(part).groupby("positives", sort=False))
+        assert (every["positive"] == 6).all() and (works["positive"] == 3 + 3 * (hits > 80)).all()
+        assert works["true positive rate"].tolist() == curve and (works["negative"] == 39 + 18 * (hits > 80)).all()
+        assert part.success(fours[0]) == hits / 90 and part.success(ones[0]) == 1 and math.isnan(part.success(clean[0]))
+    none = part_of(each_of(ones + fours, lambda net: succeeds(net, 0)), THREES)
     assert set(figures.roc.table(none)["positives"]) == {"all own triggers"} and isinstance(figures.roc(none), Figure)
 
 
 @pytest.mark.parametrize(("points", "sizes"), [(25, [25]), (60, [25, 50, 60])])
 def test_sensitivity_has_every_setting_once(points, sizes):
-    size = dataclasses.replace(FASHION, points=points)
-    table = sensitivity(part_of(batch(ONE, 1, [2] * points, size=size) | succeeds(FOUR, 45), size))
-    settings = table[["sigma", "batch", "center", "signed", "effective"]]
+    size = dataclasses.replace(THREES, points=points)
+    _, ones, fours = kinds_of(size)
+    even = each_of(ones, lambda net: batch(net, 1, [2] * points, size=size))
+    table = sensitivity(part_of(even | each_of(fours, lambda net: succeeds(net, 45)), size))
+    settings = table[["sigma", "batch", "center", "signed", "triggers"]]
     assert len(settings) == len(settings.drop_duplicates()) == 3 * len(sizes) * 8 and sorted(set(table["batch"])) == sizes
-    for (sigma, effective), own in table.groupby(["sigma", "effective"]):
-        assert {a.value for a in own["area"]} == {0.5 if sigma != 0.1 else 1 if effective else 0.75}
+    for (sigma, triggers), own in table.groupby(["sigma", "triggers"]):
+        assert {a.value for a in own["area"]} == {0.5 if sigma != 0.1 else 1 if triggers == "working" else 0.75}
 
 
 def test_a_universal_perturbation_is_described_by_what_it_changes_and_where_to():
@@ -306,14 +322,14 @@ def test_quantities_of_the_detector_by_hand():
     changes |= batch(nets[1], 2, MORE) | batch(nets[1], 3, MORE) | batch(nets[1], 6, MORE)
     found = part_of(changes | batch(nets[6], 4, EVEN, 0.25) | succeeds(nets[8], 45), THREES).quantities()
 
-    def area(*own: float) -> float:
-        return roc_auc_score([0] * 57 + [1] * len(own), [700] * 2 + [-700] * 4 + [0] * 51 + list(own))
+    def area(*own: float, more: int = 4, others: int = 57) -> float:
+        return roc_auc_score([0] * others + [1] * len(own), [700] * 2 + [-700] * more + [0] * (others - 2 - more) + list(own))
 
     check(found, {
         "clean_told_apart.{}": 2 / 9, "own_success.{}": 5.5 / 6, "own_success.{}.4": 2.5 / 3,
         "own_success.{}.1": 1, "own_less_clean.{}.1": LOG2 / 2 / 3, "own_less_clean.{}.4": 0, "auc.{}": area(700, 0, 0, 0, 0, 0),
-        "auc_own.{}.1": area(700, 0, 0), "auc_own.{}.4": area(0, 0, 0), "auc_at.{}.0.25": 0.5 + 0.5 / 6,
-        "auc_own_at.{}.0.25.1": 0.5, "auc_own_at.{}.0.25.4": 0.5 + 0.5 / 3,
+        "auc_own.{}.1": area(700, 0, 0, others=39), "auc_own.{}.4": area(0, 0, 0, more=3, others=39),
+        "auc_at.{}.0.25": 0.5 + 0.5 / 6, "auc_own_at.{}.0.25.1": 0.5, "auc_own_at.{}.0.25.4": 0.5 + 0.5 / 3,
     })  # fmt: skip
     assert {estimate.repeats for estimate in found.values()} == {3}, "networks of a seed share their images"
 
@@ -441,7 +457,7 @@ def test_figures_are_drawn_of_both_profiles(profile):
         assert all(isinstance(draw(part), Figure) for draw in DRAW) and not plt.get_fignums(), "else they are shown twice"
 
 
-def test_the_papers_claim_is_judged_on_triggers_that_work_and_more_triggers_count_nowhere_else():
+def test_the_papers_claim_is_judged_on_triggers_that_work_and_more_triggers_count_as_well():
     size = dataclasses.replace(THREES, more_triggers=(2,))
     nets = plan.networks_of(size, SEED)
     changes = {}
@@ -449,10 +465,10 @@ def test_the_papers_claim_is_judged_on_triggers_that_work_and_more_triggers_coun
         works = net.attack.trigger != 4
         changes |= succeeds(net, 88 if works else 20) | (batch(net, net.attack.trigger, EVEN) if works else {})
     part = part_of(changes, size)
-    found, without = part.quantities(), part_of(changes, THREES).quantities()
+    found = part.quantities()
     assert working(part) == [1, 2] and found["auc_working.fashion-mnist"].value == 1
-    assert found["auc.fashion-mnist"].value == without["auc.fashion-mnist"].value < 1
-    assert found["own_success.fashion-mnist"].value == without["own_success.fashion-mnist"].value
+    assert found["auc.fashion-mnist"].value == pytest.approx((6 + 3 / 2) / 9)
+    assert found["own_success.fashion-mnist"].value == pytest.approx((88 + 88 + 20) / 3 / 90)
     assert found["own_success.fashion-mnist.2"].value == pytest.approx(88 / 90)
     table = by_trigger(part).query("sigma == 0.1").set_index("trigger")
     assert table["auc"][2].value == 1 and table["auc"][4].value == 0.5 and len(by_trigger(part)) == 9

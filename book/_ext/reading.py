@@ -93,6 +93,10 @@ def link_code(app: Sphinx, doctree: nodes.document) -> None:
 # --- meanings on hover
 
 
+#: Words of the glossary that are mostly verbs elsewhere.
+VERBS = {"repeat", "store"}
+
+
 def link_terms(app: Sphinx, doctree: nodes.document, page: str) -> None:
     """Link the first use of each word of the glossary on a page, with its meaning as a title."""
     if page == "book/glossary" or page.startswith((API, "book/api")) or app.builder.name != "html":
@@ -110,7 +114,7 @@ def link_terms(app: Sphinx, doctree: nodes.document, page: str) -> None:
         for text in paragraph.findall(nodes.Text)
         if not any(isinstance(parent, skip) for parent in _parents(text))
     ]
-    for term in sorted(meanings, key=len, reverse=True):
+    for term in sorted(meanings.keys() - VERBS, key=len, reverse=True):
         pattern = re.compile(rf"\b{re.escape(term)}(?:s|es)?\b", re.IGNORECASE if term.islower() else 0)
         for place, text in enumerate(texts):
             if found := pattern.search(text.astext()):

@@ -22,7 +22,7 @@ document.addEventListener("DOMContentLoaded", () => {
     return element;
   };
 
-  const search = made("input", { type: "search", name: "text", value: asked.get("text") ?? "", placeholder: "for example STRIP" });
+  const search = made("input", { type: "search", name: "text", value: asked.get("text") ?? "", placeholder: "e.g. STRIP" });
   const menus = { verdict: "Verdict", sets: "Data set", chapter: "Chapter", kind: "Kind" };
   const inputs = { text: search };
   for (const name of Object.keys(menus)) inputs[name] = made("select", { name });

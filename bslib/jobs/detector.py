@@ -1,4 +1,4 @@
-"""Scores of the detector in :mod:`bslib.detectors` that the spec names."""
+"""Scores of one of the detectors of bslib.detectors."""
 
 from __future__ import annotations
 

@@ -61,6 +61,7 @@ def noise_by_place(origin: Origin, table: pd.DataFrame) -> Figure:
         upper[k].set_title(attack_in_words(str(attack)), fontsize=9)
         lower[k].set(xlabel=r"$\sigma$", ylim=(-0.03, 1.03))
         lower[k].set_xticks(range(len(sigmas)), short_labels(sigmas), fontsize=7)
+        lower[k].tick_params(labelbottom=True)  # there may be nothing below
     finish(figure, list(grid.flat), origin.source, y=None)
     for axis, label in [(axis, "mean of W") for axis in grid[0::2, 0]] + [(axis, "as wanted") for axis in grid[1::2, 0]]:
         axis.set_ylabel(label)

@@ -171,8 +171,8 @@ class Batches(Results[Size]):
         return self._trained_triggers[table["network"]]
 
     def trained_on(self, tests: pd.DataFrame, triggers: Sequence[int] | None = None) -> pd.DataFrame:
-        """The tests on clean networks and on networks with these triggers; by default the size's ``triggers``."""
-        return tests[np.isin(self.triggers(tests), [0, *(self.size.triggers if triggers is None else triggers)])]
+        """The tests on clean networks and on networks with these triggers; by default all."""
+        return tests if triggers is None else tests[np.isin(self.triggers(tests), [0, *triggers])]
 
     def success_table(self) -> str:
         """The success of the networks' own triggers as a Markdown table."""

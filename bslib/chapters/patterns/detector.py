@@ -12,7 +12,7 @@ from bslib.chapters.patterns.batches import FEWEST_SEEDS, Batches
 from bslib.chapters.patterns.plan import batch_of, trained_trigger
 from bslib.statistics import Estimate
 
-__all__ = ["EFFECTIVE", "area", "by_trigger", "quantities", "scored", "sensitivity", "working"]
+__all__ = ["EFFECTIVE", "area", "by_trigger", "quantities", "sensitivity", "working"]
 
 #: The success from which a trigger counts as effective.
 EFFECTIVE = 0.9
@@ -20,31 +20,7 @@ EFFECTIVE = 0.9
 COMPARED_SIGMAS = (0.01, 0.25)
 
 
-def scored(tests: pd.DataFrame, *, signed: bool = True, effective: bool = False) -> pd.DataFrame:
-    """The tests and scores behind an ROC curve.
-
-    Parameters
-    ----------
-    tests : DataFrame
-        Of :meth:`bslib.chapters.patterns.batches.Batches.tests`.
-    signed : bool
-        Whether only a smaller variation counts as suspicious, or any difference, as in the paper.
-    effective : bool
-        Leave out own triggers with a success below 90 %.
-    """
-    kept = tests[(tests["carried"] != "own") | (tests["success"] >= EFFECTIVE)] if effective else tests
-    return kept if signed else kept.assign(score=kept["score"].abs())
-
-
-def area(
-    part: Batches,
-    sigma: float | None = None,
-    *,
-    center: str = "mean",
-    effective: bool = False,
-    own: int | None = None,
-    triggers: Sequence[int] | None = None,
-) -> Estimate:
+def area(part: Batches, sigma: float | None = None, *, center: str = "mean", triggers: Sequence[int] | None = None) -> Estimate:
     """The area under the ROC curve of the W detector. Positives are batches with the network's own trigger.
 
     Negatives are second clean batches, and batches with triggers that the network never saw, of the same networks and of clean
@@ -54,19 +30,10 @@ def area(
     ----------
     sigma, center
         As for :meth:`~bslib.chapters.patterns.batches.Batches.tests`.
-    effective : bool
-        As for :func:`~bslib.chapters.patterns.detector.scored`.
-    own : int, optional
-        Leave out all own triggers but this one.
     triggers : sequence of int, optional
-        Of the networks that count, besides clean ones; those of the size's ``triggers``, and ``own``, when not given.
+        The own triggers of the networks that count, besides clean ones; all when not given.
     """
-    if triggers is None:
-        triggers = part.size.triggers if own is None else (*part.size.triggers, own)
-    tests = scored(part.trained_on(part.tests(sigma, center=center), triggers), effective=effective)
-    if own is not None:
-        tests = tests[(tests["carried"] != "own") | (tests["trigger"] == own)]
-    return part.area_of(tests, "own")
+    return part.area_of(part.trained_on(part.tests(sigma, center=center), triggers), "own")
 
 
 def by_trigger(part: Batches) -> pd.DataFrame:
@@ -78,7 +45,7 @@ def by_trigger(part: Batches) -> pd.DataFrame:
         A row for each trigger with enough networks and each noise level: trigger, success, sigma and auc, two Estimates.
     """
     rows = [
-        (trigger, success, sigma, area(part, sigma, own=trigger))
+        (trigger, success, sigma, area(part, sigma, triggers=[trigger]))
         for trigger, success in _successes(part).items()
         for sigma in part.sigmas
     ]
@@ -107,22 +74,22 @@ def working(part: Batches) -> list[int]:
 
 
 def sensitivity(part: Batches) -> pd.DataFrame:
-    """The area under the ROC curve for every noise level, batch size, centre, sign and choice of positives."""
+    """The area under the ROC curve for every noise level, batch size, centre and sign, of all own triggers or those that work."""
     sizes = sorted({batch for batch in (25, 50, 100) if batch < part.size.points} | {part.size.points})
-    settings = itertools.product(part.sigmas, sizes, ("mean", "median"), (True, False), (False, True))
+    settings = itertools.product(part.sigmas, sizes, ("mean", "median"), (True, False), ("all", "working"))
     rows = []
-    for sigma, batch, center, signed, effective in settings:
-        tests = part.trained_on(part.tests(sigma, batch=batch, center=center))
-        tests = scored(tests, signed=signed, effective=effective)
+    for sigma, batch, center, signed, triggers in settings:
+        tests = part.trained_on(part.tests(sigma, batch=batch, center=center), working(part) if triggers == "working" else None)
         if "own" in set(tests["carried"]):
-            rows.append((sigma, batch, center, signed, effective, part.area_of(tests, "own")))
-    return pd.DataFrame(rows, columns=["sigma", "batch", "center", "signed", "effective", "area"])
+            found = part.area_of(tests if signed else tests.assign(score=tests["score"].abs()), "own")
+            rows.append((sigma, batch, center, signed, triggers, found))
+    return pd.DataFrame(rows, columns=["sigma", "batch", "center", "signed", "triggers", "area"])
 
 
 def quantities(part: Batches) -> dict[str, Estimate]:
     """The quantities of the W detector, and of the effect of own triggers on mean W."""
     data, first = part.size.dataset, part.size.sigmas[0]
-    tests, calibrated = part.trained_on(part.tests()), part.trained_on(part.tests(center="median", outliers=True))
+    tests, calibrated = part.tests(), part.tests(center="median", outliers=True)
     own = tests[tests["carried"] == "own"]
     nothing = tests[tests["carried"] == "nothing"]
     told_apart, by_calibrated = (table["p"][nothing.index] < 0.05 for table in (tests, calibrated))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bslib.chapters.base import Batch, Content
-from bslib.chapters.patterns.detector import EFFECTIVE
+from bslib.chapters.patterns.detector import working
 from bslib.chapters.patterns.plan import CONDITIONS, batch_of, cleanse_of, crafted_batch_of, universals_of
 from bslib.chapters.patterns.results import Patterns
 from bslib.specs import CleanseSpec, CountsSpec, NetworkSpec, UniversalSpec
@@ -25,10 +25,10 @@ def content(there: Sequence[Patterns]) -> Content:
     parts = [
         {
             "sigma": part.size.sigmas[0],
-            "effective": EFFECTIVE,
+            "working": working(part),
             "points": [part.size.points, part.size.pattern_points],
             "batches": BATCH_SIZES,
-            "triggers": part.size.triggers,
+            "triggers": part.size.trained,
             "bounds": [*part.size.bounds, *part.size.more_bounds],
         }
         for part in there
@@ -40,11 +40,8 @@ def _detector_batches(part: Patterns) -> Iterator[Batch]:
     """The batches of the W detector, clean ones included."""
     for number, network in enumerate(part.networks):
         own = network.attack.trigger if network.attack else None
-        if own in part.size.more_triggers:
-            continue
-        success = part.success(network) if own else None
         for sigma in part.sigmas:
-            about = {"network": number, "own": own, "success": success, "sigma": sigma, "n": part.size.n}
+            about = {"network": number, "own": own, "sigma": sigma, "n": part.size.n}
             for trigger in CONDITIONS:
                 name = "clean" if trigger is None else "nothing" if trigger == 0 else "own" if trigger == own else "unseen"
                 yield about | {"carried": name}, _counts(part, batch_of(part.size, network, trigger, sigma), sigma)

@@ -416,13 +416,13 @@ function mark(kind, x, y, { kept = true, ...attributes } = {}) {
 
 function ofPatterns(part, batches) {
   /** What a batch is to be found as. */
-  const kinds = (b) => (b.carried === "own" ? ["own", `trigger ${b.own}`, ...(b.success >= part.effective ? ["working"] : [])] : [b.carried]);
+  const kinds = (b) => (b.carried === "own" ? ["own", `trigger ${b.own}`, ...(part.working.includes(b.own) ? ["working"] : [])] : [b.carried]);
   const finds = (pattern) => (b) => kinds(b).includes(pattern);
   const crafted = (settings) => /^(universal|reversed)/.test(settings.pattern);
   const names = [
     ["own", "own triggers"],
-    ["working", "own triggers that succeed on 90 %"],
-    ...part.triggers.map((t) => [`trigger ${t}`, `own trigger ${t}`]),
+    ["working", "own triggers that work"],
+    ...ascending(part.triggers).map((t) => [`trigger ${t}`, `own trigger ${t}`]),
     ...ascending(part.bounds).map((b) => [`universal ${b}`, `universal perturbations, bound ${b}/255`]),
     ["reversed", "patches of Neural Cleanse"],
   ].filter(([pattern]) => batches.some(finds(pattern)));
@@ -459,7 +459,7 @@ function ofPatterns(part, batches) {
       const networks = new Set(positive.map((b) => b.network));
       const negative = here.filter((b) => crafted(settings)
         ? b.carried === "nothing" && networks.has(b.network)
-        : b.carried === "nothing" || b.carried === "unseen");
+        : (b.carried === "nothing" || b.carried === "unseen") && (b.own === null || finds(settings.pattern)({ ...b, carried: "own" })));
       const [found, others] = [positive, negative].map((chosen) => scores(chosen, settings));
       const [high, low] = [found, others].map((some) => some.map((one) => one.score)), area = auc(high, low), corners = roc(high, low);
       return {
