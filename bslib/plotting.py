@@ -6,6 +6,7 @@ A figure is drawn from a table (:func:`drawn_from`), and readers download the sa
 from __future__ import annotations
 
 import functools
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -202,7 +203,8 @@ def finish(figure: Figure, axes: list[Axes], source: str, y: str | None = r"$W_\
 
 def signed(figure: Figure, source: str) -> Figure:
     """Add the source line under a figure."""
-    figure.supxlabel(source, fontsize=7.5, color="#5b616b", x=0.01, ha="left", parse_math=False)
+    lines = textwrap.fill(source, int(18 * figure.get_figwidth()), break_long_words=False, break_on_hyphens=False)
+    figure.supxlabel(lines, fontsize=7.5, color="#5b616b", x=0.01, ha="left", parse_math=False)
     plt.close(figure)  # otherwise the notebook shows it twice
     return figure
 

@@ -556,7 +556,7 @@ function ofOrigin(part) {
           ["smoother with it", number(changes.filter((d) => d < 0).length, 0), ` of ${at.length}`],
           ["not yet run", number(sides.length * greys.length - at.length, 0)],
         ],
-        words: "Change: mean W with the square minus mean W without; blue is smoother, red is rougher. Side in pixels, grey from black (0) to white (1).",
+        words: "Change: mean W with the square minus mean W without; violet is smoother, orange is rougher. Side in pixels, grey from black (0) to white (1).",
         panels: [map("success", (c) => c.success, 1), map("change of W", (c) => c.W - c.clean, far)],
         head: ["side", "grey", "poisons", "sigma", "success", "W clean", "W"],
         rows: at.map((c) => [c.side, c.grey, c.poisons, c.sigma, c.success, c.clean, c.W]),
