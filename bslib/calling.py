@@ -35,8 +35,9 @@ SAME_ANSWER = 1e-4
 DEPENDS = 1e-2
 #: Image-shaped input outside this range triggers a warning: its features are probably not meant to lie in [0, 1].
 FEATURE_RANGE = (-0.25, 1.25)
-#: With these seeds, the first draws of Python, NumPy and torch fall on both sides of 0.5, as do torch's Bernoulli draws.
-SEEDS = (0, 1, 3, 7)
+#: With these seeds, the first draws of Python, NumPy and torch fall on both sides of 0.5, as do torch's Bernoulli draws; with the
+#: last two they are below 0.02 and above 0.98, so that what happens in one call of fifty happens here.
+SEEDS = (0, 1, 3, 7, 287052, 1471999)
 
 #: Attributes of a module that hold its hooks, which a converted copy would not call.
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
@@ -403,10 +404,11 @@ def check_logits(logits: Tensor) -> None:
 
     >>> check_logits(torch.tensor([[0.0, torch.nan]]))
     Traceback (most recent call last):
-    ValueError: the model's logits hold NaN: it may have diverged in training, or its precision is too low
+    ValueError: the model's logits hold NaN: it diverged in training, its precision is too low, or noise left its range
     """
     if logits.isnan().any():
-        raise ValueError("the model's logits hold NaN: it may have diverged in training, or its precision is too low")
+        reasons = "it diverged in training, its precision is too low, or noise left its range"
+        raise ValueError(f"the model's logits hold NaN: {reasons}")
 
 
 def check_alone(network: Logits, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import traceback
 from datetime import timedelta
@@ -26,6 +27,12 @@ __all__ = ["app"]
 console, errors = Console(markup=False), Console(stderr=True, markup=False)
 
 
+def _say(text: str, **how: Any) -> None:
+    """Print to stderr; if nobody can read it, as on a full disk or in a broken pipe, the exit code is still the one meant."""
+    with contextlib.suppress(OSError, SystemExit):
+        errors.print(text, highlight=False, soft_wrap=True, **how)
+
+
 class _Commands(TyperGroup):
     """What the user can mend is said in one line, with exit code 2; Ctrl-C ends with 130."""
 
@@ -33,20 +40,19 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            errors.print("Stopped. What is finished is kept; the same command goes on.")
+            _say("Stopped. What is finished is kept; the same command goes on.")
             raise typer.Exit(130) from None
         except typer.Exit:  # it is a RuntimeError
             raise
         except (ValueError, KeyError, OSError, RuntimeError) as problem:
             text = problem.args[0] if isinstance(problem, KeyError) and problem.args else problem
             said = "".join(c if c.isprintable() or c in "\n\t" else "?" for c in str(text))  # nothing that steers a terminal
-            errors.print(f"Error: {said}", style="red", highlight=False, soft_wrap=True)
+            _say(f"Error: {said}", style="red")
             raise typer.Exit(2) from None
         except Exception as problem:  # Python would end with 1, which an audit says of a backdoor
             if type(problem).__module__.split(".")[0] in ("click", "typer"):  # mistyped: typer says what
                 raise
-            traceback.print_exc()
-            errors.print(f"Error: unexpected, {type(problem).__name__} (see above)", style="red", highlight=False, soft_wrap=True)
+            _say(f"{traceback.format_exc()}Error: unexpected, {type(problem).__name__} (see above)", style="red")
             raise typer.Exit(2) from None
 
 

@@ -113,7 +113,7 @@ def entropy(counts: ArrayLike, *, estimator: str = "plug-in") -> Floats:
     >>> entropy([125, 125]).round(4).item()
     0.6931
     """
-    if estimator not in ESTIMATORS:
+    if not isinstance(estimator, str) or estimator not in ESTIMATORS:
         raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {estimator!r}")
     return ESTIMATORS[estimator](counts)
 

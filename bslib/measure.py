@@ -119,7 +119,8 @@ def class_counts(
     model : torch.nn.Module
         Maps (b, ...) to logits (b, C), or to an object, tuple or mapping that holds them. A single logit counts as two classes
         with the threshold at 0. The model runs in eval mode; its training modes are restored afterwards. One thread of a process
-        measures at a time; others wait. The output for an image must be deterministic and independent of the rest of the batch.
+        measures at a time; others wait. The output for an image must be deterministic and independent of the rest of the batch;
+        chance that shows in fewer than one of fifty calls, or that comes from a generator of the model's own, may pass unseen.
     x : float32 Tensor, shape (B, ...)
         Images or other points, on the model's device. Features usually lie in [0, 1], the range that sigma refers to.
     sigma : float or sequence of S floats
@@ -310,6 +311,8 @@ def _point_keys(x: Tensor, ids: Sequence[Hashable] | None, seed: int) -> list[in
         pixels = (x.detach().float() + 0.0).cpu().contiguous().numpy()  # + 0.0 turns -0.0 into 0.0, the same pixel
         names = [b"pixels" + image.tobytes() for image in pixels]
     else:
+        if not isinstance(ids, Sequence | np.ndarray | Tensor):
+            raise ValueError(f"ids must be a sequence of ints or strings, got {type(ids).__name__}")
         if len(ids) != len(x):
             raise ValueError(f"ids must name each of the {len(x)} images, got {len(ids)} ids")
         for wrong in (i for i in ids if not isinstance(i, (int, str, np.integer))):
@@ -344,7 +347,10 @@ def _checked_sigmas(sigma: float | Sequence[float]) -> list[float]:
 
 
 def _checked_prefixes(n: int | Sequence[int]) -> list[int]:
-    values = np.atleast_1d(np.asarray(n)).tolist()
+    try:
+        values = np.atleast_1d(np.asarray(n)).tolist()
+    except ValueError:
+        raise ValueError(f"n must be a whole number or a flat sequence of them, got {n!r}") from None
     if not values:
         raise ValueError("n must be a whole number or a sequence of at least one, got an empty sequence")
     for m in values:

@@ -326,7 +326,10 @@ def open_store(store: str | Path | Store | None = None) -> Store:
         return Store(published_folder(), writable=False)
     if store is None:
         return Store(cache_folder() / "records", base=Store(published_folder(), writable=False))
-    return Store(Path(store).expanduser())
+    folder = Path(store).expanduser()
+    if not str(store) or (folder.exists() and not folder.is_dir()):
+        raise ValueError(f"the store must be a folder, got {str(store)!r}")
+    return Store(folder)
 
 
 def published_folder() -> Path:

@@ -269,7 +269,7 @@ def test_the_pixel_of_a_backdoor_is_found(finding):
 
 
 def test_the_report_loads_nothing_and_escapes_names(finding, tmp_path):
-    finding.save(tmp_path / "report.html")
+    finding.save(str(tmp_path / "report.html"))
     page = (tmp_path / "report.html").read_text("utf-8")
     assert finding.verdict.capitalize() in page and "<script" not in page and "http" not in re.sub(r"base64,[^\"]*", "", page)
     assert re.findall(r'src="(\w+):', page).count("data") == len(re.findall("src=", page)) == 3
@@ -411,6 +411,7 @@ def test_a_reference_must_have_the_same_classes():
     [
         ({"images": pictures(5)}, "at least 20 images (B, C, H, W), got shape (5, 1, 6, 6)"),
         ({"labels": torch.zeros(64)}, "labels must be int64"),
+        ({"tested": 1}, "tested must be a sequence of classes, got 1"),
         ({"tested": [9]}, "tested classes must be from 0 to 4, got [9]"),
         ({"trigger": Overlay(torch.full((1, 6, 6), 0.3), torch.ones(1, 6, 6))}, "the trigger covers 30% of the image"),
         (

@@ -18,6 +18,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 from torch.nn import functional
+from torchvision.ops import stochastic_depth
 
 from bslib import engine
 from bslib.calling import Logits, check_inputs, digest_of, evaluating
@@ -179,6 +180,10 @@ def test_a_single_logit_is_two_classes_with_the_threshold_at_zero(images):
         (lambda net, x: net(x.flip(3) if random.random() < 0.5 else x), "asked again, by chance"),
         (lambda net, x: net(x.flip(3) if np.random.rand() < 0.5 else x), "asked again, by chance"),  # noqa: NPY002
         (lambda net, x: net(x.flip(3) if torch.rand(()) < 0.5 else x), "asked again, by chance"),
+        (lambda net, x: net(x.flip(3) if random.random() < 0.02 else x), "asked again, by chance"),
+        (lambda net, x: net(x.flip(3) if np.random.rand() > 0.98 else x), "asked again, by chance"),  # noqa: NPY002
+        (lambda net, x: net(x.flip(3) if torch.empty(()).bernoulli_(0.02) else x), "asked again, by chance"),
+        (lambda net, x: net(stochastic_depth(x, 0.02, "batch")), "asked again, by chance"),
         (lambda net, x: functional.dropout(net(x), 0.1, training=True), "asked again, by chance"),
         (lambda net, x: net(x + 0.05 * torch.randn_like(x)), "asked again, by chance"),
         (lambda net, x: net((x - x.mean()) / x.std()), "depends on the other images"),

@@ -99,6 +99,7 @@ def test_interval_of_one_class_admits_what_n_samples_can_miss():
     ("call", "named"),
     [
         (lambda: entropy([1, 2], estimator="jackknife"), "jackknife"),
+        (lambda: entropy([1, 2], estimator=["plug-in"]), "got ['plug-in']"),
         (lambda: entropy([1, -2]), "0 or more"),
         (lambda: entropy([0.5, 0.5]), "whole numbers"),
         (lambda: entropy([[1, 2], [0, 0]]), "at least one sample"),

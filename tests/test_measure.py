@@ -209,6 +209,8 @@ def test_batches_do_not_grow_with_n(images):
         ({"n": 2.5}, "2.5"),
         ({"n": [10, -3]}, "-3"),
         ({"ids": ["a"]}, "1 ids"),
+        ({"ids": {1, 2, 3, 4, 5, 6}}, "ids must be a sequence of ints or strings, got set"),
+        ({"n": [1, [2]]}, "n must be a whole number or a flat sequence"),
         ({"ids": [1.5] * 6}, "1.5"),
         ({"ids": [None] * 6}, "None"),
         ({"sigma": [0.1, 1j]}, "1j"),

@@ -157,6 +157,20 @@ def test_a_network_that_fails_says_why(images):
     assert panel.wait(60).question.sigma == 0.5
 
 
+def test_logits_that_noise_makes_nan_are_an_error(images):
+    """A gamma curve, which takes no pixels below 0."""
+
+    class Gamma(nn.Module):
+        def forward(self, x):
+            return (x ** (1 / 2.2)).flatten(1)[:, :3]
+
+    panel = bslib.lab(Gamma(), 0.4 * images + 0.4, sigma=0.01, n=100)
+    panel.wait(60)
+    panel.sigma.value = 0.4
+    with pytest.raises(RuntimeError, match=r"the model's logits hold NaN.*or noise left its range"):
+        panel.wait(60)
+
+
 def test_everything_has_a_label_and_the_picture_words(images):
     panel = bslib.lab(network(), images, trigger=TRIGGER)
     panel.wait(60)
@@ -185,6 +199,7 @@ def test_sliders_reach_the_values_asked_for(images):
         ({"trigger": Trigger(torch.ones(9, 9, dtype=torch.bool), torch.ones(1, 9, 9))}, "larger than the images"),
         ({"model": {"a": network(3), "b": network(4)}}, "the networks must have the same classes, got 3, 4"),
         ({"model": {}}, "at least one network"),
+        ({"trigger": {"none": TRIGGER}}, "trigger must not be named 'none', which is the menu's entry"),
         ({"model": len}, "model must be a torch.nn.Module"),
     ],
 )

@@ -461,6 +461,10 @@ def test_open_store(own_cache, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert open_store("~/x").folder == tmp_path / "x" and open_store(str(tmp_path)).folder == tmp_path
     assert open_store(mine) is mine
+    (tmp_path / "file").touch()
+    for path in ("", tmp_path / "file"):
+        with pytest.raises(ValueError, match=f"the store must be a folder, got '{path}'"):
+            open_store(path)
 
 
 # --- records_for -------------------------------------------------------------------------------------------------

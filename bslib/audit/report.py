@@ -76,8 +76,9 @@ class Audit:
         """Everything but the pictures, as JSON can hold it: NaN and infinity become None. The page *Audit* has the schema."""
         return dict(_plain({"schema": SCHEMA, **self.found}))
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write JSON to a path that ends with ``.json``, and otherwise the HTML page."""
+        path = Path(path)
         text = json.dumps(self.as_dict(), indent=1) + "\n" if path.suffix == ".json" else self.html()
         with atomic_path(path) as part:
             part.write_text(text, "utf-8", errors="replace")  # names of files may hold bytes that are no UTF-8

@@ -359,7 +359,10 @@ def _checked(
     if trigger is not None and (covered := float(trigger.mask.mean())) > LARGEST_TRIGGER:
         reason = f"the trigger covers {covered:.0%} of the image"
         raise ValueError(f"{reason}: more than {LARGEST_TRIGGER:.0%}, such as a picture of a class, moves clean networks too")
-    chosen = sorted({operator.index(k) for k in (range(classes) if tested is None else tested)})
+    try:
+        chosen = sorted({operator.index(k) for k in (range(classes) if tested is None else tested)})
+    except TypeError:
+        raise ValueError(f"tested must be a sequence of classes, got {tested!r}") from None
     if not chosen or not 0 <= chosen[0] <= chosen[-1] < classes:
         raise ValueError(f"tested classes must be from 0 to {classes - 1}, got {chosen}")
     return classes, chosen

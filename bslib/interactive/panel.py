@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bslib.calling import check_counts, dtype_of, evaluating
+from bslib.calling import check_counts, check_logits, dtype_of, evaluating
 from bslib.engine import Compiled, compile_for_inference
 from bslib.entropy import plug_in
 from bslib.measure import class_counts, standard_noise
@@ -165,6 +165,8 @@ class Measuring:
         check_counts(n=n)
         if not self.models:
             raise ValueError("model must be a network, or at least one network by name, got none")
+        if NONE in self.triggers:
+            raise ValueError(f"trigger must not be named {NONE!r}, which is the menu's entry for no trigger")
         for trigger in self.triggers.values():
             trigger(images[:1])
         image = images[index : index + 1]
@@ -183,7 +185,9 @@ class Measuring:
 
         def logits_of(name: str, images: Tensor) -> Tensor:
             with evaluating(self.models[name]):
-                return compiled[name].network(images)
+                found = compiled[name].network(images)
+            check_logits(found)
+            return found
 
         logits = {name: logits_of(name, image[None]) for name in self.models}
         predicted = {name: int(found.argmax()) for name, found in logits.items()}
