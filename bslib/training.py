@@ -278,6 +278,8 @@ def _check(network: nn.Module, images: Tensor, labels: Tensor, learning_rate: fl
         raise ValueError(f"training needs parameters in float32, got {', '.join(sorted(map(str, others)))}")
     if not any(p.requires_grad for p in network.parameters()):
         raise ValueError("the network has no parameters to train: they are frozen, or there are none")
+    if any(p.device.type == "meta" for p in network.parameters()):
+        raise ValueError("the network is on the device 'meta', which has no weights: make it on the CPU or a GPU")
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

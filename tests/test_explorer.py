@@ -106,13 +106,13 @@ def test_patterns_sends_what_is_there_of_the_detectors_batches_and_says_what_the
     own = [batch for batch in batches if batch["network"] == 0 and batch["sigma"] == 0.1]
     others = [*(f"universal {bound}" for bound in (26, 4, 8, 16)), *["reversed"] * 10]
     assert [batch["carried"] for batch in own] == ["clean", "nothing", *["unseen"] * 6, *others]
-    assert [batch["points"] for batch in own] == [250] * 8 + [100] * 14 and own[0]["success"] is own[0]["own"] is None
+    assert [batch["points"] for batch in own] == [250] * 8 + [100] * 14 and own[0]["own"] is None
     cleanse = next(p for p in crafted if isinstance(p, CleanseSpec) and p.network == first)
     assert own[-1]["rest"] == rest(crafted[cleanse].arrays["counts"][0, 0, -100:])
     own, trigger = [b for b in batches if b["network"] == part.networks.index(last) and b["sigma"] == 0.25], last.attack.trigger
     carried = ["clean", "nothing", *("own" if k == trigger else "unseen" for k in range(1, 7))]
     assert [batch["carried"] for batch in own[:8]] == carried
-    assert {(batch["own"], batch["success"], batch["n"]) for batch in own} == {(trigger, part.success(last), 250)}
+    assert {(batch["own"], batch["n"]) for batch in own} == {(trigger, 250)}
 
 
 @pytest.mark.parametrize("module", [parameters, surfaces, correlation, patterns])
