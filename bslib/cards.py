@@ -121,7 +121,7 @@ def card(entry: Entry) -> str:
     place, what = (f"#{claim.figure}", "figure") if claim.figure else ("", "chapter")
     shown = f'<a href="{entry.page}.html{place}">{what}</a>'
     about = filter(None, [escape(claim.where), *(WORDS.get(d, d) for d in datasets), KINDS[kind_of(entry)], shown])
-    notes = "".join(f'<p class="why">{escape(text)}</p>' for text in (_why(entry), claim.note) if text)
+    notes = "".join(f'<p class="why">{escape(text)}</p>' for text in (_why(entry), claim.note and f"{claim.note}.") if text)
     moved = f"<p><b>The rule moved:</b> {escape(claim.moved)}.</p>" if claim.moved else ""
     icon = f'<span aria-hidden="true">{ICONS[entry.verdict]}</span>'
     called = OF_OURS.get(entry.verdict, entry.verdict) if claim.ours else entry.verdict
