@@ -76,10 +76,11 @@ def working(part: Batches) -> list[int]:
 def sensitivity(part: Batches) -> pd.DataFrame:
     """The area under the ROC curve for every noise level, batch size, centre and sign, of all own triggers or those that work."""
     sizes = sorted({batch for batch in (25, 50, 100) if batch < part.size.points} | {part.size.points})
-    settings = itertools.product(part.sigmas, sizes, ("mean", "median"), (True, False), ("all", "working"))
+    chosen = {"all": None, "working": working(part)}
+    settings = itertools.product(part.sigmas, sizes, ("mean", "median"), (True, False), chosen)
     rows = []
     for sigma, batch, center, signed, triggers in settings:
-        tests = part.trained_on(part.tests(sigma, batch=batch, center=center), working(part) if triggers == "working" else None)
+        tests = part.trained_on(part.tests(sigma, batch=batch, center=center), chosen[triggers])
         if "own" in set(tests["carried"]):
             found = part.area_of(tests if signed else tests.assign(score=tests["score"].abs()), "own")
             rows.append((sigma, batch, center, signed, triggers, found))
