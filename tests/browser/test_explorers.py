@@ -287,7 +287,7 @@ def test_patterns_has_pythons_numbers(show, detector):
     own = {"own triggers": None, "own triggers that work": None, "own trigger 1": 1, "own trigger 4": 4}
     universal = {f"universal perturbations, bound {bound}/255": bound for bound in (4, 8, 10, 16, 26)}
     assert choices == {*own, *universal, "patches of Neural Cleanse"}
-    assert len(sweep) == (4 * 5 * 6 + 6 * 5) * 3  # 5 to 250 points at each level, or 5 to 100 at the first
+    assert len(sweep) == (4 * 3 * 6 + 6 * 5) * 3  # 5 to 250 points at each of three levels, or 5 to 100 at the first
     of = functools.cache(lambda sigma, batch, center: detector.tests(sigma, batch=batch, center=center))
     crafted = functools.cache(functools.partial(crafted_scores, detector))
     for one in sweep:

@@ -37,10 +37,10 @@ def content(there: Sequence[Patterns]) -> Content:
 
 
 def _detector_batches(part: Patterns) -> Iterator[Batch]:
-    """The batches of the W detector, clean ones included."""
+    """The batches of the W detector, clean ones included, at the noise levels of crafted patterns: a page has a limit of 2 MB."""
     for number, network in enumerate(part.networks):
         own = network.attack.trigger if network.attack else None
-        for sigma in part.sigmas:
+        for sigma in (level for level in part.sigmas if level in part.size.pattern_sigmas):
             about = {"network": number, "own": own, "sigma": sigma, "n": part.size.n}
             for trigger in CONDITIONS:
                 name = "clean" if trigger is None else "nothing" if trigger == 0 else "own" if trigger == own else "unseen"
