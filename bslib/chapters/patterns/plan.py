@@ -28,8 +28,7 @@ class Size(TrainedSize):
     triggers : tuple of int
         The patterns that networks are trained on; W is measured around all six.
     further : tuple of int
-        So many further networks with each of ``triggers``, whose seeds follow. They are used only for the W detector: no patterns
-        are crafted for them. None when empty.
+        So many further networks with each of ``triggers``, whose seeds follow. None when empty.
     more_triggers : tuple of int
         The patterns of further networks, which are used only for the W detector: no patterns are crafted for them.
     test_images : int, optional
@@ -107,7 +106,7 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
     Triggers come before crafted patterns, and the first network of each kind before the second, so that claims are judged early.
 
     >>> len(plan("paper"))
-    2841
+    2911
     """
     specs: list[Spec] = []
     for size in sizes_of("patterns", profile):
@@ -142,8 +141,7 @@ def trained_trigger(network: NetworkSpec) -> int:
 
 def crafted_networks_of(size: Size, seed: int) -> list[NetworkSpec]:
     """The networks that patterns are crafted for, and that the other detectors score, sorted by seed."""
-    kinds, last = (0, *size.triggers), seed + size.networks
-    own = (network for network in networks_of(size, seed) if network.seed < last and trained_trigger(network) in kinds)
+    own = (network for network in networks_of(size, seed) if trained_trigger(network) in (0, *size.triggers))
     return sorted(own, key=lambda network: network.seed)
 
 
