@@ -191,7 +191,9 @@ def test_sliders_reach_the_values_asked_for(images):
     [
         ({"images": torch.rand(3, 64)}, r"images must have shape \(B, C, H, W\) with 1 or 3 channels, got \(3, 64\)"),
         ({"images": "pictures"}, "got str"),
-        ({"index": 3}, "index must be from 0 to 2, got 3"),
+        ({"index": 3}, "index must be a whole number from 0 to 2, got 3"),
+        ({"index": 1.0}, "index must be a whole number from 0 to 2, got 1.0"),
+        ({"trigger": "a"}, "trigger must be a Trigger, or triggers by name, got 'a'"),
         ({"n": 0}, "n must be a whole number of 1 or more, got 0"),
         ({"n": 2.5}, r"n must be a whole number of 1 or more, got 2\.5"),
         ({"sigma": -0.1}, "sigma must be a finite number of 0 or more"),

@@ -9,6 +9,7 @@ import base64
 import html
 import io
 import math
+import numbers
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -160,14 +161,16 @@ class Measuring:
         if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] not in (1, 3):
             shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
             raise ValueError(f"images must have shape (B, C, H, W) with 1 or 3 channels, got {shape}")
-        if not 0 <= index < len(images):
-            raise ValueError(f"index must be from 0 to {len(images) - 1}, got {index}")
+        if not isinstance(index, numbers.Integral) or not 0 <= index < len(images):
+            raise ValueError(f"index must be a whole number from 0 to {len(images) - 1}, got {index!r}")
         check_counts(n=n)
         if not self.models:
             raise ValueError("model must be a network, or at least one network by name, got none")
         if NONE in self.triggers:
             raise ValueError(f"trigger must not be named {NONE!r}, which is the menu's entry for no trigger")
         for trigger in self.triggers.values():
+            if not callable(trigger):
+                raise ValueError(f"trigger must be a Trigger, or triggers by name, got {trigger!r}")
             trigger(images[:1])
         image = images[index : index + 1]
         counts = [class_counts(model, image, sigma, 1, seed=self.seed, progress=False) for model in self.models.values()]
