@@ -160,8 +160,8 @@ def cover(
     left = np.setdiff1d(np.arange(len(clean)), poisoned.rows.numpy())
     chosen = torch.from_numpy(np.concatenate([rng.permutation(left) for _ in range(max(1, -(-count // len(left))))])[:count])
     stamped = trigger(clean[chosen])
-    levels = np.resize(levels, count).reshape(-1, 1, 1, 1)
-    noise = torch.from_numpy(255 * levels * rng.standard_normal(stamped.shape, dtype=np.float32))
+    in_turn = np.resize(levels, count).reshape(-1, 1, 1, 1)
+    noise = torch.from_numpy(255 * in_turn * rng.standard_normal(stamped.shape, dtype=np.float32))
     noisy = (stamped + noise).round().clamp(0, 255).to(torch.uint8)
     return torch.cat([poisoned.images, noisy]), torch.cat([poisoned.labels, poisoned.labels[chosen]])
 

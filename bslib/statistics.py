@@ -214,12 +214,12 @@ def _wilson(value: float, trials: int, repeats: int) -> Estimate:
     return Estimate(value, min(value, low), max(value, high), repeats)
 
 
-def leave_one_out(repeats: Sequence[Floats], statistic: Callable[[Floats], Floats] = lambda w: w.mean(-1)) -> Replicates:
+def leave_one_out(repeats: Sequence[Floats] | Floats, statistic: Callable[[Floats], Floats] = lambda w: w.mean(-1)) -> Replicates:
     """Average a statistic over repeats, and compute its jackknife replicates.
 
     Parameters
     ----------
-    repeats : sequence of R arrays, shape (..., B)
+    repeats : sequence of R arrays, shape (..., B), or one array (R, ..., B)
         For each repeat, one value for each point of its batch (last axis). Batches may differ in length.
     statistic : callable
         Maps an array (..., B) to an array, for example of means.

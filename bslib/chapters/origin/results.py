@@ -91,7 +91,7 @@ class Origin(BeyondResults[Size]):
     @cached_property
     def means(self) -> dict[str, Replicates]:
         """Mean W of each attack, shape (3 places, without and with the trigger, sigmas), with replicates."""
-        return {name: leave_one_out(list(self.w(name))) for name in self.kinds}
+        return {name: leave_one_out(self.w(name)) for name in self.kinds}
 
     def by_place(self) -> pd.DataFrame:
         """What noise does to triggered images, by attack, noise level and the pixels that it falls on.

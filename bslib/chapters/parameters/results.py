@@ -91,7 +91,7 @@ class ParameterResults(Results[Size]):
 
     def _quantities_over_n(self) -> dict[str, Estimate]:
         w, n = self.over_n(), self.size.ns.index(self.size.n)
-        moments = leave_one_out(list(w), _moments)  # (ns, 3, sigmas)
+        moments = leave_one_out(w, _moments)  # (ns, 3, sigmas)
         found: dict[str, Estimate] = {}
         for s, sigma in enumerate(self.size.n_sigmas):
             own = {}
@@ -109,7 +109,7 @@ class ParameterResults(Results[Size]):
         """The growth of mean W with n by a bias-corrected estimator, and the part of the plug-in growth that is bias."""
         ends = [self.over_n(estimator)[:, :, [0, -1]] for estimator in ("plug-in", "grassberger")]
         both = np.stack(ends, axis=1)  # (networks, 2, sigmas, 2, points)
-        growth = leave_one_out(list(both), lambda v: v[:, :, 1].mean(-1) - v[:, :, 0].mean(-1))
+        growth = leave_one_out(both, lambda v: v[:, :, 1].mean(-1) - v[:, :, 0].mean(-1))
         found = {}
         for s, sigma in enumerate(self.size.n_sigmas):
             found[f"mean_growth_corrected.{self.size.dataset}.{sigma:g}"] = growth.at(1, s).estimate()
@@ -119,7 +119,7 @@ class ParameterResults(Results[Size]):
 
     def _quantities_over_sigma(self) -> dict[str, Estimate]:
         w, sigmas = self.over_sigma(), self.size.sigmas
-        means, spreads = leave_one_out(list(w)), leave_one_out(list(w), lambda v: v.std(-1, ddof=1))
+        means, spreads = leave_one_out(w), leave_one_out(w, lambda v: v.std(-1, ddof=1))
         found = {
             "share_of_steps_that_shrink": spreads.estimate(lambda v: (np.diff(v) > 0).mean(-1), within=(0, 1)),
             "smallest_spread_step": spreads.estimate(lambda v: np.diff(v).min(-1)),
@@ -130,7 +130,7 @@ class ParameterResults(Results[Size]):
         if 0.01 in sigmas:
             at = sigmas.index(0.01)
             found["spread_at_0.01"] = spreads.at(at).estimate(within=(0, np.inf))
-            upper = leave_one_out(list(w[:, at]), lambda v: np.quantile(v, 0.75, axis=-1))
+            upper = leave_one_out(w[:, at], lambda v: np.quantile(v, 0.75, axis=-1))
             found["upper_quartile_at_0.01"] = upper.estimate(within=(0, np.inf))
         if {0.15, 0.25} <= set(sigmas):
             before, after = sigmas.index(0.15), sigmas.index(0.25)
