@@ -352,7 +352,8 @@ def check_counts(**counts: object) -> None:
 
 # The check before the first measurement
 
-_REMEDY = "mend it (W alone can count its answers as they come, with stochastic=True)"
+#: What a user can do about a model whose answers are not those of a function of one image.
+REMEDY = "mend it (W alone can count its answers as they come, with stochastic=True)"
 
 
 def trial_images(x: Tensor, count: int = 2) -> Tensor:
@@ -391,9 +392,9 @@ def check_model(network: Logits, trial: Tensor, *, stochastic: bool = False) -> 
     check_logits(first)
     if not stochastic:
         if not all(same_logits(first, other) for other in again):
-            raise ValueError(f"the model answers the same image differently when it is asked again, by chance: {_REMEDY}")
+            raise ValueError(f"the model answers the same image differently when it is asked again, by chance: {REMEDY}")
         if not same_logits(first, alone):
-            raise ValueError(f"the model's answer to an image depends on the other images of the batch: {_REMEDY}")
+            raise ValueError(f"the model's answer to an image depends on the other images of the batch: {REMEDY}")
     if first.shape[1] == 2 and not first[:, 0].any() and ((first[:, 1] >= 0) & (first[:, 1] <= 1)).all():
         warn_caller("the model's single output lies in [0, 1]: if it is a probability, return its logit (the threshold is 0)")
     return first
@@ -431,7 +432,7 @@ def check_alone(network: Logits, images: Tensor) -> tuple[Tensor, Tensor]:
     together, alone = network(some), torch.cat([network(image[None]) for image in some])
     # Large features leave rounding errors far above those of trial images; a batch that is scaled is off by much more.
     if not together.isnan().any() and not same_logits(together, alone, DEPENDS):
-        raise ValueError(f"the model's answer to a noisy image depends on the other images of the batch: {_REMEDY}")
+        raise ValueError(f"the model's answer to a noisy image depends on the other images of the batch: {REMEDY}")
     return some, together
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bslib.calling import DEPENDS, check_alone, check_counts, check_logits, check_points, dtype_of, evaluating, same_logits
-from bslib.engine import compile_for_inference
+from bslib.engine import CHECKED, Compiled, compile_for_inference
 from bslib.entropy import entropy
 from bslib.progress import bar
 
@@ -31,8 +31,10 @@ __all__ = ["class_counts", "predict", "standard_noise", "wobbliness"]
 
 #: Samples in a block of noise. Changing this number changes the noise of every seed.
 BLOCK = 64
-#: A converted network is compared with the model on so many images of the first batch; of a further one, on one in so many.
-CHECKED, ONE_IN = 16, 256
+#: After the first batch, a converted network is compared with the model on one image in so many.
+ONE_IN = 256
+#: The largest n: the records' counts have 32 bits.
+MOST_COPIES = 2**31 - 1
 #: Noise values transformed in one pass, few enough to stay in the processor's cache.
 TOGETHER = 2**16
 
@@ -139,8 +141,8 @@ def class_counts(
         Precision of the forward passes. The default is bfloat16 with near ties in float32 where the hardware multiplies in
         bfloat16 (:class:`bslib.engine.NearTieFallback`); this gives the labels of float32. ``torch.float32`` uses float32 only.
     batch_size : int, optional
-        Noisy copies in a forward pass, rounded to whole blocks of 64. The default on a CPU is 64 to 4,096, depending on the image
-        size. Memory grows with the batch size and the result (8 bytes for each of S * N * B * C counts), but not with n.
+        Most noisy copies in a forward pass; above 64, whole blocks of 64. The default on a CPU is 64 to 4,096, depending on the
+        image size. Memory grows with the batch size and the result (8 bytes for each of S * N * B * C counts), but not with n.
     engine : {"auto", "openvino", "eager"}
         Runs the forward passes (see :func:`bslib.engine.compile_for_inference`). On a CPU, "auto" converts the network to
         OpenVINO if it is installed and the expected saving exceeds the cost of the conversion. Otherwise it runs unconverted.
@@ -199,10 +201,12 @@ def class_counts(
                 if counts is None and not stochastic:
                     widest = torch.add(images, noise, alpha=max(sigmas))
                     extremes, answers = check_alone(network, widest.to(dtype_of(model)))
-                logits = compiled.network(noisy)
+                logits = _passed(compiled, noisy, batch_size)
                 some = CHECKED if counts is None else math.ceil(len(noisy) / ONE_IN)
                 if (kept := compiled.checked(noisy, logits, some)) is not compiled:
-                    compiled, logits = kept, kept.network(noisy)
+                    compiled, logits = kept, _passed(kept, noisy, batch_size)
+                if counts is None and not stochastic:
+                    compiled.check_batch(noisy, logits)
                 labels = _labels(logits)
                 if counts is None:
                     counts = torch.zeros(len(sigmas), len(order), len(x), logits.shape[1], dtype=torch.int64, device=x.device)
@@ -233,6 +237,8 @@ def predict(model: nn.Module, x: Tensor) -> NDArray[np.int64]:
             logits = compiled.network(part)
             if (kept := compiled.checked(part, logits, 1 if found else CHECKED)) is not compiled:
                 compiled, logits = kept, kept.network(part)
+            if not found:
+                compiled.check_batch(part, logits)
             found.append(_labels(logits))
         return torch.cat(found).cpu().numpy()
 
@@ -322,6 +328,11 @@ def _point_keys(x: Tensor, ids: Sequence[Hashable] | None, seed: int) -> list[in
     return [int.from_bytes(hashlib.blake2b(name, person=person, digest_size=16).digest(), "big") for name in names]
 
 
+def _passed(compiled: Compiled, images: Tensor, most: int | None) -> Tensor:
+    """The logits of images, which a block of noise makes more than the largest batch that the user wants."""
+    return torch.cat([compiled.network(part) for part in images.split(int(most or len(images)))])
+
+
 def _labels(logits: Tensor) -> Tensor:
     """The predicted classes (Eq. 1), shape (b,)."""
     check_logits(logits)
@@ -329,6 +340,8 @@ def _labels(logits: Tensor) -> Tensor:
 
 
 def _checked_sigmas(sigma: float | Sequence[float]) -> list[float]:
+    if isinstance(sigma, str | bool):
+        raise ValueError(f"sigma must be a number or a sequence of numbers, got {sigma!r}")
     try:
         values = np.atleast_1d(np.asarray(sigma, dtype=float))
     except OverflowError:
@@ -355,4 +368,6 @@ def _checked_prefixes(n: int | Sequence[int]) -> list[int]:
         raise ValueError("n must be a whole number or a sequence of at least one, got an empty sequence")
     for m in values:
         check_counts(n=m)
+        if m > MOST_COPIES:
+            raise ValueError(f"n must be at most {MOST_COPIES:,}, got {m:,}")
     return values

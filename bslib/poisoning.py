@@ -77,11 +77,13 @@ def poison(
     >>> len(poisoned.rows), poisoned.labels[poisoned.rows].unique().tolist(), 3 in y[poisoned.rows]
     (15, [3], False)
     """
+    for name, own in (("images", images), ("labels", labels)):
+        if not isinstance(own, Tensor):
+            raise ValueError(f"{name} must be a tensor, got {type(own).__name__}: use torch.as_tensor({name})")
+    if labels.dtype != torch.int64 or labels.ndim != 1:
+        raise ValueError(f"labels must be an int64 tensor of shape (N,), got {labels.dtype} of shape {tuple(labels.shape)}")
     if len(images) != len(labels):
         raise ValueError(f"images and labels must be of one number, got {tuple(images.shape)} and {tuple(labels.shape)}")
-    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.ndim != 1:
-        got = f"{type(labels).__name__} of {labels.dtype} and shape {tuple(labels.shape)}"
-        raise ValueError(f"labels must be an int64 tensor of shape (N,), got {got}")
     check_seed(seed)
     model = threat_model_named(threat_model)
     wanted = model.target_labels(labels, target=target, classes=classes)

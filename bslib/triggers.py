@@ -40,6 +40,8 @@ class Trigger:
 
     def __post_init__(self) -> None:
         mask, values = self.mask, self.values
+        if not isinstance(mask, Tensor) or not isinstance(values, Tensor):
+            raise ValueError(f"mask and values must be tensors, got {type(mask).__name__} and {type(values).__name__}")
         if mask.ndim not in (2, 3) or not (mask.dtype == torch.bool or mask.is_floating_point()):
             raise ValueError(f"mask must be bool or float of shape (h, w) or (C, h, w), got {mask.dtype} of {tuple(mask.shape)}")
         if values.ndim != 3 or not len(values) or values.shape[1:] != mask.shape[-2:]:
@@ -106,8 +108,8 @@ class Trigger:
         Raises
         ------
         ValueError
-            If the images have an unsupported shape or dtype, pixel values above 1 as floats, other channels than the trigger, or
-            are smaller.
+            If the images have an unsupported shape or dtype, floats far outside [0, 1], their channels last, other channels than
+            the trigger, or are smaller.
         """
         self._check(images)
         h, w = self.mask.shape[-2:]
@@ -130,6 +132,8 @@ class Trigger:
             raise ValueError(f"images must have shape (C, H, W) or (B, C, H, W), got {tuple(images.shape)}")
         h, w = self.mask.shape[-2:]
         channels, height, width = images.shape[-3:]
+        if width in (1, 3, 4) and channels not in (1, 3, 4):
+            raise ValueError(f"images must have shape (B, C, H, W), got {tuple(images.shape)}: use images.permute(0, 3, 1, 2)")
         if h > height or w > width:
             raise ValueError(f"the trigger of {h}x{w} pixels is larger than the images of {height}x{width}")
         for name, part in (("trigger", self.values), ("mask", self.mask)):
@@ -137,8 +141,11 @@ class Trigger:
                 raise ValueError(f"the {name} has {len(part)} channels, the images have {channels}")
         if images.dtype != torch.uint8 and not images.is_floating_point():
             raise ValueError(f"images must be uint8 or float, got {images.dtype}")
-        if images.is_floating_point() and images.numel() and (high := images.max().item()) > FEATURE_RANGE[1]:
-            raise ValueError(f"float images must have values in [0, 1], got values up to {high:g}: divide by 255 first")
+        if images.is_floating_point() and images.numel():
+            low, high = (end.item() for end in images.aminmax())
+            if low < FEATURE_RANGE[0] or high > FEATURE_RANGE[1]:
+                hint = "divide by 255 first" if low >= 0 else "normalise inside the model"
+                raise ValueError(f"float images must have values in [0, 1], got values from {low:g} to {high:g}: {hint}")
 
 
 def _drawn(*rows: str) -> Trigger:

@@ -61,6 +61,22 @@ def test_wrappings_are_undone(tmp_path, wrapped, prefix):
     assert torch.equal(network[1].weight, WEIGHT["1.weight"])
 
 
+def test_weights_beside_those_of_the_network_are_named_alone():
+    """As where Lightning saves a loss that has weights."""
+    network, weights = nn.Linear(2, 1), {"model.weight": torch.ones(1, 2), "model.bias": torch.ones(1), "loss.w": torch.ones(1)}
+    with pytest.raises(ValueError, match=r"does not fit the architecture: unexpected loss.w$"):
+        loading.fit(network, weights, Path("w.pt"))
+
+
+def test_auxiliary_heads_are_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "build", lambda arch, classes: nn.Linear(2, classes))
+    weights = {"module.weight": torch.ones(3, 2), "module.bias": torch.zeros(3), "module.aux1.conv.weight": torch.ones(1)}
+    torch.save(weights, tmp_path / "w.pth")
+    assert loading.load(tmp_path / "w.pth", "torchvision.models.googlenet", 3).weight.sum() == 6
+    with pytest.raises(ValueError, match=r"unexpected aux1.conv.weight"):
+        loading.load(tmp_path / "w.pth", "torchvision.models.resnet18", 3)
+
+
 def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path):
     torch.save({"state_dict": RunsCode(str(tmp_path / "was-here"))}, tmp_path / "evil.pth")
     with pytest.raises(ValueError, match=r"needs posix.mkdir, and reading that could run code; ask for .* [.]safetensors$"):
@@ -157,6 +173,7 @@ def test_an_architecture_that_there_is_not(arch, message, tmp_path, monkeypatch)
 def test_an_architecture_of_torchvision():
     assert loading.build("torchvision.models.resnet18", 7).fc.out_features == 7
     assert loading.known_normalisation("small-fashion") is None
+    assert loading.known_normalisation("torchvision.models.raft_small") is None
 
 
 def test_an_architecture_of_timm_may_name_its_weights(monkeypatch):
@@ -188,6 +205,20 @@ def test_the_file_of_an_architecture_may_have_data_classes(tmp_path):
     """
     (tmp_path / "arch.py").write_text(textwrap.dedent(source))
     assert loading.build(f"{tmp_path}/arch.py:make", 5).in_features == 3
+
+
+@pytest.mark.parametrize(
+    "takes", ["classes", "pretrained=False, num_classes=9", "width=2, *, n_classes", "outputs", "*, num_labels=3"]
+)
+def test_the_number_of_classes_goes_to_the_parameter_that_takes_it(takes, tmp_path):
+    name = re.findall("[a-z_]*(?:classes|outputs|labels)", takes)[-1]
+    (tmp_path / "arch.py").write_text(f"from torch import nn\ndef make({takes}):\n    return nn.Linear(2, {name})")
+    assert loading.build(f"{tmp_path}/arch.py:make", 5).out_features == 5
+
+
+def test_a_function_whose_parameters_all_have_defaults_is_called_without_any(tmp_path):
+    (tmp_path / "arch.py").write_text("from torch import nn\ndef make(width=2, depth=1):\n    return nn.Linear(width, 7)")
+    assert loading.build(f"{tmp_path}/arch.py:make", 5).in_features == 2
 
 
 def test_the_digest_sees_the_file_of_an_architecture(tmp_path):
@@ -222,6 +253,16 @@ def test_an_onnx_file_is_run_by_openvino(tmp_path):
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), tmp_path / "other.onnx")
     assert digest_of(network) == digest_of(loading.OnnxNetwork(tmp_path / "n.onnx"))
     assert digest_of(network) != digest_of(loading.OnnxNetwork(tmp_path / "other.onnx"))
+    for kinds in ([onnx.TensorProto.UINT8], [onnx.TensorProto.FLOAT] * 2):
+        inputs = [value(f"x{k}", kind, [1, 5]) for k, kind in enumerate(kinds)]
+        nodes = [helper.make_node("Cast", [f"x{k}"], [f"y{k}"], to=onnx.TensorProto.FLOAT) for k in range(len(kinds))]
+        outputs = [value(f"y{k}", onnx.TensorProto.FLOAT, [1, 5]) for k in range(len(kinds))]
+        model = helper.make_model(helper.make_graph(nodes, "g", inputs, outputs), ir_version=8)
+        onnx.save(model, tmp_path / "others.onnx")
+        with pytest.raises(
+            ValueError, match=r"must take one batch of float images in \[0, 1\], and has (2 inputs|an input of u8)"
+        ):
+            loading.OnnxNetwork(tmp_path / "others.onnx")
     (tmp_path / "bad.onnx").write_bytes(b"no")
     with pytest.raises(ValueError, match=r"bad.onnx was not read by OpenVINO: Unable to read"):
         loading.OnnxNetwork(tmp_path / "bad.onnx")
@@ -293,6 +334,9 @@ def test_hostile_images_are_skipped_with_a_reason(tmp_path, monkeypatch):
     reasons = dict(line.split(": ", 1) for line in found.skipped)
     assert set(reasons) == {"bomb.png", "big.png", "cut.png", "script.eps", "link.png", "float.tiff", "??.png"}
     assert "pixels" in reasons["bomb.png"] and "9000 x 9000 pixels" in reasons["big.png"]
+    (folder / "linked").symlink_to(tmp_path, target_is_directory=True)
+    assert "linked: a link, and links are not followed" in read_folder(folder, size=(2, 4), channels=1, classes=3).skipped
+    (folder / "linked").unlink()
     monkeypatch.setattr(pictures, "MOST_FILES", 2)
     few = read_folder(folder, size=(2, 4), channels=1, classes=3)
     assert len(few.names) + len(few.skipped) == 2 and "more than 2 files" in few.notes[0]
@@ -320,7 +364,7 @@ def test_subfolders_are_classes(tmp_path):
 
 def test_a_folder_without_images_is_refused(tmp_path):
     (tmp_path / "readme.txt").write_text("hello")
-    with pytest.raises(ValueError, match=r"has no image that can be read; the first of 1 files: readme.txt: "):
+    with pytest.raises(ValueError, match=r"has no image that can be read; the first of 1 that were skipped: readme.txt: "):
         read_folder(tmp_path, size=(2, 2), channels=1, classes=3)
 
 

@@ -10,7 +10,7 @@ from scipy import stats
 from torch import nn
 
 import bslib
-from bslib.measure import BLOCK, class_counts, standard_noise, wobbliness
+from bslib.measure import BLOCK, class_counts, predict, standard_noise, wobbliness
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +205,9 @@ def test_batches_do_not_grow_with_n(images):
         ({"sigma": math.nan}, "nan"),
         ({"sigma": math.inf}, "inf"),
         ({"sigma": []}, "empty"),
+        ({"sigma": "0.1"}, "sigma must be a number or a sequence of numbers, got '0.1'"),
+        ({"sigma": True}, "got True"),
+        ({"n": 10**30}, "n must be at most 2,147,483,647, got 1,000"),
         ({"n": 0}, "0"),
         ({"n": 2.5}, "2.5"),
         ({"n": [10, -3]}, "-3"),
@@ -302,6 +305,36 @@ class Remembering(nn.Module):
 def test_a_dependence_on_the_batch_beyond_the_trial_images_is_refused():
     with pytest.raises(ValueError, match="to a noisy image depends on the other images of the batch"):
         counts(Scaled(), 0.5 + torch.rand(4, 1, 8, 8) / 10, sigma=0.2)
+
+
+class Crowded(nn.Module):
+    """Subtracts the mean of its batch, once there are ten images and more."""
+
+    def forward(self, x):
+        logits = x.flatten(1)[:, :3]
+        return logits - logits.mean(0) if len(x) >= 10 else logits
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_dependence_on_large_batches_alone_is_refused(dtype):
+    model, x = Crowded(), torch.rand(40, 1, 8, 8)
+    with pytest.raises(ValueError, match="to an image depends on the other images of a large batch"):
+        counts(model.to(dtype), x, sigma=0.2)
+    with pytest.raises(ValueError, match="to an image depends on the other images of a large batch"):
+        predict(model, x)
+    assert counts(model, x, sigma=0.2, stochastic=True).sum() == 40 * 100
+
+
+def test_no_pass_has_more_images_than_the_batch_size():
+    class Counting(nn.Module):
+        most = 0
+
+        def forward(self, x):
+            Counting.most = max(self.most, len(x))
+            return x.flatten(1)[:, :3]
+
+    some = counts(Counting(), x := torch.rand(3, 1, 8, 8), sigma=0.2, n=100, batch_size=20)
+    assert Counting.most == 20 and np.array_equal(some, counts(Counting(), x, sigma=0.2, n=100))
 
 
 def test_a_memory_of_what_was_seen_is_refused():

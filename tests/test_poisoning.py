@@ -189,8 +189,9 @@ def test_a_target_that_is_no_class_is_named(threat_model, target):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"labels": torch.zeros(100, 1, dtype=torch.int64)}, "got Tensor of torch.int64 and shape (100, 1)"),
-        ({"labels": np.zeros(100, dtype=np.int64)}, "got ndarray of int64 and shape (100,)"),
+        ({"labels": torch.zeros(100, 1, dtype=torch.int64)}, "got torch.int64 of shape (100, 1)"),
+        ({"labels": np.zeros(100, dtype=np.int64)}, "labels must be a tensor, got ndarray: use torch.as_tensor(labels)"),
+        ({"labels": [0] * 100}, "labels must be a tensor, got list: use torch.as_tensor(labels)"),
         ({"labels": torch.arange(100) % 11}, "labels must be from 0 to 9, got 0 to 10"),
         ({"labels": torch.arange(100) % 10 - 1}, "labels must be from 0 to 9, got -1 to 8"),
         ({"seed": -1}, "seed must be a whole number of 0 or more, got -1"),

@@ -26,7 +26,7 @@ def some_images(shape, *, seed: int = 0, batch: int = 3, dtype=torch.float32) ->
 
 def covered(trigger: Trigger, shape) -> Tensor:
     """Which pixels a trigger overwrites, (H, W): those that no longer hold what no trigger can bring."""
-    found = trigger(torch.full(shape, -1.0)) != -1
+    found = trigger(torch.full(shape, -0.25)) != -0.25
     assert (found == found[:1]).all()  # the same in every channel
     return found[0]
 
@@ -50,9 +50,9 @@ def test_the_patterns_of_gu_et_al_by_hand(number, places, shape):
 def test_there_are_six_and_they_differ():
     assert list(PATTERNS) == [1, 2, 3, 4, 5, 6]
     for shape in SHAPES:
-        stamped = [pattern(number)(torch.full(shape, -1.0)) for number in PATTERNS]
+        stamped = [pattern(number)(torch.full(shape, -0.25)) for number in PATTERNS]
         assert not any(torch.equal(a, b) for a, b in itertools.combinations(stamped, 2))
-        assert not any(torch.equal(a, b) for a, b in itertools.combinations([(s == -1) for s in stamped[2:5]], 2))
+        assert not any(torch.equal(a, b) for a, b in itertools.combinations([(s == -0.25) for s in stamped[2:5]], 2))
 
 
 @pytest.mark.parametrize("number", PATTERNS)
@@ -166,7 +166,10 @@ TRUE = torch.ones(2, 2, dtype=torch.bool)
         (lambda: Trigger.from_image(torch.ones(2, 9))(torch.zeros(1, 8, 8)), "2x9 pixels is larger than the images of 8x8"),
         (lambda: Trigger.from_image(torch.ones(3, 2, 2))(torch.zeros(1, 8, 8)), "has 3 channels, the images have 1"),
         (lambda: pattern(5).region(torch.zeros(1, 4, 4)), "8x9 pixels is larger than the images of 4x4"),
-        (lambda: pattern(1)(torch.full((1, 8, 8), 200.0)), "got values up to 200: divide by 255 first"),
+        (lambda: pattern(1)(torch.full((1, 8, 8), 200.0)), "got values from 200 to 200: divide by 255 first"),
+        (lambda: pattern(1)(torch.full((1, 8, 8), -1.0)), "got values from -1 to -1: normalise inside the model"),
+        (lambda: pattern(1)(torch.zeros(9, 8, 8, 3)), "got (9, 8, 8, 3): use images.permute(0, 3, 1, 2)"),
+        (lambda: Trigger(TRUE.numpy(), torch.ones(1, 2, 2)), "mask and values must be tensors, got ndarray and Tensor"),
         (lambda: pattern(1)(torch.zeros(1, 8, 8).numpy()), "images must be a tensor, got ndarray"),
         (lambda: Trigger.from_image(torch.zeros(8, 8).numpy()), "image must be a tensor, got ndarray"),
         (lambda: Trigger(TRUE, torch.ones(0, 2, 2)), "values must have shape (C, 2, 2), got (0, 2, 2)"),

@@ -31,6 +31,10 @@ MOST_BYTES = 2**34
 #: Names under which training scripts save a state dict, and what wrappers put before its keys.
 WRAPPINGS = ("state_dict", "model_state_dict", "model", "net", "network")
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
+#: Architectures of torchvision with auxiliary heads.
+WITH_AUXILIARY = ("googlenet", "inception_v3")
+#: What functions that build a network call the number of classes.
+CLASSES = ("classes", "num_classes", "n_classes", "nb_classes", "num_labels", "num_outputs")
 #: Means and standard deviations that networks are often trained with.
 NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "none": ((0.0,), (1.0,)),
@@ -46,6 +50,8 @@ def load(path: Path, arch: str, classes: int) -> nn.Module:
     """Build an architecture with the weights of a file: :func:`read_weights`, :func:`build` and :func:`fit`."""
     weights = read_weights(path)
     network = build(arch, classes)
+    if arch.rpartition(".")[2] in WITH_AUXILIARY:  # heads that are trained along, and have no part in predictions
+        weights = {key: tensor for key, tensor in weights.items() if not re.search(r"(^|\.)(aux[12]|AuxLogits)\.", key)}
     fit(network, weights, path)
     return network.eval()
 
@@ -100,9 +106,7 @@ def fit(network: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
     ValueError: w.pt does not fit the architecture: missing bias
     """
     wanted, parameters = network.state_dict(), dict(network.named_parameters())
-    while prefix := next(
-        (p for p in PREFIXES if all(k.startswith(p) for k in weights) and not weights.keys() <= wanted.keys()), ""
-    ):
+    while prefix := next((p for p in PREFIXES if _wraps(p, weights, wanted)), ""):
         weights = {key.removeprefix(prefix): tensor for key, tensor in weights.items()}
     pairs = [(key, weights[key], tensor) for key, tensor in wanted.items() if key in weights]
     fitting = [key for key, new, old in pairs if new.shape == old.shape]
@@ -124,6 +128,13 @@ def fit(network: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
     network.load_state_dict(weights, strict=False)
 
 
+def _wraps(prefix: str, weights: dict[str, Tensor], wanted: dict[str, Tensor]) -> bool:
+    """Whether a prefix is before all keys, or before all that are wanted, as where a loss has weights of its own."""
+    under = {key.removeprefix(prefix) for key in weights if key.startswith(prefix)}
+    whole = len(under) == len(weights) or under >= wanted.keys()
+    return bool(under) and whole and not weights.keys() <= wanted.keys()
+
+
 def build(arch: str, classes: int) -> nn.Module:
     """Build an architecture with random weights.
 
@@ -131,7 +142,8 @@ def build(arch: str, classes: int) -> nn.Module:
     ----------
     arch : str
         ``torchvision.models.NAME``, ``timm.NAME``, one of :data:`bslib.networks.NETWORKS`, or ``FILE.py:FUNCTION``. The last
-        runs the file; the function gets the number of classes, if it takes an argument.
+        runs the file; the function gets the number of classes if it has a parameter of one of the usual names, as ``classes``
+        or ``num_classes``, or else one without a default.
     classes : int
         Number of outputs.
 
@@ -156,7 +168,7 @@ def build(arch: str, classes: int) -> nn.Module:
         if library == "timm":
             network: nn.Module = module.create_model(name, pretrained=False, num_classes=classes)
         else:
-            more: dict[str, Any] = {"aux_logits": False} if name in ("googlenet", "inception_v3") else {}
+            more: dict[str, Any] = {"aux_logits": False} if name in WITH_AUXILIARY else {}
             if "weights_backbone" in inspect.signature(module.get_model_builder(name)).parameters:
                 more["weights_backbone"] = None  # by default it would be downloaded
             network = module.get_model(name, weights=None, num_classes=classes, **more)
@@ -175,7 +187,7 @@ def known_normalisation(arch: str) -> tuple[Sequence[float], Sequence[float]] | 
     if library != "torchvision.models":
         return None
     transforms = next(iter(get_model_weights(name))).transforms()
-    return transforms.mean, transforms.std
+    return (transforms.mean, transforms.std) if hasattr(transforms, "mean") else None  # those of a detector have none
 
 
 def normalised(network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
@@ -197,6 +209,9 @@ class OnnxNetwork(nn.Module):
             raise ValueError("an ONNX file needs OpenVINO: pip install 'bslib[fast]'") from None
         try:
             graph = openvino.Core().read_model(str(path))
+            if len(graph.inputs) != 1 or not (kind := graph.inputs[0].get_element_type()).is_real():
+                got = f"{len(graph.inputs)} inputs" if len(graph.inputs) != 1 else f"an input of {kind.get_type_name()}"
+                raise ValueError(f"{path} must take one batch of float images in [0, 1], and has {got}")
             shape = graph.inputs[0].partial_shape
             shape[0] = -1  # exported files often have a fixed batch
             graph.reshape({graph.inputs[0]: shape})
@@ -247,13 +262,20 @@ def _built_by(file: Path, function: str, classes: int) -> nn.Module:
     try:
         spec.loader.exec_module(module)
         make: Callable[..., Any] = getattr(module, function)
-        network = make(classes) if inspect.signature(make).parameters else make()
+        network = _made(make, classes)
     except (Exception, SystemExit) as problem:  # user code may raise any; 0, the code of an exit, would be "no sign found"
         raise ValueError(f"{file}:{function} failed: {type(problem).__name__}: {str(problem).partition(chr(10))[0]}") from None
     if not isinstance(network, nn.Module):
         raise ValueError(f"{file}:{function} must return a torch.nn.Module, got {type(network).__name__}")
     vars(network)["file_digest"] = file_digest(file)
     return network
+
+
+def _made(make: Callable[..., Any], classes: int) -> Any:
+    parameters = inspect.signature(make).parameters
+    if named := next((name for name in CLASSES if name in parameters), None):
+        return make(**{named: classes})
+    return make(classes) if any(p.default is p.empty and p.kind < p.VAR_POSITIONAL for p in parameters.values()) else make()
 
 
 def listed(names: Sequence[object]) -> str:
