@@ -31,7 +31,7 @@ OUTCOMES = {True: "holds", False: "fails", None: "open"}
 #: Words for parts of the names of quantities that are not words themselves.
 WORDS = {
     "less": "minus", "auc": "area (AUC)", "own": "own trigger", "r": "Pearson's r", "tau": "Kendall's τ", "p": "p-value",
-    "fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10",
+    "share": "fraction", "fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10",
 }  # fmt: skip
 #: Where noise falls, in names of quantities.
 PLACES = {"trigger": "noise on it", "rest": "noise beside it", "all": "noise everywhere"}

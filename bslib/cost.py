@@ -117,7 +117,7 @@ def as_markdown() -> str:
         low, high = rates.spread()
         lines.append(f"Eight of ten records took between {low:.1f} and {high:.1f} times what this model says.")
     if unknown:
-        lines.append(f"Some of their work has no record from a CPU yet: {'; '.join(unknown)}.")
+        lines.append(f"There is no estimate where a part of the work has no record from a CPU yet: {'; '.join(unknown)}.")
     return "\n".join(lines)
 
 

@@ -30,7 +30,12 @@ MEAN, MEDIAN = "#c23b22", "#222222"
 #: Colour and marker of each trigger; they repeat if there are more triggers.
 TRIGGER_STYLES = ((MEDIAN, "v"), ("#1b9e77", "^"), (BLUE, "o"), ("#7570b3", "D"), (YELLOW, "s"), ("#d95f02", "P"))
 SETTING_STYLE = (("#1b9e77", "^"), (MEDIAN, "o"), ("#d95f02", "v"), (BLUE, "s"))
-ESTIMATOR_STYLE = {"plug-in": (BLUE, "o"), "miller-madow": ("#d95f02", "s"), "grassberger": ("#1b9e77", "^")}
+#: Name, colour and marker of each estimator.
+ESTIMATOR_STYLE = {
+    "plug-in": ("plug-in", BLUE, "o"),
+    "miller-madow": ("Miller-Madow", "#d95f02", "s"),
+    "grassberger": ("Grassberger", "#1b9e77", "^"),
+}
 
 
 Drawing = Callable[[Any], "Figure | Markdown"]
@@ -159,7 +164,7 @@ def scatter_pairs(axis: Axes, pairs: pd.DataFrame, x: str, y: str, hollow: pd.Se
         own, (colour, marker) = pairs[pairs["trigger"] == trigger], trigger_style(trigger)
         empty = np.zeros(len(own), dtype=bool) if hollow is None else hollow[own.index].to_numpy()
         r = own[x][~empty].corr(own[y][~empty]) if (~empty).sum() > 2 else np.nan
-        label = f"trigger {trigger}" + (f": r = {r:.2f} within it" if np.isfinite(r) else "").replace("-", "\N{MINUS SIGN}")
+        label = f"trigger {trigger}" + (f" alone: r = {r:.2f}" if np.isfinite(r) else "").replace("-", "\N{MINUS SIGN}")
         axis.scatter(own[x][~empty], own[y][~empty], s=26, color=colour, marker=marker, alpha=0.6, label=label)
         axis.scatter(own[x][empty], own[y][empty], s=26, facecolors="none", edgecolors=colour, marker=marker)
 
@@ -203,7 +208,8 @@ def finish(figure: Figure, axes: list[Axes], source: str, y: str | None = r"$W_\
 
 def signed(figure: Figure, source: str) -> Figure:
     """Add the source line under a figure."""
-    lines = textwrap.fill(source, int(18 * figure.get_figwidth()), break_long_words=False, break_on_hyphens=False)
+    fill = textwrap.TextWrapper(int(18 * figure.get_figwidth()), break_long_words=False, break_on_hyphens=False).fill
+    lines = "\n".join(map(fill, source.splitlines()))
     figure.supxlabel(lines, fontsize=7.5, color="#5b616b", x=0.01, ha="left", parse_math=False)
     plt.close(figure)  # otherwise the notebook shows it twice
     return figure

@@ -158,11 +158,15 @@ def provenance_table(*, profile: str, seed: int = 0, store: str | Path | Store |
     head = ["Data (fingerprint)", "Kind of record", "Records", "Computing time", "On", "torch", "bslib", "Dates"]
     rows = []
     for (data, kind), own in table.groupby(["data", "kind"]) if len(table) else ():
-        of = ("<br>".join(sorted(own[name].unique())) for name in ("device", "torch", "code", "date"))
+        of = (_listed(sorted(own[name].unique())) for name in ("device", "torch", "code", "date"))
         rows.append((data, kind, len(own), timedelta(seconds=round(own["seconds"].sum())), *of))
     took = timedelta(seconds=round(table["seconds"].sum()) if len(table) else 0)
     there = f"{len(records)} of the {planned} records of profile {profile} are there; computing them took {took}."
     return f"{markdown_table(head, rows, empty='')}\n\n{there}"
+
+
+def _listed(texts: list[str]) -> str:
+    return "<br>".join(texts if len(texts) <= 4 else [*texts[:3], f"and {len(texts) - 3} more"])
 
 
 def _records(profile: str, seed: int, store: str | Path | Store | None) -> tuple[Records, int]:

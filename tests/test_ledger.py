@@ -255,7 +255,7 @@ def test_a_dot_lies_in_the_shade_where_the_value_is_within_the_bound(value, shad
         ("spread_at_0.01.cifar10", ("spread at 0.01", "CIFAR-10", "")),
         ("range_of_means_0.005_to_0.15.cifar10", ("range of means 0.005 to 0.15", "CIFAR-10", "")),
         ("largest_step.cifar10.less.fashion-mnist", ("largest step", "CIFAR-10 minus Fashion-MNIST", "")),
-        ("share_of_clean.0.1.less.0.5.fashion-mnist", ("share of clean", "Fashion-MNIST", "σ = 0.1 minus σ = 0.5")),
+        ("share_of_clean.0.1.less.0.5.fashion-mnist", ("fraction of clean", "Fashion-MNIST", "σ = 0.1 minus σ = 0.5")),
         ("auc_own_at.fashion-mnist.0.25.1", ("area (AUC) own trigger at", "Fashion-MNIST", "σ = 0.25, trigger 1")),
         ("auc_universal_at.fashion-mnist.26", ("area (AUC) universal at", "Fashion-MNIST", "bound 26/255")),
     ],
@@ -479,7 +479,8 @@ def test_the_provenance_accounts_for_every_published_record(published):
         ]
         assert len(own) == int(row[2])
         for column, name in ((4, "device"), (5, "torch"), (6, "code")):
-            assert row[column] == "<br>".join(sorted({record.provenance[name] for record in own}))
+            texts = sorted({record.provenance[name] for record in own})
+            assert row[column].split("<br>") == (texts if len(texts) <= 4 else [*texts[:3], f"and {len(texts) - 3} more"])
         hours, minutes, seconds = map(int, row[3].split(":"))
         assert abs(3600 * hours + 60 * minutes + seconds - sum(record.provenance["seconds"] for record in own)) <= 0.5
 

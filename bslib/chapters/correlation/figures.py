@@ -82,7 +82,7 @@ def success_within(correlation: Correlation, table: pd.DataFrame) -> Figure:
     """Left: mean W with the trigger against mean W without. Right: their residuals after trigger, class and clean W."""
     figure, axes = panels(2, sharey=False)
     scatter_pairs(axes[0], table, "clean W", "W")
-    axes[0].set(xlabel="mean of W without the trigger", title="smooth when clean, smooth when triggered?")
+    axes[0].set(xlabel="mean of W without the trigger (nats)", title="smooth when clean, smooth when triggered?")
     scatter_pairs(axes[1], table, "W, what is left", "success, what is left")
     axes[1].axhline(0, color=GREY, linewidth=1)
     axes[1].axvline(0, color=GREY, linewidth=1)
@@ -91,7 +91,7 @@ def success_within(correlation: Correlation, table: pd.DataFrame) -> Figure:
         axis.title.set_fontsize(10)
         axis.locator_params(axis="x", nbins=5)
         axis.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18))
-    return finish(figure, axes, correlation.source, y="mean of W with the trigger")
+    return finish(figure, axes, correlation.source, y="mean of W with the trigger (nats)")
 
 
 FIGURES = (success_against_w, correlation_by_setting, success_within)

@@ -118,7 +118,7 @@ def roc(defence: Defence, table: pd.DataFrame) -> Figure:
         for (score, sigma), curve in own.groupby(["score", "sigma"], sort=False, dropna=False):
             noise = score == "W"
             colour = shades[defence.size.sigmas.index(sigma)] if noise else SCORE_STYLES[str(score)][0]
-            label = f"W, {sigma:g}" if noise else str(score)
+            label = rf"W, $\sigma$ = {sigma:g}" if noise else str(score)
             axis.plot(
                 curve["false positive rate"], curve["true positive rate"], color=colour, linewidth=1 if noise else 2, label=label
             )
@@ -195,7 +195,7 @@ def halves(defence: Defence, table: pd.DataFrame) -> Figure:
     points, sigmas = nearest(sorted(set(table["points"])), 25), defence.size.sigmas
     small, large = nearest(sigmas), nearest(sigmas, 0.25)
     levels = [(score, np.nan, *SCORE_STYLES[score]) for score in ("STRIP", "margin")]
-    levels += [("W", small, BLUE, "o", f"W, {small:g}"), ("W", large, "#7570b3", "X", f"W, {large:g}")]
+    levels += [("W", small, BLUE, "o", rf"W, $\sigma$ = {small:g}"), ("W", large, "#7570b3", "X", rf"W, $\sigma$ = {large:g}")]
     figure, axes = panels(2)
     for axis, value, title in zip(axes, ("found", "alarms"), ("with the trigger", "without: false alarms"), strict=True):
         _by_attack(axis, table[table["points"] == points], value, levels)
@@ -222,7 +222,7 @@ def networks(defence: Defence, table: pd.DataFrame) -> Figure:
             axis.scatter(k + np.linspace(-0.15, 0.15, len(own)), own, s=24, color=colour, alpha=0.8)
         axis.set_xticks(range(len(kinds)), [str(kind) for kind, _ in kinds])
         axis.set_title(title + (f"\narea {areas[name]:.2f}" if name in areas else ""), fontsize=10)
-        axis.set_xlabel(f"threat model, trigger of {len(table)} networks")
+        axis.set_xlabel(f"threat model, trigger ({len(table)} networks)")
     axes[0].axhline(2, color=GREY, linestyle=":")
     return finish(figure, axes, defence.source, y="anomaly index")
 

@@ -30,7 +30,7 @@ def treatments(mitigation: Mitigation, table: pd.DataFrame) -> Figure:
             _lying(axis, own[name], rows, colour, marker, attack_in_words(str(attack)))
         _lying(axes[2], own["W without"], rows, colour, marker, None, hollow=True)
     sigma = nearest(mitigation.size.sigmas)
-    for axis, title in zip(axes, ("success", "clean accuracy", rf"mean of W, $\sigma$ = {sigma:g}"), strict=True):
+    for axis, title in zip(axes, ("success", "clean accuracy", rf"mean of W (nats), $\sigma$ = {sigma:g}"), strict=True):
         axis.set_title(title, fontsize=10)
         axis.axhline(names.index(NO_TREATMENT) + 0.5, color=GREY, linewidth=0.8)
     axes[0].set_yticks(range(len(names)), names, fontsize=9)
@@ -62,7 +62,7 @@ def warning(mitigation: Mitigation, table: pd.DataFrame) -> Figure:
             axis.plot(w.iloc[:1], success.iloc[:1], marker=marker, markersize=6, color=colour)
             axis.plot(w[path["warns"]], success[path["warns"]], "o", markersize=11, fillstyle="none", color=MEAN)
         axis.set_title(attack_in_words(str(attack)), fontsize=10)
-        axis.set(xlabel="mean of W with the trigger", ylim=(min(0.85, own["success"].min() - 0.01), 1.005))
+        axis.set(xlabel="mean of W with the trigger (nats)", ylim=(min(0.85, own["success"].min() - 0.01), 1.005))
         axis.tick_params(labelsize=8)
     return finish(figure, axes, mitigation.source, y="success of the trigger")
 

@@ -63,8 +63,8 @@ def noise_by_place(origin: Origin, table: pd.DataFrame) -> Figure:
         lower[k].set_xticks(range(len(sigmas)), short_labels(sigmas), fontsize=7)
         lower[k].tick_params(labelbottom=True)  # there may be nothing below
     finish(figure, list(grid.flat), origin.source, y=None)
-    for axis, label in [(axis, "mean of W") for axis in grid[0::2, 0]] + [(axis, "as wanted") for axis in grid[1::2, 0]]:
-        axis.set_ylabel(label)
+    for row, axis in enumerate(grid[:, 0]):
+        axis.set_ylabel("fraction as wanted" if row % 2 else "mean of W (nats)")
     for axis in (*upper[len(attacks) :], *lower[len(attacks) :]):
         axis.axis("off")
     upper[len(attacks)].legend(*upper[0].get_legend_handles_labels(), loc="upper left", frameon=False, fontsize=8.5)
@@ -89,7 +89,7 @@ def change_beside(origin: Origin, table: pd.DataFrame) -> Figure:
         axis.set_title(model)
         noise_axis(axis, sigmas)
         axis.legend(frameon=False, fontsize=8, loc="lower left")
-    return finish(figure, axes, origin.source, y="change of the mean of W")
+    return finish(figure, axes, origin.source, y="change of the mean of W (nats)")
 
 
 @drawn_from(Origin.margins)
@@ -108,7 +108,7 @@ def margin_and_w(origin: Origin, table: pd.DataFrame) -> Figure:
         axis.set(xlabel="median logit margin", title=title.replace("-", "\N{MINUS SIGN}"))
         axis.set_xlim(left=0)
     axes[-1].legend(frameon=False, fontsize=8)
-    return finish(figure, axes, origin.source, y="mean of W with the trigger")
+    return finish(figure, axes, origin.source, y="mean of W with the trigger (nats)")
 
 
 def _cells(origin: Origin) -> pd.DataFrame:
@@ -166,7 +166,7 @@ def path_of_squares(origin: Origin, table: pd.DataFrame) -> Figure:
     figure.legend(
         *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(size.sides), frameon=False, fontsize=9
     )
-    return finish(figure, axes, origin.plane.source, y=rf"change of the mean of W, $\sigma$ = {sigma:g}")
+    return finish(figure, axes, origin.plane.source, y=rf"change of the mean of W (nats), $\sigma$ = {sigma:g}")
 
 
 FIGURES = (noise_by_place, change_beside, margin_and_w, phase_diagram, path_of_squares)

@@ -73,8 +73,8 @@ def estimator_bias(results: ParameterResults, table: pd.DataFrame) -> Figure:
     shown = table[table["sigma"] == sigma]
     for axis, (kind, own) in zip(axes, shown.groupby("points", sort=False), strict=True):
         for name, line in own.groupby("estimator", sort=False):
-            colour, marker = ESTIMATOR_STYLE[str(name)]
-            axis.plot(line["n"], line["error of W"], color=colour, marker=marker, label=name, markersize=5)
+            label, colour, marker = ESTIMATOR_STYLE[str(name)]
+            axis.plot(line["n"], line["error of W"], color=colour, marker=marker, label=label, markersize=5)
         axis.axhline(0, color=GREY, linewidth=1)
         axis.set(xscale="log", xlabel="noisy copies n", title=f"{kind}, " + rf"$\sigma$ = {sigma:g}")
         axis.set_xticks(ns, [f"{n:,}" for n in ns])

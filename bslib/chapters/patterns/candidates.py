@@ -81,7 +81,7 @@ def comparison_table(part: Batches) -> str:
         "success on test images", "on training images",
     )  # fmt: skip
     rank = float(spearmanr(*norms).statistic)
-    return f"{markdown_table(head, rows)}\n\nSpearman's correlation of the sizes of the ten masks is {rank:.2f}."
+    return f"{markdown_table(head, rows)}\n\nSpearman's correlation between the mask sizes of the two searches is {rank:.2f}."
 
 
 def quantities(part: Batches) -> dict[str, Estimate]:

@@ -98,13 +98,14 @@ def difference_to_clean(surface: Surface, table: pd.DataFrame) -> Figure:
         axes[0].plot(places, table[kind], "o-", color=colour, label=name)
     axes[0].axhline(np.log(2), color=GREY, linestyle=":", linewidth=1)
     place = axes[0].get_yaxis_transform()
-    axes[0].text(0.98, np.log(2), "coin toss between two classes", transform=place, ha="right", va="bottom", fontsize=7.5)
+    axes[0].text(0.02, np.log(2), "coin toss between two classes", transform=place, va="bottom", fontsize=7.5)
     axes[1].axhline(0, color=MEDIAN, linewidth=1)
-    for axis, title in zip(axes, ("mean of W", "change of the mean of W"), strict=True):
+    for axis, title in zip(axes, ("mean of W (nats)", "change of the mean of W (nats)"), strict=True):
         axis.set_title(title)
         noise_axis(axis, table["sigma"])
-        axis.legend(frameon=False, fontsize=9, loc="best")
-    return finish(figure, axes, surface.source)
+    axes[0].legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(0, 0.75))
+    axes[1].legend(frameon=False, fontsize=9)
+    return finish(figure, axes, surface.source, y=None)
 
 
 def _image_by_image(surface: Surface) -> pd.DataFrame:

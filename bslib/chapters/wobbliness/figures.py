@@ -55,6 +55,6 @@ def toy(record: Record | str) -> Figure | Markdown:
     for p, panel in enumerate(bars.subplots(4, 1, sharex=True)):
         panel.barh(range(3), counts[p] / counts[p].sum(), color=colours, edgecolor="#444444", linewidth=0.6)
         panel.set(xlim=(0, 1), yticks=[], ylabel="ABCD"[p])
-        panel.text(0.98, 0.5, f"W = {plug_in(counts[p]):.2f}", transform=panel.transAxes, ha="right", va="center", fontsize=12)
-    panel.set_xlabel("share of the noisy copies in each class")
+        panel.set_title(f"W = {plug_in(counts[p]):.2f}", fontsize=11, loc="right", pad=3)
+    panel.set_xlabel("fraction of the noisy copies in each class")
     return signed(figure, f"drawn points, a network trained for this figure; n = {record.spec.n}; record {record.spec.key[:6]}")
