@@ -167,9 +167,7 @@ class Store:
             If the record is corrupt, does not match its file name, or has another format; the message names the file.
         """
         path = self._json(spec)
-        # Several parts of a page ask for the same published records, and reading all takes seconds.
-        record = _read(path) if self.writable else _read_once(path, _version(path))
-        if record is not None:
+        if (record := self._read(path)) is not None:
             return record
         if self.base is not None:
             return self.base.get(spec)
@@ -227,7 +225,7 @@ class Store:
     def iter_records(self) -> Iterator[Record]:
         """Iterate over the records of this folder, sorted by kind and key, then over the base's other records; all verified."""
         for path in sorted(self.folder.glob("*/[!.]*.json")):  # leftover temporary files of killed processes begin with a dot
-            if (record := _read(path)) is not None:
+            if (record := self._read(path)) is not None:
                 yield record
         for record in self.base.iter_records() if self.base is not None else ():
             if not self._json(record.spec).is_file():
@@ -254,6 +252,10 @@ class Store:
         """Raise a PermissionError if the store is read-only."""
         if not self.writable:
             raise PermissionError(f"the store {self.folder} is read-only: name another one with --store")
+
+    def _read(self, path: Path) -> Record | None:
+        # Several parts of a page ask for the same published records, and reading all takes seconds.
+        return _read(path) if self.writable else _read_once(path, _version(path))
 
     def _json(self, spec: Spec) -> Path:
         return self.folder / spec.kind / f"{spec.key}.json"
