@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import shutil
 from collections.abc import Callable
@@ -134,8 +135,8 @@ def spec_of(kind: str, **fields):
 #: Each function with arguments that it accepts, of which one or two are replaced.
 FUNCTIONS: dict[str, tuple[Callable[..., object], dict[str, object]]] = {
     "class_counts": (measure.class_counts, {**MEASURED, "seed": 0, "batch_size": 64}),
-    "wobbliness": (measure.wobbliness, {**MEASURED, "base": 2.0}),
-    "entropy": (entropy.entropy, {"counts": np.array([[3, 1], [2, 2]]), "estimator": "plug-in", "base": None}),
+    "wobbliness": (measure.wobbliness, MEASURED),
+    "entropy": (entropy.entropy, {"counts": np.array([[3, 1], [2, 2]]), "estimator": "plug-in"}),
     "pattern": (triggers.pattern, {"number": 1}),
     "Trigger": (triggers.Trigger, {"mask": torch.ones(2, 2, dtype=torch.bool), "values": torch.ones(1, 2, 2)}),
     "poison": (
@@ -197,6 +198,7 @@ NONSENSE: dict[type, list[object]] = {
 def test_functions_return_or_say_why_in_a_line(harmless, name, data):
     """What is refused is an error of value, type, index or file, and says why."""
     function, accepted = FUNCTIONS[name]
+    inspect.signature(function).bind(**accepted)  # otherwise each call would be refused for a misspelt argument
     usable = sorted(key for key, value in accepted.items() if type(value) in NONSENSE)
     changed = {
         key: data.draw(st.sampled_from(NONSENSE[type(accepted[key])]), key)
