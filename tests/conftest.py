@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,22 @@ def published_numbers(tmp_path_factory) -> dict[str, Estimates]:
             file.write_text(json.dumps(plain))
     read = json.loads(file.read_text())
     return {chapter: Estimates({name: Estimate(*e) for name, e in own.items()}) for chapter, own in read.items()}
+
+
+@pytest.fixture(scope="session")
+def published_part(tmp_path_factory):
+    """A function that gives the first data set of a chapter, from the committed records, with fewer networks.
+
+    By a profile of that size: to read the records of all networks and data sets takes seconds.
+    """
+
+    def part(chapter: str, **fewer):
+        size = dataclasses.replace(sizes_of(chapter, "paper")[0], **fewer)
+        profile = write_profile(tmp_path_factory.mktemp("published") / f"{chapter}.toml", **{chapter: [size]})
+        results = import_module(f"bslib.chapters.{chapter}.results")
+        return results.load(profile=str(profile), store=PUBLISHED)[size.dataset]
+
+    return part
 
 
 def write_profile(path: Path, **chapters) -> Path:

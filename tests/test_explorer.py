@@ -93,10 +93,8 @@ def test_correlation_sends_the_pairs_at_every_noise_level_and_no_counts():
         assert sent["pairs"]["success"] == part.pairs()["success"].tolist() and sent["below"][0] == 0
 
 
-def test_patterns_sends_what_is_there_of_the_detectors_batches_and_says_what_they_carry():
-    part = patterns.load(profile="paper", store="published")["fashion-mnist"]
-    fewer = {"networks": 1, "triggers": (1, 4), "more_triggers": ()}
-    part = dataclasses.replace(part, size=dataclasses.replace(part.size, **fewer))
+def test_patterns_sends_what_is_there_of_the_detectors_batches_and_says_what_they_carry(published_part):
+    part = published_part("patterns", networks=1, triggers=(1, 4), more_triggers=())
     first, last = part.networks[0], part.networks[-1]
     crafted = {spec.pattern: part.records[spec] for spec in part.records if isinstance(spec, CountsSpec) and 0.1 in spec.sigmas}
     lost = next(p for p in crafted if isinstance(p, UniversalSpec) and p.network == first and p.bound == 10)

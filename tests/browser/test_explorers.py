@@ -6,13 +6,11 @@ The pages are made here, of made-up records; the last test looks at the built bo
 from __future__ import annotations
 
 import csv
-import dataclasses
 import functools
 import gzip
 import json
 import math
 from collections.abc import Callable, Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +24,6 @@ from matplotlib import cbook
 from scipy import special, stats
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from bslib.chapters import sizes_of
 from bslib.chapters.correlation.pairs import correlations
 from bslib.chapters.hiding import explorer as hide_and_seek
 from bslib.chapters.parameters.plan import Size
@@ -35,7 +32,6 @@ from bslib.chapters.patterns.plan import batch_of, cleanse_of, crafted_batch_of,
 from bslib.entropy import ESTIMATORS, entropy
 from bslib.interactive.explorer import Explorer, explorer
 from bslib.statistics import levene
-from bslib.store import PUBLISHED
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page, Route
@@ -113,31 +109,24 @@ def half(made_up_half):
     )  # fmt: skip
 
 
-def published(chapter: str, **fewer) -> Any:
-    """The first data set of a chapter, from the committed records, with fewer networks."""
-    (first, *_), results = sizes_of(chapter, "paper"), import_module(f"bslib.chapters.{chapter}.results")
-    part = results.load(profile="paper", store=PUBLISHED)[first.dataset]
-    return dataclasses.replace(part, size=dataclasses.replace(first, **fewer))
+@pytest.fixture(scope="module")
+def surface(published_part):
+    return published_part("surface", networks=3)
 
 
 @pytest.fixture(scope="module")
-def surface():
-    return published("surface", networks=3)
+def correlation(published_part):
+    return published_part("correlation", networks=3, further=2)
 
 
 @pytest.fixture(scope="module")
-def correlation():
-    return published("correlation", networks=3, further=2)
+def detector(published_part):
+    return published_part("patterns", networks=2, more_triggers=(), triggers=(1, 4))
 
 
 @pytest.fixture(scope="module")
-def detector():
-    return published("patterns", networks=2, more_triggers=(), triggers=(1, 4))
-
-
-@pytest.fixture(scope="module")
-def hiding():
-    return published("hiding", networks=2)
+def hiding(published_part):
+    return published_part("hiding", networks=2)
 
 
 @pytest.fixture(params=["parameters", "surface", "correlation", "patterns", "hiding"])
@@ -178,8 +167,8 @@ def test_parameters_has_pythons_numbers(show, half):
         close(one["numbers"], wanted | {"outliers": [len(cbook.boxplot_stats(w.ravel(), whis=1.5)[0]["fliers"])]})
 
 
-def test_origin_has_pythons_numbers_and_a_cell_for_each_square(show):
-    part = published("origin")
+def test_origin_has_pythons_numbers_and_a_cell_for_each_square(show, published_part):
+    part = published_part("origin")
     page = show(explorer("origin", {"one": part}))
     sweep, cells, squares = page.evaluate(SWEEP), part.plane.cells, len(part.size.sides) * len(part.size.greys)
     assert len(sweep) == 4 * 3
