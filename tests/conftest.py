@@ -100,7 +100,7 @@ def completed(tmp_path_factory, tiny_plan) -> Store:
 
 
 @pytest.fixture(scope="session")
-def published_numbers(tmp_path_factory) -> dict[str, Estimates]:
+def published_file(tmp_path_factory) -> Path:
     """The quantities of every chapter on the published records; the first process of tests that asks computes them for all."""
     folder = tmp_path_factory.getbasetemp()
     file = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "numbers.json"
@@ -109,8 +109,19 @@ def published_numbers(tmp_path_factory) -> dict[str, Estimates]:
             numbers = ledger.numbers(profile="paper", store=PUBLISHED)
             plain = {chapter: {name: dataclasses.astuple(e) for name, e in own.items()} for chapter, own in numbers.items()}
             file.write_text(json.dumps(plain))
+    return file
+
+
+def read_numbers(file: Path) -> dict[str, Estimates]:
+    """What ``published_file`` holds, as :func:`bslib.ledger.numbers` gives it."""
     read = json.loads(file.read_text())
     return {chapter: Estimates({name: Estimate(*e) for name, e in own.items()}) for chapter, own in read.items()}
+
+
+@pytest.fixture(scope="session")
+def published_numbers(published_file) -> dict[str, Estimates]:
+    """The quantities of every chapter on the published records."""
+    return read_numbers(published_file)
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,13 @@ from test_golden import GOLDEN, tables
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
 pytestmark = pytest.mark.timeout(1800)  # the first test waits for all notebooks
-#: Three pages show the numbers of the whole ledger.
-ONCE = "import functools\nfrom bslib import ledger\nledger.numbers = functools.cache(ledger.numbers)"
+#: Three pages show the numbers of the whole ledger, which a fixture has; a default argument survives that names are cleared.
+NUMBERS = """import sys
+from pathlib import Path
+from bslib import ledger
+sys.path.append({tests!r})
+from conftest import read_numbers
+ledger.numbers = lambda found=read_numbers(Path({file!r})), **_: found"""
 
 
 def papermill(notebook: Path, out: Path, cwd: Path, *options: str, **parameters: str) -> dict:
@@ -33,14 +38,14 @@ def papermill(notebook: Path, out: Path, cwd: Path, *options: str, **parameters:
 
 
 @pytest.fixture(scope="module")
-def executed(tmp_path_factory) -> dict[str, dict]:
+def executed(tmp_path_factory, published_file) -> dict[str, dict]:
     """Every notebook with its defaults: the paper's profile on the committed records, which computes nothing.
 
     One kernel executes the code of one after the other, for most of the time of a notebook is its kernel's start; between two of
     them every name is cleared.
     """
     folder = tmp_path_factory.mktemp("joined")
-    cells = [new_code_cell(ONCE)]
+    cells = [new_code_cell(NUMBERS.format(tests=str(ROOT / "tests"), file=str(published_file)))]
     for name in NOTEBOOKS:
         sources = [c.source for c in nbformat.read(ROOT / "notebooks" / name, as_version=4).cells if c.cell_type == "code"]
         cells += [new_code_cell(source, metadata={"of": name}) for source in [*sources, "%reset -f"]]
