@@ -364,7 +364,7 @@ def test_subfolders_are_classes(tmp_path):
 
 def test_a_folder_without_images_is_refused(tmp_path):
     (tmp_path / "readme.txt").write_text("hello")
-    with pytest.raises(ValueError, match=r"has no image that can be read; the first of 1 that were skipped: readme.txt: "):
+    with pytest.raises(ValueError, match=r"has no image that can be read; the first of 1 files: readme.txt: "):
         read_folder(tmp_path, size=(2, 2), channels=1, classes=3)
 
 

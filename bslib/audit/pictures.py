@@ -61,8 +61,7 @@ def read_folder(folder: Path, *, size: tuple[int, int], channels: int, classes: 
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder of images")
-    skipped = [f"{_printable(entry.name)}: a link, and links are not followed" for entry in _linked_folders(folder)]
-    files, notes, kept = list(itertools.islice(_files(folder), MOST_FILES + 1)), [], []
+    files, skipped, notes, kept = list(itertools.islice(_files(folder), MOST_FILES + 1)), [], [], []
     if len(files) > MOST_FILES:
         notes.append(f"the folder has more than {MOST_FILES:,} files; the others were not looked at")
     order = np.random.default_rng(0).permutation(len(files[:MOST_FILES]))
@@ -79,7 +78,7 @@ def read_folder(folder: Path, *, size: tuple[int, int], channels: int, classes: 
                 skipped.append(_printable(f"{files[at].relative_to(folder)}: {problem}"))
             shown.update()
     if not images:
-        reason = f"; the first of {len(skipped)} that were skipped: {skipped[0]}" if skipped else ""
+        reason = f"; the first of {len(skipped)} files: {skipped[0]}" if skipped else ""
         raise ValueError(f"{folder} has no image that can be read{reason}")
     labels, note = _labels([path.parts[0] if len(path.parts) > 1 else "" for path in kept], folder, classes)
     return Pictures(torch.stack(images), labels, [_printable(path) for path in kept], skipped, notes + ([note] if note else []))
@@ -156,14 +155,11 @@ def _printable(text: object) -> str:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Yield files without following links, and without hidden folders such as ``.ipynb_checkpoints``."""
+    """Yield files and links, which are not followed, without hidden folders such as ``.ipynb_checkpoints``."""
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent, name) for name in sorted(names))
-
-
-def _linked_folders(folder: Path) -> list[Path]:
-    return sorted(entry for entry in folder.iterdir() if entry.is_symlink() and entry.is_dir())
+        links = [name for name in folders if Path(parent, name).is_symlink()]
+        yield from (Path(parent, name) for name in sorted(names + links))
 
 
 def _labels(parents: list[str], folder: Path, classes: int) -> tuple[Tensor | None, str]:
