@@ -10,6 +10,7 @@ import contextlib
 import functools
 import hashlib
 import itertools
+import math
 import operator
 import os
 import random
@@ -17,7 +18,7 @@ import sys
 import threading
 import types
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,8 @@ import torch
 from torch import Tensor, nn
 
 __all__ = [
-    "Logits", "check_alone", "check_counts", "check_inputs", "check_logits", "check_model", "check_points", "dtype_of",
-    "evaluating", "same_logits", "trial_images",
+    "Logits", "check_alone", "check_batch", "check_counts", "check_inputs", "check_logits", "check_model", "check_points",
+    "dtype_of", "evaluating", "same_logits", "trial_images",
 ]  # fmt: skip
 
 #: Largest difference between two outputs for one image that count as equal, relative to the largest logit.
@@ -352,8 +353,7 @@ def check_counts(**counts: object) -> None:
 
 # The check before the first measurement
 
-#: What a user can do about a model whose answers are not those of a function of one image.
-REMEDY = "mend it (W alone can count its answers as they come, with stochastic=True)"
+_REMEDY = "mend it (W alone can count its answers as they come, with stochastic=True)"
 
 
 def trial_images(x: Tensor, count: int = 2) -> Tensor:
@@ -392,9 +392,9 @@ def check_model(network: Logits, trial: Tensor, *, stochastic: bool = False) -> 
     check_logits(first)
     if not stochastic:
         if not all(same_logits(first, other) for other in again):
-            raise ValueError(f"the model answers the same image differently when it is asked again, by chance: {REMEDY}")
+            raise ValueError(f"the model answers the same image differently when it is asked again, by chance: {_REMEDY}")
         if not same_logits(first, alone):
-            raise ValueError(f"the model's answer to an image depends on the other images of the batch: {REMEDY}")
+            raise ValueError(f"the model's answer to an image depends on the other images of the batch: {_REMEDY}")
     if first.shape[1] == 2 and not first[:, 0].any() and ((first[:, 1] >= 0) & (first[:, 1] <= 1)).all():
         warn_caller("the model's single output lies in [0, 1]: if it is a probability, return its logit (the threshold is 0)")
     return first
@@ -432,8 +432,19 @@ def check_alone(network: Logits, images: Tensor) -> tuple[Tensor, Tensor]:
     together, alone = network(some), torch.cat([network(image[None]) for image in some])
     # Large features leave rounding errors far above those of trial images; a batch that is scaled is off by much more.
     if not together.isnan().any() and not same_logits(together, alone, DEPENDS):
-        raise ValueError(f"the model's answer to a noisy image depends on the other images of the batch: {REMEDY}")
+        raise ValueError(f"the model's answer to a noisy image depends on the other images of the batch: {_REMEDY}")
     return some, together
+
+
+def check_batch(network: Callable[[Tensor], Tensor], images: Tensor, logits: Tensor, most: int, dtype: torch.dtype) -> None:
+    """Raise a ValueError if at most so many of the images get other logits in a batch of their own, or if logits hold NaN.
+
+    Trial batches have two images. A model may normalise over its batch, or have no room for all of it, only where it is large.
+    """
+    check_logits(logits)
+    some = slice(None, None, math.ceil(len(images) / most))
+    if not same_logits(network(images[some]), logits[some], max(DEPENDS, 16 * torch.finfo(dtype).eps)):
+        raise ValueError(f"the model's answer to an image depends on the other images of a large batch: {_REMEDY}")
 
 
 def same_logits(one: Tensor, other: Tensor, tolerance: float = SAME_ANSWER) -> bool:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bslib.calling import DEPENDS, HOOKS, REMEDY, Logits, check_model, digest_of, dtype_of, same_logits, trial_images, warn_caller
+from bslib.calling import HOOKS, Logits, check_model, digest_of, dtype_of, same_logits, trial_images, warn_caller
 
 __all__ = ["ENGINES", "Compiled", "NearTieFallback", "compile_for_inference", "fast_dtype", "import_openvino"]
 
@@ -81,17 +81,6 @@ class Compiled:
         remedy = "as with engine='eager', dtype=torch.float32"
         warn_caller(f"{self.what}: other logits than the model's for these images, so the model runs as it is, {remedy}")
         return replace(self, network=self.own, dtype=torch.float32, what="eager, float32: other logits", own=None)
-
-    def check_batch(self, images: Tensor, logits: Tensor) -> None:
-        """Raise a ValueError if some of the images get other logits in a batch of 16, so that their batch matters.
-
-        The trial batch has two images, and a model may normalise over its batch, or have no room for all of it, only where it is
-        large. A conversion is compared with the model on as few by :meth:`checked`.
-        """
-        some = slice(None, None, math.ceil(len(images) / CHECKED))
-        tolerance = DEPENDS if self.dtype == torch.float32 else 16 * torch.finfo(self.dtype).eps
-        if self.own is None and not same_logits(self.network(images[some]), logits[some], tolerance):
-            raise ValueError(f"the model's answer to an image depends on the other images of a large batch: {REMEDY}")
 
 
 def compile_for_inference(

@@ -22,7 +22,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bslib.calling import DEPENDS, check_alone, check_counts, check_logits, check_points, dtype_of, evaluating, same_logits
+from bslib.calling import (
+    DEPENDS,
+    check_alone,
+    check_batch,
+    check_counts,
+    check_logits,
+    check_points,
+    dtype_of,
+    evaluating,
+    same_logits,
+)
 from bslib.engine import CHECKED, Compiled, compile_for_inference
 from bslib.entropy import entropy
 from bslib.progress import bar
@@ -141,8 +151,9 @@ def class_counts(
         Precision of the forward passes. The default is bfloat16 with near ties in float32 where the hardware multiplies in
         bfloat16 (:class:`bslib.engine.NearTieFallback`); this gives the labels of float32. ``torch.float32`` uses float32 only.
     batch_size : int, optional
-        Most noisy copies in a forward pass; above 64, whole blocks of 64. The default on a CPU is 64 to 4,096, depending on the
-        image size. Memory grows with the batch size and the result (8 bytes for each of S * N * B * C counts), but not with n.
+        Most noisy copies in a forward pass of the model; above 64, whole blocks of 64. A converted network takes 64 at a time.
+        The default on a CPU is 64 to 4,096, depending on the image size. Memory grows with the batch size and the result (8 bytes
+        for each of S * N * B * C counts), but not with n.
     engine : {"auto", "openvino", "eager"}
         Runs the forward passes (see :func:`bslib.engine.compile_for_inference`). On a CPU, "auto" converts the network to
         OpenVINO if it is installed and the expected saving exceeds the cost of the conversion. Otherwise it runs unconverted.
@@ -202,11 +213,11 @@ def class_counts(
                     widest = torch.add(images, noise, alpha=max(sigmas))
                     extremes, answers = check_alone(network, widest.to(dtype_of(model)))
                 logits = _passed(compiled, noisy, batch_size)
-                some = CHECKED if counts is None else math.ceil(len(noisy) / ONE_IN)
+                some = min(CHECKED, batch_size or CHECKED) if counts is None else math.ceil(len(noisy) / ONE_IN)
                 if (kept := compiled.checked(noisy, logits, some)) is not compiled:
                     compiled, logits = kept, _passed(kept, noisy, batch_size)
-                if counts is None and not stochastic:
-                    compiled.check_batch(noisy, logits)
+                if counts is None and not stochastic and compiled.own is None:  # a conversion is compared with few images
+                    check_batch(compiled.network, noisy, logits, some, compiled.dtype)
                 labels = _labels(logits)
                 if counts is None:
                     counts = torch.zeros(len(sigmas), len(order), len(x), logits.shape[1], dtype=torch.int64, device=x.device)
@@ -237,8 +248,8 @@ def predict(model: nn.Module, x: Tensor) -> NDArray[np.int64]:
             logits = compiled.network(part)
             if (kept := compiled.checked(part, logits, 1 if found else CHECKED)) is not compiled:
                 compiled, logits = kept, kept.network(part)
-            if not found:
-                compiled.check_batch(part, logits)
+            if not found and compiled.own is None:
+                check_batch(compiled.network, part, logits, CHECKED, compiled.dtype)
             found.append(_labels(logits))
         return torch.cat(found).cpu().numpy()
 

@@ -132,8 +132,9 @@ class Trigger:
             raise ValueError(f"images must have shape (C, H, W) or (B, C, H, W), got {tuple(images.shape)}")
         h, w = self.mask.shape[-2:]
         channels, height, width = images.shape[-3:]
-        if width in (1, 3, 4) and channels not in (1, 3, 4):
-            raise ValueError(f"images must have shape (B, C, H, W), got {tuple(images.shape)}: use images.permute(0, 3, 1, 2)")
+        if width in (1, 3, 4) and channels not in (1, 3, 4) and height > 4:
+            hint = f"use images.permute({'2, 0, 1' if images.ndim == 3 else '0, 3, 1, 2'})"
+            raise ValueError(f"images must have shape (C, H, W) or (B, C, H, W), got {tuple(images.shape)}: {hint}")
         if h > height or w > width:
             raise ValueError(f"the trigger of {h}x{w} pixels is larger than the images of {height}x{width}")
         for name, part in (("trigger", self.values), ("mask", self.mask)):

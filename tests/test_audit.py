@@ -425,7 +425,7 @@ def test_a_reference_must_have_the_same_classes():
         ({"steps": 0}, "steps must be a whole number of 1 or more, got 0"),
         ({"model": cornered(backdoor=False).double()}, "x must have the model's precision, torch.float64, got torch.float32"),
         ({"references": nn.Sequential(nn.Flatten())}, "references must be a sequence of networks, got Sequential"),
-        ({"references": "ab"}, "references must be a sequence of networks, got str"),
+        ({"references": "ab"}, "references must be networks, got 'a'"),
         ({"references": [cornered(backdoor=False)]}, "references must differ from the network"),
         ({"references": [cornered(backdoor=True)] * 2}, "references must differ from the network and from each other"),
         ({"references": [cornered(backdoor=False).half()]}, "x must have the model's precision, torch.float16"),

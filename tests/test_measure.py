@@ -310,22 +310,52 @@ def test_a_dependence_on_the_batch_beyond_the_trial_images_is_refused():
 class Crowded(nn.Module):
     """Subtracts the mean of its batch, once there are ten images and more."""
 
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(3))
+
     def forward(self, x):
-        logits = x.flatten(1)[:, :3]
+        logits = x.flatten(1)[:, :3] * self.scale
         return logits - logits.mean(0) if len(x) >= 10 else logits
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_dependence_on_large_batches_alone_is_refused(dtype):
-    model, x = Crowded(), torch.rand(40, 1, 8, 8)
+    model, x = Crowded().to(dtype), torch.rand(40, 1, 8, 8)
     with pytest.raises(ValueError, match="to an image depends on the other images of a large batch"):
-        counts(model.to(dtype), x, sigma=0.2)
+        counts(model, x, sigma=0.2)
     with pytest.raises(ValueError, match="to an image depends on the other images of a large batch"):
         predict(model, x)
     assert counts(model, x, sigma=0.2, stochastic=True).sum() == 40 * 100
 
 
-def test_no_pass_has_more_images_than_the_batch_size():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rounding_that_depends_on_the_size_of_a_batch_is_none_of_its_images(dtype):
+    class Rounding(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(64, 3, generator=torch.Generator().manual_seed(0)))
+
+        def forward(self, x):
+            logits = x.flatten(1) @ self.weight
+            return logits * (1 + torch.finfo(x.dtype).eps * len(x))
+
+    assert counts(Rounding().to(dtype), torch.rand(40, 1, 8, 8), sigma=0.2).sum() == 40 * 100
+
+
+def test_logits_that_noise_makes_nan_are_said_to_be_nan():
+    class Root(nn.Module):
+        def forward(self, x):
+            return x.flatten(1)[:, :3].sqrt()
+
+    with pytest.raises(ValueError, match=r"logits hold NaN: .* or noise left its range"):
+        counts(Root(), torch.rand(40, 1, 8, 8), sigma=0.5)
+    with pytest.raises(ValueError, match="logits hold NaN"):
+        predict(Root(), torch.rand(40, 1, 8, 8) - 0.2)
+
+
+@pytest.mark.parametrize("most", [4, 20])
+def test_no_pass_has_more_images_than_the_batch_size(most):
     class Counting(nn.Module):
         most = 0
 
@@ -333,13 +363,13 @@ def test_no_pass_has_more_images_than_the_batch_size():
             Counting.most = max(self.most, len(x))
             return x.flatten(1)[:, :3]
 
-    some = counts(Counting(), x := torch.rand(3, 1, 8, 8), sigma=0.2, n=100, batch_size=20)
-    assert Counting.most == 20 and np.array_equal(some, counts(Counting(), x, sigma=0.2, n=100))
+    some = counts(Counting(), x := torch.rand(3, 1, 8, 8), sigma=0.2, n=100, batch_size=most)
+    assert Counting.most == most and np.array_equal(some, counts(Counting(), x, sigma=0.2, n=100))
 
 
 def test_a_memory_of_what_was_seen_is_refused():
     with pytest.raises(ValueError, match=r"it remembers what it has seen|depends on the other images"):
-        counts(Remembering(), torch.rand(4, 1, 8, 8), sigma=1.0, batch_size=64)
+        counts(Remembering(), torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)), sigma=1.0, batch_size=64)
 
 
 def test_each_batch_is_compared_with_the_model_in_float32():

@@ -169,6 +169,7 @@ TRUE = torch.ones(2, 2, dtype=torch.bool)
         (lambda: pattern(1)(torch.full((1, 8, 8), 200.0)), "got values from 200 to 200: divide by 255 first"),
         (lambda: pattern(1)(torch.full((1, 8, 8), -1.0)), "got values from -1 to -1: normalise inside the model"),
         (lambda: pattern(1)(torch.zeros(9, 8, 8, 3)), "got (9, 8, 8, 3): use images.permute(0, 3, 1, 2)"),
+        (lambda: pattern(1)(torch.zeros(8, 8, 3)), "got (8, 8, 3): use images.permute(2, 0, 1)"),
         (lambda: Trigger(TRUE.numpy(), torch.ones(1, 2, 2)), "mask and values must be tensors, got ndarray and Tensor"),
         (lambda: pattern(1)(torch.zeros(1, 8, 8).numpy()), "images must be a tensor, got ndarray"),
         (lambda: Trigger.from_image(torch.zeros(8, 8).numpy()), "image must be a tensor, got ndarray"),

@@ -94,7 +94,7 @@ def link_code(app: Sphinx, doctree: nodes.document) -> None:
 
 
 #: Words of the glossary that are mostly verbs elsewhere.
-VERBS = {"cover", "repeat", "spread", "store"}
+VERBS = {"cover", "poisons", "repeat", "spread", "store"}
 
 
 def link_terms(app: Sphinx, doctree: nodes.document, page: str) -> None:

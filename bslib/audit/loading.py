@@ -34,7 +34,7 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 #: Architectures of torchvision with auxiliary heads.
 WITH_AUXILIARY = ("googlenet", "inception_v3")
 #: What functions that build a network call the number of classes.
-CLASSES = ("classes", "num_classes", "n_classes", "nb_classes", "num_labels", "num_outputs")
+CLASSES = ("classes", "num_classes", "n_classes", "nb_classes", "num_class", "n_class", "nclass", "num_labels", "num_outputs")
 #: Means and standard deviations that networks are often trained with.
 NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "none": ((0.0,), (1.0,)),
@@ -129,10 +129,14 @@ def fit(network: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
 
 
 def _wraps(prefix: str, weights: dict[str, Tensor], wanted: dict[str, Tensor]) -> bool:
-    """Whether a prefix is before all keys, or before all that are wanted, as where a loss has weights of its own."""
+    """Whether a prefix is before all keys, or before all that are wanted, as where a loss has weights of its own.
+
+    Without it no two keys may be one: a file with two networks holds no answer to which is meant.
+    """
     under = {key.removeprefix(prefix) for key in weights if key.startswith(prefix)}
     whole = len(under) == len(weights) or under >= wanted.keys()
-    return bool(under) and whole and not weights.keys() <= wanted.keys()
+    apart = len({key.removeprefix(prefix) for key in weights}) == len(weights)
+    return bool(under) and whole and apart and not weights.keys() <= wanted.keys()
 
 
 def build(arch: str, classes: int) -> nn.Module:
@@ -211,7 +215,7 @@ class OnnxNetwork(nn.Module):
             graph = openvino.Core().read_model(str(path))
             if len(graph.inputs) != 1 or not (kind := graph.inputs[0].get_element_type()).is_real():
                 got = f"{len(graph.inputs)} inputs" if len(graph.inputs) != 1 else f"an input of {kind.get_type_name()}"
-                raise ValueError(f"{path} must take one batch of float images in [0, 1], and has {got}")
+                raise ValueError(f"{path} must take one batch of float images, and has {got}")
             shape = graph.inputs[0].partial_shape
             shape[0] = -1  # exported files often have a fixed batch
             graph.reshape({graph.inputs[0]: shape})
@@ -273,9 +277,10 @@ def _built_by(file: Path, function: str, classes: int) -> nn.Module:
 
 def _made(make: Callable[..., Any], classes: int) -> Any:
     parameters = inspect.signature(make).parameters
-    if named := next((name for name in CLASSES if name in parameters), None):
-        return make(**{named: classes})
-    return make(classes) if any(p.default is p.empty and p.kind < p.VAR_POSITIONAL for p in parameters.values()) else make()
+    by_name = (p for p in map(parameters.get, CLASSES) if p is not None and p.kind != p.POSITIONAL_ONLY)
+    if named := next(by_name, None):
+        return make(**{named.name: classes})
+    return make(classes) if any(p.default is p.empty and p.kind <= p.VAR_POSITIONAL for p in parameters.values()) else make()
 
 
 def listed(names: Sequence[object]) -> str:

@@ -118,8 +118,10 @@ def audit(
     """
     check_seed(seed)
     classes, chosen = _checked(model, images, labels, tested, trigger, steps)
-    if isinstance(references, nn.Module) or not all(isinstance(network, nn.Module) for network in references):
+    if isinstance(references, nn.Module) and not isinstance(references, nn.ModuleList):
         raise ValueError(f"references must be a sequence of networks, got {type(references).__name__}: use references=[network]")
+    for wrong in (network for network in references if not isinstance(network, nn.Module)):
+        raise ValueError(f"references must be networks, got {wrong!r}")
     if names is not None and len(names) != len(images):
         raise ValueError(f"names must be one for each of {len(images)} images, got {len(names)}")
     images = images.detach()

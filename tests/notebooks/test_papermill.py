@@ -45,7 +45,7 @@ def executed(tmp_path_factory, published_file) -> dict[str, dict]:
     them every name is cleared.
     """
     folder = tmp_path_factory.mktemp("joined")
-    cells = [new_code_cell(NUMBERS.format(tests=str(ROOT / "tests"), file=str(published_file)))]
+    cells = [new_code_cell(NUMBERS.format(tests=str(ROOT / "tests"), file=str(published_file))), new_code_cell("%reset -f")]
     for name in NOTEBOOKS:
         sources = [c.source for c in nbformat.read(ROOT / "notebooks" / name, as_version=4).cells if c.cell_type == "code"]
         cells += [new_code_cell(source, metadata={"of": name}) for source in [*sources, "%reset -f"]]
