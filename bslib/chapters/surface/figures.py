@@ -103,7 +103,7 @@ def difference_to_clean(surface: Surface, table: pd.DataFrame) -> Figure:
     for axis, title in zip(axes, ("mean of W (nats)", "change of the mean of W (nats)"), strict=True):
         axis.set_title(title)
         noise_axis(axis, table["sigma"])
-    axes[0].legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(0, 0.75))
+    axes[0].legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(0, 0.6))
     axes[1].legend(frameon=False, fontsize=9)
     return finish(figure, axes, surface.source, y=None)
 
