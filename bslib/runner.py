@@ -21,6 +21,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from queue import Empty, Queue
+from types import FrameType
 from typing import Any
 
 import torch
@@ -352,12 +353,17 @@ def _start_worker(lock: Any) -> None:
     Workers ignore Ctrl-C; the parent process handles it and sends SIGTERM. On SIGTERM a worker exits through Python's normal
     shutdown, so that no partially written file remains. Further signals are ignored because they would interrupt the cleanup.
     """
-
-    def stop(*_: Any) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        sys.exit(_TOLD_TO_STOP)
-
     tqdm.set_lock(lock)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGTERM, _stop)
     exit_with_parent()
+
+
+def _stop(_: int, frame: FrameType | None) -> None:
+    """Exit, a little later if the signal came in the midst of an import, whose locks end in callbacks that swallow exceptions."""
+    if frame is not None and frame.f_globals.get("__name__") == "importlib._bootstrap":
+        signal.signal(signal.SIGALRM, _stop)
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        return
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(_TOLD_TO_STOP)

@@ -323,6 +323,23 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path, tiny_profile):
     assert after.items() >= finished.items() and {spec.key for spec in plan[:9]} <= set(after)
 
 
+def test_a_signal_in_the_midst_of_an_import_stops_a_worker_after_it():
+    """An exit inside the callbacks of importlib would be swallowed."""
+    code = """if True:
+        import importlib._bootstrap, signal, time, types
+        from bslib import runner
+        signal.signal(signal.SIGTERM, runner._stop)
+        names = vars(importlib._bootstrap) | {"signal": signal}
+        importing = types.FunctionType((lambda: signal.raise_signal(signal.SIGTERM)).__code__, names)
+        importing()
+        print("not yet", flush=True)
+        time.sleep(5)
+        print("never")
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (143, "not yet\n"), done.stderr
+
+
 def test_a_failing_worker_ends_the_run(tmp_path, tiny_plan, monkeypatch):
     """The error of a job comes out of the run as it is."""
     monkeypatch.setattr(runner, "_pool", ThreadPoolExecutor)  # no need to wait for processes to start
