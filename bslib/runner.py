@@ -365,5 +365,6 @@ def _stop(_: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGALRM, _stop)
         signal.setitimer(signal.ITIMER_REAL, 0.01)
         return
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for further in (signal.SIGTERM, signal.SIGALRM):
+        signal.signal(further, signal.SIG_IGN)
     sys.exit(_TOLD_TO_STOP)
