@@ -113,7 +113,7 @@ def is_crafted(spec) -> bool:
 
 def test_the_paper_plan_has_the_papers_networks_and_no_spec_twice():
     specs = plan_of("patterns", "paper")
-    assert len(specs) == len(set(specs)) == 2911
+    assert len(specs) == len(set(specs)) == 3007
     triggers = {"fashion-mnist": (1, 3, 4, 2, 5, 6), "cifar10": (1, 3, 4)}
     further = [s for s in specs if isinstance(s, NetworkSpec) and s.dataset == "cifar10" and s.seed >= 3]
     assert [(n.attack.trigger, n.seed) for n in further] == [(1, 3), (4, 3)]
