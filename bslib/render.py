@@ -74,7 +74,7 @@ def evidence_in_words(*, profile: str, seed: int = 0, store: str | Path | Store 
         elif isinstance(record.spec, DomainSpec):
             networks[record.data["source"]] += 1
             points[record.data["source"]] += 2 * record.spec.points  # with and without the trigger
-    copies = {name: f" and {count} treated copies of some" * (count > 0) for name, count in treated.items()}
+    copies = {name: f" and {count} copies of some of them after a treatment" * (count > 0) for name, count in treated.items()}
     said = (f"{name}: {n} networks{copies.get(name, '')}, W at {points[name]:,} points" for name, n in networks.items())
     return f"{'; '.join(said)}. A point is one input, such as an image, with or without a trigger, on one network."
 

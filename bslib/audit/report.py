@@ -32,7 +32,7 @@ BLIND = (
 )
 CLASS_HEAD = (
     "class", "pixels", "p", "success", "on other images", "W clean", "W with it", "p (lower W)", "score of spread", "STRIP",
-    "logit shift",
+    "logit variance",
 )  # fmt: skip
 STYLE = """<style>
 .audit {font: 15px/1.5 system-ui, sans-serif; max-width: 960px; margin: 1em auto; padding: 0 1em; color: #222; background: #fff}

@@ -92,7 +92,7 @@ class Correlation(Results[Size]):
         """The threat model, the number of images of a pair, and how many networks are measured at one noise level alone."""
         further = len(self.networks) - len(self._measured_at(self.size.sigmas[-1]))
         alone = f", {further} of them at σ = {self.size.sigmas[0]:g} alone" if further else ""
-        return f" under {self.size.threat_model}{alone}, {self.size.points} images a pair"
+        return f" under {self.size.threat_model}{alone}, {self.size.points} images behind each pair"
 
     def pairs(self, sigma: float | None = None, *, n: int | None = None) -> pd.DataFrame:
         """The pairs of success and mean W, one row each.

@@ -77,7 +77,7 @@ def comparison_table(part: Batches) -> str:
         sizes = f"{norms[-1][attack.target]:.1f}", f"{others.min():.1f} to {others.max():.1f}"
         rows.append((spec.samples, *sizes, f"{record.result['anomaly_index']:.1f}", *least))
     head = (
-        "images a step", "mask of the backdoor's class", "the others, smallest to largest", "anomaly index",
+        "images in a step", "mask of the backdoor's class", "the others, smallest to largest", "anomaly index",
         "success on test images", "on training images",
     )  # fmt: skip
     rank = float(spearmanr(*norms).statistic)
