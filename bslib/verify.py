@@ -99,9 +99,10 @@ def verify(records: list[Record], store: Store, *, device: str = "auto", progres
                 _bring_weights(spec.on_network, store, anew)
             run([spec], anew, device=device, jobs=1, progress=progress)
             new = anew.get(spec)
-            # The record may name a pattern by the checksum of an earlier format.
+            # The record may name a pattern by the checksum of an earlier format, and earlier class counts held their precision.
             old = record.result
             same = {name: old[name] for name, need in spec.needs.items() if old.get(name) in anew.get(need).identities}
+            same |= {"precision": old["precision"]} if "precision" in old and "precision" not in new.result else {}
             yield _compare(record, replace(new, result={**new.result, **same}), everything)
 
 

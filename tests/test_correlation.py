@@ -269,7 +269,8 @@ def test_a_network_counts_when_it_is_measured_at_the_first_level():
     level, other_level = (plan.counts_of(size, nets[2], sigma) for sigma in (0.1, 0.25))
     for spec in (nets[2], plan.predictions_of(size, nets[2]), level, plan.clean_counts_of(size, nets[2])):
         part = part_of(size, gone=lambda one, spec=spec: one == spec)
-        assert part.networks == [nets[0], nets[1], nets[3]] and "3 of 4 networks under T2, 2 images behind each pair" in part.source
+        assert part.networks == [nets[0], nets[1], nets[3]]
+        assert "3 of 4 networks under T2, 2 images behind each pair" in part.source
     part = part_of(size, gone=lambda one: one == other_level)
     assert part.networks == nets and part.sigmas == [0.1] and part.missing is None
     assert [network.seed for network in dataclasses.replace(part_of(size), size=T2, seed=1).networks] == [1, 1]

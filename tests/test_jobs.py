@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from bslib.datasets import load, to_float
+from bslib.engine import compile_for_inference
 from bslib.jobs import compute
 from bslib.jobs.base import draw_points, draw_points_of_each_class, split_test_set
 from bslib.measure import class_counts
@@ -143,6 +145,15 @@ def test_counts_are_those_of_the_measure(store, measured, trigger, paired, by_cl
     assert not np.array_equal(counts[None], counts[True])  # which noise it was can be told
     with torch.no_grad():
         assert np.array_equal(arrays["predicted"], network(images).argmax(1).numpy())
+
+
+def test_the_engine_and_its_precision_are_no_part_of_the_result(measured, monkeypatch):
+    """A machine that is busy may choose another engine."""
+    usual, how = measured(COUNTS), {"engine": "openvino", "dtype": torch.bfloat16}
+    for name, function in (("class_counts", class_counts), ("compile_for_inference", compile_for_inference)):
+        monkeypatch.setattr(f"bslib.jobs.counts.{name}", functools.partial(function, **how))
+    other = measured(COUNTS)
+    assert "bfloat16" in other.provenance["engine"] != usual.provenance["engine"] and other.checksum == usual.checksum
 
 
 def test_paired_counts_share_their_noise(store, measured, monkeypatch):

@@ -41,5 +41,4 @@ def compute(spec: DomainSpec, store: Store, device: torch.device, progress: bool
         "predicted": np.stack([predict(model, points) for points in carried]).astype(np.int16),
     }
     parameters = sum(p.numel() for p in network.parameters())
-    precision = str(engine.dtype).removeprefix("torch.")
-    return {"parameters": parameters, "precision": precision, "engine": engine.what}, arrays, data
+    return {"parameters": parameters, "engine": engine.what}, arrays, data

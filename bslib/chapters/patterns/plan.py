@@ -29,8 +29,9 @@ class Size(TrainedSize):
         The patterns that networks are trained on; W is measured around all six.
     further : tuple of int
         So many further networks with each of ``triggers``, whose seeds follow. None when empty.
-    cleansed : int
-        So many networks with the last of ``triggers`` follow these, for the W detector and Neural Cleanse at the first noise level.
+    searched : int
+        So many networks with the last of ``triggers`` follow these, for the W detector and Neural Cleanse alone, at the first
+        noise level.
     more_triggers : tuple of int
         The patterns of further networks, which are used only for the W detector: no patterns are crafted for them.
     test_images : int, optional
@@ -66,7 +67,7 @@ class Size(TrainedSize):
     threat_model: str
     triggers: tuple[int, ...] = (1, 3, 4)
     further: tuple[int, ...] = ()
-    cleansed: int = 0
+    searched: int = 0
     more_triggers: tuple[int, ...] = ()
     test_images: int | None = None
     points: int
@@ -114,13 +115,13 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
     specs: list[Spec] = []
     for size in sizes_of("patterns", profile):
         networks = sorted(networks_of(size, seed), key=lambda network: network.seed)
-        cleansed = crafted_networks_of(size, seed)
+        searched = crafted_networks_of(size, seed)
         thorough = [network for network in networks if network.seed < seed + size.networks + max(size.further, default=0)]
-        crafted = [network for network in cleansed if network in thorough]
+        crafted = [network for network in searched if network in thorough]
         specs += [pictures_of(size, seed)]
         specs += [spec for network in networks for spec in detector_specs(size, network)]
         specs += [spec for network in crafted for spec in universal_specs(size, network)]
-        specs += [spec for network in cleansed for spec in cleanse_specs(size, network)]
+        specs += [spec for network in searched for spec in cleanse_specs(size, network)]
         specs += [spec for network in crafted for spec in scores_specs(size, network)]
         specs += [spec for network in thorough for spec in level_specs(size, network)]
         specs += [spec for network in crafted for spec in further_specs(size, network)]
@@ -132,7 +133,7 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
 def networks_of(size: Size, seed: int) -> list[NetworkSpec]:
     """Clean networks, and the same number with each trigger, or more."""
     further = dict(zip(size.triggers, size.further or [0] * len(size.triggers), strict=True))
-    further[size.triggers[-1]] += size.cleansed
+    further[size.triggers[-1]] += size.searched
     return [
         size.attacked_network(run, size.threat_model, trigger) if trigger else size.network_spec(run)
         for trigger in (None, *size.trained)
