@@ -306,8 +306,11 @@ class _Candidate:
         make, name = _maker(engine, self.x.device)
         if any(getattr(module, kind, None) for module in self.network.modules() for kind in HOOKS):
             raise _Unsuitable("it has hooks, which must see every module at work")
-        with _Reading() as reading:
-            self.network(self.trial)
+        try:
+            with _Reading() as reading:
+                self.network(self.trial)
+        except Exception as problem:  # torch.compile(fullgraph=True) does not run where operations are watched
+            raise _Unsuitable(f"its operations cannot be watched ({type(problem).__name__})") from None
         if reading.seen:
             raise _Unsuitable("its forward reads values of tensors, which a recorded graph cannot follow")
         try:

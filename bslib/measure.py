@@ -212,6 +212,8 @@ def class_counts(
                 if counts is None and not stochastic:
                     widest = torch.add(images, noise, alpha=max(sigmas))
                     extremes, answers = check_alone(network, widest.to(dtype_of(model)))
+                    if compiled.own is not None:
+                        compiled = compiled.checked(extremes, _passed(compiled, extremes, batch_size), len(extremes))
                 logits = _passed(compiled, noisy, batch_size)
                 some = min(CHECKED, batch_size or CHECKED) if counts is None else math.ceil(len(noisy) / ONE_IN)
                 if (kept := compiled.checked(noisy, logits, some)) is not compiled:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -73,6 +74,11 @@ def loop(logits, images, sigma=0.3, n=70) -> np.ndarray:
     return np.stack(found)[None]
 
 
+def masked(logits: torch.Tensor) -> torch.Tensor:
+    """The logits of three classes, and of two that are never predicted."""
+    return torch.cat([logits[:, :3], torch.full_like(logits[:, 3:], -1e9)], 1)
+
+
 def lstm() -> nn.Module:
     return Wrapped(lambda net, x: net[1](net[0](x)[0][:, -1]), nn.ModuleList([nn.LSTM(3, 8, batch_first=True), nn.Linear(8, 4)]))
 
@@ -102,6 +108,7 @@ ACCEPTED = {
     "exported": (exported, {}),
     "data parallel": (lambda: nn.DataParallel(plain()), {}),
     "hooked": (hooked, {}),
+    "masks classes": (lambda: Wrapped(lambda net, x: net(x) - torch.tensor([0, 0, 0, 1e9, 1e9])), {}),
 }
 
 
@@ -158,9 +165,29 @@ def test_quantised_networks(images):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_compiled_network(images):
-    model = torch.compile(plain(), backend="eager")
+@pytest.mark.parametrize("fullgraph", [False, True])
+def test_a_compiled_network(fullgraph, images, monkeypatch):
+    monkeypatch.setattr(engine, "SAVED", dict.fromkeys(engine.SAVED, 1e6))
+    model = torch.compile(plain(), backend="eager", fullgraph=fullgraph)
     assert np.array_equal(counts(model, images), loop(plain(), images))
+
+
+def test_a_part_without_modes_keeps_no_other_part_in_training(images):
+    """Exported programs refuse eval() and train()."""
+    model = nn.Sequential(exported(), nn.BatchNorm1d(5), nn.Dropout())
+    assert np.array_equal(counts(model, images), loop(exported(), images))
+    assert model[1].training and model[2].training and model[1].num_batches_tracked == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*other logits than the model's")
+def test_a_conversion_that_differs_outside_the_unit_interval_alone():
+    """OpenVINO's quotient of whole numbers is another one where few of the noisy rows are: below 0."""
+    pytest.importorskip("openvino")
+    torch.manual_seed(4)
+    inner = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3))
+    model, rows = Wrapped(lambda net, x: net(((x * 100).int() // 7).float() / 3), inner), 0.35 + 0.3 * torch.rand(8, 6)
+    converted, eager = (class_counts(model, rows, 0.15, 1000, seed=0, engine=e, progress=False) for e in ("openvino", "eager"))
+    assert np.array_equal(converted, eager)
 
 
 # Silent errors of the past
@@ -188,6 +215,8 @@ def test_a_single_logit_is_two_classes_with_the_threshold_at_zero(images):
         (lambda net, x: net(x + 0.05 * torch.randn_like(x)), "asked again, by chance"),
         (lambda net, x: net((x - x.mean()) / x.std()), "depends on the other images"),
         (lambda net, x: net((x / x.amax() * 7).round() / 7), "depends on the other images"),
+        (lambda net, x: masked(functional.dropout(net(x), 0.1, training=True)), "asked again, by chance"),
+        (lambda net, x: masked(net((x - x.mean()) / x.std())), "depends on the other images"),
     ],
 )
 @pytest.mark.parametrize("how", ["auto", "openvino"])
@@ -303,6 +332,26 @@ def test_refusals_name_the_remedy(model, x, says):
     with pytest.raises(ValueError) as caught:
         counts(model, x)
     assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_chance_is_seen_in_half_precision(images):
+    model = Wrapped(lambda net, x: net(functional.dropout(x, 0.02, training=True))).bfloat16()
+    with pytest.raises(ValueError, match="asked again, by chance"):
+        counts(model, images)
+
+
+@pytest.mark.parametrize(
+    ("model", "output", "says"),
+    [
+        (plain(), [], "output must be the name or the index of what holds the logits, got []"),
+        (plain(), True, "output must be the name or the index of what holds the logits, got True"),
+        (plain(), "scores", "output='scores' names nothing in what the model returned: Tensor"),
+        (Wrapped(lambda net, x: net(x).to_sparse()), None, "dense tensor, got torch.sparse_coo"),
+    ],
+)
+def test_outputs_that_hold_no_logits(model, output, says, images):
+    with pytest.raises(ValueError, match=re.escape(says)):
+        counts(model, images, output=output)
 
 
 def test_an_output_that_is_not_there(images):
@@ -502,6 +551,18 @@ def test_layers_that_merge_in_eval_are_told_to_train_again():
     with evaluating(model):
         assert model[0].merged
     assert not model[0].merged and [part.training for part in (model, *model)] == [True, True, False]
+
+
+def test_a_precision_for_all_backends_can_still_be_set_afterwards():
+    try:
+        torch.backends.fp32_precision = "tf32"
+        with evaluating(plain()):
+            assert torch.backends.mkldnn.conv.fp32_precision == torch.backends.cudnn.conv.fp32_precision == "ieee"
+        assert torch.backends.mkldnn.conv.fp32_precision == torch.backends.cudnn.conv.fp32_precision == "tf32"
+        torch.backends.fp32_precision = "ieee"
+        assert torch.backends.mkldnn.conv.fp32_precision == torch.backends.cudnn.conv.fp32_precision == "ieee"
+    finally:
+        torch.backends.fp32_precision, torch.backends.cudnn.allow_tf32 = "none", True
 
 
 def test_an_output_may_be_written_again_and_tf32_be_read():
