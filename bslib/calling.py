@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import inspect
 import itertools
 import math
 import operator
@@ -192,9 +193,9 @@ def digest_of(model: nn.Module, *tensors: Tensor) -> str:
     """Return the SHA-256 of a model and of further tensors, in hexadecimal.
 
     Of the model count parameters, buffers, the types of its modules with the code of their forward, their hooks, and their plain
-    attributes: numbers, texts, arrays, tensors, and lists, tuples and dictionaries of them. Of functions the name and the code
-    count, of other attributes only the type. A model that counts its passes in such an attribute therefore has another digest
-    after each.
+    attributes: numbers, texts, arrays, tensors, and lists, tuples and dictionaries of them. Of a function count the name, the
+    code, and the numbers, texts and functions that it uses by name; of other attributes only the type. A model that counts its
+    passes in such an attribute therefore has another digest after each.
 
     >>> digest_of(nn.Linear(1, 1)) == digest_of(nn.Linear(1, 1))
     False
@@ -239,10 +240,18 @@ def _described(name: str, value: Any, seen: dict[int, str]) -> Iterator[Any]:
 
 
 def _code_of(function: Any) -> bytes:
-    """The name and the code of a function, without what it calls."""
+    """The name and the code of a function, and the plain values and the code of functions that it uses by name."""
     code = getattr(function, "__code__", None)
     name = getattr(function, "__qualname__", type(function).__qualname__)
-    return f"{name};".encode() + (_bytes_of_code(code) if isinstance(code, types.CodeType) else b"")
+    if not isinstance(code, types.CodeType):
+        return f"{name};".encode()
+    values: dict[str, Any] = {}
+    with contextlib.suppress(TypeError, ValueError):  # no function, or a name without a value yet
+        used = inspect.getclosurevars(function)
+        values = {**used.globals, **used.nonlocals}
+    plain = {key: value for key, value in values.items() if isinstance(value, _PLAIN)}
+    codes = [_bytes_of_code(value.__code__) for _, value in sorted(values.items()) if inspect.isfunction(value)]
+    return b"".join((f"{name} {sorted(plain.items())!r};".encode(), _bytes_of_code(code), *codes))
 
 
 @functools.lru_cache(maxsize=1024)

@@ -347,7 +347,13 @@ def test_a_damaged_partial_result_is_computed_again(tmp_path):
     partial = Partial(tmp_path, {})
     partial.get("x", lambda: {"v": np.arange(3)})
     (path,) = tmp_path.rglob("*.npz")
-    path.write_bytes(path.read_bytes()[:40])
+    whole = path.read_bytes()
+    for bit in range(0, 8 * len(whole), 3):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        assert partial.get("x", lambda: {"v": np.arange(3)})["v"].tolist() == [0, 1, 2]
+    path.write_bytes(whole[:40])
     assert partial.get("x", lambda: {"v": np.arange(4)})["v"].size == 4
 
 
@@ -419,6 +425,9 @@ def test_a_reference_must_have_the_same_classes():
             "the trigger's pattern must be float of shape",
         ),
         ({"trigger": Overlay(torch.zeros(6, 6), torch.ones(1, 6, 6))}, "the trigger's mask must be float of shape (1, 6, 6)"),
+        ({"trigger": Overlay(torch.zeros(0), torch.ones(1, 6, 6))}, "the trigger's mask must be float of shape (1, 6, 6)"),
+        ({"images": pictures() - 0.3}, "undo their normalisation, which belongs into the model"),
+        ({"images": pictures() * 255}, "divide by 255 first"),
         ({"trigger": (0, 1)}, "trigger must be an Overlay(mask, pattern) of two tensors, got tuple"),
         ({"names": ["one"]}, "names must be one for each of 64 images, got 1"),
         ({"labels": [0] * 64}, "labels must be an int64 tensor, got list: use torch.as_tensor(labels)"),
@@ -431,6 +440,7 @@ def test_a_reference_must_have_the_same_classes():
         ({"references": [cornered(backdoor=False).half()]}, "x must have the model's precision, torch.float16"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:x has features from")
 def test_arguments_that_do_not_fit_are_named(change, message):
     options = {"model": cornered(backdoor=False), "images": pictures(), "progress": False} | change
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -441,6 +451,17 @@ def test_arguments_may_be_numpys_and_images_may_want_gradients(tmp_path):
     numpys = {"tested": np.array([0, 1]), "seed": np.int64(0), "steps": np.int64(1), "cache": str(tmp_path)}
     found = bslib.audit(cornered(backdoor=False), pictures().requires_grad_(), progress=False, **numpys)
     assert json.loads(json.dumps(found.as_dict()))["settings"]["tested"] == [0, 1] and any(tmp_path.iterdir())
+
+
+def test_a_trigger_may_be_optimised_in_double_precision_and_references_come_one_by_one(tmp_path):
+    """And what the user notes, such as a path, becomes text."""
+    trigger = Overlay(WHITE_CORNER.mask.double(), WHITE_CORNER.pattern.double().requires_grad_())
+    others = (cornered(k, backdoor=False) for k in (5, 5))
+    how = {"steps": 1, "progress": False, "cache": tmp_path}
+    found = bslib.audit(cornered(backdoor=True), pictures(), trigger=trigger, about={"at": Path("a")}, references=None, **how)
+    assert found.found["trigger"]["class"] == 2 and found.as_dict()["about"] == {"at": "a"}
+    with pytest.raises(ValueError, match="from each other, got one twice"):
+        bslib.audit(cornered(backdoor=True), pictures(), references=others, **how)
 
 
 def test_a_network_without_gradients_has_no_candidates():

@@ -23,7 +23,7 @@ from torch import nn
 import bslib
 from bslib.audit import loading, pictures
 from bslib.audit.evidence import Overlay
-from bslib.audit.pictures import read_folder, read_picture
+from bslib.audit.pictures import read_folder, read_picture, read_trigger
 from bslib.calling import digest_of
 
 ARCH = """
@@ -43,6 +43,8 @@ class RunsCode:
 
 
 # --- weights -------------------------------------------------------------------------------------------------------------
+
+PAIR = nn.Linear(2, 1).state_dict()
 
 
 @pytest.mark.parametrize("wrapped", [WEIGHT, {"state_dict": WEIGHT, "epoch": 3}, {"model": {"net": WEIGHT}}])
@@ -66,6 +68,29 @@ def test_weights_beside_those_of_the_network_are_named_alone():
     network, weights = nn.Linear(2, 1), {"model.weight": torch.ones(1, 2), "model.bias": torch.ones(1), "loss.w": torch.ones(1)}
     with pytest.raises(ValueError, match=r"does not fit the architecture: unexpected loss.w$"):
         loading.fit(network, weights, Path("w.pt"))
+
+
+@pytest.mark.parametrize(
+    ("held", "named"),
+    [
+        ({"state_dict": PAIR, "model": PAIR}, "'state_dict' and under 'model'"),
+        ({"model": PAIR, "model_ema": {f"module.{key}": tensor for key, tensor in PAIR.items()}}, "'model_ema'"),
+        ({"state_dict": PAIR, **PAIR}, "'its top level'"),
+    ],
+)
+def test_a_file_with_the_weights_of_two_networks_is_refused(held, named, tmp_path):
+    torch.save(held, path := tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=f"was not read: it holds weights under .*{named}, and only one is audited"):
+        loading.read_weights(path)
+
+
+def test_what_lies_beside_the_weights_is_no_second_network(tmp_path):
+    momentum = {"state": {0: dict(PAIR)}, "param_groups": []}
+    torch.save(
+        {"state_dict": PAIR, "optimizer": momentum, "best": torch.tensor(1.0), "loss": {"w": torch.ones(2)}},
+        path := tmp_path / "w.pth",
+    )
+    assert loading.read_weights(path).keys() == PAIR.keys()
 
 
 @pytest.mark.parametrize("other", ["", "net."])
@@ -305,6 +330,9 @@ def test_every_mode_gives_the_same_pixels(tmp_path):
 def test_sixteen_bits_are_kept(tmp_path):
     path = saved(tmp_path / "deep.png", Image.fromarray(np.array([[1, 65535]], np.uint16)))
     assert read_picture(path, size=None, channels=1).flatten().tolist() == pytest.approx([1 / 65535, 1.0])
+    Image.fromarray(np.array([[0, 40000]], np.uint16)).save(clear := tmp_path / "clear.png", transparency=0)
+    assert read_trigger(clear, "0,0", 1.0, size=(1, 2), channels=1).mask.flatten().tolist() == [0, 1]
+    assert read_picture(clear, size=None, channels=1).flatten().tolist() == pytest.approx([1.0, 40000 / 65535])
 
 
 def test_exif_rotation_is_applied(tmp_path):

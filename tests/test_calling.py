@@ -521,6 +521,26 @@ def test_the_digest_sees_plain_attributes_and_hooks(change, seen):
     assert changed(change) == seen
 
 
+STRENGTH = 0
+
+
+def helper(x):
+    return x
+
+
+class Using(nn.Module):
+    def forward(self, x):
+        return helper(x) * STRENGTH
+
+
+@pytest.mark.parametrize(("name", "value"), [("STRENGTH", 60), ("helper", lambda x: x + 1)])
+def test_the_digest_sees_what_forward_uses_by_name(name, value, monkeypatch):
+    before = digest_of(Using())
+    assert digest_of(Using()) == before
+    monkeypatch.setitem(globals(), name, value)
+    assert digest_of(Using()) != before
+
+
 def test_the_digest_is_the_same_in_every_process():
     """Sets of texts have another order with another seed of Python's hashes."""
     code = (

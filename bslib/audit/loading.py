@@ -85,7 +85,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         reason = (str(problem).splitlines() or [type(problem).__name__])[0].split(". ")[0][:200]
         raise ValueError(f"{path} was not read: it is truncated, corrupt or no weights file ({reason})") from None
     for _ in WRAPPINGS:  # a pickle can hold itself: no loop until it ends
-        found = next((found[n] for n in WRAPPINGS if isinstance(found.get(n), dict)), found) if isinstance(found, dict) else found
+        name = next((n for n in WRAPPINGS if isinstance(found.get(n), dict)), None) if isinstance(found, dict) else None
+        if name is None:
+            break
+        _check_single(found, name, path)
+        found = found[name]
     if not isinstance(found, dict) or not found or not all(isinstance(t, Tensor) for t in found.values()):
         what = f"a dictionary with {', '.join(map(repr, list(found)[:5]))}" if isinstance(found, dict) else type(found).__name__
         raise ValueError(f"{path} holds no state dict, but {what}: it should map names to tensors, or hold that as 'state_dict'")
@@ -93,6 +97,16 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
             raise ValueError(f"{path} was not read: {key} is quantised, sparse or without values; ask for plain float weights")
     return {str(key): tensor for key, tensor in found.items()}
+
+
+def _check_single(found: dict[Any, Any], chosen: str, path: Path) -> None:
+    """Raise a ValueError if a file holds a second network beside the chosen one, such as its moving average."""
+    holding = {name: part for name, part in found.items() if isinstance(part, dict) and name != chosen}
+    holding |= {"its top level": {name: part for name, part in found.items() if isinstance(part, Tensor)}}
+    for name, part in holding.items():  # at most half as many tensors are something else, such as the weights of a loss
+        if part and all(isinstance(value, Tensor) for value in part.values()) and 2 * len(part) > len(found[chosen]):
+            reason = f"it holds weights under {chosen!r} and under {name!r}, and only one is audited"
+            raise ValueError(f"{path} was not read: {reason}; save the one that you mean by itself")
 
 
 def fit(network: nn.Module, weights: dict[str, Tensor], path: Path) -> None:

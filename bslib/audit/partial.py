@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,11 +38,14 @@ class Partial:
         path = self.folder / f"{name}.npz"
         try:
             with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-                return {key: file[key] for key in file.files}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-            found = compute()
+                kept = {key: file[key] for key in file.files}
+            if kept.pop("names").tolist() == list(kept):
+                return kept
+        except Exception:  # NumPy and zipfile raise almost any exception for a damaged file
+            pass
+        found = compute()
         with atomic_path(path) as part, part.open("wb") as out:
-            np.savez_compressed(out, **found)  # type: ignore[arg-type]
+            np.savez_compressed(out, **found, names=list(found))  # type: ignore[arg-type]
         return found
 
     @contextmanager

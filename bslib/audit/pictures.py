@@ -136,8 +136,10 @@ def read_trigger(path: Path, at: str, blend: float, *, size: tuple[int, int], ch
 
 def _to_tensor(picture: Image.Image, size: tuple[int, int] | None, channels: int, opacity: bool) -> Tensor:
     if picture.mode.startswith("I"):  # 16 bits
-        grey = Image.fromarray(np.asarray(picture, dtype=np.float32) / 65535)
-        layers = [grey] * channels + [Image.new("F", picture.size, 1.0)] * opacity
+        values = np.asarray(picture, dtype=np.float32)
+        clear = values == picture.info.get("transparency", -1)
+        grey = Image.fromarray(values / 65535 if opacity else np.where(clear, np.float32(1), values / 65535))
+        layers = [grey] * channels + [Image.fromarray(np.float32(~clear))] * opacity
     else:
         rgba = picture.convert("RGBA")
         seen = rgba if opacity else Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)

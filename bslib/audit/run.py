@@ -29,7 +29,7 @@ from bslib.engine import fast_dtype
 from bslib.entropy import entropy
 from bslib.fields import check_seed
 from bslib.measure import class_counts, predict
-from bslib.patterns import frozen_weights
+from bslib.patterns import check_images, frozen_weights
 from bslib.patterns.neural_cleanse import reverse_triggers
 from bslib.progress import bar
 from bslib.provenance import code_version, device_name
@@ -120,11 +120,13 @@ def audit(
     classes, chosen = _checked(model, images, labels, tested, trigger, steps)
     if isinstance(references, nn.Module) and not isinstance(references, nn.ModuleList):
         raise ValueError(f"references must be a sequence of networks, got {type(references).__name__}: use references=[network]")
+    references = list(references or ())
     for wrong in (network for network in references if not isinstance(network, nn.Module)):
         raise ValueError(f"references must be networks, got {wrong!r}")
     if names is not None and len(names) != len(images):
         raise ValueError(f"names must be one for each of {len(images)} images, got {len(names)}")
     images = images.detach()
+    trigger = trigger and Overlay(*(part.detach().to(images) for part in trigger))
     job = _Job(model, images, classes, chosen, int(seed), int(steps), cache and Path(cache), progress, say)
     if len({job.digest, *(digest_of(network, images) for network in references)}) <= len(references):
         raise ValueError("references must differ from the network and from each other, got one twice")
@@ -353,6 +355,7 @@ def _checked(
     check_counts(steps=steps)
     if images.ndim != 4 or len(images) < 20:
         raise ValueError(f"an audit needs at least 20 images (B, C, H, W), got shape {tuple(images.shape)}")
+    check_images(images)
     if labels is not None and not isinstance(labels, Tensor):
         raise ValueError(f"labels must be an int64 tensor, got {type(labels).__name__}: use torch.as_tensor(labels)")
     if labels is not None and (labels.dtype != torch.int64 or labels.shape != images.shape[:1]):
@@ -379,7 +382,8 @@ def _check_overlay(trigger: Overlay, images: Tensor) -> None:
     wanted = ((1, *images.shape[2:]), tuple(images.shape[1:]))
     for name, part, shape in zip(Overlay._fields, trigger, wanted, strict=True):
         if not part.is_floating_point() or part.shape != shape or not ((part >= 0) & (part <= 1)).all():
-            got = f"{part.dtype} of shape {tuple(part.shape)} from {part.min().item():g} to {part.max().item():g}"
+            got = f"{part.dtype} of shape {tuple(part.shape)}"
+            got += f" from {part.min().item():g} to {part.max().item():g}" if part.numel() else ""
             raise ValueError(f"the trigger's {name} must be float of shape {shape} in [0, 1], got {got}")
 
 

@@ -142,7 +142,7 @@ def store_of(store: str | Path | Store | None) -> Store:
     """Open the store of ``bslib lab``: as :func:`bslib.store.open_store`, but a folder has the published records as base."""
     if store is None or store == PUBLISHED or isinstance(store, Store):
         return open_store(store)
-    return Store(Path(store).expanduser(), base=open_store(PUBLISHED))
+    return Store(open_store(store).folder, base=open_store(PUBLISHED))
 
 
 def export(

@@ -163,6 +163,8 @@ class Measuring:
             raise ValueError(f"images must have shape (B, C, H, W) with 1 or 3 channels, got {shape}")
         if not isinstance(index, numbers.Integral) or not 0 <= index < len(images):
             raise ValueError(f"index must be a whole number from 0 to {len(images) - 1}, got {index!r}")
+        if not isinstance(sigma, numbers.Real):
+            raise ValueError(f"sigma must be a number, got {sigma!r}")
         check_counts(n=n)
         if not self.models:
             raise ValueError("model must be a network, or at least one network by name, got none")
@@ -170,7 +172,7 @@ class Measuring:
             raise ValueError(f"trigger must not be named {NONE!r}, which is the menu's entry for no trigger")
         for trigger in self.triggers.values():
             if not callable(trigger):
-                raise ValueError(f"trigger must be a Trigger, or triggers by name, got {trigger!r}")
+                raise ValueError(f"trigger must be a Trigger, or triggers by name, got {type(trigger).__name__}")
             trigger(images[:1])
         image = images[index : index + 1]
         counts = [class_counts(model, image, sigma, 1, seed=self.seed, progress=False) for model in self.models.values()]
@@ -335,10 +337,10 @@ def _png(answer: Answer, classes: Sequence[str]) -> bytes:
         axis = figure.add_subplot(grid[:, 1 + column])
         axis.barh(range(len(drawn)), counts[drawn], color=COLOURS[column % len(COLOURS)])
         axis.set(xlim=(0, asked.n), ylim=(len(drawn) - 0.5, -0.5), xlabel=f"of {asked.n} copies, σ = {asked.sigma:g}")
-        axis.set_yticks(range(len(drawn)), [classes[k] for k in drawn], fontsize=8)
+        axis.set_yticks(range(len(drawn)), [classes[k] for k in drawn], fontsize=8, parse_math=False)
         axis.spines[["top", "right"]].set_visible(False)
         says = f"W = {plug_in(counts):.3f} of {math.log(len(classes)):.3f}\nwithout noise: {classes[answer.predicted[name]]}"
-        axis.set_title(f"{name}: {says}", fontsize=9, loc="left")
+        axis.set_title(f"{name}: {says}", fontsize=9, loc="left", parse_math=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
