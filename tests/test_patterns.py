@@ -30,7 +30,7 @@ from bslib.store import Record, Records, Store
 matplotlib.use("agg")
 
 SMALL = {
-    "networks": 1, "triggers": (1, 4), "further": (), "more_triggers": (),
+    "networks": 1, "triggers": (1, 4), "further": (), "searched": 0, "more_triggers": (),
     "points": 8, "sigmas": (0.1, 0.25, 0.05), "n": 12, "bounds": (10,), "more_bounds": (4,), "more_bounds_networks": None,
     "pattern_points": 4, "pattern_sigmas": (0.1, 0.25), "scored": 2,
 }  # fmt: skip
@@ -89,6 +89,7 @@ def part_of(changes=None, size=FASHION, *, profile="paper", gone=lambda spec: Fa
     specs = [pictures_of(size, SEED), *plan.compared_specs(size, SEED)]
     specs += [spec for net in plan.networks_of(size, SEED) for step in steps for spec in getattr(plan, step)(size, net)]
     specs += [spec for net in plan.networks_of(size, SEED) for spec in plan.more_bounds_specs(size, net, SEED)]
+    specs += [spec for net in plan.searched_networks_of(size, SEED) for spec in plan.searched_specs(size, net)]
     data, result = {"source": f"made up {size.dataset}"}, {"anomaly_index": 1.5}
     made = {s: Record(s, result, arrays_of(s) | (changes or {}).get(s, {}), data) for s in specs if not gone(s)}
     return Patterns(size, profile, SEED, Records(made))
@@ -113,12 +114,16 @@ def is_crafted(spec) -> bool:
 
 def test_the_paper_plan_has_the_papers_networks_and_no_spec_twice():
     specs = plan_of("patterns", "paper")
-    assert len(specs) == len(set(specs)) == 3007
+    assert len(specs) == len(set(specs)) == 2943
     triggers = {"fashion-mnist": (1, 3, 4, 2, 5, 6), "cifar10": (1, 3, 4)}
     further = [s for s in specs if isinstance(s, NetworkSpec) and s.dataset == "cifar10" and s.seed >= 3]
     assert [(n.attack.trigger, n.seed) for n in further] == [(1, 3), *((4, seed) for seed in range(3, 12))]
-    assert {s.on_network for s in specs if is_crafted(s)} >= {*further}
     assert {s.on_network for s in specs if isinstance(s, UniversalSpec | DetectorSpec)} & {*further} == {*further[:2]}
+    for network in further[2:]:  # for Neural Cleanse alone
+        own = [s for s in specs if s.on_network == network]
+        assert [(s.kind, getattr(s, "trigger", None)) for s in own] == [
+            (k, None) for k in ("network", "counts", "cleanse", "counts")
+        ]
     specs = [s for s in specs if s.on_network not in further]
     for dataset, threat, seeds in (("fashion-mnist", "T3", 9), ("cifar10", "T1", 3)):
         kinds = (None, *triggers[dataset])
@@ -143,10 +148,23 @@ def test_needed_specs_come_first_then_triggers_then_crafted_patterns_then_other_
         for spec in (spec for spec in place if spec.on_network and spec.dataset == size.dataset):
             other = getattr(getattr(spec, "pattern", None) or spec, "bound", size.bounds[0]) not in size.bounds
             other |= 0.1 not in getattr(spec, "sigmas", [0.1]) or getattr(spec, "samples", 0) == (size.compared or -1)
-            ranks.append(2 if other else int(is_crafted(spec) or isinstance(spec, DetectorSpec)))
+            alone = spec.on_network in plan.searched_networks_of(size, 0)
+            ranks.append(2 if other else int(alone or is_crafted(spec) or isinstance(spec, DetectorSpec)))
         assert ranks == sorted(ranks) and {0, 1} <= set(ranks) and size.pattern_sigmas[0] == size.sigmas[0] == 0.1
         half = 250 if size.dataset.startswith("digits") else 5000  # of the test set
         assert max(size.crafted_on, size.overlays, size.points, size.scored) <= half and size.pattern_points <= size.points
+
+
+def test_further_networks_are_searched_alone():
+    size = dataclasses.replace(FASHION, searched=2)
+    part, further = part_of(size=size), plan.searched_networks_of(size, SEED)
+    assert [(net.seed, plan.trained_trigger(net)) for net in further] == [(SEED + 1, 4), (SEED + 2, 4)]
+    assert part.networks == [CLEAN, ONE, FOUR] and part.searched == [CLEAN, ONE, FOUR, *further]
+    seeds = candidates(part).assign(seed=lambda table: part.seeds(table)).groupby("sigma")["seed"].agg(set)
+    assert seeds.to_dict() == {0.1: {SEED, SEED + 1, SEED + 2}, 0.25: {SEED}}
+    assert figures.reversed_norms(part).get_supxlabel().endswith("; crafted for 5 networks")
+    some = part_of(size=size, gone=lambda spec: spec == plan.cleanse_of(size, further[0]))
+    assert some.searched == [CLEAN, ONE, FOUR, further[1]]
 
 
 def test_every_batch_has_images_of_its_own_from_the_half_that_nothing_is_crafted_on():
@@ -437,15 +455,15 @@ def test_networks_without_all_records_of_a_pattern_are_left_out_of_its_numbers_a
         assert scores.loc[1, lacking].isna().all() and scores.loc[[0, 2], lacking].notna().all() and scores[there].notna().all()
     part, some = part_of(gone=is_crafted), part_of(gone=lambda spec: is_crafted(spec) and spec.network == ONE)
     assert isinstance(figures.roc(part), Figure) and all(draw(part).data.startswith("**Not yet run.**") for draw in DRAW[2:])
-    assert all(draw(some).get_supxlabel().endswith("; crafted for 2 of them") for draw in (DRAW[2], DRAW[4]))
+    assert all(draw(some).get_supxlabel().endswith("; crafted for 2 networks") for draw in (DRAW[2], DRAW[4]))
 
 
 def test_what_is_missing_says_what_to_run(tmp_path):
     results = load(profile="paper", store=Store(tmp_path, writable=False))
     assert list(results) == ["fashion-mnist", "cifar10"] and not quantities(results)
-    for (dataset, part), held in zip(results.items(), (63, 22), strict=True):
+    for (dataset, part), held in zip(results.items(), (63, 14), strict=True):
         tables = Patterns.tests, universal, universal_areas, candidates, others, detectors
-        assert all(table(part).empty for table in tables) and part.success_table().count("not yet run") == {63: 6, 22: 3}[held]
+        assert all(table(part).empty for table in tables) and part.success_table().count("not yet run") == {63: 6, 14: 3}[held]
         assert part.cleanse_table() == part.detectors_table() == "(Not yet run.)"
         assert f"{held} clean and backdoored networks ({part.size.network}) on {dataset}, and the store" in part.missing
         assert all("`bslib run patterns --profile paper --store book/records` computes them" in draw(part).data for draw in DRAW)

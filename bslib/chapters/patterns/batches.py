@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 
 from bslib.chapters.base import Results
 from bslib.chapters.outcomes import attack_success
-from bslib.chapters.patterns.plan import CONDITIONS, Size, batch_of, detector_specs, networks_of, trained_trigger
+from bslib.chapters.patterns.plan import (
+    CONDITIONS,
+    Size,
+    batch_of,
+    detector_specs,
+    networks_of,
+    searched_networks_of,
+    searched_specs,
+    trained_trigger,
+)
 from bslib.chapters.surface.plan import pictures_of
 from bslib.entropy import entropy
 from bslib.markdown import markdown_table
@@ -44,6 +53,16 @@ class Batches(Results[Size]):
     def needed(self, network: NetworkSpec) -> Sequence[Spec]:
         """The network, the success of its own trigger, and the batches of the detector."""
         return detector_specs(self.size, network)
+
+    @cached_property
+    def searched(self) -> list[NetworkSpec]:
+        """These networks, and then the complete ones on which only Neural Cleanse runs."""
+        further = searched_networks_of(self.size, self.seed)
+        return self.networks + [n for n in further if all(spec in self.records for spec in searched_specs(self.size, n))]
+
+    def about_networks(self, networks: Sequence[NetworkSpec] = ()) -> str:
+        """As for any chapter, with the networks on which only Neural Cleanse runs."""
+        return super().about_networks(networks or self.searched)
 
     @cached_property
     def sigmas(self) -> list[float]:
@@ -140,7 +159,7 @@ class Batches(Results[Size]):
 
     @cached_property
     def _trained_triggers(self) -> NDArray[np.int64]:
-        return np.array([trained_trigger(network) for network in self.networks], dtype=int)
+        return np.array([trained_trigger(network) for network in self.searched], dtype=int)
 
     @cached_property
     def _successes(self) -> Floats:
@@ -164,7 +183,7 @@ class Batches(Results[Size]):
 
     def seeds(self, table: pd.DataFrame) -> NDArray[np.int64]:
         """The seed of the network of each row of a table."""
-        return np.array([network.seed for network in self.networks], dtype=int)[table["network"]]
+        return np.array([network.seed for network in self.searched], dtype=int)[table["network"]]
 
     def triggers(self, table: pd.DataFrame) -> NDArray[np.int64]:
         """The trigger that the network of each row was trained on; 0 for clean networks."""

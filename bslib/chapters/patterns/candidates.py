@@ -29,7 +29,7 @@ def candidates(part: Batches) -> pd.DataFrame:
         the paper's test, calibrated score and p of Brown and Forsythe's, and W.
     """
     rows, successes = [], ["success", "success_test", "success_train"]
-    for number, network in enumerate(part.networks):
+    for number, network in enumerate(part.searched):
         crafted = cleanse_of(part.size, network)
         target = network.attack.target if network.attack is not None else None
         for sigma in part.size.pattern_sigmas:
@@ -51,7 +51,7 @@ def cleanse_table(part: Batches) -> str:
     """The results of Neural Cleanse on each network as a Markdown table."""
     rows, table = [], candidates(part)
     for number, own in table[table["sigma"] == part.size.pattern_sigmas[0]].groupby("network"):
-        attack = part.networks[cast(int, number)].attack
+        attack = part.searched[cast(int, number)].attack
         name = "clean" if attack is None else f"trigger {attack.trigger}, class {attack.target}"
         smallest = own.sort_values("norm").iloc[0]
         target = "" if attack is None else f"{own.loc[own['own'], 'norm'].iloc[0]:.1f}"
@@ -105,7 +105,7 @@ def quantities(part: Batches) -> dict[str, Estimate]:
     }
     seeds, of_clean = part.seeds(table), part.seeds(clean)
     found |= {f"candidates_{name}.{data}": over_seeds(of, seeds, within=(0, np.inf)) for name, of in values.items()}
-    less = clean["W"] - [part.clean_w(part.networks[k], first).mean() for k in clean["network"]]
+    less = clean["W"] - [part.clean_w(part.searched[k], first).mean() for k in clean["network"]]
     found[f"candidates_success_on_clean.{data}"] = over_seeds(clean["success_test"], of_clean)
     found[f"candidates_less_clean_on_clean.{data}"] = over_seeds(less, of_clean, within=UNBOUNDED)
     own = part.trained_on(part.tests(points=part.size.pattern_points), working(part)).query("carried == 'own'")

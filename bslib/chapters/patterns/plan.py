@@ -30,8 +30,7 @@ class Size(TrainedSize):
     further : tuple of int
         So many further networks with each of ``triggers``, whose seeds follow. None when empty.
     searched : int
-        So many networks with the last of ``triggers`` follow these, for the W detector and Neural Cleanse alone, at the first
-        noise level.
+        So many networks with the last of ``triggers``, whose seeds follow these, for Neural Cleanse alone.
     more_triggers : tuple of int
         The patterns of further networks, which are used only for the W detector: no patterns are crafted for them.
     test_images : int, optional
@@ -110,20 +109,19 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
     Triggers come before crafted patterns, and the first network of each kind before the second, so that claims are judged early.
 
     >>> len(plan("paper"))
-    3007
+    2943
     """
     specs: list[Spec] = []
     for size in sizes_of("patterns", profile):
         networks = sorted(networks_of(size, seed), key=lambda network: network.seed)
-        searched = crafted_networks_of(size, seed)
-        thorough = [network for network in networks if network.seed < seed + size.networks + max(size.further, default=0)]
-        crafted = [network for network in searched if network in thorough]
+        crafted = crafted_networks_of(size, seed)
         specs += [pictures_of(size, seed)]
         specs += [spec for network in networks for spec in detector_specs(size, network)]
         specs += [spec for network in crafted for spec in universal_specs(size, network)]
-        specs += [spec for network in searched for spec in cleanse_specs(size, network)]
+        specs += [spec for network in crafted for spec in cleanse_specs(size, network)]
+        specs += [spec for network in searched_networks_of(size, seed) for spec in searched_specs(size, network)]
         specs += [spec for network in crafted for spec in scores_specs(size, network)]
-        specs += [spec for network in thorough for spec in level_specs(size, network)]
+        specs += [spec for network in networks for spec in level_specs(size, network)]
         specs += [spec for network in crafted for spec in further_specs(size, network)]
         specs += [spec for network in crafted for spec in more_bounds_specs(size, network, seed)]
         specs += compared_specs(size, seed)[1:]
@@ -132,8 +130,7 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
 
 def networks_of(size: Size, seed: int) -> list[NetworkSpec]:
     """Clean networks, and the same number with each trigger, or more."""
-    further = dict(zip(size.triggers, size.further or [0] * len(size.triggers), strict=True))
-    further[size.triggers[-1]] += size.searched
+    further = dict(zip(size.triggers, size.further, strict=False))
     return [
         size.attacked_network(run, size.threat_model, trigger) if trigger else size.network_spec(run)
         for trigger in (None, *size.trained)
@@ -147,9 +144,20 @@ def trained_trigger(network: NetworkSpec) -> int:
 
 
 def crafted_networks_of(size: Size, seed: int) -> list[NetworkSpec]:
-    """The networks on which Neural Cleanse runs, sorted by seed."""
+    """The networks that patterns are crafted for, and that the other detectors score, sorted by seed."""
     own = (network for network in networks_of(size, seed) if trained_trigger(network) in (0, *size.triggers))
     return sorted(own, key=lambda network: network.seed)
+
+
+def searched_networks_of(size: Size, seed: int) -> list[NetworkSpec]:
+    """Further networks on which only Neural Cleanse runs."""
+    first = seed + size.networks + max(size.further, default=0)
+    return [size.attacked_network(run, size.threat_model, size.triggers[-1]) for run in range(first, first + size.searched)]
+
+
+def searched_specs(size: Size, network: NetworkSpec) -> list[Spec]:
+    """A network that only Neural Cleanse runs on, its clean batch, the candidates, and class counts of a batch with each."""
+    return [network, batch_of(size, network, None), *cleanse_specs(size, network)]
 
 
 def detector_specs(size: Size, network: NetworkSpec) -> list[Spec]:
