@@ -196,7 +196,8 @@ def reversed_norms(patterns: Patterns, table: pd.DataFrame) -> Figure:
 def _source_of_crafted(patterns: Patterns, *crafted: int) -> str:
     """The source line, with the smallest and the largest number of networks that have a crafted pattern."""
     numbers = " to ".join(str(number) for number in sorted({min(crafted), max(crafted)}))
-    return patterns.source if numbers == str(len(patterns.networks)) else f"{patterns.source}; crafted for {numbers} networks"
+    every = len({numbers, str(len(patterns.networks)), str(len(patterns.searched))}) == 1
+    return patterns.source if every else f"{patterns.source}; crafted for {numbers} networks"
 
 
 def _detector(patterns: Patterns) -> str:
