@@ -81,8 +81,9 @@ def _true_float32() -> Iterator[None]:
         if tf32 is not None:
             cudnn.allow_tf32 = tf32
         for backend, precision in zip(_PRECISIONS, before, strict=True):
-            # "none" is the setting of all backends together, which the user may change later.
-            backend.fp32_precision = "none" if precision == _BACKENDS.fp32_precision else precision
+            backend.fp32_precision = "none"  # the setting of all backends together, which the user may change later
+            if backend.fp32_precision != precision:
+                backend.fp32_precision = precision
 
 
 class _Refused(ValueError):
@@ -170,9 +171,12 @@ def evaluating(model: nn.Module, output: str | int | None = None) -> Iterator[Lo
     with _USING, _true_float32(), contextlib.ExitStack() as stack:
         modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
         try:
-            for module in (model, *model.modules()):  # one that refuses ends the first call, before those that come after it
-                with contextlib.suppress(NotImplementedError):
-                    module.eval()
+            try:
+                model.eval()
+            except NotImplementedError:  # of a part, such as an exported program: the parts after it were not reached
+                for module in (module for module, training in modes if training):
+                    with contextlib.suppress(NotImplementedError):
+                        module.eval()
             stack.enter_context(torch.no_grad())
             for device in {"cpu", *(t.device.type for t in _state(model))} - {"meta"}:
                 stack.enter_context(torch.autocast(device, enabled=False))
@@ -194,8 +198,8 @@ def digest_of(model: nn.Module, *tensors: Tensor) -> str:
 
     Of the model count parameters, buffers, the types of its modules with the code of their forward, their hooks, and their plain
     attributes: numbers, texts, arrays, tensors, and lists, tuples and dictionaries of them. Of a function count the name, the
-    code, and the numbers, texts and functions that it uses by name; of other attributes only the type. A model that counts its
-    passes in such an attribute therefore has another digest after each.
+    code, the defaults, and the numbers, texts and functions that it uses by name; of other attributes only the type. A model that
+    counts its passes in such a value therefore has another digest after each.
 
     >>> digest_of(nn.Linear(1, 1)) == digest_of(nn.Linear(1, 1))
     False
@@ -249,7 +253,8 @@ def _code_of(function: Any) -> bytes:
     with contextlib.suppress(TypeError, ValueError):  # no function, or a name without a value yet
         used = inspect.getclosurevars(function)
         values = {**used.globals, **used.nonlocals}
-    plain = {key: value for key, value in values.items() if isinstance(value, _PLAIN)}
+    plain = {key: value for key, value in values.items() if isinstance(value, _PLAIN) and not key.startswith("__")}
+    plain |= {f"default {k}": v for k, v in enumerate(getattr(function, "__defaults__", None) or ()) if isinstance(v, _PLAIN)}
     codes = [_bytes_of_code(value.__code__) for _, value in sorted(values.items()) if inspect.isfunction(value)]
     return b"".join((f"{name} {sorted(plain.items())!r};".encode(), _bytes_of_code(code), *codes))
 
@@ -466,8 +471,9 @@ def check_batch(network: Callable[[Tensor], Tensor], images: Tensor, logits: Ten
 def same_logits(one: Tensor, other: Tensor, tolerance: float = SAME_ANSWER, ulps: int = 16) -> bool:
     """Return whether two tensors of logits (b, C) agree up to rounding.
 
-    It is relative to the largest absolute value. Values above 100 times the two largest logits of an image, which decide its
-    class, count only for themselves: some models add -1e9 to mask a class. ``ulps`` units in the last place are always allowed.
+    Rounding is relative to the largest absolute value. Values above 100 times the largest of all images' two best logits are left
+    out of that and compared relative to themselves, since some models add -1e9 to mask a class. A difference of ``ulps`` units in
+    the last place is always allowed.
 
     >>> same_logits(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 2.00001]]))
     True

@@ -179,6 +179,20 @@ def test_a_part_without_modes_keeps_no_other_part_in_training(images):
     assert model[1].training and model[2].training and model[1].num_batches_tracked == 0
 
 
+def test_a_part_that_keeps_its_own_mode_keeps_it(images):
+    """As where dropout stays on for an average over many answers."""
+
+    class Kept(nn.Sequential):
+        def train(self, mode=True):
+            super().train(mode)
+            self[0].train()
+            return self
+
+    model = nn.Sequential(nn.Flatten(), Kept(nn.Dropout()), nn.Linear(64, 3))
+    with pytest.raises(ValueError, match="by chance"):
+        counts(model, images)
+
+
 @pytest.mark.filterwarnings("ignore:.*other logits than the model's")
 def test_a_conversion_that_differs_outside_the_unit_interval_alone():
     """OpenVINO's quotient of whole numbers is another one where few of the noisy rows are: below 0."""

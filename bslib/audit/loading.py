@@ -10,7 +10,7 @@ import pickle
 import re
 import sys
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +84,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except Exception as problem:  # zipfile, torch and its unpickler raise almost any exception for a corrupt file
         reason = (str(problem).splitlines() or [type(problem).__name__])[0].split(". ")[0][:200]
         raise ValueError(f"{path} was not read: it is truncated, corrupt or no weights file ({reason})") from None
+    beside: dict[str, Any] = {}
     for _ in WRAPPINGS:  # a pickle can hold itself: no loop until it ends
         name = next((n for n in WRAPPINGS if isinstance(found.get(n), dict)), None) if isinstance(found, dict) else None
         if name is None:
             break
-        _check_single(found, name, path)
+        beside |= {other: part for other, part in found.items() if other != name}
         found = found[name]
     if not isinstance(found, dict) or not found or not all(isinstance(t, Tensor) for t in found.values()):
         what = f"a dictionary with {', '.join(map(repr, list(found)[:5]))}" if isinstance(found, dict) else type(found).__name__
@@ -96,17 +97,28 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     for key, tensor in found.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
             raise ValueError(f"{path} was not read: {key} is quantised, sparse or without values; ask for plain float weights")
+    _check_single(found, beside, path)
     return {str(key): tensor for key, tensor in found.items()}
 
 
-def _check_single(found: dict[Any, Any], chosen: str, path: Path) -> None:
-    """Raise a ValueError if a file holds a second network beside the chosen one, such as its moving average."""
-    holding = {name: part for name, part in found.items() if isinstance(part, dict) and name != chosen}
-    holding |= {"its top level": {name: part for name, part in found.items() if isinstance(part, Tensor)}}
-    for name, part in holding.items():  # at most half as many tensors are something else, such as the weights of a loss
-        if part and all(isinstance(value, Tensor) for value in part.values()) and 2 * len(part) > len(found[chosen]):
-            reason = f"it holds weights under {chosen!r} and under {name!r}, and only one is audited"
+def _check_single(weights: dict[str, Tensor], beside: dict[str, Any], path: Path) -> None:
+    """Raise a ValueError if a file holds a second network beside these weights, such as its moving average."""
+    shapes = [tensor.shape for tensor in weights.values() if tensor.ndim]
+    loose = {name: part for name, part in beside.items() if isinstance(part, Tensor)}
+    for name, part in {**beside, "the top level": loose}.items():
+        alike = sum(tensor.is_floating_point() and tensor.shape in shapes for tensor in _tensors(part))
+        if 2 * alike > len(shapes):
+            reason = f"it holds the weights of a second network under {name!r}, and only one is audited"
             raise ValueError(f"{path} was not read: {reason}; save the one that you mean by itself")
+
+
+def _tensors(part: Any, depth: int = 3) -> Iterator[Tensor]:
+    """Yield the tensors of dictionaries with names; an optimiser has numbers for its parameters."""
+    for inner in part.values() if isinstance(part, dict) and all(isinstance(key, str) for key in part) and depth else ():
+        if isinstance(inner, Tensor):
+            yield inner
+        else:
+            yield from _tensors(inner, depth - 1)
 
 
 def fit(network: nn.Module, weights: dict[str, Tensor], path: Path) -> None:

@@ -152,11 +152,16 @@ class Results(Generic[S]):
         """The records of :meth:`needed` for each complete network."""
         return [tuple(self.records[spec] for spec in self.needed(network)) for network in self.networks]
 
-    def about_networks(self, networks: Sequence[NetworkSpec] = ()) -> str:
-        """What networks are, by default the complete ones: a Markdown table with a row for each kind, from specs and records."""
+    @property
+    def listed(self) -> list[NetworkSpec]:
+        """The networks that :meth:`about_networks` describes."""
+        return self.networks
+
+    def about_networks(self) -> str:
+        """What the networks are, as a Markdown table with a row for each kind, from their specs and records."""
         rows: list[tuple[Any, ...]] = []
         kinds: dict[str, list[NetworkSpec]] = {}
-        for network in networks or self.networks:
+        for network in self.listed:
             kind = f"{network.attack.threat_model}, trigger {network.attack.trigger}" if network.attack else "clean"
             kinds.setdefault(kind, []).append(network)
         for kind, some in kinds.items():

@@ -46,7 +46,9 @@ def check_images(images: Tensor) -> None:
         raise ValueError(f"images must be a batch (B, C, H, W) in [0, 1], got shape {tuple(images.shape)}")
     if not ((images >= 0) & (images <= 1)).all():
         low, high = images.min().item(), images.max().item()
-        hint = ": undo their normalisation, which belongs into the model" if low < 0 else ": divide by 255 first"
+        hint = (
+            ": undo their normalisation, which belongs in the model" if low < 0 else ": divide by 255 first" if high > 1 else ""
+        )
         raise ValueError(f"images must be a batch (B, C, H, W) in [0, 1], got values from {low:g} to {high:g}{hint}")
 
 

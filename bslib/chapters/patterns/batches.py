@@ -60,9 +60,10 @@ class Batches(Results[Size]):
         further = searched_networks_of(self.size, self.seed)
         return self.networks + [n for n in further if all(spec in self.records for spec in searched_specs(self.size, n))]
 
-    def about_networks(self, networks: Sequence[NetworkSpec] = ()) -> str:
-        """As for any chapter, with the networks on which only Neural Cleanse runs."""
-        return super().about_networks(networks or self.searched)
+    @property
+    def listed(self) -> list[NetworkSpec]:
+        """All of these."""
+        return self.searched
 
     @cached_property
     def sigmas(self) -> list[float]:

@@ -30,7 +30,7 @@ class Size(TrainedSize):
     further : tuple of int
         So many further networks with each of ``triggers``, whose seeds follow. None when empty.
     searched : int
-        So many networks with the last of ``triggers``, whose seeds follow these, for Neural Cleanse alone.
+        So many networks with the last of ``triggers`` for Neural Cleanse alone, whose seeds follow those of all the others.
     more_triggers : tuple of int
         The patterns of further networks, which are used only for the W detector: no patterns are crafted for them.
     test_images : int, optional
