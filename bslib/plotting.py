@@ -44,7 +44,8 @@ Drawing = Callable[[Any], "Figure | Markdown"]
 def drawn_from(table: Callable[[Any], pd.DataFrame]) -> Callable[[Callable[[Any, pd.DataFrame], Figure]], Drawing]:
     """Decorator of functions that draw a figure from a chapter's results and a table.
 
-    Without records, the decorated function returns a message instead of a figure. Its attribute ``table`` is ``table``.
+    Without records, the decorated function returns a message instead of a figure. Its attribute ``table`` maps results to their
+    table, which is computed once.
 
     Parameters
     ----------
@@ -57,10 +58,16 @@ def drawn_from(table: Callable[[Any], pd.DataFrame]) -> Callable[[Callable[[Any,
         def figure(results: Any) -> Figure | Markdown:
             if results.missing:
                 return words(results.missing)
-            data = table(results)
+            data = once(results)
             return words(results.not_yet_run()) if data.empty else draw(results, data)
 
-        figure.table = table  # type: ignore[attr-defined]
+        def once(results: Any) -> pd.DataFrame:
+            tables = vars(results).setdefault("_tables", {})  # as cached_property keeps what it computes
+            if table not in tables:
+                tables[table] = table(results)
+            return tables[table].copy()
+
+        figure.table = once  # type: ignore[attr-defined]
         return figure
 
     return decorate
