@@ -49,10 +49,9 @@ _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 #: One thread of the process at a time calls networks: two models may share a module, and torch's settings are global.
 _USING = threading.RLock()
 #: torch's settings of float32 precision. On GPUs, convolutions use TF32 by default.
-_BACKENDS: Any = torch.backends
 _PRECISIONS: tuple[Any, ...] = operator.attrgetter(
     "cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul", "mkldnn.conv", "mkldnn.rnn"
-)(_BACKENDS)
+)(torch.backends)
 
 
 def _lock_anew() -> None:
