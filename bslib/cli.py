@@ -125,11 +125,12 @@ def run(
 def status(chapters: Chapters = None, profile: ProfileOption = "paper", store: StoreOption = None, seed: Seed = 0) -> None:
     """What a profile needs, what exists, and how long the rest would take, judged by the records there are."""
     target = open_store(store)
+    plans = {chapter: _plan([chapter], profile, seed) for chapter in chapters or list(Chapter)}
     rates = Rates(target)
     console.print(f"Profile {profile}, records in {target.folder}")
     table = Table("Chapter", "Data set", "Network", "Records", "Time left, one job at a time")
-    for chapter in chapters or list(Chapter):
-        for (dataset, network), specs in by_network(_plan([chapter], profile, seed)).items():
+    for chapter, plan in plans.items():
+        for (dataset, network), specs in by_network(plan).items():
             missing = missing_specs(specs, target)
             left = rates.seconds(missing)
             time = "unknown: no record to judge by" if left is None else f"{timedelta(seconds=round(left))}"

@@ -459,6 +459,7 @@ def test_the_command_finds_the_backdoor_and_writes_reports(case):
         (["--trigger", "TRIGGER", "--at", "6,0"], "the trigger of 1x1 pixels at 6,0 does not fit into 6x6 pixels"),
         (["--device", "gpu"], "device must be"),
         (["--json", "report"], "--json needs a file that ends with .json, got report"),
+        (["--json", f"{__file__}/report.json"], f"File exists: '{__file__}'"),
         (["--html", "w.pth"], "--html needs a file that ends with .html, got w.pth"),
         (["--size", "7"], "cannot be called with a batch of shape (2, 1, 7, 7)"),
         (["--arch", "FIXED", "--classes", 6], "--classes is 6, but the network has 5"),

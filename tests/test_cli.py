@@ -179,6 +179,7 @@ def test_a_long_message_is_one_line_in_a_narrow_terminal(tiny, tmp_path):
         (["run", "outliers"], "outliers"),
         (["status", "outliers"], "outliers"),
         (["run", "--profile", "large"], "large"),
+        (["status", "--profile", "large"], "large"),
         (["book", "--profile", "large"], "large"),
         (["run", "--jobs", "0"], "--jobs"),
         (["run", "--seed", "one"], "--seed"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -54,6 +55,9 @@ def audit(
     for name, path in (("html", html), ("json", as_json)):
         if path and (path.suffix != f".{name}" or path.is_dir()):
             raise ValueError(f"--{name} needs a file that ends with .{name}, got {path}")
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=path.parent).close()  # an audit takes minutes: is there room for its report?
     shape = _shape(size, channels)
     onnx = weights.suffix == ".onnx"
     place = "cpu" if onnx else chosen_device(device)

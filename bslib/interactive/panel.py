@@ -139,9 +139,9 @@ def lab(
     triggers = dict(trigger) if isinstance(trigger, Mapping) else {} if trigger is None else {"trigger": trigger}
     measuring, start = Measuring(models, images, triggers, seed), Question(index, NONE, sigma, n)
     count = measuring.check(start)
-    names = [str(k) for k in range(count)] if classes is None else list(classes)
+    names = [str(name) for name in np.ravel(range(count) if classes is None else classes)]
     if len(names) != count:
-        raise ValueError(f"classes must name each of the {count} outputs of the network, got {len(names)} names")
+        raise ValueError(f"classes must name each of the {count} outputs of the network, got {', '.join(names)[:80] or 'none'}")
     if _nobody_watches():
         *_, answer = measuring.answers(start)
         return Image(_png(answer, names), alt=_in_words(answer, names))
