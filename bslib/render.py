@@ -64,19 +64,19 @@ def in_short(numbers: Mapping[str, Estimates], *, evidence: str = "") -> str:
 
 
 def evidence_in_words(*, profile: str, seed: int = 0, store: str | Path | Store | None = None) -> str:
-    """The numbers of networks and points that are measured; the parameters are those of :func:`bslib.ledger.numbers`."""
-    networks, treated, points = Counter[str](), Counter[str](), Counter[str]()
+    """The numbers of networks and inputs that are measured; the parameters are those of :func:`bslib.ledger.numbers`."""
+    networks, treated, inputs = Counter[str](), Counter[str](), 0
     for record in _records(profile, seed, store)[0].values():
         if isinstance(record.spec, NetworkSpec):
             (networks if record.spec.treatment is None else treated)[record.data["source"]] += 1
         elif isinstance(record.spec, CountsSpec):
-            points[record.data["source"]] += record.arrays["counts"].shape[2]
+            inputs += record.arrays["counts"].shape[2]
         elif isinstance(record.spec, DomainSpec):
             networks[record.data["source"]] += 1
-            points[record.data["source"]] += 2 * record.spec.points  # with and without the trigger
+            inputs += 2 * record.spec.points  # with and without the trigger
     copies = {name: f" and {count} copies of some of them after a treatment" * (count > 0) for name, count in treated.items()}
-    said = (f"{name}: {n} networks{copies.get(name, '')}, W at {points[name]:,} points" for name, n in networks.items())
-    return f"{'; '.join(said)}. A point is one input, such as an image, with or without a trigger, on one network."
+    said = (f"{n} networks on {name}{copies.get(name, '')}" for name, n in networks.items())
+    return f"{'; '.join(said)}. W of {inputs:,} pairs of a network and an input, with or without a trigger."
 
 
 def headlines(numbers: Mapping[str, Estimates]) -> str:
