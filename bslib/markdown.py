@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-__all__ = ["markdown_table"]
+__all__ = ["markdown_table", "range_text"]
 
 
 def markdown_table(
@@ -20,3 +20,13 @@ def markdown_table(
     lines = [f"| {' | '.join(map(str, cells))} |" for cells in (head, *rows)]
     ruler = "|---" + ("|--:" if right else "|---") * (len(head) - 1) + "|"
     return "\n".join([lines[0], ruler, *lines[1:]]) if len(lines) > 1 else empty
+
+
+def range_text(values: Iterable[float], form: str = ".1f") -> str:
+    """The lowest and the highest value; one of them if both read the same, and nothing if there are no values.
+
+    >>> range_text([0.91, 0.5], ".0%"), range_text([2, 2])
+    ('50% to 91%', '2.0')
+    """
+    ordered = sorted(values)
+    return " to ".join(dict.fromkeys(format(end, form) for end in ordered[:1] + ordered[-1:]))

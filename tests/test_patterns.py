@@ -422,8 +422,8 @@ def test_tables_say_the_lowest_to_the_highest_success_and_the_smallest_mask():
     changes = {many: sized(falling) | {"success_test": np.linspace(0.7, 1, 10)}}
     part = part_of(changes | {CLEANSE: sized(NORMS) | {"success_train": np.linspace(0.9, 1, 10)}})
     clean, one, _ = part.cleanse_table().splitlines()[2:]
-    assert clean == "| clean | 1.5 | 1.0, class 0 |  | 5.5 | at least 100.0% |"
-    assert one == "| trigger 1, class 3 | 1.5 | 2.0, class 6 | 4.0 | 9.0 | at least 90.0% |"
+    assert clean == "| none (clean) | 1 | 1.5 | 0 |  |  | 5.5 | at least 100.0% |"
+    assert one == "| 1 | 1 | 1.5 | 0 | 0 | 4.0 | 9.0 | at least 90.0% |"
     first, second, _, words = part.comparison_table().splitlines()[2:]
     assert first == "| 64 | 4.0 | 2.0 to 9.0 | 1.5 | at least 100.0% | at least 90.0% |"
     assert second == "| 1000 | 17.0 | 11.0 to 20.0 | 1.5 | at least 70.0% | at least 100.0% |"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from bslib.chapters import not_yet_run, plan_module, plan_of, records_for, sizes_of
 from bslib.datasets import class_count
 from bslib.fields import check_fields
-from bslib.markdown import markdown_table
+from bslib.markdown import markdown_table, range_text
 from bslib.profiles import profile_named
 from bslib.specs import AttackSpec, NetworkSpec, Spec
 from bslib.store import Record, Records, Store
@@ -166,14 +166,13 @@ class Results(Generic[S]):
             kinds.setdefault(kind, []).append(network)
         for kind, some in kinds.items():
             one, results = some[0], [self.records[network].result for network in some]
-            accuracies = sorted(result["clean_accuracy"] for result in results)
             targets = sorted({network.attack.target for network in some if network.attack and network.attack.target is not None})
             how = f"{one.epochs} epoch{'s' if one.epochs > 1 else ''}, rate {one.learning_rate:g}, batches of {one.batch_size}"
             rows.append(
                 (
                     kind,
                     len(some),
-                    f"{accuracies[0]:.1%} to {accuracies[-1]:.1%}",
+                    range_text((result["clean_accuracy"] for result in results), ".1%"),
                     f"{how}, weight decay {one.weight_decay:g}{', shifted and mirrored' if one.augment else ''}",
                     ", ".join(map(str, targets)) or "none",
                     ", ".join(sorted({f"{result['precision']}" for result in results})),

@@ -27,7 +27,7 @@ from bslib.chapters.patterns.plan import (
 )
 from bslib.chapters.surface.plan import pictures_of
 from bslib.entropy import entropy
-from bslib.markdown import markdown_table
+from bslib.markdown import markdown_table, range_text
 from bslib.specs import CountsSpec, NetworkSpec, PredictionsSpec, Spec
 from bslib.statistics import Estimate, auc, levene
 from bslib.store import Record
@@ -199,6 +199,5 @@ class Batches(Results[Size]):
         rows = []
         for trigger in sorted(self.size.trained):
             own = [self.success(network) for network in self.networks if trained_trigger(network) == trigger]
-            ends = " to ".join(f"{end:.1%}" for end in sorted({min(own), max(own)})) if own else "(not yet run)"
-            rows.append((trigger, len(own), ends))
+            rows.append((trigger, len(own), range_text(own, ".1%") or "(not yet run)"))
         return markdown_table(["own trigger", "networks", "success, lowest to highest"], rows)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
@@ -11,8 +9,8 @@ from scipy.stats import spearmanr
 from bslib.chapters.outcomes import UNBOUNDED, over_seeds
 from bslib.chapters.patterns.batches import Batches
 from bslib.chapters.patterns.detector import working
-from bslib.chapters.patterns.plan import batch_of, cleanse_of, compared_specs, crafted_batch_of
-from bslib.markdown import markdown_table
+from bslib.chapters.patterns.plan import batch_of, cleanse_of, compared_specs, crafted_batch_of, trained_trigger
+from bslib.markdown import markdown_table, range_text
 from bslib.statistics import Estimate, levene
 
 __all__ = ["candidates", "cleanse_table", "comparison_table", "quantities"]
@@ -48,16 +46,19 @@ def candidates(part: Batches) -> pd.DataFrame:
 
 
 def cleanse_table(part: Batches) -> str:
-    """The results of Neural Cleanse on each network as a Markdown table."""
+    """The results of Neural Cleanse by the networks' own trigger as a Markdown table."""
     rows, table = [], candidates(part)
-    for number, own in table[table["sigma"] == part.size.pattern_sigmas[0]].groupby("network"):
-        attack = part.searched[cast(int, number)].attack
-        name = "clean" if attack is None else f"trigger {attack.trigger}, class {attack.target}"
-        smallest = own.sort_values("norm").iloc[0]
-        target = "" if attack is None else f"{own.loc[own['own'], 'norm'].iloc[0]:.1f}"
-        sizes = f"{smallest['norm']:.1f}, class {smallest['class']}", target, f"{own['norm'].median():.1f}"
-        rows.append((name, f"{own['index'].iloc[0]:.1f}", *sizes, f"at least {own['success_train'].min():.1%}"))
-    head = ("network", "anomaly index", "smallest mask", "the backdoor's class", "median", "success on training images")
+    table = table[table["sigma"] == part.size.pattern_sigmas[0]]
+    for trigger, some in table.groupby([trained_trigger(part.searched[number]) for number in table["network"]]):
+        networks, own = some.groupby("network"), some[some["own"]].set_index("network")["norm"]
+        index, smallest = networks["index"].first(), (own == networks["norm"].min().reindex(own.index)).sum()
+        sizes = (smallest if trigger else "", range_text(own), range_text(networks["norm"].median()))
+        least = f"at least {some['success_train'].min():.1%}"
+        rows.append((trigger or "none (clean)", len(index), range_text(index), (index > 2).sum(), *sizes, least))
+    head = (
+        "own trigger", "networks", "anomaly index", "above 2", "the backdoor's mask is the smallest", "its size",
+        "median size", "success on training images",
+    )  # fmt: skip
     return markdown_table(head, rows)
 
 
@@ -74,7 +75,7 @@ def comparison_table(part: Batches) -> str:
         norms.append(record.arrays["masks"].sum((1, 2, 3)))
         others = np.delete(norms[-1], attack.target)
         least = [f"at least {record.arrays[name].min():.1%}" for name in ("success_test", "success_train")]
-        sizes = f"{norms[-1][attack.target]:.1f}", f"{others.min():.1f} to {others.max():.1f}"
+        sizes = f"{norms[-1][attack.target]:.1f}", range_text(others)
         rows.append((spec.samples, *sizes, f"{record.result['anomaly_index']:.1f}", *least))
     head = (
         "images in a step", "mask of the backdoor's class", "the others, smallest to largest", "anomaly index",
