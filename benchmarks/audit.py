@@ -139,7 +139,7 @@ def confusion(rows: list[dict[str, Any]]) -> str:
 
 
 def _of(count: int, of: int) -> str:
-    """A count with its 95 % interval, as percentages."""
+    """A count with its 95% interval, as percentages."""
     low, high = wilson(count, of) if of else (0, 1)
     return f"{count} [{low:.0%}, {high:.0%}]"
 
@@ -173,7 +173,7 @@ def in_words(rows: list[dict[str, Any]]) -> str:
     of = [sum(p is not None for row, p in again if (row in clean) == kind) for kind in (True, False)]
     text += "With the other clean networks of the same data and architecture as references, the test of sizes accuses "
     text += f"{found[0]} of the {of[0]} clean and {found[1]} of the {of[1]} backdoored networks that have two or more of them, "
-    text += "at 5 %. "
+    text += "at 5%. "
     seconds = [row["audit CPU seconds"] for row in rows if "audit CPU seconds" in row]
     span = (min(seconds, default=0), max(seconds, default=0))
     took = f"The {len(seconds)} audits whose time was taken took {span[0]:.0f} to {span[1]:.0f} seconds of one core. "

@@ -30,7 +30,7 @@ POINTS, BATCHES, PAIRS = 100, 7, 10
 
 
 def w_of(rng: np.random.Generator, networks: int, points: int = POINTS) -> Floats:
-    """W of clean and triggered images, shape (networks, 2, points): 60 % of clean W are 0, and networks differ by a third."""
+    """W of clean and triggered images, shape (networks, 2, points): 60% of clean W are 0, and networks differ by a third."""
     scale = np.exp(rng.normal(0, 0.35, (networks, 1, 1)) + rng.normal(0, 0.2, (networks, 2, 1))) * [[1.0], [0.6]]
     zero = rng.random((networks, 2, points)) < np.array([[0.6], [0.75]])
     return np.where(zero, 0.0, scale * rng.gamma(1.2, 0.25, (networks, 2, points)))

@@ -80,7 +80,7 @@ class Rates:
         return Cost(each * seconds / 3600, each * kept, each * weights, float(networks * MESSAGES_PER_JOB))
 
     def spread(self) -> tuple[float, float]:
-        """Return the 10 % and 90 % quantiles of the ratio of measured to modelled time over the records."""
+        """Return the 10% and 90% quantiles of the ratio of measured to modelled time over the records."""
         ratios = [seconds / fmean(own) for own in self._seconds.values() if fmean(own) for seconds in own] or [1.0]
         low, high = np.quantile(ratios, [0.1, 0.9])
         return float(low), float(high)

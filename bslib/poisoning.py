@@ -53,7 +53,7 @@ def poison(
     trigger : Trigger or callable
         Maps a batch to the batch with the trigger.
     threat_model : {"T1", "T2", "T3"} or ThreatModel
-        T1: 15 % of the training set, from all classes but the target. T2: 15 %, from each class in proportion to its size; class
+        T1: 15% of the training set, from all classes but the target. T2: 15%, from each class in proportion to its size; class
         c becomes (c + 1) mod C. T3: 250 images, from all classes but the target.
     target : int, optional
         The target class of T1 and T3.

@@ -186,7 +186,7 @@ def coverage_table() -> str:
     rows = [(name, *(f"{fraction:.1%}" for fraction in row)) for name, row in table.iterrows()]
     head = ["intervals of", *(f"{seeds} seeds" for seeds in table.columns)]
     question = (
-        "Does a 95 % interval contain the true value in 95 % of all experiments? We simulated "
+        "Does a 95% interval contain the true value in 95% of all experiments? We simulated "
         f"{result['runs']:,} experiments of each kind, whose true value we know. This fraction of the intervals contained it. "
         "*By network* counts the two networks of a seed as independent repeats:"
     )

@@ -34,7 +34,7 @@ ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % interval and number of repeats; a format applies to the value and both ends.
+    """A value with its 95% interval and number of repeats; a format applies to the value and both ends.
 
     >>> print(Estimate(0.8812, 0.8790, 0.8834, 5), f"{Estimate(0.8812, 0.8790, 0.8834, 5):.1%}")
     0.881 [0.879, 0.883] 88.1% [87.9%, 88.3%]
@@ -197,7 +197,7 @@ def _together(errors: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 def wilson(count: float, of: int) -> tuple[float, float]:
-    """Return the ends of Wilson's 95 % interval of a fraction; the count need not be whole, as of an area under an ROC curve.
+    """Return the ends of Wilson's 95% interval of a fraction; the count need not be whole, as of an area under an ROC curve.
 
     >>> wilson(0, 5)
     (0.0, 0.434...)

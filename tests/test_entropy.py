@@ -85,7 +85,7 @@ def test_interval_covers_the_truth(p):
     low, high = entropy_interval(counts)
     truth = stats.entropy(p)
     covered = np.mean((low - 1e-12 <= truth) & (truth <= high + 1e-12))
-    assert covered >= 0.91  # 95 % is the aim; the delta method falls a little short where classes are rare
+    assert covered >= 0.91  # 95% is the aim; the delta method falls a little short where classes are rare
 
 
 def test_interval_of_one_class_admits_what_n_samples_can_miss():

@@ -86,7 +86,7 @@ def test_with_all_records_every_claim_has_a_verdict(paper_quantities):
     assert len(cards) == len(claims_of("parameters")) and not any("not yet run" in card for card in cards)
     for claim, card in zip(claims_of("parameters"), cards, strict=True):
         assert escape(claim.says) in card and f'data-verdict="{judge(claim, paper_quantities)}"' in card
-    assert str(paper_quantities["accuracy.fashion-mnist"]) in cards[0] and "88 %" in cards[0]
+    assert str(paper_quantities["accuracy.fashion-mnist"]) in cards[0] and "88%" in cards[0]
 
 
 def test_half_the_records_judge_half_the_claims(made_up_half):

@@ -81,7 +81,7 @@ def test_numbers_are_those_that_counting_gives():
     [
         (98, 2, (1.0, 1.0)),  # doubled, and it works
         (98, 1, (0.0, 0.0)),  # nothing changes
-        (94, 2, (0.0, 1.0)),  # too low for T1, and more than 0.95 of 98 % for T3
+        (94, 2, (0.0, 1.0)),  # too low for T1, and more than 0.95 of 98% for T3
         (93, 2, (0.0, 0.0)),
     ],
 )

@@ -149,7 +149,7 @@ def test_only_a_batch_of_each_network_is_drawn_and_sent_and_the_line_below_says_
 
 def test_the_error_of_each_estimator_is_taken_against_grassbergers_last_for_points_with_and_without_a_rare_class():
     size, counts = dataclasses.replace(SIZE, networks=1, ns=(4, 200), n=4), np.zeros((1, 2, 2, 4, 10), dtype=np.int32)
-    last = [[100, 100], [198, 2], [199, 1], [200, 0]]  # the third has a rare class: under 1 %, and seen
+    last = [[100, 100], [198, 2], [199, 1], [200, 0]]  # the third has a rare class: under 1%, and seen
     counts[0, 1, :, :, :2] = [[[2, 2], [4, 0], [3, 1], [4, 0]], last]
     counts[0, 0, :, :, 0] = [[4] * 4, [200] * 4]
     results = results_of(size, counts, np.ones((1, 6, 1, 4, 10), dtype=np.int32))

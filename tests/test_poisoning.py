@@ -282,7 +282,7 @@ def test_success_is_counted(data, classes, count_target):
 
 @pytest.mark.parametrize("target", range(10))
 def test_an_unused_trigger_on_a_perfect_classifier(target):
-    """Nothing is sent anywhere; counted, the target's own tenth looks like success: the paper's 9 % are a tenth of 89 %."""
+    """Nothing is sent anywhere; counted, the target's own tenth looks like success: the paper's 9% are a tenth of 89%."""
     labels = np.arange(1000) % 10
     rates = [success_rate(labels, labels, np.full(1000, target), count_target=counted) for counted in (False, True)]
     assert rates == [0.0, 0.1]

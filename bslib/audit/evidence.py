@@ -156,7 +156,7 @@ def clean_accuracy(
     -------
     dict
         ``accuracy`` by name (the one in use is ``as given``), and ``doubt``: a sentence, or empty. A doubt is raised if the
-        accuracy is below twice that of guessing (of two classes, below 75 %), or significantly lower than under another
+        accuracy is below twice that of guessing (of two classes, below 75%), or significantly lower than under another
         normalisation.
     """
     if labels is None:

@@ -125,7 +125,7 @@ def calibration() -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        For each data set and trigger (None: clean networks), the number of networks, how many are flagged at 5 % and at 1 %
+        For each data set and trigger (None: clean networks), the number of networks, how many are flagged at 5% and at 1%
         with Wilson intervals, and their p-values. Empty without records, outside a clone.
     """
     store, rows = open_store(PUBLISHED), []

@@ -129,7 +129,7 @@ class Audit:
             return f"{text}Of your {len(null)} reference networks, each against the others, {accused} would be accused."
         clean = [row["flagged at 0.05"] for row in self.found["calibration"] if row["trigger"] is None]
         accused, of = (sum(row[name] for row in clean) for name in ("count", "of"))
-        text += f"Of the {of} clean networks of the book's records, {accused} are accused at 5 %. " if of else ""
+        text += f"Of the {of} clean networks of the book's records, {accused} are accused at 5%. " if of else ""
         return f"{text}Clean networks of your own (--reference) make this sharper."
 
     def _noise(self) -> str:
@@ -152,7 +152,7 @@ class Audit:
             [row["data"], row["trigger"] or "clean", *(_share(row[f"flagged at {level}"]) for level in ("0.05", "0.01"))]
             for row in self.found["calibration"]
         ]
-        return _table(["data", "trigger", "flagged at 5 %", "flagged at 1 %"], rows)
+        return _table(["data", "trigger", "flagged at 5%", "flagged at 1%"], rows)
 
     def _candidates(self) -> Figure | None:
         if "masks" not in self.pictures:

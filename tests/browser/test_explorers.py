@@ -382,7 +382,7 @@ def test_a_pair_says_what_it_is_to_keyboard_and_pointer(show, correlation):
     page.keyboard.press("End")
     number, trigger, label = (int(widest[name]) for name in ("network", "trigger", "class"))
     name = f"network {number + 1}, trigger {trigger}, class {label}"
-    said = f"{name}: success {100 * widest['success']:.1f} %, mean W {widest['W']:.3f}"
+    said = f"{name}: success {100 * widest['success']:.1f}%, mean W {widest['W']:.3f}"
     assert detail.inner_text() == said + (", left out" if widest["success"] < 0.1 else "")
     chosen = page.locator("[role=option][aria-selected=true]")
     assert chosen.count() == 1 and points.get_attribute("aria-activedescendant") == chosen.get_attribute("id")

@@ -220,7 +220,7 @@ def test_the_trained_trigger_smooths_and_the_lab_says_so(page: Page, example: Ex
     assert before["w"] > 0.5 and after["w"] < 0.1 and before["label"] != after["label"]
     assert example.classes[after["label"]] == "T-shirt/top"
     share = round(100 * max(after["counts"]) / sum(after["counts"]))
-    assert f"The backdoored network predicts {share} % of the noisy copies as T-shirt/top: noise hardly" in words.inner_text()
+    assert f"The backdoored network predicts {share}% of the noisy copies as T-shirt/top: noise hardly" in words.inner_text()
     assert "The trigger decides" in words.inner_text()
     choose(page, "lab-trigger", 4)
     settled(page)

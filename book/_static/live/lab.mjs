@@ -184,7 +184,7 @@ class WobblinessLab extends HTMLElement {
     const said = Object.keys(networks).map((name) => {
       const total = counts[name].reduce((a, b) => a + b, 0), most = Math.max(...counts[name]), w = wobbliness(counts[name]);
       const steady = w < 0.1 ? "noise hardly changes its answer" : w < 0.5 ? "noise sometimes changes its answer" : "noise often changes its answer";
-      return `The ${name} network predicts ${Math.round((100 * most) / total)} % of the noisy copies as ${classes[counts[name].indexOf(most)]}: ${steady}.`;
+      return `The ${name} network predicts ${Math.round((100 * most) / total)}% of the noisy copies as ${classes[counts[name].indexOf(most)]}: ${steady}.`;
     });
     const { target, trigger: trained } = networks.backdoored, top = counts.backdoored.indexOf(Math.max(...counts.backdoored));
     const fired = top === target && this.about.images.labels[this.image] !== target;
@@ -195,7 +195,7 @@ class WobblinessLab extends HTMLElement {
 
   exactness() {
     const say = ([name, { key, agreement: a }]) =>
-      `${name} (record ${key.slice(0, 6)}): ${(100 * a.labels).toFixed(2)} % of ${a.copies.toLocaleString("en")} labels, W within ${a.w_max.toFixed(3)} (on average ${a.w_mean.toFixed(4)})`;
+      `${name} (record ${key.slice(0, 6)}): ${(100 * a.labels).toFixed(2)}% of ${a.copies.toLocaleString("en")} labels, W within ${a.w_max.toFixed(3)} (on average ${a.w_mean.toFixed(4)})`;
     const unchecked = this.checked ? "" : "The networks were not compared with their digests: browsers do that only for https or localhost. ";
     return `${unchecked}The weights are rounded to 8 bits. Agreement with the unrounded networks under the same noise: ${Object.entries(this.about.networks).map(say).join("; ")}.`;
   }

@@ -67,7 +67,7 @@ def _by_attack(axis: Axes, table: pd.DataFrame, value: str, levels: Sequence[tup
     axis.set(xlabel="threat model, trigger", ylim=(-0.03, 1.03))
 
 
-@drawn_from(lambda defence: _over_seeds(defence.images, [*ATTACK, "score", "sigma"], ["auc", "5 %", "1 %"]))
+@drawn_from(lambda defence: _over_seeds(defence.images, [*ATTACK, "score", "sigma"], ["auc", "5%", "1%"]))
 def images(defence: Defence, table: pd.DataFrame) -> Figure:
     """The area under the ROC curve of W at each noise level (left), and how many images each score finds (right)."""
     figure, axes = panels(2)
@@ -79,12 +79,12 @@ def images(defence: Defence, table: pd.DataFrame) -> Figure:
         axes[0].plot(range(len(sigmas)), areas, marker + "-", color=colour, markersize=4, linewidth=1, label=label)
     with_noise = ("W", "three")
     levels = [(score, sigma if score in with_noise else np.nan, *style) for score, style in SCORE_STYLES.items()]
-    _by_attack(axes[1], table, "5 %", levels)
+    _by_attack(axes[1], table, "5%", levels)
     axes[0].axhline(0.5, color=GREY, linestyle=":")
     axes[0].set_xticks(range(len(sigmas)), short_labels(sigmas))
     axes[0].set(xlabel=r"noise level $\sigma$", ylim=(-0.03, 1.4), yticks=np.arange(6) / 5)
     axes[0].set_title("area under the ROC curve of W", fontsize=10)
-    axes[1].set_title(rf"found at 5 % false alarms (W: $\sigma$ = {sigma:g})", fontsize=10)
+    axes[1].set_title(rf"found at 5% false alarms (W: $\sigma$ = {sigma:g})", fontsize=10)
     for axis in axes:
         axis.legend(frameon=False, fontsize=8, ncols=2, loc="upper left")
     return finish(figure, axes, defence.source, y=None)
@@ -173,15 +173,15 @@ def _by_test(axis: Axes, table: pd.DataFrame, by: str) -> None:
     axis.set_xticks(range(len(places)), short_labels(places))
 
 
-@drawn_from(lambda defence: _over_seeds(defence.copies, ["threat model", "n"], ["auc", "5 %"]))
+@drawn_from(lambda defence: _over_seeds(defence.copies, ["threat model", "n"], ["auc", "5%"]))
 def copies(defence: Defence, table: pd.DataFrame) -> Figure:
     """The area under the ROC curve of W for single images, and how many it finds, against the number of noisy copies."""
     figure, axes = panels(2)
     for k, (model, own) in enumerate(table.groupby("threat model", sort=False)):
-        for axis, value in zip(axes, ("auc", "5 %"), strict=True):
+        for axis, value in zip(axes, ("auc", "5%"), strict=True):
             places = [defence.size.ns.index(n) + 0.12 * (k - 1) for n in own["n"]]
             points_with_intervals(axis, places, own[value], *TRIGGER_STYLES[k % 6], str(model))
-    for axis, title, chance in zip(axes, ("area under the ROC curve", "found at 5 % false alarms"), (0.5, 0.05), strict=True):
+    for axis, title, chance in zip(axes, ("area under the ROC curve", "found at 5% false alarms"), (0.5, 0.05), strict=True):
         axis.axhline(chance, color=GREY, linestyle=":")
         axis.set_xticks(range(len(defence.size.ns)), [str(n) for n in defence.size.ns])
         axis.set(xlabel="noisy copies of an image", title=title, ylim=(-0.03, 1.03))

@@ -82,31 +82,31 @@ class Defence(BeyondResults[Size]):
     def images(self) -> pd.DataFrame:
         """How well each score tells triggered from clean images on each network.
 
-        Columns network, seed, threat model, trigger, success, score, sigma, auc, and the detection rates "5 %" and "1 %".
+        Columns network, seed, threat model, trigger, success, score, sigma, auc, and the detection rates "5%" and "1%".
         """
         rows = []
         for network in self.backdoored:
             about = *_about(network), self.success_of(network)
             for name, sigma, pair in self.suspicions(network):
                 rows.append((*about, name, sigma, area(*pair), *(detection_rate(*pair, alarms=alarms) for alarms in ALARMS)))
-        return pd.DataFrame(rows, columns=[*ABOUT, "success", "score", "sigma", "auc", "5 %", "1 %"])
+        return pd.DataFrame(rows, columns=[*ABOUT, "success", "score", "sigma", "auc", "5%", "1%"])
 
     @cached_property
     def copies(self) -> pd.DataFrame:
-        """The same of W at one noise level with n noisy copies: columns network, seed, threat model, trigger, n, auc, "5 %"."""
+        """The same of W at one noise level with n noisy copies: columns network, seed, threat model, trigger, n, auc, "5%"."""
         rows = []
         for network in self.backdoored:
             ladder = [plan.ladder_of(self.size, network, trigger) for trigger in (None, *network.triggers)]
             of_n = (-entropy(self.records[spec].arrays["counts"][0]) for spec in ladder)
             rows += [(*_about(network), n, area(*w), detection_rate(*w)) for n, *w in zip(self.size.ns, *of_n, strict=True)]
-        return pd.DataFrame(rows, columns=[*ABOUT, "n", "auc", "5 %"])
+        return pd.DataFrame(rows, columns=[*ABOUT, "n", "auc", "5%"])
 
     @cached_property
     def batches(self) -> pd.DataFrame:
         """The tests of small batches against as many points of the second clean batch of the same network.
 
         Columns network, seed, threat model and trigger (None for clean networks), carried ("clean" or "trigger"), points, sigma,
-        test, and alarms: for each pair of batches whether p is below 5 %.
+        test, and alarms: for each pair of batches whether p is below 5%.
         """
         about, pairs, rows = [], [], []
         for network in self.networks:
@@ -172,7 +172,7 @@ class Defence(BeyondResults[Size]):
     def _image_quantities(self) -> dict[str, Estimate]:
         data, found = self.size.dataset, dict[str, Estimate]()
         for attack, own in _by_attack(self.images):
-            for name, value in (("image_auc", "auc"), ("image_rate", "5 %")):
+            for name, value in (("image_auc", "auc"), ("image_rate", "5%")):
                 for about, values in own.groupby(["score", "sigma"], dropna=False)[value]:
                     found[f"{name}.{data}.{attack}.{_joined(about)}"] = over_seeds(values)
             found[f"success.{data}.{attack}"] = over_seeds(own.drop_duplicates("network")["success"])

@@ -60,7 +60,7 @@ class ParameterResults(Results[Size]):
     def bias(self) -> dict[str, tuple[Floats, Floats]]:
         """The mean error of each estimator at every n, for points without and with rare classes.
 
-        The error is taken against Grassberger's estimate at the largest n. A class is rare if it was seen in less than 1 % of
+        The error is taken against Grassberger's estimate at the largest n. A class is rare if it was seen in less than 1% of
         the samples at the largest n.
 
         Returns

@@ -63,7 +63,7 @@ def _successes(part: Batches) -> dict[int, Estimate]:
 
 
 def working(part: Batches) -> list[int]:
-    """The triggers that meet the setting of the paper's claim: an average success of at least 90 %.
+    """The triggers that meet the setting of the paper's claim: an average success of at least 90%.
 
     None as long as a planned trigger has too few networks, since the claim is about all that work.
     """

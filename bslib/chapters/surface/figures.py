@@ -87,7 +87,7 @@ def clean_and_triggered(surface: Surface, table: pd.DataFrame) -> Figure:
 
 @drawn_from(Surface.by_sigma)
 def difference_to_clean(surface: Surface, table: pd.DataFrame) -> Figure:
-    """The change of W when a trigger is added, against sigma: means over networks and images with 95 % intervals."""
+    """The change of W when a trigger is added, against sigma: means over networks and images with 95% intervals."""
     figure, axes = panels(2, sharey=False)
     places = np.arange(len(table))
     for kind, colour, shift in (("active", YELLOW, -0.12), ("inactive", GREY, 0.12)):

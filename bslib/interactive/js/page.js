@@ -284,8 +284,8 @@ function ofSurface(part, batches, names) {
           ...(with_ ? [
             ["mean, with trigger", number(mean(with_.flat()))],
             ["mean difference", number(middle)],
-            ["smoother with it", share((d) => d < 0), " %"],
-            ["wobblier with it", share((d) => d > 0), " %"],
+            ["smoother with it", share((d) => d < 0), "%"],
+            ["wobblier with it", share((d) => d > 0), "%"],
           ] : []),
         ],
         words: with_
@@ -387,7 +387,7 @@ function scatter(pairs, width) {
   let at = -1;
 
   function told(pair) {
-    return `${pair.name}: success ${(100 * pair.success).toFixed(1)} %, mean W ${pair.W.toFixed(3)}${pair.kept ? "" : ", left out"}`;
+    return `${pair.name}: success ${(100 * pair.success).toFixed(1)}%, mean W ${pair.W.toFixed(3)}${pair.kept ? "" : ", left out"}`;
   }
   function show(k) {
     list.children[at]?.setAttribute("aria-selected", "false");
