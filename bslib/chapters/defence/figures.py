@@ -82,11 +82,11 @@ def images(defence: Defence, table: pd.DataFrame) -> Figure:
     _by_attack(axes[1], table, "5%", levels)
     axes[0].axhline(0.5, color=GREY, linestyle=":")
     axes[0].set_xticks(range(len(sigmas)), short_labels(sigmas))
-    axes[0].set(xlabel=r"noise level $\sigma$", ylim=(-0.03, 1.4), yticks=np.arange(6) / 5)
+    axes[0].set(xlabel=r"noise level $\sigma$", ylim=(-0.03, 1.5), yticks=np.arange(6) / 5)
     axes[0].set_title("area under the ROC curve of W", fontsize=10)
     axes[1].set_title(rf"found at 5% false alarms (W: $\sigma$ = {sigma:g})", fontsize=10)
-    for axis in axes:
-        axis.legend(frameon=False, fontsize=8, ncols=2, loc="upper left")
+    for axis, title in zip(axes, ("threat model, trigger", None), strict=True):
+        axis.legend(frameon=False, fontsize=8, ncols=2, loc="upper left", title=title, title_fontsize=8, alignment="left")
     return finish(figure, axes, defence.source, y=None)
 
 

@@ -62,7 +62,7 @@ def warning(mitigation: Mitigation, table: pd.DataFrame) -> Figure:
             axis.plot(w.iloc[:1], success.iloc[:1], marker=marker, markersize=6, color=colour)
             axis.plot(w[path["warns"]], success[path["warns"]], "o", markersize=11, fillstyle="none", color=MEAN)
         axis.set_title(attack_in_words(str(attack)), fontsize=10)
-        axis.set(xlabel="mean of W with the trigger (nats)", ylim=(min(0.85, own["success"].min() - 0.01), 1.005))
+        axis.set(xlabel="mean of W (nats)", ylim=(min(0.85, own["success"].min() - 0.01), 1.005))
         axis.tick_params(labelsize=8)
     return finish(figure, axes, mitigation.source, y="success of the trigger")
 
