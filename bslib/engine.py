@@ -80,7 +80,9 @@ class Compiled:
             return self
         remedy = "as with engine='eager', dtype=torch.float32"
         warn_caller(f"{self.what}: other logits than the model's for these images, so the model runs as it is, {remedy}")
-        return replace(self, network=self.own, dtype=torch.float32, what="eager, float32: other logits", own=None)
+        return replace(
+            self, network=self.own, dtype=torch.float32, what=f"{self.what}, then eager, float32: other logits", own=None
+        )
 
 
 def compile_for_inference(

@@ -37,7 +37,7 @@ from bslib.engine import CHECKED, Compiled, compile_for_inference
 from bslib.entropy import entropy
 from bslib.progress import bar
 
-__all__ = ["class_counts", "predict", "standard_noise", "wobbliness"]
+__all__ = ["class_counts", "counts_and_engine", "predict", "standard_noise", "wobbliness"]
 
 #: Samples in a block of noise. Changing this number changes the noise of every seed.
 BLOCK = 64
@@ -188,6 +188,31 @@ def class_counts(
     >>> counts.shape, counts.sum(-1)[0, :, 0].tolist()
     ((2, 2, 4, 3), [10, 100])
     """
+    how: dict[str, Any] = {"dtype": dtype, "batch_size": batch_size, "engine": engine, "output": output, "stochastic": stochastic}
+    return counts_and_engine(model, x, sigma, n, seed=seed, ids=ids, mask=mask, progress=progress, **how)[0]
+
+
+def counts_and_engine(
+    model: nn.Module,
+    x: Tensor,
+    sigma: float | Sequence[float],
+    n: int | Sequence[int],
+    *,
+    seed: int,
+    ids: Sequence[Hashable] | None = None,
+    mask: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+    batch_size: int | None = None,
+    engine: str = "auto",
+    output: str | int | None = None,
+    stochastic: bool = False,
+    progress: bool = True,
+) -> tuple[NDArray[np.int64], str]:
+    """Return :func:`class_counts` and, for the provenance of a record, what ran the forward passes in words.
+
+    >>> counts_and_engine(nn.Linear(2, 3), torch.rand(4, 2), 0.1, 10, seed=0)[1]
+    'eager, float32: the work is short'
+    """
     sigmas, prefixes = _checked_sigmas(sigma), _checked_prefixes(n)
     check_points(model, x)
     keys = _point_keys(x, ids, seed)
@@ -233,7 +258,7 @@ def class_counts(
     nested = counts.cpu().numpy()
     if prefixes != order:
         nested = nested[:, [order.index(m) for m in prefixes]]
-    return nested[:, 0] if np.ndim(n) == 0 else nested
+    return nested[:, 0] if np.ndim(n) == 0 else nested, compiled.what
 
 
 def predict(model: nn.Module, x: Tensor) -> NDArray[np.int64]:

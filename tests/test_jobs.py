@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from bslib.datasets import load, to_float
-from bslib.engine import compile_for_inference
 from bslib.jobs import compute
 from bslib.jobs.base import draw_points, draw_points_of_each_class, split_test_set
-from bslib.measure import class_counts
+from bslib.measure import class_counts, counts_and_engine
 from bslib.networks import build
 from bslib.patterns.neural_cleanse import Candidates, patched
 from bslib.poisoning import poison
@@ -151,8 +150,7 @@ def test_the_engine_and_its_precision_are_no_part_of_the_result(measured, monkey
     """A machine that is busy may choose another engine."""
     pytest.importorskip("openvino")
     usual, how = measured(COUNTS), {"engine": "openvino", "dtype": torch.bfloat16}
-    for name, function in (("class_counts", class_counts), ("compile_for_inference", compile_for_inference)):
-        monkeypatch.setattr(f"bslib.jobs.counts.{name}", functools.partial(function, **how))
+    monkeypatch.setattr("bslib.jobs.counts.counts_and_engine", functools.partial(counts_and_engine, **how))
     other = measured(COUNTS)
     assert "bfloat16" in other.provenance["engine"] and other.provenance["engine"] != usual.provenance["engine"]
     assert other.checksum == usual.checksum
@@ -171,13 +169,13 @@ def test_paired_counts_share_their_noise(store, measured, monkeypatch):
     assert torch.equal(clean[:, :, :18], stamped[:, :, :18]) and not torch.equal(clean, stamped)
 
     seen = []
-    direct = class_counts
+    direct = counts_and_engine
 
     def upper(model, images, *arguments, **more):
         seen.append(images)
         return direct(Upper(), images, *arguments, **more | {"engine": "eager"})
 
-    monkeypatch.setattr("bslib.jobs.counts.class_counts", upper)
+    monkeypatch.setattr("bslib.jobs.counts.counts_and_engine", upper)
     paired = [measured(dataclasses.replace(COUNTS, trigger=t, paired=True)).arrays["counts"] for t in (None, 5)]
     alone = [measured(dataclasses.replace(COUNTS, trigger=t)).arrays["counts"] for t in (None, 5)]
     assert torch.equal(seen[0], clean) and torch.equal(seen[1], stamped)
@@ -263,7 +261,7 @@ def test_what_is_measured_was_not_crafted_on(measured, crafted, monkeypatch):
         return noted
 
     for name in (
-        "jobs.universal.universal_perturbation", "jobs.cleanse.reverse_triggers", "jobs.counts.class_counts",
+        "jobs.universal.universal_perturbation", "jobs.cleanse.reverse_triggers", "jobs.counts.counts_and_engine",
         "detectors.strip.strip_entropy",
     ):  # fmt: skip
         monkeypatch.setattr(f"bslib.{name}", noting(name.rpartition(".")[2]))
@@ -275,7 +273,7 @@ def test_what_is_measured_was_not_crafted_on(measured, crafted, monkeypatch):
     ):
         with pytest.raises(InterruptedError):
             measured(spec)
-    crafting, measuring = (set(found_among(seen[name][0])) for name in ("universal_perturbation", "class_counts"))
+    crafting, measuring = (set(found_among(seen[name][0])) for name in ("universal_perturbation", "counts_and_engine"))
     assert len(crafting) == len(measuring) == 250 and not crafting & measuring
     assert set(found_among(seen["reverse_triggers"][0])) == crafting
     assert [set(found_among(images)) for images in seen["strip_entropy"][:2]] == [measuring, crafting]

@@ -10,7 +10,7 @@ from scipy import stats
 from torch import nn
 
 import bslib
-from bslib.measure import BLOCK, class_counts, predict, standard_noise, wobbliness
+from bslib.measure import BLOCK, class_counts, counts_and_engine, predict, standard_noise, wobbliness
 
 
 @pytest.fixture(scope="module")
@@ -380,7 +380,8 @@ def test_each_batch_is_compared_with_the_model_in_float32():
         centred[0].weight.copy_(torch.eye(16) - 1 / 16)
     x = torch.rand(20, 16) + torch.arange(20)[:, None].ge(15) * 300
     with pytest.warns(UserWarning, match="other logits than the model's"):
-        found = counts(centred, x, sigma=0.1, n=64, batch_size=64, dtype=torch.bfloat16)
+        found, engine = counts_and_engine(centred, x, 0.1, 64, seed=0, batch_size=64, dtype=torch.bfloat16)
+    assert "bfloat16" in engine and engine.endswith(", then eager, float32: other logits")
     assert (found == counts(centred, x, sigma=0.1, n=64, dtype=torch.float32)).all()
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
-from bslib.calling import evaluating
 from bslib.datasets import Dataset
-from bslib.engine import compile_for_inference
 from bslib.entropy import entropy
 from bslib.jobs.base import Parts, carrying, draw_points, draw_points_of_each_class, measuring_points, trained_network
-from bslib.measure import class_counts, predict
+from bslib.measure import counts_and_engine, predict
 from bslib.specs import CountsSpec
 from bslib.statistics import within_chance
 from bslib.store import Record, Store
@@ -28,9 +28,8 @@ def compute(spec: CountsSpec, store: Store, device: torch.device, progress: bool
     if spec.noise_on is not None:
         region = pattern(spec.triggers[-1]).region(images)
         mask = region if spec.noise_on == "trigger" else ~region
-    with evaluating(network) as logits:
-        engine = compile_for_inference(logits, images, passes=len(images) * max(spec.ns) * len(spec.sigmas))
-    counts = class_counts(network, images, spec.sigmas, spec.ns, seed=spec.seed, ids=ids, mask=mask, progress=progress)
+    how: dict[str, Any] = {"seed": spec.seed, "ids": ids, "mask": mask, "progress": progress}
+    counts, engine = counts_and_engine(network, images, spec.sigmas, spec.ns, **how)
     arrays = {
         "counts": counts.astype(np.int32),
         "images": np.tile(chosen, len(batches)),
@@ -38,7 +37,7 @@ def compute(spec: CountsSpec, store: Store, device: torch.device, progress: bool
         "predicted": predict(network, images),
     }
     # The engine and its precision may depend on how fast the machine is just then. They are provenance, not a result.
-    return {"weights": weights, "engine": engine.what} | crafted, arrays, data
+    return {"weights": weights, "engine": engine} | crafted, arrays, data
 
 
 def _batch(spec: CountsSpec, data: Dataset) -> np.ndarray:

@@ -7,11 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from bslib.calling import evaluating
 from bslib.domains import TRIGGERS, behind, build, load, train
-from bslib.engine import compile_for_inference
 from bslib.jobs.base import Parts, draw_points
-from bslib.measure import class_counts, predict
+from bslib.measure import counts_and_engine, predict
 from bslib.poisoning import poison
 from bslib.specs import DomainSpec
 from bslib.store import Store
@@ -30,10 +28,10 @@ def compute(spec: DomainSpec, store: Store, device: torch.device, progress: bool
     model, points_of = behind(network, tested)
     chosen = draw_points(len(tested), spec.points, spec.seed)
     carried = [points_of(tested), points_of(trigger(tested))]
-    with evaluating(model) as logits:
-        engine = compile_for_inference(logits, carried[0][chosen], passes=2 * spec.points * spec.n * len(spec.sigmas))
     how: dict[str, Any] = {"seed": spec.seed, "ids": chosen.tolist(), "progress": progress}
-    counts = [class_counts(model, points[chosen], spec.sigmas, spec.n, **how) for points in carried]
+    counts, engines = zip(
+        *(counts_and_engine(model, points[chosen], spec.sigmas, spec.n, **how) for points in carried), strict=True
+    )
     arrays = {
         "counts": np.stack(counts).astype(np.int32),
         "rows": chosen,
@@ -41,4 +39,4 @@ def compute(spec: DomainSpec, store: Store, device: torch.device, progress: bool
         "predicted": np.stack([predict(model, points) for points in carried]).astype(np.int16),
     }
     parameters = sum(p.numel() for p in network.parameters())
-    return {"parameters": parameters, "engine": engine.what}, arrays, data
+    return {"parameters": parameters, "engine": "; ".join(dict.fromkeys(engines))}, arrays, data
