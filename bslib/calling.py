@@ -275,18 +275,25 @@ def _ordered(constant: Any) -> str:
 def _bytes_of(tensor: Tensor) -> Any:
     if tensor.device.type == "meta":
         return b""
-    dense = tensor.detach() if tensor.layout == torch.strided else tensor.detach().to_dense()
+    dense = (tensor.detach() if tensor.layout == torch.strided else tensor.detach().to_dense()).resolve_conj().resolve_neg()
     # Bytes, since NumPy has no bfloat16.
     return dense.cpu().contiguous().view(-1).view(torch.uint8).numpy().data
 
 
-def dtype_of(model: nn.Module) -> torch.dtype:
+def dtype_of(model: nn.Module, x: Tensor | None = None) -> torch.dtype:
     """Return the dtype of the model's first floating-point parameter or buffer, or float32 if it has none.
+
+    Of a model with several, such as a frozen half-precision part, float32 is returned if it takes images like ``x`` in float32.
 
     >>> dtype_of(nn.Linear(1, 1).double()), dtype_of(nn.ReLU())
     (torch.float64, torch.float32)
     """
-    return next((t.dtype for t in _state(model) if t.is_floating_point()), torch.float32)
+    dtypes = list(dict.fromkeys(t.dtype for t in _state(model) if t.is_floating_point())) or [torch.float32]
+    if x is not None and len(dtypes) > 1:
+        with contextlib.suppress(Exception):  # user code may raise any exception for input that it does not support
+            model(trial_images(x).float())
+            return torch.float32
+    return dtypes[0]
 
 
 # Inputs
@@ -464,7 +471,7 @@ def check_batch(network: Callable[[Tensor], Tensor], images: Tensor, logits: Ten
     check_logits(logits)
     some = slice(None, None, math.ceil(len(images) / most))
     if not same_logits(network(images[some]), logits[some], max(DEPENDS, 16 * torch.finfo(dtype).eps)):
-        raise ValueError(f"the model's answer to an image depends on the other images of a large batch: {_REMEDY}")
+        raise ValueError(f"the model's answer to an image depends on the other images of a large batch, or on chance: {_REMEDY}")
 
 
 def same_logits(one: Tensor, other: Tensor, tolerance: float = SAME_ANSWER, ulps: int = 16) -> bool:

@@ -42,6 +42,27 @@ NEAR_TIE_ULPS = 6
 CONVERSION = (1.0, 0.03)
 #: On so many images of the first batch, a converted network is compared with the model, and a large batch with a small one.
 CHECKED = 16
+#: Operations whose result jumps when a value changes a little.
+JUMPS = {
+    getattr(torch.ops.aten, name)
+    for name in (
+        "argmax",
+        "argmin",
+        "topk",
+        "sort",
+        "gt",
+        "ge",
+        "lt",
+        "le",
+        "eq",
+        "ne",
+        "sign",
+        "round",
+        "floor",
+        "ceil",
+        "trunc",
+    )
+}
 #: A pass that takes longer than this many seconds is timed only once.
 PATIENCE = 0.2
 #: Smallest fraction of the eager time that a conversion saves, in bfloat16 and in float32.
@@ -67,16 +88,24 @@ class Compiled:
     own: Forward | None = None
 
     def checked(self, images: Tensor, logits: Tensor, most: int) -> Compiled:
-        """Return this if its logits for at most so many of the images are the model's, else the model itself, with a warning.
+        """Return this if its logits for at most so many of the images are the model's, else what to count with from the start.
 
-        Trial images lie in [0, 1]. Other images, such as the rows of a table, may reach parts of a network that these do not.
+        That is the conversion with larger near ties, in float32, or the model itself, the last two with a warning. Trial images
+        lie in [0, 1]. Other images, such as the rows of a table, may reach parts of a network that these do not.
         """
         if self.own is None:
             return self
         some = slice(None, None, math.ceil(len(images) / most))
-        # The labels of float32 cannot change if rounding is below half of a near tie.
-        tolerance = LOGIT_TOLERANCE if self.dtype == torch.float32 else NEAR_TIE_ULPS / 2 * torch.finfo(self.dtype).eps
-        if same_logits(logits[some].float(), self.own(images[some]).float(), tolerance):
+        images, found, wanted = images[some], logits[some].float(), self.own(images[some]).float()
+        if isinstance(self.network, NearTieFallback):
+            fallback = self.network.judged(found, wanted)
+            if fallback is not None:
+                return self if fallback is self.network else replace(self, network=fallback)
+            warn_caller(f"{self.what}: large rounding errors for these images, so float32 is used, as with dtype=torch.float32")
+            exact, what = self.network.exact, f"{self.what}, then float32: large rounding errors"
+            kept = replace(self, network=exact, dtype=torch.float32, what=what, own=None if exact is self.own else self.own)
+            return kept.checked(images, exact(images), most)
+        if same_logits(found, wanted, LOGIT_TOLERANCE):
             return self
         remedy = "as with engine='eager', dtype=torch.float32"
         warn_caller(f"{self.what}: other logits than the model's for these images, so the model runs as it is, {remedy}")
@@ -110,8 +139,8 @@ def compile_for_inference(
         saving on ``passes`` images, from timing a few, is below the cost of conversion, or if the conversion fails, changes the
         logits or is no faster. "openvino" converts at any cost or raises an error; "eager" never converts.
     dtype : torch.dtype, optional
-        Precision of the passes. The default is bfloat16 with near ties in float32, if the hardware multiplies in bfloat16 and
-        rounding errors are far below a near tie; otherwise float32. A model in float64 runs in float64. A model in half precision
+        Precision of the passes. The default is bfloat16 with near ties in float32, if the hardware multiplies in bfloat16,
+        rounding errors are far below a near tie and no operation jumps (:data:`JUMPS`); otherwise float32. A model in float64 runs in float64. A model in half precision
         has its near ties evaluated in float32, if a copy of it runs in float32.
     passes : int, optional
         Total number of images that will be evaluated. The default assumes many.
@@ -131,7 +160,7 @@ def compile_for_inference(
     """
     if engine not in ENGINES:
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
-    own = dtype_of(network.model)
+    own = dtype_of(network.model, x)
     if engine == "openvino" and (stochastic or own != torch.float32):
         got = "a stochastic one" if stochastic else f"one in {own}"
         raise ValueError(f"engine {engine!r} runs deterministic models in float32, got {got}: use engine='auto'")
@@ -202,7 +231,7 @@ class NearTieFallback:
     dtype : torch.dtype
         The low precision.
     error : float
-        Largest rounding error of a logit on trial images.
+        Largest rounding error of a logit that is expected, from trial images and from those that :meth:`judged` has seen.
 
     >>> fallback = NearTieFallback(nn.Identity(), nn.Identity(), torch.bfloat16)
     >>> fallback.near_ties(torch.tensor([[9.0, 8.9], [9.0, 1.0]])).tolist()
@@ -231,8 +260,22 @@ class NearTieFallback:
     def near_ties(self, logits: Tensor) -> Tensor:
         """Return which of the low-precision logits (b, C) are nearly tied, bool (b,); infinite logits and NaN count as tied."""
         first, second = logits.topk(2).values.unbind(1)
-        relative = NEAR_TIE_ULPS * torch.finfo(self.dtype).eps * logits.abs().amax(1)
-        return ~(first - second > relative.clamp_min(4 * self.error))
+        return ~(first - second > self._near(logits))
+
+    def judged(self, logits: Tensor, exact: Tensor) -> NearTieFallback | None:
+        """Return this if the rounding errors of logits are as expected, and one that expects them if they are larger.
+
+        None if an image's errors exceed half of a near tie, so that they could have changed its label.
+        """
+        errors = torch.where(logits == exact, 0, (logits - exact).abs()).amax(1)  # infinite logits have no difference
+        if not (errors <= self._near(logits) / 2).all():
+            return None
+        error = float(errors.max())
+        return self if error <= 2 * self.error else replace(self, error=error, seen=0, near=0)
+
+    def _near(self, logits: Tensor) -> Tensor:
+        """Return the largest difference of two logits that is a near tie, for each image (b,)."""
+        return (NEAR_TIE_ULPS * torch.finfo(self.dtype).eps * logits.abs().amax(1)).clamp_min(4 * self.error)
 
 
 class _Unsuitable(Exception):
@@ -282,6 +325,17 @@ class _Candidate:
         """Trial images for a full pass."""
         return trial_images(self.x, BATCH if self.x.device.type == "cpu" else BATCH_ON_GPU)
 
+    @cached_property
+    def reading(self) -> _Reading:
+        """What the operations of a forward pass are like."""
+        reading = _Reading()
+        try:
+            with reading:
+                self.network(self.trial)
+        except Exception as problem:  # torch.compile(fullgraph=True) does not run where operations are watched
+            reading.problem, reading.continuous = type(problem).__name__, False
+        return reading
+
     def few(self, known: _Known) -> float:
         """Seconds per image of the unconverted model in a batch of a few images."""
         if known.few is None:
@@ -308,12 +362,9 @@ class _Candidate:
         make, name = _maker(engine, self.x.device)
         if any(getattr(module, kind, None) for module in self.network.modules() for kind in HOOKS):
             raise _Unsuitable("it has hooks, which must see every module at work")
-        try:
-            with _Reading() as reading:
-                self.network(self.trial)
-        except Exception as problem:  # torch.compile(fullgraph=True) does not run where operations are watched
-            raise _Unsuitable(f"its operations cannot be watched ({type(problem).__name__})") from None
-        if reading.seen:
+        if self.reading.problem:
+            raise _Unsuitable(f"its operations cannot be watched ({self.reading.problem})")
+        if self.reading.seen:
             raise _Unsuitable("its forward reads values of tensors, which a recorded graph cannot follow")
         try:
             variant = make(self.network, self.x)
@@ -369,8 +420,11 @@ class _Candidate:
             raise ValueError(f"the model cannot run in {self.dtype} ({type(problem).__name__}): use torch.float32") from None
         error = float((rounded.float() - logits).abs().max())
         harmless = 4 * error < NEAR_TIE_ULPS * torch.finfo(self.dtype).eps * float(logits.abs().max())
-        if self.by_default and not (harmless and quickly < 0.85 * seconds):
+        if self.by_default and not (harmless and quickly < 0.85 * seconds and self.reading.continuous):
             return exact, seconds
+        if not self.reading.continuous:
+            reason = "the model compares its values or picks among them, where rounding can change the logits by much"
+            warn_caller(f"{self.dtype} may change labels that are no near ties: {reason}; dtype=torch.float32 does not")
         return NearTieFallback(quick, exact, self.dtype, error), quickly
 
     def _described(self, network: Forward, name: str, why: str = "", *, floats: int = 2**17) -> Compiled:
@@ -405,13 +459,18 @@ def _timed(network: Forward, images: Tensor) -> tuple[Tensor, float]:
 
 
 class _Reading(TorchDispatchMode):
-    """Detect whether a forward pass reads values of tensors, for example to branch on them."""
+    """Detect whether a forward pass reads values of tensors, for example to branch on them, and whether it has jumps.
 
-    seen = False
+    Where a gate compares values or picks the largest, a rounding error may change the logits by far more than itself.
+    """
+
+    seen, continuous, problem = False, True, ""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         reads = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default)
         self.seen = self.seen or func in reads
+        of_floats = any(isinstance(value, Tensor) and value.is_floating_point() for value in args)
+        self.continuous = self.continuous and not (of_floats and func.overloadpacket in JUMPS)
         return func(*args, **(kwargs or {}))
 
 

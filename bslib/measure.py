@@ -12,6 +12,7 @@ standard normal draw, so curves over sigma are paired.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Hashable, Iterator, Sequence
@@ -180,8 +181,9 @@ def class_counts(
     Warns
     -----
     UserWarning
-        If features of images lie far outside [0, 1], the range that sigma refers to; if a converted network gives other logits
-        than the model for some of the images, so that the model runs unconverted.
+        If features of images lie far outside [0, 1], the range that sigma refers to; if a converted network or one in bfloat16
+        gives other logits than the model for some of the images. All counts are then counted in float32, by the model itself if
+        need be.
 
     >>> model = nn.Linear(2, 3)
     >>> counts = class_counts(model, torch.rand(4, 2), sigma=[0.1, 0.5], n=[10, 100], seed=0)
@@ -226,33 +228,30 @@ def counts_and_engine(
 
     counts: Tensor | None = None  # (S, N segments, B, C), allocated when the first logits give C
     total = len(x) * order[-1] * len(sigmas)
-    with evaluating(model, output) as network, bar(total=total, desc="W", unit="image", unit_scale=True, show=progress) as shown:
+    shown = bar(total=total, desc="W", unit="image", unit_scale=True, show=progress)
+    with shown, evaluating(model, output) as network, _failures_named(x):
         compiled = compile_for_inference(network, x, engine=engine, dtype=dtype, passes=total, stochastic=stochastic)
-        for batch in _batches(keys, order[-1], x, batch_size or compiled.batch_size):
-            noise = batch.noise if mask is None else batch.noise * mask.to(x.device)
-            segment = torch.bucketize(batch.sample, edges, right=True)  # the first prefix that includes each sample
-            images = x[batch.point]
-            for s, level in enumerate(sigmas):
-                noisy = torch.add(images, noise, alpha=level)
+        while counts is None:  # once more where a conversion was given up, since its earlier counts may be wrong as well
+            for s, batch, noisy in _noisy(x, keys, order[-1], sigmas, mask, batch_size or compiled.batch_size):
                 if counts is None and not stochastic:
-                    widest = torch.add(images, noise, alpha=max(sigmas))
-                    extremes, answers = check_alone(network, widest.to(dtype_of(model)))
-                    if compiled.own is not None:
-                        compiled = compiled.checked(extremes, _passed(compiled, extremes, batch_size), len(extremes))
+                    extremes, answers = check_alone(network, noisy.to(dtype_of(model, noisy)))
+                    compiled = compiled.checked(extremes, _passed(compiled, extremes, batch_size), len(extremes))
                 logits = _passed(compiled, noisy, batch_size)
                 some = min(CHECKED, batch_size or CHECKED) if counts is None else math.ceil(len(noisy) / ONE_IN)
                 if (kept := compiled.checked(noisy, logits, some)) is not compiled:
-                    compiled, logits = kept, _passed(kept, noisy, batch_size)
-                if counts is None and not stochastic and compiled.own is None:  # a conversion is compared with few images
+                    compiled, counts = kept, None
+                    shown.reset()
+                    break
+                if not stochastic and compiled.own is None:  # a conversion was compared with a small batch of the model's
                     check_batch(compiled.network, noisy, logits, some, compiled.dtype)
                 labels = _labels(logits)
                 if counts is None:
                     counts = torch.zeros(len(sigmas), len(order), len(x), logits.shape[1], dtype=torch.int64, device=x.device)
+                segment = torch.bucketize(batch.sample, edges, right=True)  # the first prefix that includes each sample
                 counts[s].index_put_((segment, batch.point, labels), torch.ones_like(labels), accumulate=True)
-                shown.update(len(images))
+                shown.update(len(noisy))
         if not stochastic and not same_logits(answers, network(extremes), DEPENDS):
             raise ValueError("the model answers the same image differently after the measurement: it remembers what it has seen")
-    assert counts is not None  # a batch of at least one point has at least one sample
     for k in range(1, len(order)):  # cumulative, in place: with many points and classes, a copy would need the most memory
         counts[:, k] += counts[:, k - 1]
     nested = counts.cpu().numpy()
@@ -268,15 +267,19 @@ def predict(model: nn.Module, x: Tensor) -> NDArray[np.int64]:
     [1, 0]
     """
     check_points(model, x)
-    with evaluating(model) as network:
-        dtype = torch.float32 if dtype_of(model) == torch.float32 else None
+    with evaluating(model) as network, _failures_named(x):
+        dtype = torch.float32 if dtype_of(model, x) == torch.float32 else None
         compiled, found = compile_for_inference(network, x, dtype=dtype, passes=len(x)), list[Tensor]()
-        for part in x.split(compiled.batch_size):
+        parts = x.split(compiled.batch_size)
+        while len(found) < len(parts):
+            part, some = parts[len(found)], 1 if found else CHECKED
             logits = compiled.network(part)
-            if (kept := compiled.checked(part, logits, 1 if found else CHECKED)) is not compiled:
-                compiled, logits = kept, kept.network(part)
-            if not found and compiled.own is None:
-                check_batch(compiled.network, part, logits, CHECKED, compiled.dtype)
+            if (kept := compiled.checked(part, logits, some)) is not compiled:
+                compiled = kept
+                found.clear()  # earlier labels may be wrong as well
+                continue
+            if compiled.own is None:
+                check_batch(compiled.network, part, logits, some, compiled.dtype)
             found.append(_labels(logits))
         return torch.cat(found).cpu().numpy()
 
@@ -319,6 +322,18 @@ def _batches(keys: Sequence[int], n: int, x: Tensor, batch_size: int) -> Iterato
         )
 
 
+def _noisy(
+    x: Tensor, keys: Sequence[int], n: int, sigmas: Sequence[float], mask: Tensor | None, batch_size: int
+) -> Iterator[tuple[int, _Batch, Tensor]]:
+    """Yield the index of a sigma, a batch of samples and the noisy images; of each batch, the images with most noise first."""
+    widest_first = sorted(range(len(sigmas)), key=sigmas.__getitem__, reverse=True)
+    for batch in _batches(keys, n, x, batch_size):
+        noise = batch.noise if mask is None else batch.noise * mask.to(x.device)
+        images = x[batch.point]
+        for s in widest_first:
+            yield s, batch, torch.add(images, noise, alpha=sigmas[s])
+
+
 def _blocks(blocks: Sequence[tuple[int, int]], x: Tensor) -> Tensor:
     """Draw the standard normal noise of (key, number) blocks, shape (blocks, BLOCK, ...); a function of them and the device."""
     shape = (BLOCK, *x.shape[1:])
@@ -351,11 +366,12 @@ def _point_keys(x: Tensor, ids: Sequence[Hashable] | None, seed: int) -> list[in
     """Hash the seed and each point's id or pixels to a 128-bit key."""
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
         raise ValueError(f"seed must be a whole number, got {seed!r}")
+    ids = ids.tolist() if isinstance(ids, Tensor) else ids
     if ids is None:
         pixels = (x.detach().float() + 0.0).cpu().contiguous().numpy()  # + 0.0 turns -0.0 into 0.0, the same pixel
         names = [b"pixels" + image.tobytes() for image in pixels]
     else:
-        if not isinstance(ids, Sequence | np.ndarray | Tensor):
+        if not isinstance(ids, Sequence | np.ndarray):
             raise ValueError(f"ids must be a sequence of ints or strings, got {type(ids).__name__}")
         if len(ids) != len(x):
             raise ValueError(f"ids must name each of the {len(x)} images, got {len(ids)} ids")
@@ -364,6 +380,19 @@ def _point_keys(x: Tensor, ids: Sequence[Hashable] | None, seed: int) -> list[in
         names = [f"{'str' if isinstance(i, str) else 'int'}:{i}".encode() for i in ids]
     person = hashlib.blake2b(str(int(seed)).encode(), digest_size=16).digest()
     return [int.from_bytes(hashlib.blake2b(name, person=person, digest_size=16).digest(), "big") for name in names]
+
+
+@contextlib.contextmanager
+def _failures_named(x: Tensor) -> Iterator[None]:
+    """Raise a ValueError of one line where a model fails, as on features outside [0, 1] or where a batch is too large for it."""
+    try:
+        yield
+    except (ValueError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as problem:  # user code may raise any exception
+        reason = f"{type(problem).__name__}: {(str(problem).splitlines() or [''])[0]}"
+        hint = "noise takes features out of [0, 1], and batches are large unless batch_size=64"
+        raise ValueError(f"the model fails on batches of images of shape {tuple(x.shape[1:])}: {reason} ({hint})") from problem
 
 
 def _passed(compiled: Compiled, images: Tensor, most: int | None) -> Tensor:

@@ -245,6 +245,74 @@ def test_what_is_no_function_of_one_image_is_refused(body, says, how, images):
     assert counts(model, images, stochastic=True).sum() == 4 * 70
 
 
+class Noisy(nn.Module):
+    """A smoothed classifier that votes anew for each image; only about bright images there is any doubt."""
+
+    def forward(self, x):
+        return functional.one_hot((x.mean((1, 2, 3)) + 0.05 * torch.randn(len(x)) > 0.775).long(), 3).float()
+
+
+def scaled_by_the_batch(net, x):
+    return net(x / 255 if x.max() > 1 else x)
+
+
+@pytest.mark.parametrize("model", [Noisy(), Wrapped(scaled_by_the_batch, seeded(nn.Flatten(), nn.Linear(3072, 4)))])
+def test_what_shows_in_a_later_batch_alone_is_refused(model):
+    """Batches of large images have the copies of one image each."""
+    x = 0.6 + 0.35 * torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    x[0] /= 10
+    with pytest.raises(ValueError, match="depends on the other images of a large batch, or on chance"):
+        class_counts(model, x, 0.02, 250, seed=0, progress=False)
+
+
+class Frozen(nn.Module):
+    """A part in half precision, which gets its own input, beside one in float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.frozen, self.rest = nn.Linear(64, 3).bfloat16(), nn.Linear(64, 3)
+
+    def forward(self, x):
+        return self.frozen(x.flatten(1).bfloat16()).float() + 4 * self.rest(x.flatten(1))
+
+
+@pytest.mark.parametrize("how", [{}, {"engine": "eager", "dtype": torch.float32}])
+def test_a_part_in_half_precision_does_not_round_the_images_of_the_others(how):
+    model, many = Frozen().eval(), torch.rand(2000, *SHAPE, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        best = model(many).topk(2).values
+    close = many[(best[:, 0] - best[:, 1]).argsort()[:8]]
+    assert np.array_equal(counts(model, close, sigma=0.001, n=250, **how), loop(model, close, sigma=0.001, n=250))
+
+
+def test_a_parameter_in_double_precision_does_not_change_that_of_the_images(images):
+    heated = Wrapped(lambda net, x: net(x) / heated.temperature)
+    heated.temperature = nn.Parameter(torch.tensor([1.5], dtype=torch.float64))
+    assert next(heated.parameters()).dtype == torch.float64 and np.array_equal(counts(heated, images), loop(heated, images))
+
+
+def in_range(net, x):
+    assert x.min() >= 0 and x.max() <= 1, "images must lie in [0, 1]"
+    return net(x)
+
+
+@pytest.mark.parametrize("body", [in_range, lambda net, x: net(torch.zeros(128, *SHAPE)[: len(x)].copy_(x))])
+def test_a_model_that_fails_on_noisy_images_or_large_batches_is_an_error_of_one_line(body, images):
+    with pytest.raises(ValueError, match=r"the model fails on batches of images of shape .*Error: .*batch_size=64") as problem:
+        counts(Wrapped(body), images)
+    assert "\n" not in str(problem.value)
+
+
+def test_conjugate_buffers_and_ids_in_a_tensor(images):
+    def fourier(net, x):
+        return net(torch.fft.irfft2(torch.fft.rfft2(x) * model.kernel, s=(8, 8)))
+
+    model = Wrapped(fourier)
+    model.register_buffer("kernel", torch.fft.rfft2(images[0]).conj())
+    assert np.array_equal(counts(model, images, ids=torch.arange(4)), counts(model, images, ids=[0, 1, 2, 3]))
+
+
 def test_features_outside_the_unit_interval_are_said(images):
     with pytest.warns(UserWarning, match=r"x has features from .* to 2\d\d.*, sigma is meant for features in \[0, 1\]"):
         counts(plain(), images * 255)

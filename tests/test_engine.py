@@ -6,6 +6,7 @@ import gc
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -147,11 +148,46 @@ def test_what_trial_images_do_not_reach_is_compared_on_the_images(make, asked, c
     model, rows = make(), 1000 + 10 * torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
     exact = counts(model, rows, sigma=5.0, engine="eager", dtype=torch.float32)
     assert (exact.sum((0, 1)) > 0).sum() > 1
-    with pytest.warns(UserWarning, match="other logits than the model's for these images, so the model runs as it is"):
+    message = "other logits than the model's for these images, so the model runs as it is|large rounding errors for these images"
+    with pytest.warns(UserWarning, match=message):
         assert np.array_equal(counts(model, rows, sigma=5.0, **asked), exact)
     if make is Trees:
         with pytest.warns(UserWarning, match="other logits"):
             assert np.array_equal(predict(model, rows), model(rows).argmax(1).numpy())
+
+
+def test_rounding_errors_outside_the_unit_interval_change_no_label():
+    """Of a network with one output for a table in its own units: near ties are reckoned from errors on the rows themselves."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(32, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 1)).eval()
+    rows = torch.randn(4000, 32, generator=torch.Generator().manual_seed(0)) * 200 + 500
+    with torch.no_grad():
+        logits = model(rows)[:, 0] - (middle := model(rows).median())
+        model[-1].bias -= middle
+    near = torch.arange(3, 16, 4)
+    rows = rows[:16].index_copy(0, near, rows[logits.abs().argsort()[:4]])
+    exact = counts(model, rows, n=250, sigma=1.0, engine="eager", dtype=torch.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert np.array_equal(counts(model, rows, n=250, sigma=1.0, engine="eager", dtype=torch.bfloat16), exact)
+    assert 0 < exact[0, near, 0].mean() < 250
+
+
+def test_a_network_with_jumps_runs_in_float32_unless_asked(images):
+    """A gate that rounding turns changes the logits by much."""
+
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate, self.one, self.other = (nn.Sequential(nn.Flatten(), nn.Linear(64, 512)) for _ in range(3))
+
+        def forward(self, x):
+            return torch.where(self.gate(x).argmax(1, keepdim=True) < 256, self.one(x), self.other(x))
+
+    model = Gated().eval()
+    assert "bfloat16" not in what(model, images) + what(model, images, engine="eager")
+    with pytest.warns(UserWarning, match="bfloat16 may change labels that are no near ties"):
+        assert "bfloat16" in what(model, images, engine="eager", dtype=torch.bfloat16)
 
 
 def test_a_forward_that_fails_in_bfloat16_runs_in_float32(images, monkeypatch):
