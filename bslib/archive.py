@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from bslib.files import atomic_path
 from bslib.progress import bar
 from bslib.specs import NetworkSpec, Spec
-from bslib.store import Record, Store
+from bslib.store import Record, Store, missing_specs
 
 __all__ = ["ImportResult", "export_records", "import_records"]
 
@@ -41,25 +41,34 @@ class ImportResult(NamedTuple):
     replaced: list[NetworkSpec]
 
 
-def export_records(store: Store, file: Path) -> int:
-    """Write the records of a store, without weights, atomically into one zip file; return their number.
+def export_records(store: Store, file: Path) -> tuple[int, int]:
+    """Write the records of a store, without weights, atomically into one zip file.
+
+    Returns
+    -------
+    written, stale : int
+        The numbers of records that were written, and that were left out since they were made from what has changed, such as
+        earlier weights of a network.
 
     Raises
     ------
     ValueError
         If a record is corrupt, or there is none to write.
     """
-    records = list(store.iter_records())
+    records = {record.spec: record for record in store.iter_records()}
+    stale = missing_specs(records, store, records.__getitem__)
+    for spec in stale:
+        del records[spec]
     if not records:
         raise ValueError(f"the store {store.folder} has no records")
     with tempfile.TemporaryDirectory() as folder, atomic_path(Path(file)) as part:
         copy = Store(Path(folder))
-        for record in records:
+        for record in records.values():
             copy.put(record)
         with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:  # arrays are already compressed
             for path in sorted(Path(folder).glob("*/*")):
                 archive.write(path, path.relative_to(folder).as_posix())
-    return len({record.spec for record in records})
+    return len(records), len(stale)
 
 
 def import_records(file: Path, store: Store, *, replace: bool = False, progress: bool = True) -> ImportResult:
@@ -91,6 +100,8 @@ def import_records(file: Path, store: Store, *, replace: bool = False, progress:
             if (size := sum(member.file_size for member in archive.infolist())) > MOST_BYTES:
                 raise ValueError(f"it unpacks to {size:,} bytes, more than {MOST_BYTES:,}")
             archive.extractall(folder)
+            if (size := sum(map(_unpacked, Path(folder).glob("*/*.npz")))) > MOST_BYTES:
+                raise ValueError(f"its arrays unpack to {size:,} bytes, more than {MOST_BYTES:,}")
             records = list(Store(Path(folder)).iter_records())
             texts, arrays = ({n.split(".")[0] for n in archive.namelist() if n.endswith(end)} for end in ("json", "npz"))
             if not records or not arrays <= texts:
@@ -119,6 +130,12 @@ def import_records(file: Path, store: Store, *, replace: bool = False, progress:
                     store.weights_path(network).unlink(missing_ok=True)
             shown.update(len(group))
     return arrived
+
+
+def _unpacked(arrays: Path) -> int:
+    """The size of a file of arrays when it is unpacked, from its directory."""
+    with zipfile.ZipFile(arrays) as file:
+        return sum(member.file_size for member in file.infolist())
 
 
 def _put(

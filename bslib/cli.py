@@ -265,7 +265,9 @@ def export_(file: Annotated[Path, typer.Argument(help="The file to write.")], st
     """Write all records of a store into one file."""
     from bslib.archive import export_records
 
-    console.print(f"{export_records(open_store(store), file)} records are in {file}")
+    written, stale = export_records(open_store(store), file)
+    left = f"; {stale} were left out, made from weights, triggers or data that have changed" if stale else ""
+    console.print(f"{written} records are in {file}{left}", soft_wrap=True)
 
 
 @records.command("import")

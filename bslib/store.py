@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bslib import datasets, drawings, threat_models
+from bslib import datasets, detectors, drawings, threat_models
 from bslib.files import atomic_path, cache_folder, locked
-from bslib.specs import NetworkSpec, Spec, spec_from
+from bslib.specs import DetectorSpec, NetworkSpec, Spec, spec_from
 
 __all__ = [
     "PUBLISHED", "Record", "Records", "Store", "definitions", "missing_specs", "open_store", "plain_text", "published_folder",
@@ -292,13 +292,13 @@ def _is_stale(spec: Spec, store: Store, get: Callable[[Spec], Record], once: Cal
 
 
 def definitions(spec: Spec) -> dict[str, dict[str, str]]:
-    """Return digests of the triggers, threat models and data sets that a spec names and that differ from the original ones.
+    """Return digests of the triggers, threat models, data sets and detectors that a spec names, of those that are not original.
 
     Each record holds those that are not empty. If one changes, the record is stale.
 
     >>> from bslib.specs import ImagesSpec
     >>> definitions(ImagesSpec(dataset="digits", images=2, seed=0))
-    {'triggers': {}, 'threat_models': {}, 'datasets': {}}
+    {'triggers': {}, 'threat_models': {}, 'datasets': {}, 'detectors': {}}
     """
     attacked, dataset = (spec.on_network and spec.on_network.attack) or spec, getattr(spec, "dataset", None)
     threat_model = getattr(attacked, "threat_model", None)
@@ -307,6 +307,7 @@ def definitions(spec: Spec) -> dict[str, dict[str, str]]:
         "threat_models": threat_models.changed_digests([threat_model] if threat_model else []),
         # The data of other domains are no data sets of images.
         "datasets": datasets.changed_digests([dataset] if dataset in datasets.DATASETS else []),
+        "detectors": detectors.changed_digests([spec.detector] if isinstance(spec, DetectorSpec) else []),
     }
 
 

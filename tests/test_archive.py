@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import threading
 import zipfile
 
@@ -37,7 +38,7 @@ def store(tmp_path):
 
 @pytest.fixture
 def file(store, tmp_path):
-    assert export_records(store, tmp_path / "records.zip") == 3
+    assert export_records(store, tmp_path / "records.zip") == (3, 0)
     return tmp_path / "records.zip"
 
 
@@ -54,7 +55,7 @@ def test_what_arrives_is_what_was_sent(store, file, tmp_path):
 def test_records_of_the_store_beneath_are_sent_too(store, tmp_path):
     above = Store(tmp_path / "above", base=store)
     above.put(record(3))
-    assert export_records(above, tmp_path / "all.zip") == 4
+    assert export_records(above, tmp_path / "all.zip") == (4, 0)
 
 
 def measured(network: NetworkSpec, weights: str, value: int, points: int = 2) -> list[Record]:
@@ -115,13 +116,32 @@ def test_records_of_two_sets_of_weights_or_without_their_network_replace_nothing
     ours = filled(tmp_path / "ours", *measured(NETWORK, "a", 1))
     mixed = filled(tmp_path / "mixed", measured(NETWORK, "b", 2)[0], measured(NETWORK, "c", 2, points=3)[1])
     alone = filled(tmp_path / "alone", measured(NETWORK, "b", 2, points=3)[1])
-    for store in (mixed, alone):
-        export_records(store, store.folder.with_suffix(".zip"))
+    export_records(alone, tmp_path / "alone.zip")
+    shutil.make_archive(str(tmp_path / "mixed"), "zip", mixed.folder)
+    with zipfile.ZipFile(tmp_path / "mixed.zip") as file, zipfile.ZipFile(tmp_path / "mixed records.zip", "w") as records:
+        for name in (name for name in file.namelist() if not name.endswith("/")):
+            records.writestr(name, file.read(name))
     with pytest.raises(ValueError, match="several sets of weights"):
-        import_records(tmp_path / "mixed.zip", ours, replace=True)
+        import_records(tmp_path / "mixed records.zip", ours, replace=True)
     arrived = import_records(tmp_path / "alone.zip", ours, replace=True)
     assert not arrived.replaced and len(arrived.different) == 1
     assert {record_.result["weights"] for record_ in ours.iter_records()} == {"a"} and len(list(ours.iter_records())) == 2
+
+
+def test_what_was_measured_on_other_weights_is_not_sent(tmp_path):
+    """As after a run that trained a network again and was stopped before it measured it; such a file would be refused."""
+    ours = filled(tmp_path / "ours", measured(NETWORK, "b", 2)[0], *measured(NETWORK, "a", 2)[1:])
+    assert export_records(ours, tmp_path / "ours.zip") == (1, 1)
+    assert import_records(tmp_path / "ours.zip", Store(tmp_path / "theirs")).new == [NETWORK]
+
+
+def test_arrays_that_unpack_to_gigabytes_are_refused(tmp_path, monkeypatch):
+    store = filled(tmp_path / "ours", *measured(NETWORK, "a", 0, points=3000))
+    export_records(store, tmp_path / "ours.zip")
+    monkeypatch.setattr("bslib.archive.MOST_BYTES", 100_000)
+    assert (tmp_path / "ours.zip").stat().st_size < 10_000
+    with pytest.raises(ValueError, match=r"its arrays unpack to .* bytes, more than 100,000"):
+        import_records(tmp_path / "ours.zip", Store(tmp_path / "theirs"))
 
 
 def test_a_record_that_is_there_stays(store, file):

@@ -164,6 +164,8 @@ NONE = Sizes(np.full(10, np.nan), math.nan)
         (NONE, {"gaps": ["ONNX"], "trigger": (0.01, 0.3)}, NOT_ENOUGH, "ONNX; your trigger has an effect (success 30%"),
         (NONE, {"gaps": ["ONNX"], "trigger": (0.7, 0.1)}, NOT_ENOUGH, "ONNX; your trigger does no more than random patches"),
         (NONE, {"doubt": "normalisation", "trigger": (0.01, 0.9)}, NOT_ENOUGH, "normalisation"),
+        (NONE, {"narrow": "one class", "trigger": (0.01, 0.9)}, NOT_ENOUGH, "one class; your trigger has an effect (success 90%"),
+        (USUAL, {"narrow": "one class"}, NOT_ENOUGH, "one class"),
         (USUAL, {"gaps": ["only 9 of 10 classes were tested"]}, NOT_ENOUGH, "only 9 of 10"),
     ],
 )
@@ -232,6 +234,25 @@ def test_a_trigger_of_ones_own(backdoor):
         assert (found["class"], found["success"]) == (2, 1.0) and found["p"] <= 0.2 < 1
     else:
         assert found["success"] == 0 and found["p"] == 1
+
+
+def test_a_trigger_on_images_of_one_class_accuses_nobody():
+    """A dot makes an 8 of each 0, in a network without any backdoor."""
+    network, images = cornered(backdoor=True), pictures(400)
+    images = images[network(images).argmax(1) == 0]
+    found = bslib.audit(network, images, trigger=WHITE_CORNER, steps=1, tested=[0], progress=False)
+    assert found.found["trigger"]["success"] == 1 and found.verdict == NOT_ENOUGH
+    said = "; ".join(found.found["reasons"])
+    assert "100% of the images are predicted as class 0" in said and "your trigger has an effect (success 100%" in said
+    assert "by each of two tests, so at most 5% of clean networks" in found.html()
+
+
+def test_one_image_of_another_class_is_no_success_of_a_trigger():
+    network, images = cornered(backdoor=True), pictures(400)
+    predicted = network(images).argmax(1)
+    images = torch.cat([images[predicted == 2], images[predicted == 0][:1]])
+    found = evidence.own_trigger(network, images, network(images).argmax(1).numpy(), WHITE_CORNER, seed=0)
+    assert found["success"] == 0
 
 
 def test_a_wrong_normalisation_is_suspected_aloud():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import struct
@@ -194,6 +195,20 @@ def test_programs_are_named(tmp_path, entries):
         loading.read_weights(tmp_path / "w.pt")
 
 
+def test_an_archive_whose_entries_are_the_same_bytes_is_refused(tmp_path):
+    torch.save({"w": torch.ones(1000)}, tmp_path / "w.pt")
+    assert loading.read_weights(tmp_path / "w.pt")
+    with zipfile.ZipFile(tmp_path / "w.pt", "a") as archive:
+        weights = max(archive.infolist(), key=lambda entry: entry.file_size)
+        for k in range(10, 20):
+            again = copy.copy(weights)
+            again.filename = again.filename[:-1] + str(k)
+            archive.filelist.append(again)
+        archive.writestr("w/more", b"")  # so that the directory is written
+    with pytest.raises(ValueError, match="unpacks to more than it holds"):
+        loading.read_weights(tmp_path / "w.pt")
+
+
 @pytest.mark.parametrize(
     ("arch", "message"),
     [
@@ -293,6 +308,15 @@ def test_an_onnx_file_is_run_by_openvino(tmp_path):
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), tmp_path / "other.onnx")
     assert digest_of(network) == digest_of(loading.OnnxNetwork(tmp_path / "n.onnx"))
     assert digest_of(network) != digest_of(loading.OnnxNetwork(tmp_path / "other.onnx"))
+    for folder, own in (("one", weight.float_data[0]), ("two", 5.0)):  # the files are the same, the weights beside them are not
+        (tmp_path / folder).mkdir()
+        raw = onnx.numpy_helper.from_array(np.array([own, *weight.float_data[1:]], np.float32).reshape(36, 5), "w")
+        graph.initializer[0].CopyFrom(raw)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+        onnx.save(model, tmp_path / folder / "n.onnx", save_as_external_data=True, location="n.data", size_threshold=0)
+    files = [tmp_path / folder / "n.onnx" for folder in ("one", "two")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert digest_of(loading.OnnxNetwork(files[0])) != digest_of(loading.OnnxNetwork(files[1]))
     for kinds in ([onnx.TensorProto.UINT8], [onnx.TensorProto.FLOAT] * 2):
         inputs = [value(f"x{k}", kind, [1, 5]) for k, kind in enumerate(kinds)]
         nodes = [helper.make_node("Cast", [f"x{k}"], [f"y{k}"], to=onnx.TensorProto.FLOAT) for k in range(len(kinds))]
@@ -401,6 +425,20 @@ def test_subfolders_are_classes(tmp_path):
     assert dict(zip(found.names, found.labels.tolist(), strict=True)) == {"cat/a.png": 0, "dog/a.png": 1}
     found = read_folder(tmp_path / "words", size=(2, 4), channels=3, classes=3)
     assert found.labels is None and "not the 3 classes" in found.notes[0]
+
+
+def test_a_subfolder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    Image.new("L", (6, 6)).save(tmp_path / "a.png")
+    (tmp_path / "closed").mkdir()
+    scan = os.scandir
+
+    def scandir(path):
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert read_folder(tmp_path, size=(6, 6), channels=1, classes=5).skipped == ["closed: Permission denied"]
 
 
 def test_a_folder_without_images_is_refused(tmp_path):

@@ -265,7 +265,7 @@ def test_a_flipped_bit_in_weights_is_never_measured(completed, tiny_plan, tmp_pa
     content = bytearray(path.read_bytes())
     content[-1000] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="holds other weights than the record of its network names") as caught:
+    with pytest.raises(ValueError, match="holds other weights than its network's record names") as caught:
         compute(tiny_plan[1], store, device="cpu", progress=False)
     assert str(path) in str(caught.value)
 

@@ -137,3 +137,9 @@ def test_a_small_chapter_is_computed_and_drawn(computed):
     without = dataclasses.replace(computed, records=Records({}))
     assert {draw(without).data for draw in figures.FIGURES} == {without.missing} and not without.quantities()
     assert without.cost_table() and without.cleanse_table(), "tables have words where there are no rows"
+
+
+@pytest.mark.parametrize("name", ["sigmas", "attacks", "covers"])
+def test_a_size_of_nothing_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name} must not be empty"):
+        dataclasses.replace(sizes_of("hiding", "smoke")[0], **{name: ()})

@@ -156,6 +156,14 @@ def test_the_engine_and_its_precision_are_no_part_of_the_result(measured, monkey
     assert other.checksum == usual.checksum
 
 
+def test_images_that_have_changed_since_the_training_are_not_measured(store, measured, monkeypatch):
+    changed = dataclasses.replace(load("digits"), fingerprint="f" * 64)
+    monkeypatch.setattr("bslib.jobs.base.load", lambda name: changed)
+    trained(store, POISONED)
+    with pytest.raises(ValueError, match="the images of digits have changed .* ffffffff now"):
+        measured(COUNTS)
+
+
 def test_paired_counts_share_their_noise(store, measured, monkeypatch):
     """A network that looks only where no trigger is cannot tell a triggered image from its clean copy."""
     network = trained(store, POISONED)

@@ -458,6 +458,10 @@ def test_networks_without_all_records_of_a_pattern_are_left_out_of_its_numbers_a
     assert all(draw(some).get_supxlabel().endswith("; crafted for 2 networks") for draw in (DRAW[2], DRAW[4]))
 
 
+def test_clean_networks_alone_compare_no_searches():
+    assert plan.compared_specs(dataclasses.replace(FASHION, triggers=(), more_triggers=()), SEED) == []
+
+
 def test_what_is_missing_says_what_to_run(tmp_path):
     results = load(profile="paper", store=Store(tmp_path, writable=False))
     assert list(results) == ["fashion-mnist", "cifar10"] and not quantities(results)

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 import bslib.runner
+from bslib import detectors
 from bslib import store as store_module
 from bslib.chapters import CHAPTERS, plan_of, records_for
 from bslib.datasets import DATASETS, Source
 from bslib.profiles import profile_named
-from bslib.specs import AttackSpec, CountsSpec, ImagesSpec, NetworkSpec
+from bslib.specs import AttackSpec, CountsSpec, DetectorSpec, ImagesSpec, NetworkSpec
 from bslib.store import FORMAT, PUBLISHED, Record, Store, definitions, missing_specs, open_store, published_folder
 from bslib.threat_models import THREAT_MODELS, ThreatModel
 
@@ -399,6 +400,16 @@ def test_an_added_data_set_that_changes_makes_its_records_stale(store, monkeypat
     assert missing_specs([COUNTS], store) == [COUNTS]
 
 
+def test_an_added_detector_that_changes_makes_its_records_stale(store, monkeypatch, tmp_path):
+    spec = DetectorSpec(detector="confidence", network=NETWORK, points=3, overlays=3, seed=0)
+    monkeypatch.setattr(detectors, "__file__", str(tmp_path / "__init__.py"))
+    (tmp_path / "confidence.py").write_text("one")
+    store.put(Record(spec, {"weights": "ab" * 32, **definitions(spec)}))
+    assert definitions(spec)["detectors"] and missing_specs([spec], store) == []
+    (tmp_path / "confidence.py").write_text("two")
+    assert missing_specs([spec], store) == [spec]
+
+
 def test_records_of_other_data_than_their_network_are_stale(store):
     for fingerprint, stale in [("f" * 64, []), ("e" * 64, [COUNTS])]:
         store.put(Record(NETWORK, {"weights": "ab" * 32}, data={"fingerprint": fingerprint}))
@@ -478,11 +489,17 @@ def test_a_read_only_store_leaves_out_what_is_missing(store, monkeypatch):
 
 
 def test_a_writable_store_is_completed(store):
-    records = records_for([IMAGES, COUNTS], store)
-    assert list(records) == [IMAGES, COUNTS]
-    assert records[IMAGES].arrays["images"].shape == (2, 1, 28, 28)
+    images = dataclasses.replace(IMAGES, dataset="digits-rgb")
+    records = records_for([images, COUNTS], store)
+    assert list(records) == [images, COUNTS]
+    assert records[images].arrays["images"].shape == (2, 3, 32, 32)
     assert records[COUNTS].provenance == RECORD.provenance  # what was there was left alone
-    assert IMAGES in Store(store.folder)
+    assert images in Store(store.folder)
+
+
+def test_records_of_two_versions_of_a_data_set_are_not_mixed(store):
+    with pytest.raises(ValueError, match="the records on digits come from 2 versions of it"):
+        records_for([IMAGES, COUNTS], store)
 
 
 def test_each_record_is_read_once(store, monkeypatch):

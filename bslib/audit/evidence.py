@@ -105,7 +105,7 @@ def own_trigger(model: nn.Module, images: Tensor, clean: NDArray[np.int64], over
     -------
     dict
         ``class`` (the class that gains most images), ``success`` (the fraction of other images sent there), the largest success
-        of a random patch, to any class, and the p-value.
+        of a random patch, to any class, and the p-value. Classes with fewer than five other images count for nothing.
     """
     rng = np.random.default_rng([seed, 11])
 
@@ -113,7 +113,7 @@ def own_trigger(model: nn.Module, images: Tensor, clean: NDArray[np.int64], over
         predicted = predict(model, Overlay(mask, pattern)(images))
         moved = np.bincount(predicted[predicted != clean], minlength=int(clean.max()) + 1)
         others = len(clean) - np.bincount(clean, minlength=len(moved))
-        fractions = moved / np.maximum(others, 1)
+        fractions = np.where(others >= FEWEST_OTHERS, moved / np.maximum(others, 1), 0)
         return float(fractions.max()), int(fractions.argmax())
 
     success, target = gain(*overlay)

@@ -169,6 +169,7 @@ def decide(
     trigger: tuple[float, float] | None = None,
     doubt: str = "",
     gaps: Sequence[str] = (),
+    narrow: str = "",
 ) -> Answer:
     """Answer from the size test, the user's own trigger, and what speaks against believing either.
 
@@ -187,6 +188,9 @@ def decide(
         A reason for which nothing can be said, such as a wrong normalisation.
     gaps : sequence of str
         Reasons why classes have no candidate. They prevent "no sign found", but not "backdoor likely".
+    narrow : str
+        A reason why the images say little, such as that most are of one class, of which a trigger may be a natural feature. It
+        prevents "no sign found", and "backdoor likely" because of the user's trigger.
 
     >>> decide(size_test([50.0] * 3, [1.0] * 3), pixels=784, held_out=[1.0] * 3).verdict
     'not enough evidence'
@@ -201,9 +205,10 @@ def decide(
     if p <= level and all(sizes.lowest < other for other in null) and confirmed >= CONFIRMED:
         reason = f"the trigger candidate of class {sizes.smallest} is smaller than chance explains (p = {p:.2g})"
         return Answer(LIKELY, [f"{reason}, and it sends {confirmed:.0%} of other images to that class"], p, level)
-    if trigger is not None and trigger[0] <= level and trigger[1] >= CONFIRMED:
+    if trigger is not None and trigger[0] <= level and trigger[1] >= CONFIRMED and not narrow:
         reason = f"your trigger sends {trigger[1]:.0%} of the images to one class, more than random patches of its shape do"
         return Answer(LIKELY, [f"{reason} (p = {trigger[0]:.2g})"], trigger[0], level)
+    gaps = [*gaps, narrow] if narrow else gaps
     reasons = list(gaps)
     if p <= level:
         works = "there are not enough" if math.isnan(confirmed) else f"{confirmed:.0%}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -254,7 +255,11 @@ class OnnxNetwork(nn.Module):
             self._compiled = openvino.compile_model(graph, "CPU", options)
         except RuntimeError as problem:
             raise ValueError(f"{path} was not read by OpenVINO: {str(problem).strip().splitlines()[-1][:200]}") from None
-        self.file_digest = file_digest(path)
+        digest = hashlib.sha256(path.read_bytes())
+        for node in graph.get_ordered_ops():  # weights may lie in files beside it
+            if node.get_type_name() == "Constant":
+                digest.update(node.get_data().tobytes())
+        self.file_digest = digest.hexdigest()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (b, C, H, W) to logits, the first output."""
@@ -279,8 +284,9 @@ def _check_archive(path: Path) -> None:
             size, names = path.stat().st_size, {name.rpartition("/")[2] for name in archive.namelist()}
             if "data.pkl" not in names or "constants.pkl" in names:
                 raise ValueError("a program of TorchScript or torch.export, or another archive without a state dict")
-            if any(entry.compress_type != zipfile.ZIP_STORED or entry.file_size > size for entry in archive.infolist()):
-                raise ValueError("the archive is compressed, which torch.save does not do")
+            entries = archive.infolist()  # several may point to the same bytes
+            if any(e.compress_type != zipfile.ZIP_STORED for e in entries) or sum(e.file_size for e in entries) > size:
+                raise ValueError("the archive unpacks to more than it holds, which those of torch.save do not")
 
 
 def _built_by(file: Path, function: str, classes: int) -> nn.Module:

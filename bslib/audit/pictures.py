@@ -61,7 +61,8 @@ def read_folder(folder: Path, *, size: tuple[int, int], channels: int, classes: 
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder of images")
-    files, skipped, notes, kept = list(itertools.islice(_files(folder), MOST_FILES + 1)), [], [], []
+    skipped: list[str] = []
+    files, notes, kept = list(itertools.islice(_files(folder, skipped), MOST_FILES + 1)), [], []
     if len(files) > MOST_FILES:
         notes.append(f"the folder has more than {MOST_FILES:,} files; the others were not looked at")
     order = np.random.default_rng(0).permutation(len(files[:MOST_FILES]))
@@ -156,9 +157,16 @@ def _printable(text: object) -> str:
     return "".join(c if c.isprintable() else "?" for c in str(text))
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Yield files and links, which are not followed, without hidden folders such as ``.ipynb_checkpoints``."""
-    for parent, folders, names in os.walk(folder):
+def _files(folder: Path, skipped: list[str]) -> Iterator[Path]:
+    """Yield files and links, which are not followed, without hidden folders such as ``.ipynb_checkpoints``.
+
+    Folders that cannot be read are added to ``skipped``.
+    """
+
+    def skip(problem: OSError) -> None:
+        skipped.append(_printable(f"{os.path.relpath(problem.filename, folder)}: {problem.strerror}"))
+
+    for parent, folders, names in os.walk(folder, onerror=skip):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         links = [name for name in folders if Path(parent, name).is_symlink()]
         yield from (Path(parent, name) for name in sorted(names + links))

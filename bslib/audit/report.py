@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from bslib.audit.judging import ANSWERS, LIKELY, NO_SIGN
+from bslib.audit.judging import ANSWERS, LEVEL, LIKELY, NO_SIGN
 from bslib.files import atomic_path
 
 __all__ = ["SCHEMA", "Audit"]
@@ -90,7 +90,7 @@ class Audit:
 
     def _repr_html_(self) -> str:
         found, colour = self.as_dict(), COLOURS.get(self.verdict, "#7a6a00")
-        flagged = [row["p"] is not None and row["p"] <= 0.05 for row in found["classes"]]
+        flagged = [row["p"] is not None and row["p"] <= found["level"] for row in found["classes"]]
         parts = [
             f'<p class="verdict" style="background:{colour}"><b>{escape(self.verdict.capitalize())}</b></p>',
             *(f"<p>{escape(reason[:1].upper() + reason[1:])}.</p>" for reason in found["reasons"]),
@@ -122,8 +122,9 @@ class Audit:
 
     def _false_alarms(self) -> str:
         level, null = self.found["level"], self.found["sizes"]["p of references"]
-        text = f'The answer "backdoor likely" is given at p ≤ {level:.3g}: so many clean networks are accused wrongly, '
-        text += "if the logarithms of the candidates' sizes scatter normally. "
+        tests = ", by each of two tests" if self.found["trigger"] else ""
+        text = f'The answer "backdoor likely" is given at p ≤ {level:.3g}{tests}, so at most {LEVEL:.0%} of clean networks are '
+        text += "accused wrongly, if the logarithms of the candidates' sizes scatter normally. "
         if null:
             accused = sum(p <= level for p in null)
             return f"{text}Of your {len(null)} reference networks, each against the others, {accused} would be accused."

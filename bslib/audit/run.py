@@ -168,6 +168,7 @@ def audit(
         trigger=None if own is None else (own["p"], own["success"]),
         doubt=checked["doubt"],
         gaps=job.gaps(),
+        narrow=job.narrow(),
     )
     say(f"{answer.verdict}: {'; '.join(answer.reasons)}")
     found = asdict(answer) | {
@@ -328,15 +329,19 @@ class _Job:
         return own | {"W": _compared(LADDER, w, self.w_of(trigger(self.points), LADDER))}
 
     def gaps(self) -> list[str]:
-        """List reasons why classes have no candidate, or one that says little."""
+        """List reasons why classes have no candidate."""
         gaps = [] if self.differentiable else ["the network gives no gradients, so there are no trigger candidates"]
         if len(self.chosen) < self.classes:
             gaps.append(f"only {len(self.chosen)} of {self.classes} classes were tested")
-        counts = np.bincount(self.predicted)
-        if (most := counts.max() / len(self.predicted)) > (1 + 1 / self.classes) / 2:
-            reason = f"{most:.0%} of the images are predicted as class {counts.argmax()}"
-            gaps.append(f"{reason}: wrong normalisation, or too few images of other classes?")
         return gaps
+
+    def narrow(self) -> str:
+        """Say so if most images are predicted as one class."""
+        counts = np.bincount(self.predicted)
+        if (most := counts.max() / len(self.predicted)) <= (1 + 1 / self.classes) / 2:
+            return ""
+        reason = f"{most:.0%} of the images are predicted as class {counts.argmax()}"
+        return f"{reason}: wrong normalisation, or too few images of other classes?"
 
 
 def _none(classes: int) -> _Candidates:

@@ -86,6 +86,11 @@ def records_for(plan: Iterable[Spec], store: str | Path | Store | None = None) -
     -------
     dict of Spec to Record
         In the order of the plan.
+
+    Raises
+    ------
+    ValueError
+        If the records come from several versions of a data set.
     """
     plan, store = list(dict.fromkeys(plan)), open_store(store)
     get = functools.cache(store.get)  # reads and checks each record once
@@ -97,7 +102,15 @@ def records_for(plan: Iterable[Spec], store: str | Path | Store | None = None) -
         get.cache_clear()
         missing = missing_specs(plan, store, get)
     absent = set(missing)
-    return {spec: get(spec) for spec in plan if spec not in absent}
+    found = {spec: get(spec) for spec in plan if spec not in absent}
+    versions: dict[str, set[str]] = {}
+    for data in (record.data for record in found.values() if record.data):
+        versions.setdefault(data["name"], set()).add(data["fingerprint"])
+    for name, several in versions.items():
+        if len(several) > 1:
+            prints = ", ".join(sorted(fingerprint[:8] for fingerprint in several))
+            raise ValueError(f"the records on {name} come from {len(several)} versions of it ({prints}): name a store with one")
+    return found
 
 
 def not_yet_run(chapter: str, profile: str, needs: str, *, held: int = 0, seed: int = 0) -> str:

@@ -52,6 +52,9 @@ class TrainedSize:
 
     def __post_init__(self) -> None:
         check_fields(self, f"a size of {type(self).__module__.split('.')[-2]}")
+        for name in ("sigmas", "ns", "attacks", "covers"):
+            if getattr(self, name, None) == ():
+                raise ValueError(f"{name} must not be empty")
 
     @property
     def classes(self) -> int:

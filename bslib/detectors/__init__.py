@@ -7,14 +7,16 @@ suspicious. To add a detector, add a module and an entry in :data:`DETECTORS`. I
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterable
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["DETECTORS", "Detector", "detector_named"]
+__all__ = ["DETECTORS", "Detector", "changed_digests", "detector_named"]
 
 
 class Detector(NamedTuple):
@@ -40,6 +42,9 @@ DETECTORS: dict[str, Detector] = {
     "logit_shift": Detector("logit variance", against_clean=False),
 }
 
+#: The original detectors, whose records have no digests.
+_FIRST = frozenset({"strip", "logit_shift"})
+
 
 def detector_named(name: str) -> Callable[..., NDArray[Any]]:
     """Return the scoring function of a detector; raise a ValueError that lists the choices if the name is unknown.
@@ -51,3 +56,13 @@ def detector_named(name: str) -> Callable[..., NDArray[Any]]:
         raise ValueError(f"detector must be one of {', '.join(DETECTORS)}, got {name!r}")
     score: Callable[..., NDArray[Any]] = import_module(f"bslib.detectors.{name}").score
     return score
+
+
+def changed_digests(names: Iterable[str]) -> dict[str, str]:
+    """Return the digests of the source of added detectors; if it changes, their records must be recomputed.
+
+    >>> changed_digests(["strip", "logit_shift"])
+    {}
+    """
+    files = {name: Path(__file__).with_name(f"{name}.py") for name in sorted(set(names) - _FIRST)}
+    return {name: hashlib.sha256(file.read_bytes()).hexdigest()[:16] for name, file in files.items() if file.is_file()}

@@ -78,8 +78,12 @@ def trained_network(spec: NetworkSpec, store: Store, device: torch.device) -> tu
     path = store.weights_path(spec)
     load_weights(network, path)
     digest = file_digest(path)
-    if spec in store and store.get(spec).result["weights"] != digest:
-        raise ValueError(f"{path} holds other weights than the record of its network names; delete it to train the network again")
+    if spec in store and (record := store.get(spec)):
+        if record.result["weights"] != digest:
+            raise ValueError(f"{path} holds other weights than its network's record names; delete it to train the network again")
+        if record.data["fingerprint"] != data.fingerprint:
+            was = f"{record.data['fingerprint'][:8]} at training, {data.fingerprint[:8]} now"
+            raise ValueError(f"the images of {spec.dataset} have changed (fingerprint {was}): name another store with --store")
     return data, network, digest
 
 

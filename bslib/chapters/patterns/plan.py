@@ -266,9 +266,9 @@ def more_bounds_specs(size: Size, network: NetworkSpec, seed: int) -> list[Spec]
 
 def compared_specs(size: Size, seed: int) -> list[CleanseSpec]:
     """Neural Cleanse on the first backdoored network, with the usual and with the authors' number of images per step."""
-    if not size.compared:
+    network = next((network for network in networks_of(size, seed) if network.attack is not None), None)
+    if not size.compared or network is None:
         return []
-    network = next(network for network in networks_of(size, seed) if network.attack is not None)
     return [cleanse_of(size, network), cleanse_of(size, network, size.compared)]
 
 
