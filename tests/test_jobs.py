@@ -160,7 +160,7 @@ def test_images_that_have_changed_since_the_training_are_not_measured(store, mea
     changed = dataclasses.replace(load("digits"), fingerprint="f" * 64)
     monkeypatch.setattr("bslib.jobs.base.load", lambda name: changed)
     trained(store, POISONED)
-    with pytest.raises(ValueError, match="the images of digits have changed .* ffffffff now"):
+    with pytest.raises(ValueError, match=r"the images of digits have changed .* ffffffff now"):
         measured(COUNTS)
 
 
