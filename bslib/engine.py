@@ -140,7 +140,7 @@ def compile_for_inference(
         logits or is no faster. "openvino" converts at any cost or raises an error; "eager" never converts.
     dtype : torch.dtype, optional
         Precision of the passes. The default is bfloat16 with near ties in float32, if the hardware multiplies in bfloat16,
-        rounding errors are far below a near tie and no operation jumps (:data:`JUMPS`); otherwise float32. A model in float64
+        rounding errors are far below a near tie and no operation jumps, as comparisons do; otherwise float32. A model in float64
         runs in float64. A model in half precision has its near ties evaluated in float32, if a copy of it runs in float32.
     passes : int, optional
         Total number of images that will be evaluated. The default assumes many.
