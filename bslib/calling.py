@@ -470,16 +470,18 @@ def check_batch(network: Callable[[Tensor], Tensor], images: Tensor, logits: Ten
     """
     check_logits(logits)
     some = slice(None, None, math.ceil(len(images) / most))
-    if not same_logits(network(images[some]), logits[some], max(DEPENDS, 16 * torch.finfo(dtype).eps)):
+    if not same_logits(network(images[some]), logits[some], max(DEPENDS, 16 * torch.finfo(dtype).eps), among=logits):
         raise ValueError(f"the model's answer to an image depends on the other images of a large batch, or on chance: {_REMEDY}")
 
 
-def same_logits(one: Tensor, other: Tensor, tolerance: float = SAME_ANSWER, ulps: int = 16) -> bool:
+def same_logits(
+    one: Tensor, other: Tensor, tolerance: float = SAME_ANSWER, ulps: int = 16, *, among: Tensor | None = None
+) -> bool:
     """Return whether two tensors of logits (b, C) agree up to rounding.
 
-    Rounding is relative to the largest absolute value. Values above 100 times the largest of all images' two best logits are left
-    out of that and compared relative to themselves, since some models add -1e9 to mask a class. A difference of ``ulps`` units in
-    the last place is always allowed.
+    Rounding is relative to the largest absolute value, also of the logits ``among`` which they are. Values above 100 times the
+    largest of all images' two best logits are left out of that and compared relative to themselves, since some models add -1e9 to
+    mask a class. A difference of ``ulps`` units in the last place is always allowed.
 
     >>> same_logits(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 2.00001]]))
     True
@@ -491,8 +493,10 @@ def same_logits(one: Tensor, other: Tensor, tolerance: float = SAME_ANSWER, ulps
         return False
     if not finite.any():
         return True
-    top, sizes = one.topk(min(2, one.shape[-1])).values, one[finite].abs()
+    every = one if among is None else among
+    top, sizes = every.topk(min(2, every.shape[-1])).values, every[every.isfinite()].abs()
     usual = sizes[sizes <= 100 * top[top.isfinite()].abs().max()] if top.isfinite().any() else sizes[:0]
+    sizes = one[finite].abs()
     tolerance = max(tolerance, ulps * torch.finfo(one.dtype).eps)
     return bool(((one - other)[finite].abs() <= tolerance * sizes.clamp_min(usual.max() if len(usual) else 0)).all())
 

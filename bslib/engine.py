@@ -42,27 +42,8 @@ NEAR_TIE_ULPS = 6
 CONVERSION = (1.0, 0.03)
 #: On so many images of the first batch, a converted network is compared with the model, and a large batch with a small one.
 CHECKED = 16
-#: Operations whose result jumps when a value changes a little.
-JUMPS = {
-    getattr(torch.ops.aten, name)
-    for name in (
-        "argmax",
-        "argmin",
-        "topk",
-        "sort",
-        "gt",
-        "ge",
-        "lt",
-        "le",
-        "eq",
-        "ne",
-        "sign",
-        "round",
-        "floor",
-        "ceil",
-        "trunc",
-    )
-}
+#: Operations on floats whose result jumps when a value changes a little, besides those that return whole numbers or truths.
+STEPS = {"ceil", "floor", "floor_divide", "fmod", "heaviside", "remainder", "round", "sign", "threshold", "trunc"}
 #: A pass that takes longer than this many seconds is timed only once.
 PATIENCE = 0.2
 #: Smallest fraction of the eager time that a conversion saves, in bfloat16 and in float32.
@@ -96,7 +77,8 @@ class Compiled:
         if self.own is None:
             return self
         some = slice(None, None, math.ceil(len(images) / most))
-        images, found, wanted = images[some], logits[some].float(), self.own(images[some]).float()
+        images, every, wanted = images[some], logits.float(), self.own(images[some]).float()
+        found = every[some]
         if isinstance(self.network, NearTieFallback):
             fallback = self.network.judged(found, wanted)
             if fallback is not None:
@@ -105,7 +87,7 @@ class Compiled:
             exact, what = self.network.exact, f"{self.what}, then float32: large rounding errors"
             kept = replace(self, network=exact, dtype=torch.float32, what=what, own=None if exact is self.own else self.own)
             return kept.checked(images, exact(images), most)
-        if same_logits(found, wanted, LOGIT_TOLERANCE):
+        if same_logits(found, wanted, LOGIT_TOLERANCE, among=every):
             return self
         remedy = "as with engine='eager', dtype=torch.float32"
         warn_caller(f"{self.what}: other logits than the model's for these images, so the model runs as it is, {remedy}")
@@ -424,6 +406,7 @@ class _Candidate:
             return exact, seconds
         if not self.reading.continuous:
             reason = "the model compares its values or picks among them, where rounding can change the logits by much"
+            reason = f"its operations cannot be watched ({self.reading.problem})" if self.reading.problem else reason
             warn_caller(f"{self.dtype} may change labels that are no near ties: {reason}; dtype=torch.float32 does not")
         return NearTieFallback(quick, exact, self.dtype, error), quickly
 
@@ -469,9 +452,14 @@ class _Reading(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         reads = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default)
         self.seen = self.seen or func in reads
+        found, name = func(*args, **(kwargs or {})), func.overloadpacket.__name__.rstrip("_")
         of_floats = any(isinstance(value, Tensor) and value.is_floating_point() for value in args)
-        self.continuous = self.continuous and not (of_floats and func.overloadpacket in JUMPS)
-        return func(*args, **(kwargs or {}))
+        returned = found if isinstance(found, tuple | list) else [found]
+        whole = any(isinstance(part, Tensor) and not (part.is_floating_point() or part.is_complex()) for part in returned)
+        # The places of a pooling's maxima are not used, and masks are compared with a number that they hold exactly.
+        harmless = "pool" in name or func in (torch.ops.aten.eq.Scalar, torch.ops.aten.ne.Scalar)
+        self.continuous = self.continuous and not (of_floats and (name in STEPS or (whole and not harmless)))
+        return found
 
 
 # Engines: each maps a network and its input to a function that returns the network in a given precision.

@@ -235,7 +235,8 @@ def counts_and_engine(
             for s, batch, noisy in _noisy(x, keys, order[-1], sigmas, mask, batch_size or compiled.batch_size):
                 if counts is None and not stochastic:
                     extremes, answers = check_alone(network, noisy.to(dtype_of(model, noisy)))
-                    compiled = compiled.checked(extremes, _passed(compiled, extremes, batch_size), len(extremes))
+                    if compiled.own is not None:
+                        compiled = compiled.checked(extremes, _passed(compiled, extremes, batch_size), len(extremes))
                 logits = _passed(compiled, noisy, batch_size)
                 some = min(CHECKED, batch_size or CHECKED) if counts is None else math.ceil(len(noisy) / ONE_IN)
                 if (kept := compiled.checked(noisy, logits, some)) is not compiled:
@@ -387,7 +388,7 @@ def _failures_named(x: Tensor) -> Iterator[None]:
     """Raise a ValueError of one line where a model fails, as on features outside [0, 1] or where a batch is too large for it."""
     try:
         yield
-    except (ValueError, MemoryError, torch.OutOfMemoryError):
+    except (ValueError, Warning, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as problem:  # user code may raise any exception
         reason = f"{type(problem).__name__}: {(str(problem).splitlines() or [''])[0]}"

@@ -22,7 +22,7 @@ from torch.nn import functional
 from torchvision.ops import stochastic_depth
 
 from bslib import engine
-from bslib.calling import Logits, check_inputs, digest_of, evaluating
+from bslib.calling import Logits, check_inputs, digest_of, evaluating, same_logits
 from bslib.detectors.logit_shift import logit_shift_variance
 from bslib.detectors.strip import strip_entropy
 from bslib.measure import class_counts, predict, standard_noise, wobbliness
@@ -284,6 +284,29 @@ def test_a_part_in_half_precision_does_not_round_the_images_of_the_others(how):
         best = model(many).topk(2).values
     close = many[(best[:, 0] - best[:, 1]).argsort()[:8]]
     assert np.array_equal(counts(model, close, sigma=0.001, n=250, **how), loop(model, close, sigma=0.001, n=250))
+
+
+def test_a_network_in_half_precision_with_near_ties_only():
+    """These are evaluated in a copy of it in float32, which takes images in float32."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).bfloat16()
+    with torch.no_grad():
+        model[1].weight.mul_(1e-3)
+        model[1].bias.fill_(1)
+    assert counts(model, torch.rand(3, *SHAPE)).sum() == 3 * 70
+
+
+def test_warnings_that_are_errors_stay_warnings(images):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="if it is a probability, return its logit"):
+            counts(nn.Sequential(nn.Flatten(), nn.Linear(64, 1), nn.Sigmoid()), images)
+
+
+def test_a_small_logit_among_larger_ones_is_no_other_answer():
+    """Of a network with one output, one image of a batch is compared, and it may lie on the threshold."""
+    one, large = torch.tensor([[0.0, 1e-4]]), torch.tensor([[0.0, 5.0], [0.0, 1e-4]])
+    assert not same_logits(one, one + 1e-5, 1e-3) and same_logits(one, one + 1e-5, 1e-3, among=large)
 
 
 def test_a_parameter_in_double_precision_does_not_change_that_of_the_images(images):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import re
 import subprocess
@@ -173,21 +174,44 @@ def test_rounding_errors_outside_the_unit_interval_change_no_label():
     assert 0 < exact[0, near, 0].mean() < 250
 
 
-def test_a_network_with_jumps_runs_in_float32_unless_asked(images):
-    """A gate that rounding turns changes the logits by much."""
+@pytest.mark.parametrize(
+    ("of", "continuous"),
+    [
+        (lambda z: z.argmax(1, keepdim=True) * z, False),
+        (lambda z: z.max(1, keepdim=True).indices * z, False),
+        (lambda z: (z * 50).long().remainder(4) * z, False),
+        (lambda z: z * (z > 0.5), False),
+        (lambda z: z.clone().floor_(), False),
+        (lambda z: z.gather(1, z.topk(2).indices), False),
+        (lambda z: nn.functional.softmax(nn.functional.layer_norm(nn.functional.gelu(z), z.shape), 1), True),
+        (lambda z: nn.functional.max_pool2d(z.view(2, 1, 8, 8), 2).relu(), True),
+        (lambda z: z.masked_fill(torch.zeros(2, 64) != 0, -100.0), True),
+    ],
+)
+def test_jumps_are_seen(of, continuous):
+    """Where a gate picks or compares, rounding may change the logits by much."""
+    with engine._Reading() as reading:
+        of(torch.rand(2, 64))
+    assert reading.continuous == continuous
 
-    class Gated(nn.Module):
+
+def test_bfloat16_is_not_the_default_of_a_network_with_jumps(images):
+    pytest.importorskip("openvino")
+
+    class Steps(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.gate, self.one, self.other = (nn.Sequential(nn.Flatten(), nn.Linear(64, 512)) for _ in range(3))
+            torch.manual_seed(0)
+            wide = (nn.Linear(64, 768), nn.ReLU(), nn.Linear(768, 768), nn.ReLU(), nn.Linear(768, 4))
+            self.one, self.two = (nn.Sequential(nn.Flatten(), *copy.deepcopy(wide)) for _ in range(2))
 
         def forward(self, x):
-            return torch.where(self.gate(x).argmax(1, keepdim=True) < 256, self.one(x), self.other(x))
+            z = self.one(x)
+            return z + self.two(x) * (z[:, :1] > 0)  # with a sigmoid instead, bfloat16 would be the default
 
-    model = Gated().eval()
-    assert "bfloat16" not in what(model, images) + what(model, images, engine="eager")
-    with pytest.warns(UserWarning, match="bfloat16 may change labels that are no near ties"):
-        assert "bfloat16" in what(model, images, engine="eager", dtype=torch.bfloat16)
+    assert "bfloat16" not in what(Steps().eval(), images, engine="openvino")
+    with pytest.warns(UserWarning, match="bfloat16 may change labels that are no near ties: the model compares"):
+        assert "bfloat16" in what(Steps().eval(), images, engine="eager", dtype=torch.bfloat16)
 
 
 def test_a_forward_that_fails_in_bfloat16_runs_in_float32(images, monkeypatch):

@@ -208,7 +208,7 @@ class Measuring:
     def _compiled(self, model: nn.Module, images: Tensor) -> Compiled:
         """Return the model in eager mode, because the user may train it further; labels are those of ``class_counts``."""
         with evaluating(model) as network:
-            dtype = torch.float32 if dtype_of(model) == torch.float32 else None
+            dtype = torch.float32 if dtype_of(model, images) == torch.float32 else None
             return compile_for_inference(network, images, engine="eager", dtype=dtype)
 
     def _noise_of(self, question: Question) -> Tensor:
