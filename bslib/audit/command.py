@@ -19,7 +19,7 @@ Number = TypeVar("Number", int, float)
 
 def audit(
     weights: Annotated[Path, typer.Option(help="safetensors, a state dict of torch.save, or ONNX. No code in it is run.")],
-    images: Annotated[Path, typer.Option(help="Folder of clean images; subfolders are classes.")],
+    images: Annotated[Path, typer.Option(help="Folder of clean images of all classes; subfolders are classes.")],
     arch: Annotated[
         str,
         typer.Option(
