@@ -89,7 +89,7 @@ def test_memory_depends_on_the_result_and_the_batch_alone():
     done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
     growth, shares = map(float, done.stdout.split())
     assert growth < 20, "MiB more for a hundred times the copies"
-    assert shares < 1.6, "times the size of the result"
+    assert shares < 1.9, "times the size of the result; another copy of it would make it 2"
 
 
 def test_each_promise_names_a_test_that_is_there():
