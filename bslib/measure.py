@@ -34,7 +34,7 @@ from bslib.calling import (
     evaluating,
     same_logits,
 )
-from bslib.engine import CHECKED, Compiled, compile_for_inference
+from bslib.engine import CHECKED, Compiled, NearTieFallback, compile_for_inference
 from bslib.entropy import entropy
 from bslib.progress import bar
 
@@ -240,9 +240,12 @@ def counts_and_engine(
                 logits = _passed(compiled, noisy, batch_size)
                 some = min(CHECKED, batch_size or CHECKED) if counts is None else math.ceil(len(noisy) / ONE_IN)
                 if (kept := compiled.checked(noisy, logits, some)) is not compiled:
-                    compiled, counts = kept, None
-                    shown.reset()
-                    break
+                    compiled = kept
+                    if counts is None or not isinstance(kept.network, NearTieFallback):
+                        counts = None
+                        shown.reset()
+                        break
+                    logits = _passed(compiled, noisy, batch_size)  # errors are larger here, but change no label that was checked
                 if not stochastic and compiled.own is None:  # a conversion was compared with a small batch of the model's
                     check_batch(compiled.network, noisy, logits, some, compiled.dtype)
                 labels = _labels(logits)
