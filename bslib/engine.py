@@ -69,10 +69,11 @@ class Compiled:
     own: Forward | None = None
 
     def checked(self, images: Tensor, logits: Tensor, most: int) -> Compiled:
-        """Return this if its logits for at most so many of the images are the model's, else what to count with from the start.
+        """Return this if its logits for at most so many of the images are the model's, else what to go on with.
 
-        That is the conversion with larger near ties, in float32, or the model itself, the last two with a warning. Trial images
-        lie in [0, 1]. Other images, such as the rows of a table, may reach parts of a network that these do not.
+        That is the same with larger near ties; or, with a warning, the conversion in float32 or the model itself, and then what
+        was computed before may be wrong. Trial images lie in [0, 1]. Other images, such as the rows of a table, may reach parts
+        of a network that these do not.
         """
         if self.own is None:
             return self
