@@ -237,17 +237,12 @@ def counts_and_engine(
                     extremes, answers = check_alone(network, noisy.to(dtype_of(model, noisy)))
                     if compiled.own is not None:
                         compiled = compiled.checked(extremes, _passed(compiled, extremes, batch_size), len(extremes))
-                logits = _passed(compiled, noisy, batch_size)
                 some = min(CHECKED, batch_size or CHECKED) if counts is None else math.ceil(len(noisy) / ONE_IN)
-                if (kept := compiled.checked(noisy, logits, some)) is not compiled:
-                    compiled = kept
-                    if counts is None or not isinstance(kept.network, NearTieFallback):
-                        counts = None
-                        shown.reset()
-                        break
-                    logits = _passed(compiled, noisy, batch_size)  # errors are larger here, but change no label that was checked
-                if not stochastic and compiled.own is None:  # a conversion was compared with a small batch of the model's
-                    check_batch(compiled.network, noisy, logits, some, compiled.dtype)
+                compiled, logits = _checked_logits(compiled, noisy, some, batch_size, stochastic=stochastic)
+                if logits is None:
+                    counts = None
+                    shown.reset()
+                    break
                 labels = _labels(logits)
                 if counts is None:
                     counts = torch.zeros(len(sigmas), len(order), len(x), logits.shape[1], dtype=torch.int64, device=x.device)
@@ -276,14 +271,10 @@ def predict(model: nn.Module, x: Tensor) -> NDArray[np.int64]:
         compiled, found = compile_for_inference(network, x, dtype=dtype, passes=len(x)), list[Tensor]()
         parts = x.split(compiled.batch_size)
         while len(found) < len(parts):
-            part, some = parts[len(found)], 1 if found else CHECKED
-            logits = compiled.network(part)
-            if (kept := compiled.checked(part, logits, some)) is not compiled:
-                compiled = kept
-                found.clear()  # earlier labels may be wrong as well
+            compiled, logits = _checked_logits(compiled, parts[len(found)], 1 if found else CHECKED)
+            if logits is None:
+                found.clear()
                 continue
-            if compiled.own is None:
-                check_batch(compiled.network, part, logits, some, compiled.dtype)
             found.append(_labels(logits))
         return torch.cat(found).cpu().numpy()
 
@@ -397,6 +388,24 @@ def _failures_named(x: Tensor) -> Iterator[None]:
         reason = f"{type(problem).__name__}: {(str(problem).splitlines() or [''])[0]}"
         hint = "noise takes features out of [0, 1], and batches are large unless batch_size=64"
         raise ValueError(f"the model fails on batches of images of shape {tuple(x.shape[1:])}: {reason} ({hint})") from problem
+
+
+def _checked_logits(
+    compiled: Compiled, images: Tensor, some: int, most: int | None = None, *, stochastic: bool = False
+) -> tuple[Compiled, Tensor | None]:
+    """Return what to go on with and its logits for a batch, at most ``some`` of them compared with the model's.
+
+    None in place of logits means that those of earlier batches may be wrong as well. A forward pass has at most ``most`` images.
+    """
+    logits = _passed(compiled, images, most)
+    kept = compiled.checked(images, logits, some)
+    if kept is not compiled:
+        if not isinstance(kept.network, NearTieFallback):
+            return kept, None
+        logits = _passed(kept, images, most)  # errors are larger here, but changed no label that was compared
+    if not stochastic and kept.own is None:  # a conversion was compared with a small batch of the model's
+        check_batch(kept.network, images, logits, some, kept.dtype)
+    return kept, logits
 
 
 def _passed(compiled: Compiled, images: Tensor, most: int | None) -> Tensor:
