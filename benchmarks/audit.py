@@ -172,11 +172,11 @@ def in_words(rows: list[dict[str, Any]]) -> str:
     found = [sum(p is not None and p <= LEVEL for row, p in again if (row in clean) == kind) for kind in (True, False)]
     of = [sum(p is not None for row, p in again if (row in clean) == kind) for kind in (True, False)]
     text += "With the other clean networks of the same data and architecture as references, the test of sizes accuses "
-    text += f"{found[0]} of the {of[0]} clean and {found[1]} of the {of[1]} backdoored networks that have two or more of them, "
-    text += "at 5%. "
+    text += f"{found[0]} of the {of[0]} clean and {found[1]} of the {of[1]} backdoored networks that have at least two such "
+    text += "references, at 5%. "
     seconds = [row["audit CPU seconds"] for row in rows if "audit CPU seconds" in row]
     span = (min(seconds, default=0), max(seconds, default=0))
-    took = f"The {len(seconds)} audits whose time was taken took {span[0]:.0f} to {span[1]:.0f} seconds of one core. "
+    took = f"The {len(seconds)} timed audits took {span[0]:.0f} to {span[1]:.0f} seconds of one core. "
     missing = f"{len(rows)} of {len(cases())} networks are audited so far. " if len(rows) < len(cases()) else ""
     return (text + (took if seconds else "") + missing).rstrip()
 

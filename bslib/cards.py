@@ -10,6 +10,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from html import escape
 from math import isfinite
 from urllib.parse import quote_plus
@@ -131,10 +132,18 @@ def card(entry: Entry) -> str:
         f'<article class="claim" id="{claim.id}" aria-label="{claim.id}" data-verdict="{entry.verdict}" '
         f'data-chapter="{entry.chapter}" data-kind="{kind_of(entry)}" data-sets="{" ".join(datasets)}">'
         f'<p class="head">{badge} <span class="says">{escape(claim.says)}</span> {link}</p>'
-        f'<p class="about">{" · ".join(about)}</p>{_plot(entry)}{notes}'
+        f'<p class="about">{" · ".join(about)}</p>{_plot(entry)}{_calibrated(entry)}{notes}'
         f"<details><summary>Rule and numbers</summary><p><b>The paper:</b> {escape(claim.paper)}.</p>"
         f"<p><b>Rule:</b> {escape(claim.reading)}.</p>{moved}{_statistics(entry)}</details></article>"
     )
+
+
+def _calibrated(entry: Entry) -> str:
+    """The numbers and the verdict of the calibrated test, if the claim is judged by it as well."""
+    if (other := entry.calibrated) is None:
+        return ""
+    own = replace(other, measured={name: value for name, value in other.measured.items() if name not in entry.measured})
+    return f'<p class="why">By the calibrated test: <b>{other.verdict}</b>.</p>{_plot(own)}'
 
 
 #: What a claim is, for the filter and in words.

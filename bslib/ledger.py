@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -101,6 +101,8 @@ class Claim:
         Whether the paper does not claim it, and we ask all the same.
     tuned : bool
         Whether we chose our settings so that it holds, on other networks or on these. It is counted apart.
+    calibrated : bool
+        Whether it rests on the paper's test on W and is judged by the calibrated one as well.
     moved : str
         How the rule changed after the records had been made, when, and what the verdict was before.
     note : str, optional
@@ -117,6 +119,7 @@ class Claim:
     arithmetic: bool = False
     ours: bool = False
     tuned: bool = False
+    calibrated: bool = False
     moved: str = ""
     note: str | None = None
 
@@ -157,6 +160,8 @@ class Entry:
     measured : dict of str to Estimate
         The quantities that the claim is judged by, as far as there are records.
     verdict : str
+    calibrated : Entry, optional
+        The same by the calibrated test, of a claim that is judged by it as well.
     """
 
     chapter: str
@@ -164,6 +169,7 @@ class Entry:
     claim: Claim
     measured: Mapping[str, Estimate]
     verdict: str
+    calibrated: Entry | None = None
 
 
 def claims_of(chapter: str) -> list[Claim]:
@@ -280,11 +286,27 @@ def entries(numbers: Mapping[str, Estimates]) -> list[Entry]:
     >>> len(entries({"parameters": Estimates()})), entries({"parameters": Estimates()})[0].verdict
     (20, 'not yet run')
     """
-    return [
-        Entry(chapter=chapter, page=_data(chapter)["page"], claim=c, measured=measured_of(c, own), verdict=judge(c, own))
-        for chapter, own in numbers.items()
-        for c in claims_of(chapter)
-    ]
+    found = []
+    for chapter, own in numbers.items():
+        page = _data(chapter)["page"]
+        for claim in claims_of(chapter):
+            other = _entry(chapter, page, _by_calibrated(claim, own), own) if claim.calibrated else None
+            found.append(replace(_entry(chapter, page, claim, own), calibrated=other))
+    return found
+
+
+def _entry(chapter: str, page: str, claim: Claim, own: Estimates) -> Entry:
+    return Entry(chapter=chapter, page=page, claim=claim, measured=measured_of(claim, own), verdict=judge(claim, own))
+
+
+def _by_calibrated(claim: Claim, quantities: Mapping[str, Estimate]) -> Claim:
+    """The claim with the quantities of the calibrated test, under the same bounds, in place of those of the paper's test."""
+    tests = []
+    for test in claim.tests:
+        stem, _, rest = test.quantity.partition(".")
+        other = f"{stem}_calibrated.{rest}"
+        tests.append(replace(test, quantity=other if other in quantities else test.quantity))
+    return replace(claim, tests=tuple(tests))
 
 
 def as_data(ledger: Iterable[Entry]) -> list[dict[str, Any]]:
@@ -297,9 +319,11 @@ def as_data(ledger: Iterable[Entry]) -> list[dict[str, Any]]:
             "says": entry.claim.says,
             "paper": entry.claim.paper,
             "held to": entry.claim.reading,
-            "measured": {name: _plain(estimate) for name, estimate in entry.measured.items()},
+            "measured": _all_plain(entry.measured),
             "bounds": [asdict(test) for test in entry.claim.tests],
             "verdict": entry.verdict,
+            "verdict by the calibrated test": entry.calibrated and entry.calibrated.verdict,
+            "measured by the calibrated test": _all_plain(entry.calibrated.measured) if entry.calibrated else None,
             "arithmetic": entry.claim.arithmetic,
             "ours": entry.claim.ours,
             "tuned": entry.claim.tuned,
@@ -326,6 +350,9 @@ def _claims_file(chapter: str) -> Traversable:
     return files("bslib.chapters").joinpath(chapter, "claims.toml")
 
 
-def _plain(estimate: Estimate) -> dict[str, float | None]:
-    """An estimate for JSON, which has no NaN."""
-    return {name: None if number != number else number for name, number in asdict(estimate).items()}
+def _all_plain(measured: Mapping[str, Estimate]) -> dict[str, dict[str, float | None]]:
+    """Estimates for JSON, which has no NaN."""
+    return {
+        name: {key: None if number != number else number for key, number in asdict(estimate).items()}
+        for name, estimate in measured.items()
+    }

@@ -76,7 +76,7 @@ def evidence_in_words(*, profile: str, seed: int = 0, store: str | Path | Store 
             inputs += 2 * record.spec.points  # with and without the trigger
     copies = {name: f" and {count} copies of some of them after a treatment" * (count > 0) for name, count in treated.items()}
     said = (f"{n} networks on {name}{copies.get(name, '')}" for name, n in networks.items())
-    return f"{'; '.join(said)}. W of {inputs:,} pairs of a network and an input, with or without a trigger."
+    return f"{'; '.join(said)}. W was measured {inputs:,} times: one network, one input, with or without a trigger."
 
 
 def headlines(numbers: Mapping[str, Estimates]) -> str:

@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 from bslib.chapters import plan_of, sizes_of
 from bslib.chapters.patterns import figures, plan
 from bslib.chapters.patterns.candidates import candidates
-from bslib.chapters.patterns.detector import by_trigger, sensitivity, working
+from bslib.chapters.patterns.detector import by_trigger, false_alarms, sensitivity, working
 from bslib.chapters.patterns.others import detectors, others
 from bslib.chapters.patterns.results import Patterns, load, quantities
 from bslib.chapters.patterns.universal import universal, universal_areas
@@ -184,11 +184,11 @@ def test_a_score_is_high_where_a_batch_varies_less_than_the_first_clean_one():
     assert own == [[1, 1], [2, 4]] and tests["trigger"][tests["carried"] == "nothing"].tolist() == [0, 0, 0]
 
 
-@pytest.mark.parametrize("center", ["mean", "median"])
-def test_a_score_is_the_logarithm_of_scipys_p_value(center):
+@pytest.mark.parametrize(("form", "center"), [("paper", "mean"), ("median", "median"), ("calibrated", "median")])
+def test_a_score_is_the_logarithm_of_scipys_p_value(form, center):
     clean, tested = [1, 10, 2, 9, 1, 10, 5, 3], [4, 5, 4, 6, 5, 4, 7, 5]
     p = stats.levene(np.log(clean), np.log(tested), center=center).pvalue
-    row = part_of(batch(ONE, None, clean) | batch(ONE, 1, tested)).tests(center=center).query("carried == 'own' and network == 1")
+    row = part_of(batch(ONE, None, clean) | batch(ONE, 1, tested)).tests(form=form).query("carried == 'own' and network == 1")
     assert row["p"].item() == pytest.approx(p) and row["score"].item() == pytest.approx(-math.log(p)) and 0.0001 < p < 0.05
 
 
@@ -212,7 +212,7 @@ def test_the_area_counts_ties_half_and_an_unsigned_score_any_difference():
     part = part_of(batch(ONE, 1, EVEN) | batch(CLEAN, 0, EVEN) | batch(CLEAN, 5, MORE))
     assert part.tests()["score"].value_counts().to_dict() == {0: 18, 700: 2, -700: 1}  # own ones: 700 and 0
     assert part.area().value == pytest.approx((18.5 + 9.5) / 38)
-    unsigned = sensitivity(part).query("sigma == 0.1 and center == 'mean' and not signed and triggers == 'all'")["area"].item()
+    unsigned = sensitivity(part).query("sigma == 0.1 and form == 'no direction' and triggers == 'all'")["area"].item()
     assert unsigned.value == pytest.approx((18 + 8.5) / 38)
     assert part.area(triggers=[1]).value == pytest.approx(12.5 / 13) and part.area(triggers=[4]).value == pytest.approx(6.5 / 13)
     assert part.area().repeats == 1 and math.isnan(part.area().low), "networks of one seed are one repeat"
@@ -250,7 +250,7 @@ def test_sensitivity_has_every_setting_once(points, sizes):
     _, ones, fours = kinds_of(size)
     even = each_of(ones, lambda net: batch(net, 1, [2] * points, size=size))
     table = sensitivity(part_of(even | each_of(fours, lambda net: succeeds(net, 45)), size))
-    settings = table[["sigma", "batch", "center", "signed", "triggers"]]
+    settings = table[["sigma", "batch", "form", "triggers"]]
     assert len(settings) == len(settings.drop_duplicates()) == 3 * len(sizes) * 8 and sorted(set(table["batch"])) == sizes
     for (sigma, triggers), own in table.groupby(["sigma", "triggers"]):
         assert {a.value for a in own["area"]} == {0.5 if sigma != 0.1 else 1 if triggers == "working" else 0.75}
@@ -263,7 +263,8 @@ def test_a_universal_perturbation_is_described_by_what_it_changes_and_where_to()
     assert len(table) == 4
     row, nobody = table.loc[10, 0.1], table.loc[4, 0.1]
     assert (row["fooled"], row["classes"]) == pytest.approx((0.4, 4 / 3**0.75)), "to two classes, three to one"
-    assert (row["score"], table.loc[(10, 0.25), "score"]) == (700, -700), "against as many clean points"
+    assert (row["paper"], table.loc[(10, 0.25), "paper"]) == (700, -700), "against as many clean points"
+    assert (row["calibrated"], table.loc[(10, 0.25), "calibrated"]) == (700, -700)
     assert nobody["fooled"] == 0 and math.isnan(nobody["classes"])
 
 
@@ -345,12 +346,28 @@ def test_quantities_of_the_detector_by_hand():
         return roc_auc_score([0] * others + [1] * len(own), [700] * 2 + [-700] * more + [0] * (others - 2 - more) + list(own))
 
     check(found, {
-        "clean_told_apart.{}": 2 / 9, "own_success.{}": 5.5 / 6, "own_success.{}.4": 2.5 / 3,
+        "own_success.{}": 5.5 / 6, "own_success.{}.4": 2.5 / 3,
         "own_success.{}.1": 1, "own_less_clean.{}.1": LOG2 / 2 / 3, "own_less_clean.{}.4": 0, "auc.{}": area(700, 0, 0, 0, 0, 0),
         "auc_own.{}.1": area(700, 0, 0, others=39), "auc_own.{}.4": area(0, 0, 0, more=3, others=39),
         "auc_at.{}.0.25": 0.5 + 0.5 / 6, "auc_own_at.{}.0.25.1": 0.5, "auc_own_at.{}.0.25.4": 0.5 + 0.5 / 3,
     })  # fmt: skip
     assert {estimate.repeats for estimate in found.values()} == {3}, "networks of a seed share their images"
+    # Around the median, half of the points that vary are as far from it as all of EVEN: the calibrated test sees less of them.
+    assert found["auc_calibrated.fashion-mnist"].value > 0.5 and found["auc_calibrated.fashion-mnist"].repeats == 3
+
+
+def test_the_calibrated_test_raises_false_alarms_as_often_as_it_says_and_the_papers_does_not():
+    size, rng = dataclasses.replace(THREES, points=250, pattern_points=100), np.random.default_rng(0)
+    changes = {}
+    for net in plan.networks_of(size, SEED):
+        for carried in (None, 0):  # three quarters of W are 0
+            classes = np.where(rng.random(250) < 0.75, 1, rng.integers(2, 11, 250))
+            changes |= batch(net, carried, classes, size=size)
+    part = part_of(changes, size)
+    paper, calibrated = (false_alarms(part, form)[["told_apart", "found"]].mean() for form in ("paper", "calibrated"))
+    assert calibrated["told_apart"] == pytest.approx(0.05, abs=0.02) and calibrated["found"] == pytest.approx(0.025, abs=0.015)
+    assert paper["told_apart"] > 0.3 and paper["found"] == pytest.approx(paper["told_apart"] / 2, rel=0.2)
+    assert part.quantities()["clean_found.fashion-mnist"].value == pytest.approx(paper["found"])
 
 
 def test_quantities_of_crafted_patterns_by_hand():

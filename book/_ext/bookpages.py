@@ -43,7 +43,7 @@ class Reliability(SphinxDirective):
         lines = [
             markdown_table(("file operations, each interrupted once, by", *hows), numbers(changes), right=True), "",
             markdown_table(("fuzzed", *kinds), numbers(fuzzed), right=True), "",
-            f"Runs: {runs}. In all {total:,} fuzzed files; the process that read them held {found['peak MiB']:,} MiB at the most."
+            f"Runs: {runs}. In all {total:,} fuzzed files; the process that read them held at most {found['peak MiB']:,} MiB."
             f" **Broken promises: {len(found['failures'])}.** Code {found['code']}, {found['date'][:10]}.",
         ]  # fmt: skip
         return self.parse_text_to_nodes("\n".join(lines))

@@ -27,6 +27,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from bslib.chapters.correlation.pairs import correlations
 from bslib.chapters.hiding import explorer as hide_and_seek
 from bslib.chapters.parameters.plan import Size
+from bslib.chapters.patterns.batches import FORMS
 from bslib.chapters.patterns.detector import working
 from bslib.chapters.patterns.plan import batch_of, cleanse_of, crafted_batch_of, universals_of
 from bslib.entropy import ESTIMATORS, entropy
@@ -250,7 +251,7 @@ def test_hide_and_seek_has_pythons_numbers(show, hiding):
     )
 
 
-def crafted_scores(part, kind: str, bound, sigma: float, batch: int, center: str) -> tuple[np.ndarray, np.ndarray]:
+def crafted_scores(part, kind: str, bound, sigma: float, batch: int, form: str) -> tuple[np.ndarray, np.ndarray]:
     """Scores of patterns crafted afterwards and of second clean batches, from the records; and which are which."""
     positive, scores = [], []
     points = part.size.pattern_points
@@ -265,7 +266,7 @@ def crafted_scores(part, kind: str, bound, sigma: float, batch: int, center: str
         found = w_of(crafted_batch_of(part.size, crafted, sigma)).reshape(-1, points)
         for tested, own in [(nothing, False), *((w, True) for w in found)]:
             for start in range(0, points - batch + 1, batch):
-                scores.append(levene(clean[start : start + batch], tested[start : start + batch], center=center).score)
+                scores.append(levene(clean[start : start + batch], tested[start : start + batch], **FORMS[form]).score)
                 positive.append(own)
     return np.array(positive), np.array(scores)
 
@@ -276,21 +277,21 @@ def test_patterns_has_pythons_numbers(show, detector):
     own = {"own triggers": None, "own triggers that work": None, "own trigger 1": 1, "own trigger 4": 4}
     universal = {f"universal perturbations, bound {bound}/255": bound for bound in (4, 8, 10, 16, 26)}
     assert choices == {*own, *universal, "patches of Neural Cleanse"}
-    assert len(sweep) == (4 * 3 * 6 + 6 * 5) * 3  # 5 to 250 points at each of three levels, or 5 to 100 at the first
-    of = functools.cache(lambda sigma, batch, center: detector.tests(sigma, batch=batch, center=center))
+    assert len(sweep) == (4 * 3 * 6 + 6 * 5) * 4  # 5 to 250 points at each of three levels, or 5 to 100 at the first
+    of = functools.cache(lambda sigma, batch, form: detector.tests(sigma, batch=batch, form=form))
     crafted = functools.cache(functools.partial(crafted_scores, detector))
     for one in sweep:
         pattern, form = one["settings"]["pattern"], one["settings"]["form"]
         sigma, batch = float(one["settings"]["sigma"]), int(one["settings"]["size"])
-        center, signed = "median" if "median" in form else "mean", "no direction" not in form
+        form, signed = next((known for known in ("median", "calibrated") if known in form), "paper"), "no direction" not in form
         if pattern in own:
-            tests = of(sigma, batch, center)
+            tests = of(sigma, batch, form)
             wanted = [own[pattern]] if own[pattern] else working(detector) if "work" in pattern else detector.size.trained
             tests = detector.trained_on(tests, wanted)
             positive, scores = tests["carried"] == "own", tests["score"] if signed else tests["score"].abs()
         else:
             kind = "universal" if pattern in universal else "reversed"
-            positive, scores = crafted(kind, universal.get(pattern), sigma, batch, center)
+            positive, scores = crafted(kind, universal.get(pattern), sigma, batch, form)
             scores = scores if signed else abs(scores)
         wanted = roc_auc_score(positive, scores), positive.sum(), (~positive).sum()
         names = ("area under the curve", "batches to be found", "others")
@@ -315,7 +316,7 @@ def test_the_scripts_functions_are_pythons(show, half):
         """async ([esm, batches, tails, counts, xs, scores]) => {
             const m = await import(URL.createObjectURL(new Blob([esm], {type: "text/javascript"})));
             return {
-                scores: batches.flatMap(([a, b]) => ["mean", "median"].map(center => m.levene(a, b, center))),
+                scores: batches.flatMap(pair => [["mean"], ["median"], ["median", true]].map(form => m.levene(...pair, ...form))),
                 tails: tails.map(([f, d]) => m.logTailOfF(f, d)),
                 w: Object.values(m.estimators).map(estimator => counts.map(estimator)),
                 digamma: xs.map(m.digamma), gamma: xs.map(m.logGamma),
@@ -326,7 +327,7 @@ def test_the_scripts_functions_are_pythons(show, half):
         }""",
         [Explorer._esm, batches, tails, counts, xs, scores],
     )
-    wanted = [levene(np.array(a), np.array(b), center=center).score for a, b in batches for center in ("mean", "median")]
+    wanted = [levene(np.array(a), np.array(b), **form).score for a, b in batches for form in FORMS.values()]
     assert 0.0 in wanted and 700.0 in wanted and -700.0 in wanted
     assert np.allclose(found["scores"], wanted, rtol=1e-9, atol=1e-12)
     with np.errstate(divide="ignore"):

@@ -62,7 +62,7 @@ def networks_of(size: Size, seed: int) -> list[NetworkSpec]:
 
 
 def specs_of(size: Size, network: NetworkSpec) -> list[Spec]:
-    """A network, its success, W and STRIP without and with its trigger, W with noise beside the trigger alone, and margins."""
+    """A network, its success, W and STRIP without and with its trigger, W with noise only beside the trigger, and margins."""
     carried = (None, *network.triggers)
     strip = [size.strip_of(network, trigger) for trigger in carried]
     rest = size.counts_of(network, carried[1], noise_on="rest")

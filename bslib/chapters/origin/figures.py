@@ -37,7 +37,7 @@ LINES = (
     ("all", "clean W", GREY, "--", "no trigger,\nnoise everywhere"),
     ("all", "W", MEDIAN, "-", "trigger,\nnoise everywhere"),
     ("trigger", "W", YELLOW, "-", "trigger,\nnoise on it alone"),
-    ("rest", "W", BLUE, "-", "trigger,\nnoise beside it alone"),
+    ("rest", "W", BLUE, "-", "trigger,\nnoise only beside it"),
 )
 THREAT_COLOURS = {"T1": BLUE, "T2": MEAN, "T3": "#1b9e77"}
 
@@ -73,7 +73,7 @@ def noise_by_place(origin: Origin, table: pd.DataFrame) -> Figure:
 
 @drawn_from(Origin.by_place)
 def change_beside(origin: Origin, table: pd.DataFrame) -> Figure:
-    """The change of W when the trigger is added, with noise beside the trigger alone and with noise everywhere."""
+    """The change of W when the trigger is added, with noise only beside the trigger and with noise everywhere."""
     sigmas, of_model = list(table["sigma"].unique()), table["attack"].map(lambda name: attack_named(name)[0])
     models = list(of_model.unique())
     figure, axes = panels(len(models))

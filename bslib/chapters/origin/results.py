@@ -78,7 +78,7 @@ class Origin(BeyondResults[Size]):
             margins = [self._margins_of(network) for network in self.kinds[name]]
             margin = leave_one_out(margins, lambda own: np.median(own, axis=-1))
             rows.append((attack_in_words(name), f"{self.success(name):.1%}", f"{margin.estimate():.1f}", *changes))
-        head = ["", "success", "median margin", change, "... with noise beside the trigger alone"]
+        head = ["", "success", "median margin", change, "... with noise only beside the trigger"]
         return markdown_table(head, rows, empty="")
 
     def success(self, name: str) -> Estimate:

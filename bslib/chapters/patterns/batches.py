@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -32,11 +32,18 @@ from bslib.specs import CountsSpec, NetworkSpec, PredictionsSpec, Spec
 from bslib.statistics import Estimate, auc, levene
 from bslib.store import Record
 
-__all__ = ["FEWEST_SEEDS", "Batches"]
+__all__ = ["FEWEST_SEEDS", "FORMS", "Batches"]
 
 Floats = NDArray[np.float64]
 #: The smallest number of seeds behind a quantity.
 FEWEST_SEEDS = 2
+#: Forms of the test, as arguments of :func:`bslib.statistics.levene`: the paper's as we read it, the same around the median, and
+#: Brown and Forsythe's with all points, whose p-values are calibrated.
+FORMS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "median": {"center": "median"},
+    "calibrated": {"center": "median", "outliers": True},
+}
 
 
 @dataclass(frozen=True)
@@ -107,13 +114,7 @@ class Batches(Results[Size]):
         return attack_success(self.records[predictions])
 
     def tests(
-        self,
-        sigma: float | None = None,
-        *,
-        batch: int | None = None,
-        center: str = "mean",
-        points: int | None = None,
-        outliers: bool = False,
+        self, sigma: float | None = None, *, batch: int | None = None, form: str = "paper", points: int | None = None
     ) -> pd.DataFrame:
         """Levene's test of every batch against a clean batch of the same network.
 
@@ -123,8 +124,8 @@ class Batches(Results[Size]):
             The first noise level of the size when not given.
         batch : int, optional
             Points in a batch; all when not given. A smaller one gives several batches of different points.
-        center, outliers
-            As for :func:`bslib.statistics.levene`: "median" with outliers is Brown and Forsythe's test, which is calibrated.
+        form : {"paper", "median", "calibrated"}
+            One of :data:`FORMS`.
         points : int, optional
             The number of points to use; all when not given.
 
@@ -134,18 +135,18 @@ class Batches(Results[Size]):
             Columns network (its number), carried ("own", "unseen" or "nothing"), trigger, success (of the network's own trigger),
             score and p.
         """
-        return self._tests_once(self.size.sigmas[0] if sigma is None else sigma, batch, center, points, outliers).copy()
+        return self._tests_once(self.size.sigmas[0] if sigma is None else sigma, batch, form, points).copy()
 
     @cached_property
     def _tests_once(self) -> Callable[..., pd.DataFrame]:
         return functools.cache(self._tests)  # many areas use the same tests
 
-    def _tests(self, sigma: float, batch: int | None, center: str, points: int | None, outliers: bool) -> pd.DataFrame:
+    def _tests(self, sigma: float, batch: int | None, form: str, points: int | None) -> pd.DataFrame:
         w = self._w_of_batches(sigma)[..., :points]
         size = batch or w.shape[-1]
         count = w.shape[-1] // size  # a remainder is not used
         split = w[..., : count * size].reshape(*w.shape[:2], count, size)
-        found = levene(split[:, :1], split[:, 1:], center=center, outliers=outliers)
+        found = levene(split[:, :1], split[:, 1:], **FORMS[form])
         number, condition, _ = np.indices(found.score.shape)
         trigger, own = np.array(CONDITIONS[1:])[condition], self._trained_triggers[number]
         columns = {

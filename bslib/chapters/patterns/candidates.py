@@ -7,7 +7,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from bslib.chapters.outcomes import UNBOUNDED, over_seeds
-from bslib.chapters.patterns.batches import Batches
+from bslib.chapters.patterns.batches import FORMS, Batches
 from bslib.chapters.patterns.detector import working
 from bslib.chapters.patterns.plan import batch_of, cleanse_of, compared_specs, crafted_batch_of, trained_trigger
 from bslib.markdown import markdown_table, range_text
@@ -39,7 +39,7 @@ def candidates(part: Batches) -> pd.DataFrame:
             for k, w in enumerate(part.w(counted, sigma).reshape(len(norms), -1)):
                 about = (number, target is not None, k, target == k, float(norms[k]), record.result["anomaly_index"])
                 success = (float(record.arrays[name][k]) for name in successes)
-                calibrated = levene(clean, w, center="median", outliers=True)
+                calibrated = levene(clean, w, **FORMS["calibrated"])
                 rows.append((*about, *success, sigma, *levene(clean, w), *calibrated, float(w.mean())))
     names = ["network", "backdoored", "class", "own", "norm", "index", *successes, "sigma", "score", "p"]
     return pd.DataFrame(rows, columns=[*names, "calibrated score", "calibrated p", "W"])
@@ -88,29 +88,37 @@ def comparison_table(part: Batches) -> str:
 def quantities(part: Batches) -> dict[str, Estimate]:
     """The quantities of the candidates: how many W finds at each noise level; at the first one, more about them."""
     data, first, every = part.size.dataset, part.size.sigmas[0], candidates(part)
-    found = {
-        f"candidates_found_at.{data}.{sigma:g}": over_seeds((some["p"] < 0.05) & (some["score"] > 0), part.seeds(some))
-        for sigma, some in every.groupby("sigma")
-    }
-    table = every[every["sigma"] == first]
-    clean = table[~table["backdoored"]]
+    table, found = every[every["sigma"] == first], dict[str, Estimate]()
     if table.empty:
         return found
-    log_p = -table["score"].abs() / np.log(10)
-    values = {
-        "found": (table["p"] < 0.05) & (table["score"] > 0),
-        "found_calibrated": (table["calibrated p"] < 0.05) & (table["calibrated score"] > 0),
-        "p_varies": (log_p - log_p.groupby(table["network"]).transform("median")).abs(),
-        "low_p": (table["p"] < 0.001) & (table["score"] > 0),
-        "always_train": table["success_train"] >= 0.99,
-    }
-    seeds, of_clean = part.seeds(table), part.seeds(clean)
-    found |= {f"candidates_{name}.{data}": over_seeds(of, seeds, within=(0, np.inf)) for name, of in values.items()}
+    for form, suffix in (("", ""), ("calibrated ", "_calibrated")):
+        for sigma, some in every.groupby("sigma"):
+            found[f"candidates_found_at{suffix}.{data}.{sigma:g}"] = over_seeds(_found(some, form), part.seeds(some))
+        log_p = -table[f"{form}score"].abs() / np.log(10)
+        values = {
+            "found": _found(table, form),
+            "p_varies": (log_p - log_p.groupby(table["network"]).transform("median")).abs(),
+            "low_p": _found(table, form, below=0.001),
+        }
+        for name, of in values.items():
+            found[f"candidates_{name}{suffix}.{data}"] = over_seeds(of, part.seeds(table), within=(0, np.inf))
+    clean = table[~table["backdoored"]]
+    seeds_of_clean = part.seeds(clean)
+    found[f"candidates_always_train.{data}"] = over_seeds(table["success_train"] >= 0.99, part.seeds(table))
     less = clean["W"] - [part.clean_w(part.searched[k], first).mean() for k in clean["network"]]
-    found[f"candidates_success_on_clean.{data}"] = over_seeds(clean["success_test"], of_clean)
-    found[f"candidates_less_clean_on_clean.{data}"] = over_seeds(less, of_clean, within=UNBOUNDED)
-    own = part.trained_on(part.tests(points=part.size.pattern_points), working(part)).query("carried == 'own'")
-    if len(own) and len(clean):
-        # Batches with an own trigger that works against batches with a patch for a clean network.
-        found[f"backdoor_against_patch.{data}"] = part.area_of(pd.concat([own, clean.assign(carried="patch")]), "own")
+    found[f"candidates_success_on_clean.{data}"] = over_seeds(clean["success_test"], seeds_of_clean)
+    found[f"candidates_less_clean_on_clean.{data}"] = over_seeds(less, seeds_of_clean, within=UNBOUNDED)
+    for form, score in (("paper", "score"), ("calibrated", "calibrated score")):
+        tests = part.tests(points=part.size.pattern_points, form=form)
+        own = part.trained_on(tests, working(part)).query("carried == 'own'")
+        if len(own) and len(clean):
+            # Batches with an own trigger that works against batches with a patch for a clean network.
+            patches = clean.assign(carried="patch", score=clean[score])
+            suffix = "" if form == "paper" else "_calibrated"
+            found[f"backdoor_against_patch{suffix}.{data}"] = part.area_of(pd.concat([own, patches]), "own")
     return found
+
+
+def _found(table: pd.DataFrame, form: str, below: float = 0.05) -> pd.Series[bool]:
+    """Whether a form of the test finds each candidate: W varies less than on clean images, and p is low."""
+    return (table[f"{form}p"] < below) & (table[f"{form}score"] > 0)

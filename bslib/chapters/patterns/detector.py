@@ -5,22 +5,25 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from bslib.chapters.outcomes import mean_of, over_seeds
-from bslib.chapters.patterns.batches import FEWEST_SEEDS, Batches
+from bslib.chapters.patterns.batches import FEWEST_SEEDS, FORMS, Batches
 from bslib.chapters.patterns.plan import batch_of, trained_trigger
-from bslib.statistics import Estimate
+from bslib.statistics import Estimate, levene
 
-__all__ = ["EFFECTIVE", "area", "by_trigger", "quantities", "sensitivity", "working"]
+__all__ = ["EFFECTIVE", "area", "by_trigger", "false_alarms", "quantities", "sensitivity", "working"]
 
 #: The success from which a trigger counts as effective.
 EFFECTIVE = 0.9
 #: Further noise levels at which the areas are quantities.
 COMPARED_SIGMAS = (0.01, 0.25)
+#: Pairs of sets of clean points that are drawn for each network.
+DRAWS = 200
 
 
-def area(part: Batches, sigma: float | None = None, *, center: str = "mean", triggers: Sequence[int] | None = None) -> Estimate:
+def area(part: Batches, sigma: float | None = None, *, form: str = "paper", triggers: Sequence[int] | None = None) -> Estimate:
     """The area under the ROC curve of the W detector. Positives are batches with the network's own trigger.
 
     Negatives are second clean batches, and batches with triggers that the network never saw, of the same networks and of clean
@@ -28,12 +31,12 @@ def area(part: Batches, sigma: float | None = None, *, center: str = "mean", tri
 
     Parameters
     ----------
-    sigma, center
+    sigma, form
         As for :meth:`~bslib.chapters.patterns.batches.Batches.tests`.
     triggers : sequence of int, optional
         The own triggers of the networks that count, besides clean ones; all when not given.
     """
-    return part.area_of(part.trained_on(part.tests(sigma, center=center), triggers), "own")
+    return part.area_of(part.trained_on(part.tests(sigma, form=form), triggers), "own")
 
 
 def by_trigger(part: Batches) -> pd.DataFrame:
@@ -74,39 +77,56 @@ def working(part: Batches) -> list[int]:
 
 
 def sensitivity(part: Batches) -> pd.DataFrame:
-    """The area under the ROC curve for every noise level, batch size, centre and sign, of all own triggers or those that work."""
+    """The area under the ROC curve for every noise level, batch size and form of the test; "no direction" is the paper's form.
+
+    Positives are all own triggers or those that work.
+    """
     sizes = sorted({batch for batch in (25, 50, 100) if batch < part.size.points} | {part.size.points})
     chosen = {"all": None, "working": working(part)}
-    settings = itertools.product(part.sigmas, sizes, ("mean", "median"), (True, False), chosen)
     rows = []
-    for sigma, batch, center, signed, triggers in settings:
-        tests = part.trained_on(part.tests(sigma, batch=batch, center=center), chosen[triggers])
+    for sigma, batch, form, triggers in itertools.product(part.sigmas, sizes, (*FORMS, "no direction"), chosen):
+        tests = part.tests(sigma, batch=batch, form=form if form in FORMS else "paper")
+        tests = part.trained_on(tests if form in FORMS else tests.assign(score=tests["score"].abs()), chosen[triggers])
         if "own" in set(tests["carried"]):
-            found = part.area_of(tests if signed else tests.assign(score=tests["score"].abs()), "own")
-            rows.append((sigma, batch, center, signed, triggers, found))
-    return pd.DataFrame(rows, columns=["sigma", "batch", "center", "signed", "triggers", "area"])
+            rows.append((sigma, batch, form, triggers, part.area_of(tests, "own")))
+    return pd.DataFrame(rows, columns=["sigma", "batch", "form", "triggers", "area"])
+
+
+def false_alarms(part: Batches, form: str = "paper") -> pd.DataFrame:
+    """How often a form of the test tells apart two sets of clean points of one network, drawn at random.
+
+    The noise level is the first. Sets have as many points as a batch with a crafted pattern.
+
+    Returns
+    -------
+    DataFrame
+        Columns network, told_apart (the fraction of draws with p below 0.05) and found (those in which the second set varies
+        less, as with a trigger).
+    """
+    rows, size, sigma, rng = [], part.size.pattern_points, part.size.sigmas[0], np.random.default_rng(part.seed)
+    for number, network in enumerate(part.networks):
+        w = np.concatenate([part.w(batch_of(part.size, network, carried), sigma) for carried in (None, 0)])
+        drawn = rng.permuted(np.broadcast_to(w, (DRAWS, len(w))), axis=1)
+        test = levene(drawn[:, :size], drawn[:, size : 2 * size], **FORMS[form])
+        low = test.pvalue < 0.05
+        rows.append((number, np.mean(low), np.mean(low & (np.asarray(test.score) > 0))))
+    return pd.DataFrame(rows, columns=["network", "told_apart", "found"])
 
 
 def quantities(part: Batches) -> dict[str, Estimate]:
     """The quantities of the W detector, and of the effect of own triggers on mean W."""
-    data, first = part.size.dataset, part.size.sigmas[0]
-    tests, calibrated = part.tests(), part.tests(center="median", outliers=True)
+    data, first, triggers = part.size.dataset, part.size.sigmas[0], working(part)
+    tests = part.tests()
     own = tests[tests["carried"] == "own"]
-    nothing = tests[tests["carried"] == "nothing"]
-    told_apart, by_calibrated = (table["p"][nothing.index] < 0.05 for table in (tests, calibrated))
-    seeds = part.seeds(nothing)
-    found = {
-        f"auc.{data}": area(part),
-        f"clean_told_apart.{data}": over_seeds(told_apart, seeds),
-        f"clean_told_apart_calibrated.{data}": over_seeds(by_calibrated, seeds),
-        f"clean_told_apart_less_calibrated.{data}": over_seeds(told_apart * 1.0 - by_calibrated, seeds, within=(-1, 1)),
-        f"own_success.{data}": over_seeds(own["success"], part.seeds(own)),
-    }
+    found = {f"own_success.{data}": over_seeds(own["success"], part.seeds(own))}
     compared = {*COMPARED_SIGMAS} & {*part.sigmas}
-    found |= {f"auc_at.{data}.{sigma:g}": area(part, sigma) for sigma in compared}
-    if triggers := working(part):
-        found[f"auc_working.{data}"] = area(part, triggers=triggers)
-        found |= {f"auc_working_at.{data}.{sigma:g}": area(part, sigma, triggers=triggers) for sigma in compared}
+    for form, suffix in (("paper", ""), ("calibrated", "_calibrated")):
+        clean = false_alarms(part, form)
+        for name in ("told_apart", "found"):
+            found[f"clean_{name}{suffix}.{data}"] = over_seeds(clean[name], part.seeds(clean))
+        for name, some in ({"auc": None} | ({"auc_working": triggers} if triggers else {})).items():
+            found[f"{name}{suffix}.{data}"] = area(part, form=form, triggers=some)
+            found |= {f"{name}_at{suffix}.{data}.{sigma:g}": area(part, sigma, form=form, triggers=some) for sigma in compared}
     for trigger, success, sigma, found_by_w in by_trigger(part).itertuples(index=False):
         if sigma == first:
             found[f"own_success.{data}.{trigger}"] = success

@@ -75,19 +75,16 @@ def roc(patterns: Patterns, table: pd.DataFrame) -> Figure:
 
 @drawn_from(sensitivity)
 def roc_by_setting(patterns: Patterns, table: pd.DataFrame) -> Figure:
-    """The area under the ROC curve against sigma, by batch size (left) and by the form of the score (right)."""
+    """The area under the ROC curve against sigma: by batch size, by the form of the test, and for triggers that work."""
     full = patterns.size.points
-    # Batch, centre, whether the score is signed, and the triggers to be found, by label.
-    by_batch = {f"{size} points": (size, "mean", True, "all") for size in sorted(set(table["batch"]))}
-    by_score = {
-        "mean, signed": (full, "mean", True, "all"),
-        "median": (full, "median", True, "all"),
-        "no sign": (full, "mean", False, "all"),
-        "triggers that work": (full, "mean", True, "working"),
-    }
-    figure, axes = panels(2)
-    sigmas, settings = sorted(set(table["sigma"])), table.groupby(["batch", "center", "signed", "triggers"])
-    for axis, lines in zip(axes, (by_batch, by_score), strict=True):
+    # Batch, form of the test, and the triggers to be found, by label.
+    by_batch = {f"{size} points": (size, "paper", "all") for size in sorted(set(table["batch"]))}
+    forms = {"the paper's": "paper", "calibrated": "calibrated", "median": "median", "no direction": "no direction"}
+    by_form = {label: (full, form, "all") for label, form in forms.items()}
+    that_work = {label: (full, forms[label], "working") for label in ("the paper's", "calibrated")}
+    figure, axes = panels(3, height=3.9)
+    sigmas, settings = sorted(set(table["sigma"])), table.groupby(["batch", "form", "triggers"])
+    for axis, lines in zip(axes, (by_batch, by_form, that_work), strict=True):
         for k, (label, setting) in enumerate(lines.items()):
             own = settings.get_group(setting) if setting in settings.groups else table[:0]
             places = [sigmas.index(sigma) + 0.12 * (k - 1.5) for sigma in own["sigma"]]
@@ -96,8 +93,8 @@ def roc_by_setting(patterns: Patterns, table: pd.DataFrame) -> Figure:
         axis.set(xlabel=r"noise level $\sigma$", ylim=(-0.03, 1.03))
         axis.set_xticks(range(len(sigmas)), short_labels(sigmas))
         axis.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
-    axes[0].set_title("by the size of the batch", fontsize=11)
-    axes[1].set_title(f"by the score, {full} points", fontsize=11)
+    for axis, title in zip(axes, ("by the size of the batch", f"by the test, {full} points", "triggers that work"), strict=True):
+        axis.set_title(title, fontsize=10)
     return finish(figure, axes, patterns.source, y="area under the ROC curve")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bslib.chapters.outcomes import over_seeds
-from bslib.chapters.patterns.batches import Batches
+from bslib.chapters.patterns.batches import FORMS, Batches
 from bslib.chapters.patterns.plan import batch_of, crafted_batch_of, universals_of
 from bslib.entropy import entropy
 from bslib.specs import UniversalSpec
@@ -24,7 +24,8 @@ def universal(part: Batches) -> pd.DataFrame:
     -------
     DataFrame
         Columns network, bound (255ths), fooled (of images that it was not crafted on), classes (the effective number of classes
-        that fooled images are predicted as: the exponential of the entropy of their fractions), sigma and score.
+        that fooled images are predicted as: the exponential of the entropy of their fractions), sigma, and the scores of the
+        paper's and of the calibrated test.
     """
     rows = []
     for number, network in enumerate(part.networks):
@@ -32,9 +33,10 @@ def universal(part: Batches) -> pd.DataFrame:
             for sigma in part.size.pattern_sigmas:
                 counted = crafted_batch_of(part.size, crafted, sigma)
                 if all(spec in part.records for spec in (crafted, counted, batch_of(part.size, network, None, sigma))):
-                    score = levene(part.clean_w(network, sigma), part.w(counted, sigma)).score
-                    rows.append((number, crafted.bound, *_fooled(part, crafted), sigma, score))
-    return pd.DataFrame(rows, columns=["network", "bound", "fooled", "classes", "sigma", "score"])
+                    pair = part.clean_w(network, sigma), part.w(counted, sigma)
+                    scores = (levene(*pair, **FORMS[form]).score for form in ("paper", "calibrated"))
+                    rows.append((number, crafted.bound, *_fooled(part, crafted), sigma, *scores))
+    return pd.DataFrame(rows, columns=["network", "bound", "fooled", "classes", "sigma", "paper", "calibrated"])
 
 
 def _fooled(part: Batches, crafted: UniversalSpec) -> tuple[float, float]:
@@ -51,25 +53,32 @@ def universal_areas(part: Batches) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns bound, sigma, auc, fooled and classes, the last three Estimates over seeds.
+        Columns bound, sigma, auc and auc_calibrated (by the form of the test), fooled and classes, Estimates over seeds.
     """
     rows, every = [], universal(part)
     for (bound, sigma), own in every[every["sigma"].isin(part.sigmas)].groupby(["bound", "sigma"]):
-        nothing = part.tests(cast(float, sigma), points=part.size.pattern_points)
-        nothing = nothing[(nothing["carried"] == "nothing") & nothing["network"].isin(own["network"])]
-        area = part.area_of(pd.concat([own.assign(carried="universal"), nothing]), "universal")
+        areas = [_area(part, own, cast(float, sigma), form) for form in ("paper", "calibrated")]
         somewhere = own.dropna(subset="classes")  # undefined where no image is fooled
         classes = over_seeds(somewhere["classes"], part.seeds(somewhere), within=(1, part.size.classes))
-        rows.append((bound, sigma, area, over_seeds(own["fooled"], part.seeds(own)), classes))
-    return pd.DataFrame(rows, columns=["bound", "sigma", "auc", "fooled", "classes"])
+        rows.append((bound, sigma, *areas, over_seeds(own["fooled"], part.seeds(own)), classes))
+    return pd.DataFrame(rows, columns=["bound", "sigma", "auc", "auc_calibrated", "fooled", "classes"])
+
+
+def _area(part: Batches, own: pd.DataFrame, sigma: float, form: str) -> Estimate:
+    """The area by a form of the test for these perturbations against clean batches of the same networks."""
+    nothing = part.tests(sigma, points=part.size.pattern_points, form=form)
+    nothing = nothing[(nothing["carried"] == "nothing") & nothing["network"].isin(own["network"])]
+    return part.area_of(pd.concat([own.assign(carried="universal", score=own[form]), nothing]), "universal")
 
 
 def quantities(part: Batches) -> dict[str, Estimate]:
     """The quantities of universal perturbations at the first noise level."""
     data, found, areas = part.size.dataset, dict[str, Estimate](), universal_areas(part)
     for row in areas[areas["sigma"] == part.size.sigmas[0]].to_dict("records"):
-        for name in ("auc", "fooled", "classes"):
-            found[f"{name}_universal_at.{data}.{row['bound']:g}"] = row[name]
+        for name in ("auc", "auc_calibrated", "fooled", "classes"):
+            what, _, form = name.partition("_")
+            suffix = f"_{form}" * bool(form)
+            found[f"{what}_universal_at{suffix}.{data}.{row['bound']:g}"] = row[name]
             if row["bound"] == part.size.bounds[0]:
-                found[f"{name}_universal.{data}"] = row[name]
+                found[f"{what}_universal{suffix}.{data}"] = row[name]
     return found

@@ -90,9 +90,9 @@ export function withoutOutliers(values) {
 
 const ROUNDING = 1e-12, MAX_SCORE = 700;
 
-/** Levene's score of a tested batch against a clean one, after the outlier rule: positive where the tested one varies less. */
-export function levene(clean, tested, center = "mean") {
-  const kept = [clean, tested].map(withoutOutliers), middle = center === "mean" ? mean : median;
+/** Levene's score of a tested batch against a clean one, by default after the outlier rule: positive where the tested one varies less. */
+export function levene(clean, tested, center = "mean", outliers = false) {
+  const kept = outliers ? [clean, tested] : [clean, tested].map(withoutOutliers), middle = center === "mean" ? mean : median;
   const deviations = kept.map((batch) => {
     const centre = middle(batch);
     return batch.map((v) => Math.abs(v - centre));

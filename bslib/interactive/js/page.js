@@ -428,20 +428,20 @@ function ofPatterns(part, batches) {
   ].filter(([pattern]) => batches.some(finds(pattern)));
   const points = (settings) => part.points[crafted(settings) ? 1 : 0];
   const sizes = (settings) => ascending([...part.batches.filter((size) => size < points(settings)), points(settings)]);
-  const forms = [["mean signed", "around the mean, with direction"], ["median signed", "around the median, with direction"],
-    ["mean unsigned", "around the mean, no direction"]];
+  const forms = [["paper", "the paper's, without outliers"], ["median", "around the median, without outliers"],
+    ["calibrated", "calibrated, with all points"], ["unsigned", "the paper's, no direction"]];
   const w = new Map(); // of batches, once
   const wOf = (batch) => (w.has(batch) || w.set(batch, batch.counts.map(plugIn)), w.get(batch));
 
   /** Scores of the batches against the clean one of their network, cut into batches of one size. */
   function scores(chosen, settings) {
-    const [center, sign] = settings.form.split(" ");
+    const { form } = settings, all = form === "calibrated", center = all || form === "median" ? "median" : "mean";
     return chosen.flatMap((batch) => {
       const clean = wOf(alike(batches, { ...batch, carried: "clean" }, "carried", "network", "sigma")[0]);
       const tested = wOf(batch), found = [];
       for (let start = 0; start + settings.size <= points(settings); start += settings.size) {
-        const score = levene(clean.slice(start, start + settings.size), tested.slice(start, start + settings.size), center);
-        found.push({ batch, score: sign === "signed" ? score : Math.abs(score) });
+        const score = levene(clean.slice(start, start + settings.size), tested.slice(start, start + settings.size), center, all);
+        found.push({ batch, score: form === "unsigned" ? Math.abs(score) : score });
       }
       return found;
     });
