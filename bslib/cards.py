@@ -132,7 +132,7 @@ def card(entry: Entry) -> str:
         f'<article class="claim" id="{claim.id}" aria-label="{claim.id}" data-verdict="{entry.verdict}" '
         f'data-chapter="{entry.chapter}" data-kind="{kind_of(entry)}" data-sets="{" ".join(datasets)}">'
         f'<p class="head">{badge} <span class="says">{escape(claim.says)}</span> {link}</p>'
-        f'<p class="about">{" · ".join(about)}</p>{_plot(entry)}{_calibrated(entry)}{notes}'
+        f'<p class="about">{" · ".join(about)}</p>{_plot(entry)}{notes}{_calibrated(entry)}'
         f"<details><summary>Rule and numbers</summary><p><b>The paper:</b> {escape(claim.paper)}.</p>"
         f"<p><b>Rule:</b> {escape(claim.reading)}.</p>{moved}{_statistics(entry)}</details></article>"
     )
