@@ -63,8 +63,7 @@ def arrays_of(spec, rng) -> dict:
 def part_of(size=SIZE, *, gone=lambda spec: False, changes=None) -> Defence:
     """The results of a size from made-up records, without some of them."""
     rng, made = np.random.default_rng(5), {}
-    networks = [*plan.networks_of(size, 0), *plan.clean_networks_of(size, 0)]
-    specs = [s for n in networks for s in (plan.specs_of(size, n) if n.attack else plan.clean_specs_of(size, n))]
+    specs = [spec for network in plan.networks_of(size, 0) for spec in plan.specs_of(size, network)]
     for network in plan.cleansed_networks_of(size, 0):
         specs += size.cleanse_specs(network)
     for spec in dict.fromkeys(specs):

@@ -62,7 +62,7 @@ def succeeds(network, hits: int) -> dict:
     labels = np.arange(100) % 10
     predicted = labels.copy()
     predicted[np.flatnonzero(labels != network.attack.target)[:hits]] = network.attack.target
-    return {plan.detector_specs(FASHION, network)[1]: {"predicted": predicted, "labels": labels}}
+    return {plan.specs_of(FASHION, network)[1]: {"predicted": predicted, "labels": labels}}
 
 
 def arrays_of(spec) -> dict:
@@ -85,7 +85,7 @@ def arrays_of(spec) -> dict:
 
 def part_of(changes=None, size=FASHION, *, profile="paper", gone=lambda spec: False) -> Patterns:
     """The results of a size from made-up records, with some of their arrays changed and some of them gone."""
-    steps = "detector_specs", "universal_specs", "cleanse_specs", "scores_specs", "level_specs", "further_specs"
+    steps = "specs_of", "universal_specs", "cleanse_specs", "scores_specs", "level_specs", "further_specs"
     specs = [pictures_of(size, SEED), *plan.compared_specs(size, SEED)]
     specs += [spec for net in plan.networks_of(size, SEED) for step in steps for spec in getattr(plan, step)(size, net)]
     specs += [spec for net in plan.networks_of(size, SEED) for spec in plan.more_bounds_specs(size, net, SEED)]
@@ -169,7 +169,7 @@ def test_further_networks_are_searched_alone():
 
 def test_every_batch_has_images_of_its_own_from_the_half_that_nothing_is_crafted_on():
     for net in (CLEAN, FOUR):
-        batches = [spec for spec in plan.detector_specs(FASHION, net) if isinstance(spec, CountsSpec)]
+        batches = [spec for spec in plan.specs_of(FASHION, net) if isinstance(spec, CountsSpec)]
         assert [spec.trigger for spec in batches] == [None, None, 1, 2, 3, 4, 5, 6]
         batches.append(plan.crafted_batch_of(FASHION, plan.cleanse_of(FASHION, net)))
         assert len({spec.seed for spec in batches}) == 9 and all(spec.held_out for spec in batches)
@@ -450,7 +450,7 @@ def test_tables_say_the_lowest_to_the_highest_success_and_the_smallest_mask():
 
 
 def test_a_network_counts_when_all_its_first_batches_are_there_and_every_kind_has_to_be_there():
-    for spec in plan.detector_specs(FASHION, ONE):
+    for spec in plan.specs_of(FASHION, ONE):
         part = part_of(size=THREES, gone=lambda one, spec=spec: one == spec)
         assert len(part.networks) == 8 and part.missing is None and "8 of 9 networks" in part.source
         part = part_of(gone=lambda one, spec=spec: one == spec)

@@ -36,6 +36,8 @@ class TrainedSize:
     networks : int
         How many (for each trigger, where there are several), with seeds of their own.
     epochs : int
+    points : int
+        Test images in a batch that W is measured on.
     train_size : int, optional
         Training images; all when not given.
     learning_rate : float
@@ -46,6 +48,7 @@ class TrainedSize:
     network: str
     networks: int
     epochs: int
+    points: int
     train_size: int | None = None
     learning_rate: float = 0.05
     augment: bool = False
@@ -187,7 +190,7 @@ class Results(Generic[S]):
     @property
     def details(self) -> str:
         """Text for the source line, after the number of networks."""
-        return ""
+        return f", {self.size.points:,} test images each"
 
     @property
     def source(self) -> str:

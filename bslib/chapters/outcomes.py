@@ -36,11 +36,6 @@ class BeyondResults(Results[B]):
 
     described: ClassVar[str] = "backdoored "
 
-    @property
-    def details(self) -> str:
-        """The size of the batch."""
-        return f", {self.size.points} test images each"
-
     def accuracy_of(self, network: NetworkSpec) -> float:
         """The clean accuracy of a network."""
         return float(self.records[network].result["clean_accuracy"])

@@ -41,7 +41,6 @@ class Size(TrainedSize):
     triggers: tuple[int, ...] = (3, 5)
     further: int = 0
     success_only: tuple[int, ...] = ()
-    points: int
     clean_points: int
     sigmas: tuple[float, ...] = (0.1, 0.05, 0.25, 0.01, 0.5, 0.2, 0.15, 1.0, 0.75, 0.005)
     ns: tuple[int, ...] = (50, 250)

@@ -53,10 +53,6 @@ class Correlation(Results[Size]):
     chapter: ClassVar[str] = "correlation"
     described: ClassVar[str] = "backdoored "
 
-    def planned(self) -> list[NetworkSpec]:
-        """The planned networks."""
-        return networks_of(self.size, self.seed)
-
     def needed(self, network: NetworkSpec) -> Sequence[Spec]:
         """The network, its predictions, and counts at the first noise level with the trigger and without."""
         first = counts_of(self.size, network, self.size.sigmas[0])

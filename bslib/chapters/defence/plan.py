@@ -51,15 +51,15 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
     specs: list[Spec] = []
     for size in sizes_of("defence", profile):
         specs += [spec for network in networks_of(size, seed) for spec in specs_of(size, network)]
-        specs += [spec for network in clean_networks_of(size, seed) for spec in clean_specs_of(size, network)]
         for network in cleansed_networks_of(size, seed):
             specs += [*size.cleanse_specs(network), size.counts_of(network, None)]
     return list(dict.fromkeys(specs))
 
 
 def networks_of(size: Size, seed: int) -> list[NetworkSpec]:
-    """The backdoored networks: the first of each kind, then the second of each."""
-    return [size.attacked_network(run, *attack) for run in size.seeds(seed) for attack in size.attacks]
+    """The backdoored networks, the first of each kind, then the second of each; and the clean ones."""
+    backdoored = [size.attacked_network(run, *attack) for run in size.seeds(seed) for attack in size.attacks]
+    return [*backdoored, *clean_networks_of(size, seed)]
 
 
 def clean_networks_of(size: Size, seed: int) -> list[NetworkSpec]:
@@ -74,17 +74,17 @@ def cleansed_networks_of(size: Size, seed: int) -> list[NetworkSpec]:
 
 
 def specs_of(size: Size, network: NetworkSpec) -> list[Spec]:
-    """A backdoored network: W for every number of copies, margins and STRIP without and with its trigger, and a clean batch."""
+    """A backdoored network: W for every number of copies, margins and STRIP without and with its trigger, and a clean batch.
+
+    Of a clean network two clean batches.
+    """
+    if network.attack is None:
+        return [network, size.counts_of(network, None), second_batch_of(size, network)]
     specs: list[Spec] = [network, size.predictions_of(network)]
     for trigger in (None, *network.triggers):
         specs += [size.counts_of(network, trigger), ladder_of(size, network, trigger)]
         specs += [size.margins_of(network, trigger), size.strip_of(network, trigger)]
     return [*specs, second_batch_of(size, network)]
-
-
-def clean_specs_of(size: Size, network: NetworkSpec) -> list[Spec]:
-    """A clean network and two clean batches."""
-    return [network, size.counts_of(network, None), second_batch_of(size, network)]
 
 
 def ladder_of(size: Size, network: NetworkSpec, trigger: int | None) -> CountsSpec:

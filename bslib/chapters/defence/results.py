@@ -40,14 +40,6 @@ class Defence(BeyondResults[Size]):
     chapter: ClassVar[str] = "defence"
     described: ClassVar[str] = "clean and backdoored "
 
-    def planned(self) -> list[NetworkSpec]:
-        """The planned networks."""
-        return [*plan.networks_of(self.size, self.seed), *plan.clean_networks_of(self.size, self.seed)]
-
-    def needed(self, network: NetworkSpec) -> Sequence[Spec]:
-        """The network and what is measured on it, without Neural Cleanse."""
-        return plan.clean_specs_of(self.size, network) if network.attack is None else plan.specs_of(self.size, network)
-
     @property
     def details(self) -> str:
         """The size of a batch, and how many networks are clean."""

@@ -27,6 +27,7 @@ class Domain(Results[Any]):
 
     chapter: ClassVar[str] = "domains"
     described: ClassVar[str] = "backdoored "
+    details = ""
 
     def planned(self) -> list[Any]:
         """The planned networks, as :class:`~bslib.specs.others.DomainSpec`."""

@@ -27,7 +27,6 @@ class Size(TrainedSize):
         The sweep over sigma: the noise levels, and the number of noisy copies.
     """
 
-    points: int
     batch: int = 250
     ns: tuple[int, ...] = NS
     n_sigmas: tuple[float, ...] = (0.1, 0.25)

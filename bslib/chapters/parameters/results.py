@@ -46,11 +46,6 @@ class ParameterResults(Results[Size]):
         return mean_of_networks([r["clean_accuracy"] for r in results], results[0]["test_images"])
 
     @property
-    def details(self) -> str:
-        """The number of images."""
-        return f", {self.size.points:,} test images each"
-
-    @property
     def source_of_batch(self) -> str:
         """The source line where only a batch of each network is shown."""
         return (

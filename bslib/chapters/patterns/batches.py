@@ -15,20 +15,11 @@ from numpy.typing import NDArray
 
 from bslib.chapters.base import Results
 from bslib.chapters.outcomes import attack_success
-from bslib.chapters.patterns.plan import (
-    CONDITIONS,
-    Size,
-    batch_of,
-    detector_specs,
-    networks_of,
-    searched_networks_of,
-    searched_specs,
-    trained_trigger,
-)
+from bslib.chapters.patterns.plan import CONDITIONS, Size, batch_of, searched_networks_of, searched_specs, trained_trigger
 from bslib.chapters.surface.plan import pictures_of
 from bslib.entropy import entropy
 from bslib.markdown import markdown_table, range_text
-from bslib.specs import CountsSpec, NetworkSpec, PredictionsSpec, Spec
+from bslib.specs import CountsSpec, NetworkSpec, PredictionsSpec
 from bslib.statistics import Estimate, auc, levene
 from bslib.store import Record
 
@@ -52,14 +43,6 @@ class Batches(Results[Size]):
 
     chapter: ClassVar[str] = "patterns"
     described: ClassVar[str] = "clean and backdoored "
-
-    def planned(self) -> list[NetworkSpec]:
-        """The planned networks."""
-        return networks_of(self.size, self.seed)
-
-    def needed(self, network: NetworkSpec) -> Sequence[Spec]:
-        """The network, the success of its own trigger, and the batches of the detector."""
-        return detector_specs(self.size, network)
 
     @cached_property
     def searched(self) -> list[NetworkSpec]:

@@ -69,7 +69,6 @@ class Size(TrainedSize):
     searched: int = 0
     more_triggers: tuple[int, ...] = ()
     test_images: int | None = None
-    points: int
     sigmas: tuple[float, ...] = (0.1, 0.05, 0.25, 0.5, 0.01)
     n: int = 250
     bounds: tuple[int, ...] = (10,)
@@ -116,7 +115,7 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
         networks = sorted(networks_of(size, seed), key=lambda network: network.seed)
         crafted = crafted_networks_of(size, seed)
         specs += [pictures_of(size, seed)]
-        specs += [spec for network in networks for spec in detector_specs(size, network)]
+        specs += [spec for network in networks for spec in specs_of(size, network)]
         specs += [spec for network in crafted for spec in universal_specs(size, network)]
         specs += [spec for network in crafted for spec in cleanse_specs(size, network)]
         specs += [spec for network in searched_networks_of(size, seed) for spec in searched_specs(size, network)]
@@ -160,7 +159,7 @@ def searched_specs(size: Size, network: NetworkSpec) -> list[Spec]:
     return [network, batch_of(size, network, None), *cleanse_specs(size, network)]
 
 
-def detector_specs(size: Size, network: NetworkSpec) -> list[Spec]:
+def specs_of(size: Size, network: NetworkSpec) -> list[Spec]:
     """The network, predictions with its own trigger, and class counts of two clean batches and of one batch for each trigger."""
     specs: list[Spec] = [network]
     if network.attack is not None:

@@ -40,7 +40,6 @@ class Size(TrainedSize):
     test_images: int | None = None
     active: int = 1
     inactive: int = 4
-    points: int
     batch: int
     sigmas: tuple[float, ...] = SIGMAS
     n: int = 250

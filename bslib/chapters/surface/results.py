@@ -55,11 +55,6 @@ class Surface(Results[Size]):
         parts = [w[kind][:, k * b : (k + 1) * b] for k, kind in enumerate((0, 1, 0, 2))]
         return (parts[0], parts[1]), (parts[2], parts[3])
 
-    @property
-    def details(self) -> str:
-        """The size of the batch."""
-        return f", {self.size.points} test images each"
-
     def by_sigma(self) -> pd.DataFrame:
         """Mean W of the three conditions at each noise level, differences to clean with intervals, and rank tests.
 
