@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from functools import partial
 
 import matplotlib
 import numpy as np
@@ -17,7 +18,7 @@ from scipy import stats
 
 from bslib.chapters import plan_of, sizes_of
 from bslib.chapters.correlation import figures, pairs, plan
-from bslib.chapters.correlation.results import Correlation, load, quantities, smooth_failures
+from bslib.chapters.correlation.results import Correlation, failures, load, quantities
 from bslib.ledger import claims_of, judge
 from bslib.profiles import PROFILES
 from bslib.specs import CountsSpec, NetworkSpec, PredictionsSpec
@@ -235,7 +236,7 @@ def test_quantities_by_hand():
         "r_alone.{}.3": stats.pearsonr(three["success"], three["W"])[0], "left_out.{}.3": 0.1, "success.{}.3": 0.45,
         "r_alone.{}.5": stats.pearsonr(five["success"], five["W"])[0], "left_out.{}.5": 0.1, "success.{}.5": 0.77,
         "r_without.{}": stats.pearsonr(KEPT["success"], KEPT["clean W"])[0], 
-        "residual_rank.{}": None, "smooth_failures.{}": 0,  # the first in a test of its own; the two failures are wobbly
+        "residual_rank.{}": None, "smooth_failures.{}": 0, "rough_failures.{}": 2 / 9,  # residuals have a test
         "tau_at.{}.0.25": stats.kendalltau(KEPT["success"], KEPT["clean W"])[0],
         "less_clean.{}.3": (three["W"] - three["clean W"]).mean(), "less_clean.{}.5": (five["W"] - five["clean W"]).mean(),
     }  # fmt: skip
@@ -327,7 +328,8 @@ def test_failures_are_counted_among_all_pairs_of_the_half_with_the_smaller_w():
     """Network 0 has one pair in the smoother half and network 1 four; the mean of the networks' fractions would be 5 / 8."""
     success, w = [0.0, 0.9, 0.9, 0.9, 0.9, 0.05, 0.5, 0.9, 0.9, 0.9], [1, 9, 9, 9, 9, 2, 3, 4, 5, 9]
     made = pd.DataFrame({"seed": [0] * 5 + [1] * 5, "trigger": 3, "class": 0, "success": success, "W": w, "clean W": 0.0})
-    assert pairs.replicates(made, smooth_failures).value == pytest.approx(2 / 5)
+    found = [pairs.replicates(made, partial(failures, half=half)).value for half in ("smooth", "rough")]
+    assert found == pytest.approx([2 / 5, 0]) and math.isnan(failures({"success": np.ones(0), "W": np.ones(0)}, "rough"))
 
 
 def test_a_seed_without_a_pair_that_counts_still_counts_as_a_repeat():

@@ -245,7 +245,8 @@ class Correlation(Results[Size]):
         for one in self.size.triggers:
             alone: dict[str, Statistic] = {f"r_alone.{data}.{one}": pearson_r, f"partial_r.{data}.{one}": partial_correlation}
             found |= estimates(pairs[pairs["trigger"] == one], alone, guess)
-        found[f"smooth_failures.{data}"] = replicates(pairs, smooth_failures).estimate(within=(0, 1))
+        for half in ("smooth", "rough"):
+            found[f"{half}_failures.{data}"] = replicates(pairs, partial(failures, half=half)).estimate(within=(0, 1))
         for sigma in (sigma for sigma in COMPARED_SIGMAS if sigma in self.sigmas):
             tau = correlations(self.pairs(sigma), self.random_guess)["tau"]
             if np.isfinite(tau.value):
@@ -288,10 +289,11 @@ def _w_of_class(record: Record, at: int, label: int | None) -> Floats:
     return entropy(counts if label is None else counts[record.arrays["labels"] == label])
 
 
-def smooth_failures(pairs: Columns) -> float:
-    """The fraction of pairs with hardly any success (below 0.1) in the half with the smaller W; NaN without pairs."""
+def failures(pairs: Columns, half: str) -> float:
+    """The fraction of pairs with hardly any success (below 0.1) in the smooth or the rough half; NaN without pairs."""
     success, w = pairs["success"], pairs["W"]
-    return float((success[w <= np.median(w)] < 0.1).mean()) if len(w) else float("nan")
+    chosen = success[(w <= np.median(w)) == (half == "smooth")] if len(w) else success
+    return float((chosen < 0.1).mean()) if len(chosen) else float("nan")
 
 
 def _noisy_copies(record: Record, at: int, label: int | None, attack: AttackSpec) -> tuple[float, float]:
