@@ -297,7 +297,7 @@ def test_patterns_has_pythons_numbers(show, detector):
         names = ("area under the curve", "batches to be found", "others")
         shown = [one["numbers"][name][0] for name in names]
         # Batches of the same few values in another order have the same score but for rounding: a tie in one of the two.
-        assert shown == pytest.approx(wanted, abs=5e-3), one["settings"]
+        assert shown == pytest.approx(wanted, abs=1e-2), one["settings"]
 
 
 def test_the_scripts_functions_are_pythons(show, half):

@@ -92,7 +92,8 @@ def roc_by_setting(patterns: Patterns, table: pd.DataFrame) -> Figure:
         axis.axhline(0.5, color=GREY, linestyle=":")
         axis.set(xlabel=r"noise level $\sigma$", ylim=(-0.03, 1.03))
         axis.set_xticks(range(len(sigmas)), short_labels(sigmas))
-        axis.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
+        if axis.get_legend_handles_labels()[0]:  # some trigger works
+            axis.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
     for axis, title in zip(axes, ("by the size of the batch", f"by the test, {full} points", "triggers that work"), strict=True):
         axis.set_title(title, fontsize=10)
     return finish(figure, axes, patterns.source, y="area under the ROC curve")
