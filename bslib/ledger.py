@@ -290,7 +290,7 @@ def entries(numbers: Mapping[str, Estimates]) -> list[Entry]:
     for chapter, own in numbers.items():
         page = _data(chapter)["page"]
         for claim in claims_of(chapter):
-            other = _entry(chapter, page, _by_calibrated(claim, own), own) if claim.calibrated else None
+            other = _entry(chapter, page, _by_calibrated(claim), own) if claim.calibrated else None
             found.append(replace(_entry(chapter, page, claim, own), calibrated=other))
     return found
 
@@ -299,13 +299,9 @@ def _entry(chapter: str, page: str, claim: Claim, own: Estimates) -> Entry:
     return Entry(chapter=chapter, page=page, claim=claim, measured=measured_of(claim, own), verdict=judge(claim, own))
 
 
-def _by_calibrated(claim: Claim, quantities: Mapping[str, Estimate]) -> Claim:
-    """The claim with the quantities of the calibrated test, under the same bounds, in place of those of the paper's test."""
-    tests = []
-    for test in claim.tests:
-        stem, _, rest = test.quantity.partition(".")
-        other = f"{stem}_calibrated.{rest}"
-        tests.append(replace(test, quantity=other if other in quantities else test.quantity))
+def _by_calibrated(claim: Claim) -> Claim:
+    """The claim with the quantities of the calibrated test, under the same bounds; preconditions do not rest on the test."""
+    tests = (t if t.given else replace(t, quantity=t.quantity.replace(".", "_calibrated.", 1)) for t in claim.tests)
     return replace(claim, tests=tuple(tests))
 
 

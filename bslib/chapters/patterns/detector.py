@@ -77,9 +77,9 @@ def working(part: Batches) -> list[int]:
 
 
 def sensitivity(part: Batches) -> pd.DataFrame:
-    """The area under the ROC curve for every noise level, batch size and form of the test; "no direction" is the paper's form.
+    """The area under the ROC curve for every noise level, batch size, form of the test, and for all triggers or those that work.
 
-    Positives are all own triggers or those that work.
+    The form "no direction" is the paper's without the sign.
     """
     sizes = sorted({batch for batch in (25, 50, 100) if batch < part.size.points} | {part.size.points})
     chosen = {"all": None, "working": working(part)}
