@@ -23,7 +23,7 @@ from bslib.specs import CountsSpec, NetworkSpec, PredictionsSpec
 from bslib.statistics import Estimate, auc, levene
 from bslib.store import Record
 
-__all__ = ["FEWEST_SEEDS", "FORMS", "Batches"]
+__all__ = ["FEWEST_SEEDS", "FORMS", "SUFFIXES", "Batches"]
 
 Floats = NDArray[np.float64]
 #: The smallest number of seeds behind a quantity.
@@ -35,6 +35,8 @@ FORMS: dict[str, dict[str, Any]] = {
     "median": {"center": "median"},
     "calibrated": {"center": "median", "outliers": True},
 }
+#: The forms that claims are judged by, and what follows the first part of the name of their quantities.
+SUFFIXES = {"paper": "", "calibrated": "_calibrated"}
 
 
 @dataclass(frozen=True)

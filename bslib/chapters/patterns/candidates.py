@@ -7,7 +7,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from bslib.chapters.outcomes import UNBOUNDED, over_seeds
-from bslib.chapters.patterns.batches import FORMS, Batches
+from bslib.chapters.patterns.batches import FORMS, SUFFIXES, Batches
 from bslib.chapters.patterns.detector import working
 from bslib.chapters.patterns.plan import batch_of, cleanse_of, compared_specs, crafted_batch_of, trained_trigger
 from bslib.markdown import markdown_table, range_text
@@ -91,34 +91,34 @@ def quantities(part: Batches) -> dict[str, Estimate]:
     table, found = every[every["sigma"] == first], dict[str, Estimate]()
     if table.empty:
         return found
-    for form, suffix in (("", ""), ("calibrated ", "_calibrated")):
-        for sigma, some in every.groupby("sigma"):
-            found[f"candidates_found_at{suffix}.{data}.{sigma:g}"] = over_seeds(_found(some, form), part.seeds(some))
-        log_p = -table[f"{form}score"].abs() / np.log(10)
-        values = {
-            "found": _found(table, form),
-            "p_varies": (log_p - log_p.groupby(table["network"]).transform("median")).abs(),
-            "low_p": _found(table, form, below=0.001),
-        }
-        for name, of in values.items():
-            found[f"candidates_{name}{suffix}.{data}"] = over_seeds(of, part.seeds(table), within=(0, np.inf))
     clean = table[~table["backdoored"]]
-    seeds_of_clean = part.seeds(clean)
-    found[f"candidates_always_train.{data}"] = over_seeds(table["success_train"] >= 0.99, part.seeds(table))
     less = clean["W"] - [part.clean_w(part.searched[k], first).mean() for k in clean["network"]]
-    found[f"candidates_success_on_clean.{data}"] = over_seeds(clean["success_test"], seeds_of_clean)
-    found[f"candidates_less_clean_on_clean.{data}"] = over_seeds(less, seeds_of_clean, within=UNBOUNDED)
-    for form, score in (("paper", "score"), ("calibrated", "calibrated score")):
-        tests = part.tests(points=part.size.pattern_points, form=form)
-        own = part.trained_on(tests, working(part)).query("carried == 'own'")
-        if len(own) and len(clean):
-            # Batches with an own trigger that works against batches with a patch for a clean network.
-            patches = clean.assign(carried="patch", score=clean[score])
-            suffix = "" if form == "paper" else "_calibrated"
-            found[f"backdoor_against_patch{suffix}.{data}"] = part.area_of(pd.concat([own, patches]), "own")
+    found[f"candidates_always_train.{data}"] = over_seeds(table["success_train"] >= 0.99, part.seeds(table))
+    found[f"candidates_success_on_clean.{data}"] = over_seeds(clean["success_test"], part.seeds(clean))
+    found[f"candidates_less_clean_on_clean.{data}"] = over_seeds(less, part.seeds(clean), within=UNBOUNDED)
+    calibrated = every.assign(score=every["calibrated score"], p=every["calibrated p"])
+    for form, judged in (("paper", every), ("calibrated", calibrated)):
+        found |= _quantities_of_test(part, form, judged)
     return found
 
 
-def _found(table: pd.DataFrame, form: str, below: float = 0.05) -> pd.Series[bool]:
-    """Whether a form of the test finds each candidate: W varies less than on clean images, and p is low."""
-    return (table[f"{form}p"] < below) & (table[f"{form}score"] > 0)
+def _quantities_of_test(part: Batches, form: str, every: pd.DataFrame) -> dict[str, Estimate]:
+    """The quantities that depend on the form of the test, whose score and p the table of candidates has."""
+    data, suffix, table = part.size.dataset, SUFFIXES[form], every[every["sigma"] == part.size.sigmas[0]]
+    found = {
+        f"candidates_found_at{suffix}.{data}.{sigma:g}": over_seeds((some["p"] < 0.05) & (some["score"] > 0), part.seeds(some))
+        for sigma, some in every.groupby("sigma")
+    }
+    log_p = -table["score"].abs() / np.log(10)
+    values = {
+        "found": (table["p"] < 0.05) & (table["score"] > 0),
+        "p_varies": (log_p - log_p.groupby(table["network"]).transform("median")).abs(),
+        "low_p": (table["p"] < 0.001) & (table["score"] > 0),
+    }
+    seeds, clean = part.seeds(table), table[~table["backdoored"]]
+    found |= {f"candidates_{name}{suffix}.{data}": over_seeds(of, seeds, within=(0, np.inf)) for name, of in values.items()}
+    own = part.trained_on(part.tests(points=part.size.pattern_points, form=form), working(part)).query("carried == 'own'")
+    if len(own) and len(clean):
+        # Batches with an own trigger that works against batches with a patch for a clean network.
+        found[f"backdoor_against_patch{suffix}.{data}"] = part.area_of(pd.concat([own, clean.assign(carried="patch")]), "own")
+    return found

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bslib.chapters.outcomes import mean_of, over_seeds
-from bslib.chapters.patterns.batches import FEWEST_SEEDS, FORMS, Batches
+from bslib.chapters.patterns.batches import FEWEST_SEEDS, FORMS, SUFFIXES, Batches
 from bslib.chapters.patterns.plan import batch_of, trained_trigger
 from bslib.statistics import Estimate, levene
 
@@ -120,7 +120,7 @@ def quantities(part: Batches) -> dict[str, Estimate]:
     own = tests[tests["carried"] == "own"]
     found = {f"own_success.{data}": over_seeds(own["success"], part.seeds(own))}
     compared = {*COMPARED_SIGMAS} & {*part.sigmas}
-    for form, suffix in (("paper", ""), ("calibrated", "_calibrated")):
+    for form, suffix in SUFFIXES.items():
         clean = false_alarms(part, form)
         for name in ("told_apart", "found"):
             found[f"clean_{name}{suffix}.{data}"] = over_seeds(clean[name], part.seeds(clean))

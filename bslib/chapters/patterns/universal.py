@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bslib.chapters.outcomes import over_seeds
-from bslib.chapters.patterns.batches import FORMS, Batches
+from bslib.chapters.patterns.batches import FORMS, SUFFIXES, Batches
 from bslib.chapters.patterns.plan import batch_of, crafted_batch_of, universals_of
 from bslib.entropy import entropy
 from bslib.specs import UniversalSpec
@@ -34,9 +34,9 @@ def universal(part: Batches) -> pd.DataFrame:
                 counted = crafted_batch_of(part.size, crafted, sigma)
                 if all(spec in part.records for spec in (crafted, counted, batch_of(part.size, network, None, sigma))):
                     pair = part.clean_w(network, sigma), part.w(counted, sigma)
-                    scores = (levene(*pair, **FORMS[form]).score for form in ("paper", "calibrated"))
+                    scores = (levene(*pair, **FORMS[form]).score for form in SUFFIXES)
                     rows.append((number, crafted.bound, *_fooled(part, crafted), sigma, *scores))
-    return pd.DataFrame(rows, columns=["network", "bound", "fooled", "classes", "sigma", "paper", "calibrated"])
+    return pd.DataFrame(rows, columns=["network", "bound", "fooled", "classes", "sigma", *SUFFIXES])
 
 
 def _fooled(part: Batches, crafted: UniversalSpec) -> tuple[float, float]:
@@ -57,7 +57,7 @@ def universal_areas(part: Batches) -> pd.DataFrame:
     """
     rows, every = [], universal(part)
     for (bound, sigma), own in every[every["sigma"].isin(part.sigmas)].groupby(["bound", "sigma"]):
-        areas = [_area(part, own, cast(float, sigma), form) for form in ("paper", "calibrated")]
+        areas = [_area(part, own, cast(float, sigma), form) for form in SUFFIXES]
         somewhere = own.dropna(subset="classes")  # undefined where no image is fooled
         classes = over_seeds(somewhere["classes"], part.seeds(somewhere), within=(1, part.size.classes))
         rows.append((bound, sigma, *areas, over_seeds(own["fooled"], part.seeds(own)), classes))
@@ -75,10 +75,8 @@ def quantities(part: Batches) -> dict[str, Estimate]:
     """The quantities of universal perturbations at the first noise level."""
     data, found, areas = part.size.dataset, dict[str, Estimate](), universal_areas(part)
     for row in areas[areas["sigma"] == part.size.sigmas[0]].to_dict("records"):
-        for name in ("auc", "auc_calibrated", "fooled", "classes"):
-            what, _, form = name.partition("_")
-            suffix = f"_{form}" * bool(form)
-            found[f"{what}_universal_at{suffix}.{data}.{row['bound']:g}"] = row[name]
+        for what, suffix in (("auc", ""), ("auc", SUFFIXES["calibrated"]), ("fooled", ""), ("classes", "")):
+            found[f"{what}_universal_at{suffix}.{data}.{row['bound']:g}"] = row[what + suffix]
             if row["bound"] == part.size.bounds[0]:
-                found[f"{what}_universal{suffix}.{data}"] = row[name]
+                found[f"{what}_universal{suffix}.{data}"] = row[what + suffix]
     return found
