@@ -30,7 +30,7 @@ from bslib.store import Record, Records, Store
 matplotlib.use("agg")
 
 SMALL = {
-    "networks": 1, "triggers": (1, 4), "further": (), "searched": 0, "more_triggers": (),
+    "networks": 1, "triggers": (1, 4), "further": (), "only_crafted": 0, "more_triggers": (),
     "points": 8, "sigmas": (0.1, 0.25, 0.05), "n": 12, "bounds": (10,), "more_bounds": (4,), "more_bounds_networks": None,
     "pattern_points": 4, "pattern_sigmas": (0.1, 0.25), "scored": 2,
 }  # fmt: skip
@@ -89,7 +89,8 @@ def part_of(changes=None, size=FASHION, *, profile="paper", gone=lambda spec: Fa
     specs = [pictures_of(size, SEED), *plan.compared_specs(size, SEED)]
     specs += [spec for net in plan.networks_of(size, SEED) for step in steps for spec in getattr(plan, step)(size, net)]
     specs += [spec for net in plan.networks_of(size, SEED) for spec in plan.more_bounds_specs(size, net, SEED)]
-    specs += [spec for net in plan.searched_networks_of(size, SEED) for spec in plan.searched_specs(size, net)]
+    only_crafted = plan.only_crafted_networks_of(size, SEED)
+    specs += [s for net in only_crafted for step in (plan.only_crafted_specs, plan.universal_specs) for s in step(size, net)]
     data, result = {"source": f"made up {size.dataset}"}, {"anomaly_index": 1.5}
     made = {s: Record(s, result, arrays_of(s) | (changes or {}).get(s, {}), data) for s in specs if not gone(s)}
     return Patterns(size, profile, SEED, Records(made))
@@ -114,16 +115,15 @@ def is_crafted(spec) -> bool:
 
 def test_the_paper_plan_has_the_papers_networks_and_no_spec_twice():
     specs = plan_of("patterns", "paper")
-    assert len(specs) == len(set(specs)) == 2943
+    assert len(specs) == len(set(specs)) == 2959
     triggers = {"fashion-mnist": (1, 3, 4, 2, 5, 6), "cifar10": (1, 3, 4)}
     further = [s for s in specs if isinstance(s, NetworkSpec) and s.dataset == "cifar10" and s.seed >= 3]
     assert [(n.attack.trigger, n.seed) for n in further] == [(1, 3), *((4, seed) for seed in range(3, 12))]
-    assert {s.on_network for s in specs if isinstance(s, UniversalSpec | DetectorSpec)} & {*further} == {*further[:2]}
-    for network in further[2:]:  # for Neural Cleanse alone
+    assert {s.on_network for s in specs if isinstance(s, DetectorSpec)} & {*further} == {*further[:2]}
+    for network in further[2:]:  # for crafted patterns alone
         own = [s for s in specs if s.on_network == network]
-        assert [(s.kind, getattr(s, "trigger", None)) for s in own] == [
-            (k, None) for k in ("network", "counts", "cleanse", "counts")
-        ]
+        kinds = ["network", "counts", "cleanse", "counts", "universal", "counts"]
+        assert [s.kind for s in own] == kinds and {getattr(s, "trigger", None) for s in own} == {None}
     specs = [s for s in specs if s.on_network not in further]
     for dataset, threat, seeds in (("fashion-mnist", "T3", 9), ("cifar10", "T1", 3)):
         kinds = (None, *triggers[dataset])
@@ -148,23 +148,25 @@ def test_needed_specs_come_first_then_triggers_then_crafted_patterns_then_other_
         for spec in (spec for spec in place if spec.on_network and spec.dataset == size.dataset):
             other = getattr(getattr(spec, "pattern", None) or spec, "bound", size.bounds[0]) not in size.bounds
             other |= 0.1 not in getattr(spec, "sigmas", [0.1]) or getattr(spec, "samples", 0) == (size.compared or -1)
-            alone = spec.on_network in plan.searched_networks_of(size, 0)
+            alone = spec.on_network in plan.only_crafted_networks_of(size, 0)
             ranks.append(2 if other else int(alone or is_crafted(spec) or isinstance(spec, DetectorSpec)))
         assert ranks == sorted(ranks) and {0, 1} <= set(ranks) and size.pattern_sigmas[0] == size.sigmas[0] == 0.1
         half = 250 if size.dataset.startswith("digits") else 5000  # of the test set
         assert max(size.crafted_on, size.overlays, size.points, size.scored) <= half and size.pattern_points <= size.points
 
 
-def test_further_networks_are_searched_alone():
-    size = dataclasses.replace(FASHION, searched=2)
-    part, further = part_of(size=size), plan.searched_networks_of(size, SEED)
+def test_further_networks_are_there_for_crafted_patterns_alone():
+    size = dataclasses.replace(FASHION, only_crafted=2)
+    part, further = part_of(size=size), plan.only_crafted_networks_of(size, SEED)
     assert [(net.seed, plan.trained_trigger(net)) for net in further] == [(SEED + 1, 4), (SEED + 2, 4)]
-    assert part.networks == [CLEAN, ONE, FOUR] and part.searched == [CLEAN, ONE, FOUR, *further]
-    seeds = candidates(part).assign(seed=lambda table: part.seeds(table)).groupby("sigma")["seed"].agg(set)
-    assert seeds.to_dict() == {0.1: {SEED, SEED + 1, SEED + 2}, 0.25: {SEED}}
+    assert part.networks == [CLEAN, ONE, FOUR] and part.listed == [CLEAN, ONE, FOUR, *further]
+    for table in (candidates(part), universal(part).query("bound == 10")):
+        seeds = table.assign(seed=part.seeds(table)).groupby("sigma")["seed"].agg(set)
+        assert seeds.to_dict() == {0.1: {SEED, SEED + 1, SEED + 2}, 0.25: {SEED}}
     assert figures.reversed_norms(part).get_supxlabel().endswith("; crafted for 5 networks")
+    assert figures.universal(part).get_supxlabel().endswith("; crafted for 3 to 5 networks"), "the other bound for three"
     some = part_of(size=size, gone=lambda spec: spec == plan.cleanse_of(size, further[0]))
-    assert some.searched == [CLEAN, ONE, FOUR, further[1]]
+    assert some.listed == [CLEAN, ONE, FOUR, further[1]]
 
 
 def test_every_batch_has_images_of_its_own_from_the_half_that_nothing_is_crafted_on():
@@ -268,17 +270,18 @@ def test_a_universal_perturbation_is_described_by_what_it_changes_and_where_to()
     assert nobody["fooled"] == 0 and math.isnan(nobody["classes"])
 
 
-def test_perturbations_are_told_from_second_clean_batches_of_the_same_networks():
-    changes = batch(ONE, 0, EVEN) | batch(CLEAN, 0, HALF)  # the first would be told apart, the second as a whole
+def test_perturbations_are_told_from_the_other_clean_batches_of_the_same_networks():
+    # Four points are a batch, so a network has four clean ones, and the first is what the others are compared with.
+    changes = batch(ONE, 0, EVEN) | batch(CLEAN, 0, HALF)  # two even batches and one
     for net in (CLEAN, FOUR):
         changes |= batch(net, plan.universals_of(FASHION, net)[0], EVEN[:4])
     changes[plan.universals_of(FASHION, FOUR)[0]] = {"with": np.arange(10)}
     table = figures.universal.table(part_of(changes, gone=lambda spec: spec == UNIVERSAL)).set_index(["bound", "sigma"])
     assert sorted(table.index) == [(4, 0.1), (4, 0.25), (10, 0.1), (10, 0.25)]
     found = table.loc[10, 0.1]
-    assert (found["auc"].value, found["auc"].repeats, found["fooled"].value) == pytest.approx((1, 1, 0.45))
+    assert (found["auc"].value, found["auc"].repeats, found["fooled"].value) == pytest.approx((5.5 / 6, 1, 0.45))
     assert found["classes"].value == pytest.approx(1), "of the network that is fooled"
-    assert table.loc[(4, 0.1), "auc"].value == pytest.approx(1 / 3), "of three second clean batches one is even"
+    assert table.loc[(4, 0.1), "auc"].value == pytest.approx(1 / 3), "of nine other clean batches three are even"
 
 
 def test_each_candidate_has_its_own_mask_and_points_and_the_backdoors_class_is_marked():

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bslib.chapters.base import Results
 from bslib.chapters.outcomes import attack_success
-from bslib.chapters.patterns.plan import CONDITIONS, Size, batch_of, searched_networks_of, searched_specs, trained_trigger
+from bslib.chapters.patterns.plan import CONDITIONS, Size, batch_of, only_crafted_networks_of, only_crafted_specs, trained_trigger
 from bslib.chapters.surface.plan import pictures_of
 from bslib.entropy import entropy
 from bslib.markdown import markdown_table, range_text
@@ -47,15 +47,10 @@ class Batches(Results[Size]):
     described: ClassVar[str] = "clean and backdoored "
 
     @cached_property
-    def searched(self) -> list[NetworkSpec]:
-        """These networks, and then the complete ones on which only Neural Cleanse runs."""
-        further = searched_networks_of(self.size, self.seed)
-        return self.networks + [n for n in further if all(spec in self.records for spec in searched_specs(self.size, n))]
-
-    @property
     def listed(self) -> list[NetworkSpec]:
-        """All of these."""
-        return self.searched
+        """The complete networks, then those that are there for crafted patterns alone. Tables number networks by this list."""
+        further = only_crafted_networks_of(self.size, self.seed)
+        return self.networks + [n for n in further if all(spec in self.records for spec in only_crafted_specs(self.size, n))]
 
     @cached_property
     def sigmas(self) -> list[float]:
@@ -146,7 +141,7 @@ class Batches(Results[Size]):
 
     @cached_property
     def _trained_triggers(self) -> NDArray[np.int64]:
-        return np.array([trained_trigger(network) for network in self.searched], dtype=int)
+        return np.array([trained_trigger(network) for network in self.listed], dtype=int)
 
     @cached_property
     def _successes(self) -> Floats:
@@ -170,7 +165,7 @@ class Batches(Results[Size]):
 
     def seeds(self, table: pd.DataFrame) -> NDArray[np.int64]:
         """The seed of the network of each row of a table."""
-        return np.array([network.seed for network in self.searched], dtype=int)[table["network"]]
+        return np.array([network.seed for network in self.listed], dtype=int)[table["network"]]
 
     def triggers(self, table: pd.DataFrame) -> NDArray[np.int64]:
         """The trigger that the network of each row was trained on; 0 for clean networks."""

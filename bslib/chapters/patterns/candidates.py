@@ -27,7 +27,7 @@ def candidates(part: Batches) -> pd.DataFrame:
         the paper's test, calibrated score and p of Brown and Forsythe's, and W.
     """
     rows, successes = [], ["success", "success_test", "success_train"]
-    for number, network in enumerate(part.searched):
+    for number, network in enumerate(part.listed):
         crafted = cleanse_of(part.size, network)
         target = network.attack.target if network.attack is not None else None
         for sigma in part.size.pattern_sigmas:
@@ -49,7 +49,7 @@ def cleanse_table(part: Batches) -> str:
     """The results of Neural Cleanse by the networks' own trigger as a Markdown table."""
     rows, table = [], candidates(part)
     table = table[table["sigma"] == part.size.pattern_sigmas[0]]
-    for trigger, some in table.groupby([trained_trigger(part.searched[number]) for number in table["network"]]):
+    for trigger, some in table.groupby([trained_trigger(part.listed[number]) for number in table["network"]]):
         networks, own = some.groupby("network"), some[some["own"]].set_index("network")["norm"]
         index, smallest = networks["index"].first(), (own == networks["norm"].min().reindex(own.index)).sum()
         sizes = (smallest if trigger else "", range_text(own), range_text(networks["norm"].median()))
@@ -92,7 +92,7 @@ def quantities(part: Batches) -> dict[str, Estimate]:
     if table.empty:
         return found
     clean = table[~table["backdoored"]]
-    less = clean["W"] - [part.clean_w(part.searched[k], first).mean() for k in clean["network"]]
+    less = clean["W"] - [part.clean_w(part.listed[k], first).mean() for k in clean["network"]]
     found[f"candidates_always_train.{data}"] = over_seeds(table["success_train"] >= 0.99, part.seeds(table))
     found[f"candidates_success_on_clean.{data}"] = over_seeds(clean["success_test"], part.seeds(clean))
     found[f"candidates_less_clean_on_clean.{data}"] = over_seeds(less, part.seeds(clean), within=UNBOUNDED)

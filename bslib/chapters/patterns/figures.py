@@ -104,7 +104,7 @@ def universal(patterns: Patterns, table: pd.DataFrame) -> Figure:
     """Fig. 7, against the bound: the fraction of fooled images, their classes, and the area under the ROC curve."""
     figure, axes = panels(3, height=3.4, sharey=False)
     bounds, sigma = sorted(set(table["bound"])), patterns.size.pattern_sigmas[0]
-    by_bound = zip(*(universals_of(patterns.size, network) for network in patterns.networks), strict=True)
+    by_bound = zip(*(universals_of(patterns.size, network) for network in patterns.listed), strict=True)
     crafted = [number for specs in by_bound if (number := sum(spec in patterns.records for spec in specs))]
     first = table[table["sigma"] == sigma]
     for axis, name in zip(axes[:2], ("fooled", "classes"), strict=True):
@@ -194,7 +194,7 @@ def reversed_norms(patterns: Patterns, table: pd.DataFrame) -> Figure:
 def _source_of_crafted(patterns: Patterns, *crafted: int) -> str:
     """The source line, with the smallest and the largest number of networks that have a crafted pattern."""
     numbers = " to ".join(str(number) for number in sorted({min(crafted), max(crafted)}))
-    every = len({numbers, str(len(patterns.networks)), str(len(patterns.searched))}) == 1
+    every = len({numbers, str(len(patterns.networks)), str(len(patterns.listed))}) == 1
     return patterns.source if every else f"{patterns.source}; crafted for {numbers} networks"
 
 

@@ -29,8 +29,8 @@ class Size(TrainedSize):
         The patterns that networks are trained on; W is measured around all six.
     further : tuple of int
         So many further networks with each of ``triggers``, whose seeds follow. None when empty.
-    searched : int
-        So many networks with the last of ``triggers`` for Neural Cleanse alone, whose seeds follow those of all the others.
+    only_crafted : int
+        So many networks with the last of ``triggers`` for crafted patterns alone, whose seeds follow those of all the others.
     more_triggers : tuple of int
         The patterns of further networks, which are used only for the W detector: no patterns are crafted for them.
     test_images : int, optional
@@ -66,7 +66,7 @@ class Size(TrainedSize):
     threat_model: str
     triggers: tuple[int, ...] = (1, 3, 4)
     further: tuple[int, ...] = ()
-    searched: int = 0
+    only_crafted: int = 0
     more_triggers: tuple[int, ...] = ()
     test_images: int | None = None
     sigmas: tuple[float, ...] = (0.1, 0.05, 0.25, 0.5, 0.01)
@@ -108,7 +108,7 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
     Triggers come before crafted patterns, and the first network of each kind before the second, so that claims are judged early.
 
     >>> len(plan("paper"))
-    2943
+    2959
     """
     specs: list[Spec] = []
     for size in sizes_of("patterns", profile):
@@ -118,7 +118,8 @@ def plan(profile: str, *, seed: int = 0) -> list[Spec]:
         specs += [spec for network in networks for spec in specs_of(size, network)]
         specs += [spec for network in crafted for spec in universal_specs(size, network)]
         specs += [spec for network in crafted for spec in cleanse_specs(size, network)]
-        specs += [spec for network in searched_networks_of(size, seed) for spec in searched_specs(size, network)]
+        specs += [spec for network in only_crafted_networks_of(size, seed) for spec in only_crafted_specs(size, network)]
+        specs += [spec for network in only_crafted_networks_of(size, seed) for spec in universal_specs(size, network)]
         specs += [spec for network in crafted for spec in scores_specs(size, network)]
         specs += [spec for network in networks for spec in level_specs(size, network)]
         specs += [spec for network in crafted for spec in further_specs(size, network)]
@@ -148,14 +149,14 @@ def crafted_networks_of(size: Size, seed: int) -> list[NetworkSpec]:
     return sorted(own, key=lambda network: network.seed)
 
 
-def searched_networks_of(size: Size, seed: int) -> list[NetworkSpec]:
-    """Further networks on which only Neural Cleanse runs."""
+def only_crafted_networks_of(size: Size, seed: int) -> list[NetworkSpec]:
+    """Further networks, which W is measured on only around crafted patterns and clean images."""
     first = seed + size.networks + max(size.further, default=0)
-    return [size.attacked_network(run, size.threat_model, size.triggers[-1]) for run in range(first, first + size.searched)]
+    return [size.attacked_network(run, size.threat_model, size.triggers[-1]) for run in range(first, first + size.only_crafted)]
 
 
-def searched_specs(size: Size, network: NetworkSpec) -> list[Spec]:
-    """A network that only Neural Cleanse runs on, its clean batch, the candidates, and class counts of a batch with each."""
+def only_crafted_specs(size: Size, network: NetworkSpec) -> list[Spec]:
+    """Such a network, its clean batch, the candidates of Neural Cleanse, and class counts of a batch with each."""
     return [network, batch_of(size, network, None), *cleanse_specs(size, network)]
 
 

@@ -6,6 +6,7 @@ from typing import cast
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from bslib.chapters.outcomes import over_seeds
 from bslib.chapters.patterns.batches import FORMS, SUFFIXES, Batches
@@ -28,7 +29,7 @@ def universal(part: Batches) -> pd.DataFrame:
         paper's and of the calibrated test.
     """
     rows = []
-    for number, network in enumerate(part.networks):
+    for number, network in enumerate(part.listed):
         for crafted in universals_of(part.size, network):
             for sigma in part.size.pattern_sigmas:
                 counted = crafted_batch_of(part.size, crafted, sigma)
@@ -50,6 +51,9 @@ def _fooled(part: Batches, crafted: UniversalSpec) -> tuple[float, float]:
 def universal_areas(part: Batches) -> pd.DataFrame:
     """The area under the ROC curve of universal perturbations against clean batches, for each bound and noise level.
 
+    A network has several clean batches of ``pattern_points`` images. The first is what every other batch, clean or perturbed, is
+    compared with.
+
     Returns
     -------
     DataFrame
@@ -66,9 +70,19 @@ def universal_areas(part: Batches) -> pd.DataFrame:
 
 def _area(part: Batches, own: pd.DataFrame, sigma: float, form: str) -> Estimate:
     """The area by a form of the test for these perturbations against clean batches of the same networks."""
-    nothing = part.tests(sigma, points=part.size.pattern_points, form=form)
-    nothing = nothing[(nothing["carried"] == "nothing") & nothing["network"].isin(own["network"])]
-    return part.area_of(pd.concat([own.assign(carried="universal", score=own[form]), nothing]), "universal")
+    nothing = [
+        pd.DataFrame({"network": number, "carried": "nothing", "score": _clean_scores(part, number, sigma, form)})
+        for number in own["network"]
+    ]
+    return part.area_of(pd.concat([own.assign(carried="universal", score=own[form]), *nothing]), "universal")
+
+
+def _clean_scores(part: Batches, number: int, sigma: float, form: str) -> NDArray[np.float64]:
+    """The scores of all sets of clean points of a network, each as large as a perturbed batch, against the first set."""
+    size, clean = part.size.pattern_points, [batch_of(part.size, part.listed[number], which, sigma) for which in (None, 0)]
+    every = [part.w(spec, sigma) for spec in clean if spec in part.records]
+    sets = np.concatenate([w[: len(w) // size * size].reshape(-1, size) for w in every])
+    return levene(sets[:1], sets[1:], **FORMS[form]).score
 
 
 def quantities(part: Batches) -> dict[str, Estimate]:
