@@ -176,7 +176,7 @@ def reversed_norms(patterns: Patterns, table: pd.DataFrame) -> Figure:
         for own, colour, marker, label in ((False, BLUE, "o", "other classes"), (True, MEAN, "D", "the backdoor's class")):
             where = table["own"] == own
             axis.scatter(places[where], values[where], s=20, color=colour, marker=marker, label=label, alpha=0.8)
-        axis.set_xticks([of.mean() for of in kinds.values()], [f"trigger {t}" if t else "clean" for t in kinds], fontsize=8)
+        axis.set_xticks([of.mean() for of in kinds.values()], [str(t) if t else "none" for t in kinds], fontsize=8)
         for of in list(kinds.values())[1:]:
             axis.axvline(of.min() - 0.5, color=GREY, linewidth=0.8)
         axis.set(xlabel="networks, by their trained-in trigger")
