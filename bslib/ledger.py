@@ -194,8 +194,8 @@ def judge(claim: Claim, quantities: Mapping[str, Estimate]) -> str:
     """The verdict on a claim.
 
     "reproduced" if all tests hold; "in part" if some hold; "not reproduced" if none holds and some fail; "too little evidence" if
-    none holds or fails. A test that can only refute counts if it fails. Preconditions come first: "setting not met" if one fails,
-    "too little evidence" if one is undecided. "not yet run" if a quantity is missing.
+    none holds or fails. A test that can only refute does not count if it holds. Preconditions come first: "setting not met" if
+    one fails, "too little evidence" if one is undecided. "not yet run" if a quantity is missing.
 
     >>> claim = claims_of("parameters")[0]
     >>> judge(claim, {"accuracy.fashion-mnist": Estimate(0.88, 0.87, 0.89, 5)}), judge(claim, {})
@@ -225,7 +225,7 @@ def repeats_needed(claim: Claim, quantities: Mapping[str, Estimate]) -> int | No
     >>> repeats_needed(claim, {"accuracy.fashion-mnist": Estimate(0.87, 0.86, 0.88, 5)})
     13
     """
-    undecided = [test for test in claim.tests if test.outcome(quantities[test.quantity]) is None]
+    undecided = [t for t in claim.tests if not t.refutes and t.outcome(quantities[t.quantity]) is None]
     wanted = {given: [_needed(t, quantities[t.quantity]) for t in undecided if t.given == given] for given in (True, False)}
     if len(wanted[False]) < sum(not test.given and not test.refutes for test in claim.tests):
         wanted[False] = []  # another test is decided already

@@ -256,7 +256,7 @@ def _run_groups(
         needed = dict.fromkeys([*(needed for spec in group for needed in spec.needs.values()), *group])
         known = [store.get(spec) for spec in needed if spec in store]
         future = pools[device].submit(_work, group, store, known, sign, device, wait=wait, progress=progress)
-        running[future], there[future] = group, len(group) - len(missing_specs(group, store))
+        running[future], there[future] = group, sum(spec in store for spec in group)
         future.add_done_callback(finished.put)
     while running:
         try:

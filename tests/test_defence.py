@@ -123,6 +123,7 @@ def test_a_network_is_flagged_by_a_threshold_that_the_others_set():
     close, seeds = np.array([1.0, 2, 5, 6, 8, 9]), np.array([0, 1, 2, 2, 0, 1])
     assert not flagged(close, positive, np.arange(6))[3], "the negative at 5 keeps the threshold above 6"
     assert flagged(close, positive, seeds).tolist() == positive.tolist(), "it has the seed of the positive at 6"
+    assert not flagged(np.array([0.0, 0, 0, 9]), positive[[0, 1, 3, 4]], np.array([1, 2, 1, 2])).any(), "others have one score"
 
 
 @pytest.mark.parametrize("name", TESTS)

@@ -143,3 +143,8 @@ def test_a_small_chapter_is_computed_and_drawn(computed):
 def test_a_size_of_nothing_is_refused(name):
     with pytest.raises(ValueError, match=f"{name} must not be empty"):
         dataclasses.replace(sizes_of("hiding", "smoke")[0], **{name: ()})
+
+
+def test_a_first_attack_without_a_target_class_is_refused():
+    with pytest.raises(ValueError, match=r"first of attacks must have one target class.*'T2', 5"):
+        dataclasses.replace(sizes_of("hiding", "smoke")[0], attacks=(("T2", 5),))

@@ -336,10 +336,11 @@ def test_what_can_only_refute_is_no_evidence_for_a_claim():
     tests = (Test(quantity="q", at_least=0.0), Test(quantity="p", at_least=0.05, refutes=True))
     claim = dataclasses.replace(claims_of("parameters")[0], tests=tests)
     same, other = Estimate(0.4, 0.4, 0.4, 0), Estimate(0.01, 0.01, 0.01, 0)
-    yes, open_ = Estimate(1, 0.5, 1.5, 5), Estimate(0.1, -1, 1, 5)
-    verdicts = {(q, p): judge(claim, {"q": q, "p": p}) for q in (yes, open_) for p in (same, other)}
-    assert verdicts[yes, same] == "reproduced" and verdicts[yes, other] == "in part"
-    assert verdicts[open_, same] == "too little evidence" and verdicts[open_, other] == "not reproduced"
+    yes, open_, wide = Estimate(1, 0.5, 1.5, 5), Estimate(0.1, -1, 1, 5), Estimate(0.1, 0.01, 0.2, 5)
+    verdicts = {(q, p): judge(claim, {"q": q, "p": p}) for q in (yes, open_) for p in (same, wide, other)}
+    assert verdicts[yes, same] == "reproduced" and verdicts[yes, wide] == verdicts[yes, other] == "in part"
+    assert verdicts[open_, same] == verdicts[open_, wide] == "too little evidence" and verdicts[open_, other] == "not reproduced"
+    assert repeats_needed(claim, {"q": open_, "p": wide}) == repeats_needed(claim, {"q": open_, "p": same}) is not None
 
 
 def test_what_is_given_has_to_hold():

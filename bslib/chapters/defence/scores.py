@@ -43,8 +43,9 @@ def flagged(scores: Floats, positive: NDArray[np.bool_], seeds: NDArray[np.int64
         others, own = scores[seeds != seeds[k]], positive[seeds != seeds[k]]
         ordered = np.unique(others)
         thresholds = (ordered[1:] + ordered[:-1]) / 2
-        balance = [(others > t)[own].mean() - (others > t)[~own].mean() for t in thresholds]
-        flags[k] = scores[k] > thresholds[int(np.argmax(balance))]
+        if len(thresholds):  # networks that all have one score set none
+            balance = [(others > t)[own].mean() - (others > t)[~own].mean() for t in thresholds]
+            flags[k] = scores[k] > thresholds[int(np.argmax(balance))]
     return flags
 
 

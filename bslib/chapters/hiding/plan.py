@@ -8,6 +8,7 @@ from typing import Any
 from bslib.chapters import sizes_of
 from bslib.chapters.beyond import Attack, CleansedSize
 from bslib.specs import NetworkSpec, Spec
+from bslib.threat_models import threat_model_named
 
 __all__ = ["Size", "networks_of", "plan", "specs_of"]
 
@@ -29,6 +30,11 @@ class Size(CleansedSize):
     attacks: tuple[Attack, ...] = (("T1", 1), ("T1", 4), ("T1", 5), ("T2", 5), ("T3", 2))
     covers: tuple[int, ...] = (50, 250, 1000, 9000)
     cover_sigmas: tuple[float, ...] = (0.05, 0.1, 0.25)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not threat_model_named(self.attacks[0][0]).one_target:
+            raise ValueError(f"the first of attacks must have one target class for its mask, got {self.attacks[0]}")
 
 
 def plan(profile: str, *, seed: int = 0) -> list[Spec]:

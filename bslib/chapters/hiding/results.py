@@ -130,7 +130,7 @@ class Hiding(BeyondResults[Size]):
         rows = []
         for network in self.groups.get((self.first, self.size.covers[-1]), []):
             (crafted, batch), target = self.size.cleanse_specs(network), attack_on(network).target
-            assert target is not None, "a first attack without a target class cannot be found by its mask"
+            assert target is not None  # the size has checked it
             if crafted in self.records and batch in self.records:
                 norms = self.records[crafted].arrays["masks"].sum((1, 2, 3))
                 w = w_by_candidate(self.records[batch])[usual_level(batch.sigmas)]
