@@ -50,16 +50,18 @@ pdf: $(STAMP) ## print the article part of the book to _build/article.pdf, after
 # A smoke book from nothing, with a store of its own, then every test; a book that fails is a failed test.
 # A file of tests is one process's, with its fixtures; a process of one thread for each core is faster than one of many threads.
 # In the order of their names, the long files of pages and notebooks come first and the many short ones of doctests last.
-test: check ## run the checks, a smoke book built from nothing, every test
+test: lint ## run the checks, a smoke book built from nothing, every test
 	@cache=$$(mktemp -d) && trap 'rm -rf "$$cache"' EXIT && trap 'exit 130' INT TERM && rm -rf _build/test && start=$$(date +%s) && \
 	{ BSLIB_CACHE="$$cache" $(BIN)/bslib book --profile smoke --out _build/test || echo "The smoke book failed: see above." >&2; } && \
 	took=$$(( $$(date +%s) - start )) && echo "Smoke book: $$took s" && \
 	BSLIB_BUILT="$(CURDIR)/_build/test/html" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-check: $(STAMP) ## lint, format, types, notebooks without outputs
+lint: $(STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+check: lint ## lint, format, types, notebooks without outputs
 	@$(BIN)/python -m pytest -q tests/test_repository.py -k notebook
 
 lab: $(STAMP) ## open JupyterLab on the notebooks

@@ -424,15 +424,11 @@ def _checked_sigmas(sigma: float | Sequence[float]) -> list[float]:
         raise ValueError(f"sigma must be a number or a sequence of numbers, got {sigma!r}")
     try:
         values = np.atleast_1d(np.asarray(sigma, dtype=float))
-    except OverflowError:
-        values = np.array([math.inf])
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         raise ValueError(f"sigma must be a number or a sequence of numbers, got {sigma!r}") from None
-    if values.ndim > 1:
-        raise ValueError(f"sigma must be a number or a flat sequence, got {values.ndim} dimensions")
+    if values.ndim > 1 or not values.size:
+        raise ValueError(f"sigma must be a number or a flat sequence of at least one, got shape {values.shape}")
     sigmas: list[float] = values.tolist()
-    if not sigmas:
-        raise ValueError("sigma must be a number or a sequence of at least one, got an empty sequence")
     for s in sigmas:
         if not 0 <= s <= torch.finfo(torch.float32).max:
             raise ValueError(f"sigma must be a finite number of 0 or more, got {s}")

@@ -308,6 +308,6 @@ def test_an_unexpected_error_does_not_end_with_the_code_of_a_backdoor(monkeypatc
 
 
 def test_an_error_that_cannot_be_written_has_its_exit_code_all_the_same():
-    command = [sys.executable, "-c", "from bslib.cli import app; app()", "audit", "--weights", "none.pth", "--images", "none"]
+    command = [sys.executable, "-c", "from bslib.cli import app; app()", "records", "import", "none", "--store", "none"]
     with open("/dev/full", "w") as full:
         assert subprocess.run(command, stdout=full, stderr=full).returncode == 2

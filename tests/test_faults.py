@@ -30,18 +30,18 @@ from bslib.store import Store
 
 @pytest.mark.timeout(900)
 def test_kills_change_no_byte(tmp_path):
-    """As `python -m tests.chaos`, with two kills: of a run of two jobs in its training, and of two runs at once.
+    """As `python -m tests.chaos`, with one kill: of two runs at once, with two jobs each, in a training.
 
-    The training goes on from its checkpoint. The last run has two jobs, and the quiet one has one: both give the same bytes.
+    The training goes on from its checkpoint. The quiet run has one job: both give the same bytes.
     """
     quiet = Store(tmp_path / "quiet")
     complete(chaos.plan_named("tiny"), quiet)
     said: list[str] = []
     resumed = chaos.disturbed(
-        "tiny", tmp_path, chaos.content(quiet), kills=2, longest=2, seed=23, say=lambda line, **_: said.append(line)
+        "tiny", tmp_path, chaos.content(quiet), kills=1, longest=2, seed=5, say=lambda line, **_: said.append(line)
     )
-    assert sum(line.startswith("kill") for line in said) == 2 and resumed >= 1, said
-    assert all(any(what in line for line in said) for what in (" of 1 with 2 jobs", " of 2 with ")), said
+    (kill,) = (line for line in said if line.startswith("kill"))
+    assert "everything of 2 with 2 jobs" in kill and resumed >= 1, said
 
 
 def test_a_killed_worker_is_an_error_of_one_line(tmp_path, tiny_plan, monkeypatch):
@@ -211,11 +211,10 @@ def on_a_tmpfs(folder: Path, options: str, *run: str) -> subprocess.CompletedPro
 @pytest.mark.parametrize(
     ("options", "chapter", "words"),
     [
-        ("size=4k", "wobbliness", "No space left on device"),  # a record
-        ("size=200k", "parameters", "No space left on device"),  # weights
+        ("size=200k", "parameters", "No space left on device"),
         ("size=200k,ro", "wobbliness", "cannot be written to: Read-only file system"),
     ],
-    ids=["full, a record", "full, weights", "read-only"],
+    ids=["full", "read-only"],
 )
 def test_a_disk_that_takes_nothing_is_named(tmp_path, tiny_profile, options, chapter, words):
     folder = tmp_path / "store"
@@ -268,7 +267,3 @@ def test_a_flipped_bit_in_weights_is_never_measured(completed, tiny_plan, tmp_pa
     with pytest.raises(ValueError, match="holds other weights than its network's record names") as caught:
         compute(tiny_plan[1], store, device="cpu", progress=False)
     assert str(path) in str(caught.value)
-
-
-def test_smoke_is_a_profile_of_the_chaos_command():
-    assert len(chaos.plan_named("smoke")) > 50

@@ -204,7 +204,7 @@ def test_batches_do_not_grow_with_n(images):
         ({"sigma": -0.1}, "-0.1"),
         ({"sigma": math.nan}, "nan"),
         ({"sigma": math.inf}, "inf"),
-        ({"sigma": []}, "empty"),
+        ({"sigma": []}, "at least one"),
         ({"sigma": "0.1"}, "sigma must be a number or a sequence of numbers, got '0.1'"),
         ({"sigma": True}, "got True"),
         ({"n": 10**30}, "n must be at most 2,147,483,647, got 1,000"),

@@ -8,9 +8,7 @@ import threading
 from types import SimpleNamespace
 
 import ipywidgets as widgets
-import nbformat
 import numpy as np
-import papermill
 import pytest
 import torch
 from torch import nn
@@ -211,29 +209,3 @@ def test_what_does_not_fit_is_refused_before_anything_is_shown(images, change, w
     arguments = {"model": network(), "images": images} | change
     with pytest.raises(ValueError, match=words):
         bslib.lab(arguments.pop("model"), arguments.pop("images"), **arguments)
-
-
-CELL = """
-import torch, bslib
-torch.manual_seed(0)
-network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4))
-bslib.lab(network, torch.rand(2, 1, 8, 8), n=100)
-"""
-
-
-#: A front end says with each cell whether somebody can be asked: JupyterLab says yes, papermill no.
-WATCHED = """
-get_ipython().kernel.get_parent("shell")["content"]["allow_stdin"] = True
-bslib.lab(network, torch.rand(2, 1, 8, 8), n=100)
-"""
-
-
-def test_papermill_leaves_a_picture_and_a_front_end_gets_the_sliders(tmp_path):
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in (CELL, WATCHED)])
-    notebook.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}
-    nbformat.write(notebook, tmp_path / "in.ipynb")
-    done = papermill.execute_notebook(tmp_path / "in.ipynb", tmp_path / "out.ipynb", progress_bar=False)
-    unwatched, watched = ([out for out in cell.outputs if out.output_type != "stream"] for cell in done.cells[-2:])
-    (output,) = unwatched
-    assert set(output.data) == {"image/png", "text/plain"} and "W = " in output.metadata["image/png"]["alt"]
-    assert any("application/vnd.jupyter.widget-view+json" in output.data for output in watched)

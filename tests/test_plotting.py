@@ -199,6 +199,11 @@ def test_a_seed_that_the_published_records_lack_is_said_in_words():
     assert [type(record) for record in records(profile="paper", store="published")] == [Record, Record]
 
 
+def test_a_notebook_computes_what_its_store_lacks(tmp_path):
+    assert [type(record) for record in records(profile="smoke", store=str(tmp_path / "my-records"))] == [Record, Record]
+    assert sorted(path.parent.name for path in (tmp_path / "my-records").glob("*/*.json")) == ["images", "toy"]
+
+
 def test_a_figure_is_the_same_twice(tmp_path):
     for k in range(2):
         FIGURES[0](in_bits(SIZE, OVER_N, OVER_SIGMA)).savefig(tmp_path / f"{k}.svg", metadata={"Date": None})

@@ -175,10 +175,9 @@ def of_networks_with(trigger):
     return found
 
 
-def test_the_correlations_follow_from_the_raw_numbers():
-    loaded = correlation.load(profile="paper", store=PUBLISHED)
-    first = loaded["fashion-mnist"]
-    numbers = correlation.quantities(loaded)
+def test_the_correlations_follow_from_the_raw_numbers(published_numbers):
+    first = correlation.load(profile="paper", store=PUBLISHED)["fashion-mnist"]
+    numbers = published_numbers["correlation"]
     for sigma in first.sigmas:
         _, _, success, w, _ = raw_pairs(sigma).T
         kept, found = success >= 0.1, correlations(first.pairs(sigma), 0.1)
@@ -195,14 +194,13 @@ def test_the_correlations_follow_from_the_raw_numbers():
         assert numbers[f"left_out.fashion-mnist.{number}"].value == pytest.approx(np.mean(np.array(hits) < 0.1))
 
 
-def test_the_partial_correlation_follows_from_the_raw_numbers():
+def test_the_partial_correlation_follows_from_the_raw_numbers(published_numbers):
     """Success and W, each less what least squares give of trigger and class together and of clean W."""
-    loaded = correlation.load(profile="paper", store=PUBLISHED)
     trigger, label, success, w, clean = (column[raw_pairs(0.1)[:, 2] >= 0.1] for column in raw_pairs(0.1).T)
     known = np.column_stack([*((trigger == t) & (label == c) for t in (3, 5) for c in range(10)), clean]).astype(float)
     rest = [y - known @ np.linalg.lstsq(known, y, rcond=None)[0] for y in (success, w)]
     expected = stats.pearsonr(*rest).statistic
-    assert correlation.quantities(loaded)["partial_r.fashion-mnist"].value == pytest.approx(expected)
+    assert published_numbers["correlation"]["partial_r.fashion-mnist"].value == pytest.approx(expected)
 
 
 def raw_detector(dataset):

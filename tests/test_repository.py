@@ -67,10 +67,6 @@ READING_SIDE = (
 # Notebooks
 
 
-def test_notebooks_exist() -> None:
-    assert NOTEBOOKS, "no notebook in notebooks/"
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_notebook_has_no_outputs(path: Path) -> None:
     cells = json.loads(path.read_text("utf-8"))["cells"]

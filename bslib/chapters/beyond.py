@@ -66,7 +66,7 @@ class BeyondSize(TrainedSize):
 
     def basics(self, network: NetworkSpec) -> list[Spec]:
         """A backdoored network, the success of its trigger, and W without and with it."""
-        counts = [self.counts_of(network, trigger) for trigger in (None, *network.triggers)]
+        counts = [self.counts_of(network, trigger) for trigger in network.carried]
         return [network, self.predictions_of(network), *counts]
 
 

@@ -46,7 +46,7 @@ class BeyondResults(Results[B]):
 
     def counts_of(self, network: NetworkSpec, **more: Any) -> list[Record]:
         """Class counts without and with its trigger; ``more`` as for :meth:`~bslib.chapters.beyond.BeyondSize.counts_of`."""
-        return [self.records[self.size.counts_of(network, trigger, **more)] for trigger in (None, *network.triggers)]
+        return [self.records[self.size.counts_of(network, trigger, **more)] for trigger in network.carried]
 
     def w_of(self, network: NetworkSpec, **more: Any) -> Floats:
         """W without and with its trigger, shape (2, S, B); a clean network has no second row."""

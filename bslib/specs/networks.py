@@ -227,6 +227,11 @@ class NetworkSpec(Spec):
         return () if self.attack is None else (self.attack.trigger,)
 
     @property
+    def carried(self) -> tuple[int | None, ...]:
+        """What images carry when the network is measured without and with its trigger: None, and the trigger if there is one."""
+        return (None, *self.triggers)
+
+    @property
     def on_network(self) -> NetworkSpec:
         """The network itself."""
         return self

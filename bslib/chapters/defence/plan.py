@@ -81,7 +81,7 @@ def specs_of(size: Size, network: NetworkSpec) -> list[Spec]:
     if network.attack is None:
         return [network, size.counts_of(network, None), second_batch_of(size, network)]
     specs: list[Spec] = [network, size.predictions_of(network)]
-    for trigger in (None, *network.triggers):
+    for trigger in network.carried:
         specs += [size.counts_of(network, trigger), ladder_of(size, network, trigger)]
         specs += [size.margins_of(network, trigger), size.strip_of(network, trigger)]
     return [*specs, second_batch_of(size, network)]

@@ -56,9 +56,8 @@ class Defence(BeyondResults[Size]):
 
         "two" is the mean of the ranks of STRIP and the margin among all of these images, "three" the mean of these and W's.
         """
-        carried = (None, *network.triggers)
         strip, margin = (
-            [self.records[of(network, trigger)].arrays[name].ravel().astype(float) for trigger in carried]
+            [self.records[of(network, trigger)].arrays[name].ravel().astype(float) for trigger in network.carried]
             for of, name in ((self.size.strip_of, "scores"), (self.size.margins_of, "margins"))
         )
         without_noise = {"STRIP": (-strip[0], -strip[1]), "margin": (margin[0], margin[1])}
@@ -88,7 +87,7 @@ class Defence(BeyondResults[Size]):
         """The same of W at one noise level with n noisy copies: columns network, seed, threat model, trigger, n, auc, "5%"."""
         rows = []
         for network in self.backdoored:
-            ladder = [plan.ladder_of(self.size, network, trigger) for trigger in (None, *network.triggers)]
+            ladder = [plan.ladder_of(self.size, network, trigger) for trigger in network.carried]
             of_n = (-entropy(self.records[spec].arrays["counts"][0]) for spec in ladder)
             rows += [(*_about(network), n, area(*w), detection_rate(*w)) for n, *w in zip(self.size.ns, *of_n, strict=True)]
         return pd.DataFrame(rows, columns=[*ABOUT, "n", "auc", "5%"])

@@ -69,7 +69,6 @@ def networks_of(size: Size, seed: int) -> list[NetworkSpec]:
 
 def specs_of(size: Size, network: NetworkSpec) -> list[Spec]:
     """A network, its success, W and STRIP without and with its trigger, W with noise only beside the trigger, and margins."""
-    carried = (None, *network.triggers)
-    strip = [size.strip_of(network, trigger) for trigger in carried]
-    rest = size.counts_of(network, carried[1], noise_on="rest")
-    return [*size.basics(network), *strip, rest, *(size.margins_of(network, trigger) for trigger in carried)]
+    strip = [size.strip_of(network, trigger) for trigger in network.carried]
+    rest = size.counts_of(network, network.carried[1], noise_on="rest")
+    return [*size.basics(network), *strip, rest, *(size.margins_of(network, trigger) for trigger in network.carried)]

@@ -104,7 +104,7 @@ class Hiding(BeyondResults[Size]):
         """
         rows = []
         for (attack, covers), networks in self.groups.items():
-            scores = [[self._scores(network, trigger) for trigger in (None, *network.triggers)] for network in networks]
+            scores = [[self._scores(network, trigger) for trigger in network.carried] for network in networks]
             for score, sigma in scores[0][0]:
                 of_each = [area(clean[score, sigma], with_it[score, sigma]) for clean, with_it in scores]
                 found = mean_of(of_each, within=(0, 1))

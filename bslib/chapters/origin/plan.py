@@ -59,9 +59,8 @@ def networks_of(size: Size, seed: int) -> list[NetworkSpec]:
 
 def specs_of(size: Size, network: NetworkSpec) -> list[Spec]:
     """A network, its success, margins, and W without and with its trigger, with noise on each of :data:`REGIONS`."""
-    carried = (None, *network.triggers)
-    counts = [size.counts_of(network, trigger, noise_on=region) for region in REGIONS[1:] for trigger in carried]
-    return [*size.basics(network), *(size.margins_of(network, trigger) for trigger in carried), *counts]
+    counts = [size.counts_of(network, trigger, noise_on=region) for region in REGIONS[1:] for trigger in network.carried]
+    return [*size.basics(network), *(size.margins_of(network, trigger) for trigger in network.carried), *counts]
 
 
 def cell_networks_of(size: Size, seed: int) -> list[NetworkSpec]:
@@ -77,6 +76,5 @@ def cell_networks_of(size: Size, seed: int) -> list[NetworkSpec]:
 
 def cell_specs(size: Size, network: NetworkSpec) -> list[Spec]:
     """A network of the phase diagram, the success of its square, margins, and W without and with it."""
-    carried = (None, *network.triggers)
-    counts = [size.counts_of(network, trigger, sigmas=size.cell_sigmas) for trigger in carried]
-    return [network, size.predictions_of(network), *(size.margins_of(network, trigger) for trigger in carried), *counts]
+    counts = [size.counts_of(network, trigger, sigmas=size.cell_sigmas) for trigger in network.carried]
+    return [network, size.predictions_of(network), *(size.margins_of(network, trigger) for trigger in network.carried), *counts]
