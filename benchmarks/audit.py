@@ -185,7 +185,7 @@ def with_references(row: dict[str, Any], rows: list[dict[str, Any]]) -> float | 
     """The p-value with the other clean networks of the same data and architecture as references; None with fewer than two."""
     same = ("dataset", "architecture")
     others = [
-        [part["norm"] for part in other["classes"]]
+        [np.nan if part["success"] is None else part["norm"] for part in other["classes"]]
         for other in rows
         if other is not row and other["case"]["trigger"] is None and all(other["case"][k] == row["case"][k] for k in same)
     ]

@@ -29,6 +29,7 @@ from tqdm import tqdm
 from bslib.assets import BookError, fetch_assets
 from bslib.files import atomic_path, exit_with_parent, locked
 from bslib.markdown import markdown_table
+from bslib.profiles import PROFILES
 from bslib.store import PUBLISHED
 
 __all__ = ["BookError", "build", "execute", "fetch_assets", "find_root", "render", "write_status"]
@@ -175,7 +176,7 @@ def write_status(executed: str | Path) -> Path:
     folder = Path(executed)
     notebooks = {path.name: nbformat.read(path, as_version=4) for path in sorted(folder.glob("[!.]*.ipynb"))}
     packages = ["bslib", "torch", "numpy", "scipy", "matplotlib", "papermill", "jupyter-book"]
-    head = ["Notebook", "Executed (UTC)", "Duration", "Parameters", "Code cells", "Status"]
+    head = ["Notebook", "Executed (UTC)", "Duration", "Parameters", "Code cells"]
     versions = [("Python", platform.python_version()), *((name, _version(name)) for name in packages)]
     parts = [
         "# Execution status",
@@ -191,14 +192,11 @@ def write_status(executed: str | Path) -> Path:
 
 
 def _status_row(name: str, notebook: Any) -> list[Any]:
-    run = notebook.metadata.get("papermill", {})
+    run = notebook.metadata["papermill"]
     cells = sum(cell.cell_type == "code" for cell in notebook.cells)
-    if not run.get("end_time"):
-        return [f"[](./{name})", "", "", "", cells, "**not executed**"]
     began = datetime.fromisoformat(run["start_time"]).strftime("%Y-%m-%d %H:%M:%S")
-    values = ", ".join(f"`{key} = {value!r}`" for key, value in run.get("parameters", {}).items())
-    result = "**failed**" if run.get("exception") else "completed"
-    return [f"[](./{name})", began, f"{run['duration']:.1f} s", values, cells, result]
+    values = ", ".join(f"`{key} = {value!r}`" for key, value in run["parameters"].items())
+    return [f"[](./{name})", began, f"{run['duration']:.1f} s", values, cells]
 
 
 def _version(package: str) -> str:
@@ -306,6 +304,7 @@ def build(profile: str = "paper", store: str | Path | None = None, seed: int = 0
     if store is not None and store != PUBLISHED:
         folder = Path(store).expanduser().resolve()
         store = str(folder.relative_to(root) if folder.is_relative_to(root) else folder)
+    profile = str(profile) if profile in PROFILES else str(Path(profile).resolve())  # notebooks run in another folder
     folder = Path(out or root / "_build").resolve()
     with locked(folder / ".build.lock"):
         fetch_assets(root)
@@ -316,7 +315,7 @@ def build(profile: str = "paper", store: str | Path | None = None, seed: int = 0
             shutil.copy2(root / name, source)
         executed = source / "book" / "executed"
         began = time.monotonic()
-        execute(notebooks, executed, {"profile": str(profile), "store": store, "seed": seed}, cwd=root)
+        execute(notebooks, executed, {"profile": profile, "store": store, "seed": seed}, cwd=root)
         print(f"{len(notebooks)} notebooks executed in {time.monotonic() - began:.0f} s", flush=True)
         write_status(executed)
         return render(source, folder)

@@ -196,7 +196,9 @@ def book(
         str | None, typer.Option(help="As for run. When not given: published for paper, your own for smoke.")
     ] = None,
     seed: Seed = 0,
-    out: Annotated[Path, typer.Option(help="Folder for the pages; they land in its [bold]html[/bold].")] = Path("_build"),
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the pages; they land in its [bold]html[/bold]. Default: _build in the clone.")
+    ] = None,
     assets_only: Annotated[
         bool, typer.Option("--assets-only", help="Only fetch the pinned files that the pages need in a browser.")
     ] = False,

@@ -1,8 +1,7 @@
-"""The cost of a plan, estimated from existing records: core-hours, bytes and messages to and from a scheduler.
+"""The cost of a plan, estimated from existing records: core-hours and bytes.
 
 The model assumes that a computation takes the average time per unit of work of the existing records. Work is the number of images
-that a network is trained on, or the number of noisy copies that it classifies. On a cluster, each network is one job with a fixed
-number of messages. Workers also send heartbeats, which are not counted.
+that a network is trained on, or the number of noisy copies that it classifies.
 """
 
 from __future__ import annotations
@@ -21,11 +20,6 @@ from bslib.store import PUBLISHED, Store, open_store
 
 __all__ = ["Cost", "Rates", "as_markdown", "by_network", "kind_of_work"]
 
-#: Maximum number of messages that Dask's scheduler receives and sends per job: the job arrives and is sent to a worker; it is
-#: reported as finished and announced; its result is requested and fetched; it is released and deleted. Counted in
-#: tests/test_cluster.py.
-MESSAGES_PER_JOB = 8
-
 #: Number of workers, with one core each, and numbers of networks in the table of the book.
 WORKERS, NETWORKS = 100, (10, 1_000, 100_000)
 
@@ -38,8 +32,6 @@ class Cost(NamedTuple):
     core_hours: float
     record_bytes: float
     weight_bytes: float
-    #: To and from the scheduler, without heartbeats.
-    messages: float
 
 
 class Rates:
@@ -77,7 +69,7 @@ class Rates:
         each = networks / len(own)
         kept = sum(fmean(self._bytes[kind_of_work(spec)]) for spec in specs)
         weights = sum(4 * self._parameters[spec.network] for spec in own)
-        return Cost(each * seconds / 3600, each * kept, each * weights, float(networks * MESSAGES_PER_JOB))
+        return Cost(each * seconds / 3600, each * kept, each * weights)
 
     def spread(self) -> tuple[float, float]:
         """Return the 10% and 90% quantiles of the ratio of measured to modelled time over the records."""
@@ -100,7 +92,7 @@ def as_markdown() -> str:
     """Return the book's cost table in Markdown: the cost of networks of each chapter of profile ``paper``.
 
     >>> as_markdown().splitlines()[0]
-    '| Networks of | How many | Core-hours | Days on 100 cores | Records | Weights | Messages for jobs |'
+    '| Networks of | How many | Core-hours | Days on 100 cores | Records | Weights |'
     """
     rates = Rates(open_store(PUBLISHED))
     rows, unknown = [], []
@@ -111,7 +103,7 @@ def as_markdown() -> str:
             costs = [rates.of(specs, count) for count in NETWORKS]
             rows += [_row(name, count, cost) for count, cost in zip(NETWORKS, costs, strict=True) if cost is not None]
             unknown += [name] if None in costs else []
-    heads = ["Networks of", "How many", "Core-hours", f"Days on {WORKERS} cores", "Records", "Weights", "Messages for jobs"]
+    heads = ["Networks of", "How many", "Core-hours", f"Days on {WORKERS} cores", "Records", "Weights"]
     lines = [markdown_table(heads, rows, empty="", right=True), ""]
     if rows:
         low, high = rates.spread()
@@ -122,10 +114,10 @@ def as_markdown() -> str:
 
 
 def _row(name: str, networks: int, cost: Cost) -> list[str]:
-    hours, kept, weights, messages = cost
+    hours, kept, weights = cost
     days = hours / 24 / WORKERS
     sizes = (decimal(round(size)) for size in (kept, weights))
-    return [name, f"{networks:,}", f"{hours:,.1f}", f"{days:,.2f}", *sizes, f"{messages:,.0f}"]
+    return [name, f"{networks:,}", f"{hours:,.1f}", f"{days:,.2f}", *sizes]
 
 
 def by_network(plan: Iterable[Spec]) -> dict[tuple[str, str], list[Spec]]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import inspect
 import json
 import os
 import re
@@ -13,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from concurrent.futures import Executor, Future
 from contextlib import nullcontext
 
@@ -23,7 +20,7 @@ from distributed import Client
 from test_runner import checksums, complete
 from typer.testing import CliRunner
 
-from bslib import cluster, cost, runner
+from bslib import cluster, runner
 from bslib.chapters import sizes_of
 from bslib.chapters.parameters.plan import networks_of, specs_of
 from bslib.cli import app
@@ -155,41 +152,6 @@ def test_a_worker_without_the_folder_goes_on_from_what_is_there(two_workers, com
     run(tiny_plan[:3], store, device="cpu", scheduler=two_workers.address, progress=False)
     assert checksums(store) == {spec.key: completed.get(spec).checksum for spec in tiny_plan[:3]}
     assert (store.folder / "counts" / f"{tiny_plan[1].key}.json").stat().st_mtime_ns == kept
-
-
-def test_the_cost_model_counts_the_messages_of_a_job(running, two_workers):
-    """At the scheduler, both ways, of two hundred jobs that do nothing, heartbeats left out."""
-
-    def count(dask_scheduler) -> None:
-        dask_scheduler.counted = counted = []
-
-        def noted(function, op):
-            @functools.wraps(function)  # Dask looks at the names of the arguments, and whether it is a coroutine
-            def plain(*arguments, **more):
-                counted.append(op)
-                return function(*arguments, **more)
-
-            @functools.wraps(function)
-            async def coroutine(*arguments, **more):
-                return await plain(*arguments, **more)
-
-            return coroutine if inspect.iscoroutinefunction(function) else plain
-
-        for handlers in (dask_scheduler.stream_handlers, dask_scheduler.handlers):
-            handlers.update({op: noted(function, op) for op, function in handlers.items() if "heartbeat" not in op})
-        for comm in [*dask_scheduler.stream_comms.values(), *dask_scheduler.client_comms.values()]:
-            send = comm.send
-            comm.send = lambda *messages, send=send: counted.extend(m.get("op") for m in messages) or send(*messages)
-
-    with pools_at(running.address, "cpu") as pools:
-        client = pools["cpu"]._client
-        client.run_on_scheduler(count)
-        jobs = 200
-        for future in [pools["cpu"].submit(abs, -k) for k in range(jobs)]:
-            future.result(timeout=300)
-        time.sleep(1)  # the results are let go of
-        counted = client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.counted)
-    assert 0.5 * cost.MESSAGES_PER_JOB <= len(counted) / jobs <= cost.MESSAGES_PER_JOB, Counter(counted)
 
 
 # --- what dies ---------------------------------------------------------------------------------------------------

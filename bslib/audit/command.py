@@ -48,6 +48,8 @@ def audit(
     as_json: Annotated[Path | None, typer.Option("--json", help="File for all numbers.")] = None,
 ) -> None:
     """Is this network backdoored? Exit code 0: no sign found; 1: backdoor likely; 3: not enough evidence; 2: an error."""
+    import torch
+
     from bslib.audit import loading, run
     from bslib.audit.pictures import read_folder, read_trigger
     from bslib.runner import chosen_device
@@ -63,20 +65,26 @@ def audit(
     place = "cpu" if onnx else chosen_device(device)
     if not onnx and not arch:
         raise ValueError("--arch is needed: weights do not say which network they belong to")
+    if onnx and reference:
+        raise ValueError("--reference needs --weights of torch: an ONNX network has no gradients, so no candidates to compare")
     bare = loading.OnnxNetwork(weights) if onnx else loading.load(weights, arch, classes)
-    normalisation, notes = _normalisation(mean, std, arch, channels)
-    pictures = read_folder(images, size=shape, channels=channels, classes=classes, most=most)
-    if (there := run.class_count(bare, pictures.images)) != classes:
+    try:
+        there = run.class_count(bare, torch.zeros(1, channels, *shape))
+    except ValueError as error:
+        raise ValueError(f"{error} (--channels {channels} and --size {size} say what the network takes)") from None
+    if there != classes:
         raise ValueError(f"--classes is {classes}, but the network has {there}")
+    normalisation, notes = _normalisation(mean, std, arch, channels)
+    network, *others = (
+        loading.normalised(made, *normalisation).to(place)
+        for made in (bare, *(loading.load(path, arch, classes) for path in reference or []))
+    )
+    pictures = read_folder(images, size=shape, channels=channels, classes=classes, most=most)
     notes += pictures.notes
     if pictures.skipped:
         notes.append(f"{len(pictures.skipped)} files were skipped, such as {pictures.skipped[0]}")
     for note in notes:
         typer.echo(note)
-    network, *others = (
-        loading.normalised(made, *normalisation).to(place)
-        for made in (bare, *(loading.load(path, arch, classes) for path in reference or []))
-    )
     found = run.audit(
         network,
         pictures.images.to(place),
@@ -131,7 +139,7 @@ def _normalisation(mean: str | None, std: str | None, arch: str, channels: int) 
     else:
         found, notes = [[0.0], [1.0]], ["no normalisation (--mean and --std give one)"]
     if len(found[0]) not in (1, channels):
-        raise ValueError(f"--mean must have {' or '.join(map(str, sorted({1, channels})))} numbers, got {len(found[0])}")
+        raise ValueError(f"--mean must have one number, or one for each of {channels} channels, got {len(found[0])}")
     return found, notes
 
 

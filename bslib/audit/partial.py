@@ -33,6 +33,10 @@ class Partial:
         key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:20]
         self.folder = (folder or cache_folder() / "audit") / key
 
+    def has(self, name: str) -> bool:
+        """Whether an earlier run wrote arrays of this name."""
+        return (self.folder / f"{name}.npz").is_file()
+
     def get(self, name: str, compute: Callable[[], Arrays]) -> Arrays:
         """Return the arrays of this name, computed now if no earlier run finished them. A damaged file is computed again."""
         path = self.folder / f"{name}.npz"

@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from bslib.audit.evidence import MOST_LISTED
 from bslib.audit.judging import ANSWERS, LEVEL, LIKELY, NO_SIGN
 from bslib.files import atomic_path
 
@@ -90,7 +91,7 @@ class Audit:
 
     def _repr_html_(self) -> str:
         found, colour = self.as_dict(), COLOURS.get(self.verdict, "#7a6a00")
-        flagged = [row["p"] is not None and row["p"] <= found["level"] for row in found["classes"]]
+        flagged = [bool(row["p"] <= found["level"]) for row in self._by_size()]
         parts = [
             f'<p class="verdict" style="background:{colour}"><b>{escape(self.verdict.capitalize())}</b></p>',
             *(f"<p>{escape(reason[:1].upper() + reason[1:])}.</p>" for reason in found["reasons"]),
@@ -118,20 +119,21 @@ class Audit:
         inputs = self.as_dict()["inputs"]
         text = f"of {inputs['examined']} examined, at sigma {inputs['sigma']:g}. A list to look at: a few calm images are chance."
         table = _table(["image", "predicted as", "W", "median of its class"], [list(row.values()) for row in inputs["listed"]])
-        return f"<h2>Suspicious images</h2><p>{len(inputs['listed'])} {text}</p>{table}"
+        more = "at least " if len(inputs["listed"]) == MOST_LISTED else ""
+        return f"<h2>Suspicious images</h2><p>{more}{len(inputs['listed'])} {text}</p>{table}"
 
     def _false_alarms(self) -> str:
         level, null = self.found["level"], self.found["sizes"]["p of references"]
         tests = ", by each of two tests" if self.found["trigger"] else ""
         text = f'The answer "backdoor likely" is given at p ≤ {level:.3g}{tests}, so at most {LEVEL:.0%} of clean networks are '
         text += "accused wrongly, if the logarithms of the candidates' sizes scatter normally. "
-        if null:
+        if len(null) > 1:
             accused = sum(p <= level for p in null)
             return f"{text}Of your {len(null)} reference networks, each against the others, {accused} would be accused."
         clean = [row["flagged at 0.05"] for row in self.found["calibration"] if row["trigger"] is None]
         accused, of = (sum(row[name] for row in clean) for name in ("count", "of"))
         text += f"Of the {of} clean networks of the book's records, {accused} are accused at 5%. " if of else ""
-        return f"{text}Clean networks of your own (--reference) make this sharper."
+        return f"{text}{'More clean' if null else 'Clean'} networks of your own (--reference) make this sharper."
 
     def _noise(self) -> str:
         noise = self.found["noise"]
@@ -139,9 +141,13 @@ class Audit:
         use = f"Tests of W use sigma {noise['chosen']:g}."
         return f"{use} With a candidate W is often lower in clean networks too: compare classes.{doubt}"
 
+    def _by_size(self) -> list[dict[str, Any]]:
+        """What was found for each class, the smallest candidate first; candidates without success come last."""
+        return sorted(self.found["classes"], key=lambda row: (np.isnan(row["success"]), row["norm"]))
+
     def _class_rows(self) -> list[list[Any]]:
         rows = []
-        for row in self.found["classes"]:
+        for row in self._by_size():
             w = row.get("W", {}).get(f"{self.found['noise']['chosen']:g}", {})
             of_w = [w.get(name) for name in ("clean mean", "mean", "p lower", "score")]
             size = [row[name] for name in ("class", "norm", "p", "success", "success held out")]
@@ -159,8 +165,7 @@ class Audit:
         if "masks" not in self.pictures:
             return None
         masks, patterns = self.pictures["masks"], self.pictures["patterns"]
-        rows = sorted(self.found["classes"], key=lambda row: (np.isnan(row["success"]), row["norm"]))
-        titles = [f"class {row['class']}" for row in rows[: len(masks)]]
+        titles = [f"class {row['class']}" for row in self._by_size()[: len(masks)]]
         return _row_of(masks * patterns + (1 - masks) * 0.5, titles)  # on grey, so that black pixels are seen
 
     def _w_curves(self) -> Figure:

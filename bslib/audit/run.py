@@ -130,6 +130,8 @@ def audit(
     job = _Job(model, images, classes, chosen, int(seed), int(steps), cache and Path(cache), progress, say)
     if len({job.digest, *(digest_of(network, images) for network in references)}) <= len(references):
         raise ValueError("references must differ from the network and from each other, got one twice")
+    if references and not job.differentiable:
+        raise ValueError("references need a network with gradients: without them there are no trigger candidates to compare")
     level = LEVEL / (1 if trigger is None else 2)
     seconds: dict[str, float] = {}
 
@@ -273,11 +275,12 @@ class _Job:
 
         found = _none(self.classes)
         groups = [self.chosen[start : start + AT_A_TIME] for start in range(0, len(self.chosen), AT_A_TIME)]
-        for _ in range(2):  # the first is slower than the others
-            begin = time.monotonic()
-            craft(groups[0], steps=1, progress=False)
-        most = (time.monotonic() - begin) * self.steps * len(groups) / 60
-        say(f"trigger candidates for {len(self.chosen)} classes: at most {most:.1f} minutes, usually half of that")
+        if not partial.has(f"candidates-{groups[-1][0]}"):
+            for _ in range(2):  # the first is slower than the others
+                begin = time.monotonic()
+                craft(groups[0], steps=1, progress=False)
+            most = (time.monotonic() - begin) * self.steps * len(groups) / 60
+            say(f"trigger candidates for {len(self.chosen)} classes: at most {most:.1f} minutes, usually half of that")
         for targets in groups:
             full = functools.partial(craft, targets, steps=self.steps, progress=self.progress)
             part = partial.get(f"candidates-{targets[0]}", full)
@@ -383,7 +386,8 @@ def _checked(
 def _check_overlay(trigger: Overlay, images: Tensor) -> None:
     """Raise a ValueError unless a trigger is an overlay in [0, 1] for such images."""
     if not isinstance(trigger, Overlay) or not all(isinstance(part, Tensor) for part in trigger):
-        raise ValueError(f"trigger must be an Overlay(mask, pattern) of two tensors, got {type(trigger).__name__}")
+        got = type(trigger).__name__
+        raise ValueError(f"trigger must be a bslib.audit.evidence.Overlay(mask, pattern), two tensors, got {got}")
     wanted = ((1, *images.shape[2:]), tuple(images.shape[1:]))
     for name, part, shape in zip(Overlay._fields, trigger, wanted, strict=True):
         if not part.is_floating_point() or part.shape != shape or not ((part >= 0) & (part <= 1)).all():

@@ -25,7 +25,6 @@ from bslib.datasets import to_float
 from bslib.entropy import plug_in
 from bslib.files import atomic_path, file_digest
 from bslib.measure import standard_noise
-from bslib.measure import wobbliness as wobbliness_of
 from bslib.networks import build
 from bslib.progress import bar
 from bslib.specs import NetworkSpec
@@ -186,14 +185,10 @@ def export(
             "key": spec.key,
             "record": record.checksum,
             "weights": record.result["weights"],
-            "clean_accuracy": record.result["clean_accuracy"],
             "trigger": getattr(spec.attack, "trigger", None),
             "target": getattr(spec.attack, "target", None),
             "file": f"{name}.onnx",
-            "bytes": len(content),
             "sha256": hashlib.sha256(content).hexdigest(),
-            "predicted": _labels(rounded, images).tolist(),
-            "wobbliest": int(wobbliness_of(rounded, images, progress=False).argmax()),
             "agreement": {"sigmas": list(sigmas), "n": n, **found[name]._asdict()},
         }
     files["lab.json"] = (json.dumps(_lab(pictures, about), indent=1) + "\n").encode()

@@ -158,7 +158,7 @@ class Measuring:
     def check(self, question: Question) -> int:
         """Raise an error for invalid input before a thread starts; returns the number of classes."""
         images, (index, _, sigma, n) = self.images, question
-        if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] not in (1, 3):
+        if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
             shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
             raise ValueError(f"images must have shape (B, C, H, W) with 1 or 3 channels, got {shape}")
         if not isinstance(index, numbers.Integral) or not 0 <= index < len(images):

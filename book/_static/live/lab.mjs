@@ -106,7 +106,7 @@ class WobblinessLab extends HTMLElement {
     this.cursor = [side >> 1, side >> 1];
     this.seed = 0;
     this.request = 0;
-    this.first = Number(this.dataset.image ?? networks.backdoored.wobbliest);
+    this.first = Number(this.dataset.image);
 
     const thumbnails = this.images.map((levels, i) =>
       radio("lab-image", i, i === this.first, picture(side, levels, { "aria-hidden": "true" }), make("span", {}, classes[images.labels[i]])),
@@ -187,8 +187,8 @@ class WobblinessLab extends HTMLElement {
       return `The ${name} network predicts ${Math.round((100 * most) / total)}% of the noisy copies as ${classes[counts[name].indexOf(most)]}: ${steady}.`;
     });
     const { target, trigger: trained } = networks.backdoored, top = counts.backdoored.indexOf(Math.max(...counts.backdoored));
-    const fired = top === target && this.about.images.labels[this.image] !== target;
-    if (trigger) said.push(fired ? "The trigger decides what the backdoored network says, whatever else the image shows." : "Here the trigger does not decide what the backdoored network says.");
+    if (trigger && this.about.images.labels[this.image] === target) said.push(`The trigger asks for ${classes[target]}, which this image is anyway: choose another one.`);
+    else if (trigger) said.push(top === target ? "The trigger decides what the backdoored network says, whatever else the image shows." : "Here the trigger does not decide what the backdoored network says.");
     else said.push(`Now put trigger ${trained} on the image, and compare.`);
     return said.join(" ");
   }

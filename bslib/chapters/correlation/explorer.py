@@ -22,7 +22,7 @@ def content(there: Sequence[Correlation]) -> Content:
 def _pairs(part: Correlation) -> dict[str, Any]:
     pairs = part.pairs()
     means = [{"sigma": sigma, "n": n, "W": part.pairs(sigma, n=n)["W"].tolist()} for sigma in part.sigmas for n in part.size.ns]
-    columns = {name: pairs[name].tolist() for name in ("network", "trigger", "class", "success", "images")}
+    columns = {name: pairs[name].tolist() for name in ("network", "trigger", "class", "success")}
     return {
         "sigma": part.size.sigmas[0], "n": part.size.ns[-1], "below": part.rules, "pairs": columns, "means": means
     }  # fmt: skip
