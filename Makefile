@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup book pdf test check lab clean
+.PHONY: help setup book pdf test lint check lab clean
 
 PROFILE ?= paper
 OUT ?= $(if $(filter paper,$(PROFILE)),_build,_build/$(PROFILE))

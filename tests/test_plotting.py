@@ -199,7 +199,7 @@ def test_a_seed_that_the_published_records_lack_is_said_in_words():
     assert [type(record) for record in records(profile="paper", store="published")] == [Record, Record]
 
 
-def test_a_notebook_computes_what_its_store_lacks(tmp_path):
+def test_records_that_a_store_of_ones_own_lacks_are_computed(tmp_path):
     assert [type(record) for record in records(profile="smoke", store=str(tmp_path / "my-records"))] == [Record, Record]
     assert sorted(path.parent.name for path in (tmp_path / "my-records").glob("*/*.json")) == ["images", "toy"]
 

@@ -318,6 +318,9 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path, tiny_profile):
     hidden = [path for path in store.folder.rglob(".*") if path.is_file()]
     assert not [path for path in hidden if path.suffix == ".json"]
     assert not list(store.folder.rglob("*.lock")), "a worker had to be killed"
+    complete(plan[:3], store)
+    after = checksums(store)
+    assert after.items() >= finished.items() and {spec.key for spec in plan[:3]} <= set(after)
 
 
 def test_a_signal_in_the_midst_of_an_import_stops_a_worker_after_it():

@@ -71,6 +71,8 @@ def audit(
     try:
         there = run.class_count(bare, torch.zeros(1, channels, *shape))
     except ValueError as error:
+        if "cannot be called" not in str(error):
+            raise
         raise ValueError(f"{error} (--channels {channels} and --size {size} say what the network takes)") from None
     if there != classes:
         raise ValueError(f"--classes is {classes}, but the network has {there}")

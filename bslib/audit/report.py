@@ -119,8 +119,8 @@ class Audit:
         inputs = self.as_dict()["inputs"]
         text = f"of {inputs['examined']} examined, at sigma {inputs['sigma']:g}. A list to look at: a few calm images are chance."
         table = _table(["image", "predicted as", "W", "median of its class"], [list(row.values()) for row in inputs["listed"]])
-        more = "at least " if len(inputs["listed"]) == MOST_LISTED else ""
-        return f"<h2>Suspicious images</h2><p>{more}{len(inputs['listed'])} {text}</p>{table}"
+        listed = f"The first {MOST_LISTED}" if len(inputs["listed"]) == MOST_LISTED else len(inputs["listed"])
+        return f"<h2>Suspicious images</h2><p>{listed} {text}</p>{table}"
 
     def _false_alarms(self) -> str:
         level, null = self.found["level"], self.found["sizes"]["p of references"]

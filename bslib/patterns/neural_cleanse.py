@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import math
-import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -138,7 +137,6 @@ def reverse_triggers(
     samples: int = 1000,
     batch_size: int = 32,
     steps: int = 1000,
-    learning_rate: float = 0.1,
     seed: int,
     dtype: torch.dtype = torch.float32,
     progress: bool = True,
@@ -165,8 +163,6 @@ def reverse_triggers(
         Images per update and class, at most ``samples`` and the number of images.
     steps : int
         Maximum number of steps for each class.
-    learning_rate : float
-        Learning rate of Adam. The betas are the authors' 0.5 and 0.9.
     seed : int
         Seed of the initial values and of the order of the images.
     dtype : torch.dtype
@@ -183,14 +179,12 @@ def reverse_triggers(
     ------
     ValueError
         For an empty batch, fewer than one step, images outside [0, 1], targets that are no classes, more classes than the model
-        has, a learning rate or seed that is invalid, or a mask that becomes NaN.
+        has, an invalid seed, or a mask that becomes NaN.
     """
     check_images(images)
     check_inputs(model, images)
     check_counts(samples=samples, batch_size=batch_size, steps=steps, classes=classes)
     check_seed(seed)
-    if not isinstance(learning_rate, numbers.Real) or not 0 < learning_rate < float("inf"):
-        raise ValueError(f"learning_rate must be a finite number above 0, got {learning_rate!r}")
     chosen = list(range(classes)) if targets is None else list(targets)
     if not chosen or chosen != sorted(set(chosen)) or not 0 <= chosen[0] <= chosen[-1] < classes:
         raise ValueError(f"targets must be ascending classes from 0 to {classes - 1}, got {chosen}")
@@ -212,7 +206,7 @@ def reverse_triggers(
         for number, chunk in enumerate(chunks, start=1):
             run = _Run(network, images, [chosen[at] for at in chunk], samples // batch_size, batch_size, lower, layout)
             part = Candidates(*(value[chunk.start : chunk.stop] for value in kept))
-            run.optimise(part, steps, learning_rate, copy.deepcopy(rng), shown)
+            run.optimise(part, steps, copy.deepcopy(rng), shown)
             shown.update(number * steps - shown.n)
     return kept
 
@@ -229,10 +223,10 @@ class _Run:
     lower: torch.autocast
     layout: torch.memory_format
 
-    def optimise(self, kept: Candidates, steps: int, learning_rate: float, rng: np.random.Generator, shown: tqdm[Any]) -> None:
+    def optimise(self, kept: Candidates, steps: int, rng: np.random.Generator, shown: tqdm[Any]) -> None:
         """Replace the uniform starting values in ``kept`` by the candidates."""
         masks, patterns = (_parameters(start) for start in kept[:2])
-        optimizer = torch.optim.Adam([masks, patterns], lr=learning_rate, betas=(0.5, 0.9))
+        optimizer = torch.optim.Adam([masks, patterns], lr=0.1, betas=(0.5, 0.9))  # the authors' numbers
         schedules = [Schedule() for _ in self.targets]
         order: list[int] = []
         for _ in range(steps):

@@ -187,7 +187,7 @@ class WobblinessLab extends HTMLElement {
       return `The ${name} network predicts ${Math.round((100 * most) / total)}% of the noisy copies as ${classes[counts[name].indexOf(most)]}: ${steady}.`;
     });
     const { target, trigger: trained } = networks.backdoored, top = counts.backdoored.indexOf(Math.max(...counts.backdoored));
-    if (trigger && this.about.images.labels[this.image] === target) said.push(`The trigger asks for ${classes[target]}, which this image is anyway: choose another one.`);
+    if (trigger && this.about.images.labels[this.image] === target) said.push(`This image is of class ${classes[target]} anyway, which the backdoor asks for: choose another image.`);
     else if (trigger) said.push(top === target ? "The trigger decides what the backdoored network says, whatever else the image shows." : "Here the trigger does not decide what the backdoored network says.");
     else said.push(`Now put trigger ${trained} on the image, and compare.`);
     return said.join(" ");
