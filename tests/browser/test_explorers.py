@@ -120,7 +120,7 @@ def correlation(published_part):
 
 @pytest.fixture(scope="module")
 def detector(published_part):
-    return published_part("patterns", networks=1, more_triggers=(), triggers=(1, 4))
+    return published_part("patterns", networks=2, more_triggers=(), triggers=(1, 4))
 
 
 @pytest.fixture(scope="module")
