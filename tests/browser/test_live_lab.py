@@ -234,6 +234,9 @@ def test_the_trained_trigger_smooths_and_the_lab_says_so(page: Page, example: Ex
     settled(page)
     top = example.classes[int(np.argmax(shown(page, "backdoored")["counts"]))]
     assert ("The trigger decides" in words.inner_text()) == (top == "T-shirt/top")
+    choose(page, "lab-image", 0)
+    settled(page)
+    assert "This image is of class T-shirt/top anyway, which the backdoor asks for" in words.inner_text()
 
 
 def test_a_slider_that_moves_fast_leaves_no_queue(page: Page, example: Examples) -> None:
