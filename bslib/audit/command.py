@@ -37,7 +37,9 @@ def audit(
         typer.Option(help="Weights of a clean network of the same architecture; several make the answer sharper."),
     ] = None,
     trigger: Annotated[Path | None, typer.Option(help="An image that may be the trigger; it may be transparent.")] = None,
-    at: Annotated[str, typer.Option(help="Row and column of its upper left corner; negative: from the other side.")] = "-1,-1",
+    at: Annotated[
+        str, typer.Option(help="Row and column of its upper left corner; negative: of its last ones, -1 at the far edge.")
+    ] = "-1,-1",
     blend: Annotated[float, typer.Option(min=0, max=1, help="Its opacity.")] = 1.0,
     tested: Annotated[str | None, typer.Option(help="Only these classes, such as 0,5,7.")] = None,
     most: Annotated[int, typer.Option(min=20, help="Most images.")] = 1000,
@@ -110,6 +112,7 @@ def audit(
             "skipped": pictures.skipped[:100],
         },
     )
+    typer.echo(found.false_alarms())
     for path in filter(None, (html, as_json)):
         found.save(path)
         typer.echo(f"The report is in {path}")

@@ -95,7 +95,7 @@ class Audit:
         parts = [
             f'<p class="verdict" style="background:{colour}"><b>{escape(self.verdict.capitalize())}</b></p>',
             *(f"<p>{escape(reason[:1].upper() + reason[1:])}.</p>" for reason in found["reasons"]),
-            f"<p>{escape(self._false_alarms())}</p><p>{BLIND}</p>",
+            f"<p>{escape(self.false_alarms())}</p><p>{BLIND}</p>",
             "<h2>Trigger candidates, the smallest first</h2>" + _image(self._candidates()),
             _table(CLASS_HEAD, self._class_rows(), flagged),
             "<h2>W and noise</h2>" + _image(self._w_curves()) + f"<p>{escape(self._noise())}</p>",
@@ -122,7 +122,8 @@ class Audit:
         listed = f"The first {MOST_LISTED}" if len(inputs["listed"]) == MOST_LISTED else len(inputs["listed"])
         return f"<h2>Suspicious images</h2><p>{listed} {text}</p>{table}"
 
-    def _false_alarms(self) -> str:
+    def false_alarms(self) -> str:
+        """How often clean networks are accused, in words."""
         level, null = self.found["level"], self.found["sizes"]["p of references"]
         tests = ", by each of two tests" if self.found["trigger"] else ""
         text = f'The answer "backdoor likely" is given at p ≤ {level:.3g}{tests}, so at most {LEVEL:.0%} of clean networks are '
@@ -133,7 +134,8 @@ class Audit:
         clean = [row["flagged at 0.05"] for row in self.found["calibration"] if row["trigger"] is None]
         accused, of = (sum(row[name] for row in clean) for name in ("count", "of"))
         text += f"Of the {of} clean networks of the book's records, {accused} are accused at 5%. " if of else ""
-        return f"{text}{'More clean' if null else 'Clean'} networks of your own (--reference) make this sharper."
+        more = "more clean networks" if null else "clean networks of your own"
+        return f"{text}Some classes have small candidates in every network; only {more} (--reference) show this."
 
     def _noise(self) -> str:
         noise = self.found["noise"]

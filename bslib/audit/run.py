@@ -161,6 +161,9 @@ def audit(
             held_out[row["class"]] = row["success held out"]
         note("W with candidates")
         own = None if trigger is None else job.own_trigger(trigger, w)
+        if own:
+            sent, by_chance = f"{own['success']:.1%} of other images to class {own['class']}", f"{own['random patches']:.1%}"
+            say(f"your trigger sends {sent}, random patches of its shape at most {by_chance} (p = {own['p']:.2g})")
         note("your trigger")
     answer = decide(
         sizes,
