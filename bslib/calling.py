@@ -319,6 +319,7 @@ def check_points(model: nn.Module, x: Tensor) -> None:
         raise ValueError(f"x must be a batch of shape (B, ...) with at least one image, got shape {tuple(x.shape)}")
     if x.dtype != torch.float32:
         hint = "use x.float()" if x.is_floating_point() else "for pixel values use x.float() / 255"
+        hint += "; of token ids, measure their embeddings" if x.dtype in (torch.int32, torch.int64) else ""
         raise ValueError(f"x must be float32 with features in [0, 1], got {x.dtype}: {hint}")
     check_inputs(model, x, precision=False)
     low, high = (end.item() for end in x.aminmax())

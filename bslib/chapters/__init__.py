@@ -63,7 +63,8 @@ def sizes_of(chapter: str, profile: str) -> list[Any]:
     try:
         sizes = [size(**table) for table in tables.get(chapter, [])]
     except (TypeError, ValueError) as problem:
-        raise ValueError(f"the profile {profile}, chapter {chapter}: {problem}") from None
+        reason = str(problem).removeprefix("Size.__init__() ")
+        raise ValueError(f"the profile {profile}, chapter {chapter}: {reason}") from None
     datasets = [size.dataset for size in sizes]
     if len(set(datasets)) < len(datasets):
         raise ValueError(f"the profile {profile}, chapter {chapter}: one table for each data set, got {', '.join(datasets)}")
