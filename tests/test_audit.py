@@ -564,10 +564,12 @@ def test_the_benchs_answers_are_those_of_the_rules():
 
 
 def test_the_benchs_networks(bench):
-    """Ten clean and ten backdoored, whose seeds no record has."""
+    """Networks whose seeds no record has, on both data sets with each architecture; the later ones in two like halves."""
     cases = bench.cases()
-    assert len(cases) == len({case.seed for case in cases}) == 20 and min(case.seed for case in cases) >= 1000
-    assert sum(case.trigger is None for case in cases) == 10
+    assert len(cases) == len({case.seed for case in cases}) == 56 and min(case.seed for case in cases) >= 1000
+    assert sum(case.trigger is None for case in cases[:20]) == 10
+    halves = [[(case.dataset, case.architecture, case.trigger is None) for case in half] for half in (cases[20:38], cases[38:])]
+    assert halves[0] == halves[1] and sum(clean for _, _, clean in halves[0]) == 12
     assert {(case.dataset, case.architecture) for case in cases} == {(d, a) for d in bench.EPOCHS for a in bench.ARCHITECTURES}
 
 
@@ -578,4 +580,4 @@ def test_a_page_is_written_between_its_marks(bench, tmp_path):
     bench.write_page(page, rows)
     written = page.read_text()
     assert written.startswith("before ") and written.endswith(" after") and " old " not in written
-    assert "2 of 20 networks are audited so far" in written and written.count("| digits |") == 2
+    assert "2 of 56 networks are audited so far" in written and written.count("| digits |") == 2
