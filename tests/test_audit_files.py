@@ -493,7 +493,8 @@ def test_the_command_finds_the_backdoor_and_writes_reports(case):
         (["--channels", 2], "--channels must be 1 or 3, got 2"),
         (["--images", "nowhere"], "nowhere is no folder"),
         (["--classes", 6], "shapes 1.weight [5, 36] instead of [6, 36]"),
-        (["--trigger", "nowhere.png"], "the trigger nowhere.png: no regular file"),
+        (["--trigger", "nowhere.png"], "nowhere.png is no file"),
+        (["--trigger", "WEIGHTS"], "w.pth: cannot identify image file"),
         (["--tested", "7.5"], "--tested must be whole numbers"),
         (["--trigger", "TRIGGER", "--at", "3"], "--at must be a row and a column, got '3'"),
         (["--trigger", "TRIGGER", "--at", "6,0"], "the trigger of 1x1 pixels at 6,0 does not fit into 6x6 pixels"),
@@ -511,6 +512,15 @@ def test_the_command_finds_the_backdoor_and_writes_reports(case):
 def test_what_is_wrong_is_said_in_one_line(case, more, message):
     folder, options = case
     (folder / "fixed.py").write_text(ARCH.replace("make(classes)", "make()").replace("classes", "5"))
-    words = {"TRIGGER": folder / "trigger.png", "FIXED": f"{folder}/fixed.py:make"}
+    words = {"TRIGGER": folder / "trigger.png", "WEIGHTS": folder / "w.pth", "FIXED": f"{folder}/fixed.py:make"}
     done = bslib_("audit", *options, *(words.get(word, word) for word in more))
     assert done.exit_code == 2 and message in done.output, done.output
+
+
+@pytest.mark.parametrize(
+    "more", [["--size", "0"], ["--mean", "0", "--std", "a"], ["--images", "nowhere"], ["--weights", "nowhere"]]
+)
+def test_what_is_mistyped_is_said_before_torch_is_imported(case, monkeypatch, more):
+    monkeypatch.setitem(sys.modules, "torch", None)  # an import fails
+    done = bslib_("audit", *case[1], *more)
+    assert done.exit_code == 2 and more[-1] in done.output and "torch" not in done.output

@@ -50,12 +50,6 @@ def audit(
     as_json: Annotated[Path | None, typer.Option("--json", help="File for all numbers.")] = None,
 ) -> None:
     """Is this network backdoored? Exit code 0: no sign found; 1: backdoor likely; 3: not enough evidence; 2: an error."""
-    import torch
-
-    from bslib.audit import loading, run
-    from bslib.audit.pictures import read_folder, read_trigger
-    from bslib.runner import chosen_device
-
     for name, path in (("html", html), ("json", as_json)):
         if path and (path.suffix != f".{name}" or path.is_dir()):
             raise ValueError(f"--{name} needs a file that ends with .{name}, got {path}")
@@ -64,11 +58,26 @@ def audit(
             tempfile.TemporaryFile(dir=path.parent).close()  # an audit takes minutes: is there room for its report?
     shape = _shape(size, channels)
     onnx = weights.suffix == ".onnx"
-    place = "cpu" if onnx else chosen_device(device)
     if not onnx and not arch:
         raise ValueError("--arch is needed: weights do not say which network they belong to")
     if onnx and reference:
         raise ValueError("--reference needs --weights of torch: an ONNX network has no gradients, so no candidates to compare")
+    for path in filter(None, (weights, *(reference or []), trigger)):
+        if not path.is_file():
+            raise ValueError(f"{path} is no file")
+    if not images.is_dir():
+        raise ValueError(f"{images} is no folder of images")
+    chosen = None if tested is None else _numbers("tested", tested, int)
+    typed = _typed_normalisation(mean, std, channels)
+
+    # What is mistyped has been said by now: these imports take seconds.
+    import torch
+
+    from bslib.audit import loading, run
+    from bslib.audit.pictures import read_folder, read_trigger
+    from bslib.runner import chosen_device
+
+    place = "cpu" if onnx else chosen_device(device)
     bare = loading.OnnxNetwork(weights) if onnx else loading.load(weights, arch, classes)
     try:
         there = run.class_count(bare, torch.zeros(1, channels, *shape))
@@ -78,11 +87,12 @@ def audit(
         raise ValueError(f"{error} (--channels {channels} and --size {size} say what the network takes)") from None
     if there != classes:
         raise ValueError(f"--classes is {classes}, but the network has {there}")
-    normalisation, notes = _normalisation(mean, std, arch, channels)
+    normalisation, notes = (typed, []) if typed else _usual_normalisation(arch, channels)
     network, *others = (
         loading.normalised(made, *normalisation).to(place)
         for made in (bare, *(loading.load(path, arch, classes) for path in reference or []))
     )
+    overlay = read_trigger(trigger, at, blend, size=shape, channels=channels) if trigger else None
     pictures = read_folder(images, size=shape, channels=channels, classes=classes, most=most)
     notes += pictures.notes
     if pictures.skipped:
@@ -94,8 +104,8 @@ def audit(
         pictures.images.to(place),
         pictures.labels,
         references=others,
-        trigger=read_trigger(trigger, at, blend, size=shape, channels=channels) if trigger else None,
-        tested=None if tested is None else _numbers("tested", tested, int),
+        trigger=overlay,
+        tested=chosen,
         names=pictures.names,
         bare=bare,
         seed=seed,
@@ -128,24 +138,29 @@ def _shape(size: str, channels: int) -> tuple[int, int]:
     return int(parts[0]), int(parts[-1])
 
 
-def _normalisation(mean: str | None, std: str | None, arch: str, channels: int) -> tuple[list[list[float]], list[str]]:
-    """The mean and the standard deviation, and a note where they were not typed."""
-    from bslib.audit.loading import known_normalisation
-
-    notes = []
+def _typed_normalisation(mean: str | None, std: str | None, channels: int) -> list[list[float]] | None:
+    """The mean and the standard deviation; None if they were not typed."""
     if (mean is None) != (std is None):
         raise ValueError("--mean and --std are given together or not at all")
-    if mean is not None and std is not None:
-        found = [_numbers("mean", mean, float), _numbers("std", std, float)]
-    elif known := known_normalisation(arch):
-        found = [list(part) for part in known]
-        own = f"normalisation of {arch}'s published weights: mean {found[0]}, std {found[1]}"
-        notes.append(f"{own} (--mean and --std change it)")
-    else:
-        found, notes = [[0.0], [1.0]], ["no normalisation (--mean and --std give one)"]
+    if mean is None or std is None:
+        return None
+    found = [_numbers("mean", mean, float), _numbers("std", std, float)]
     if len(found[0]) not in (1, channels):
         raise ValueError(f"--mean must have one number, or one for each of {channels} channels, got {len(found[0])}")
-    return found, notes
+    return found
+
+
+def _usual_normalisation(arch: str, channels: int) -> tuple[list[list[float]], list[str]]:
+    """That of an architecture's published weights, or none; and a note that says so."""
+    from bslib.audit.loading import known_normalisation
+
+    known = known_normalisation(arch)
+    if known is None:
+        return [[0.0], [1.0]], ["no normalisation (--mean and --std give one)"]
+    mean, std = map(list, known)
+    if len(mean) not in (1, channels):
+        raise ValueError(f"{arch}'s published weights take {len(mean)} channels: --channels {channels} needs --mean and --std")
+    return [mean, std], [f"normalisation of {arch}'s published weights: mean {mean}, std {std} (--mean and --std change it)"]
 
 
 def _numbers(name: str, text: str, kind: type[Number]) -> list[Number]:
