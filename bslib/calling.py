@@ -423,9 +423,14 @@ def check_model(network: Logits, trial: Tensor, *, stochastic: bool = False) -> 
             raise ValueError(f"the model answers the same image differently when it is asked again, by chance: {_REMEDY}")
         if not same_logits(first, alone):
             raise ValueError(f"the model's answer to an image depends on the other images of the batch: {_REMEDY}")
-    if first.shape[1] == 2 and not first[:, 0].any() and ((first[:, 1] >= 0) & (first[:, 1] <= 1)).all():
+    if _like_a_probability(first) and all(_like_a_probability(network(far * trial)) for far in (100, -100)):
         warn_caller("the model's single output lies in [0, 1]: if it is a probability, return its logit (the threshold is 0)")
     return first
+
+
+def _like_a_probability(logits: Tensor) -> bool:
+    """Whether they may come from a single output in [0, 1]; a small logit leaves it where the input is large."""
+    return logits.shape[1] == 2 and not logits[:, 0].any() and bool(((logits[:, 1] >= 0) & (logits[:, 1] <= 1)).all())
 
 
 def check_logits(logits: Tensor) -> None:

@@ -213,6 +213,11 @@ def test_a_single_logit_is_two_classes_with_the_threshold_at_zero(images):
     assert np.array_equal(counts(model, images, sigma=2.0), expected) and expected.min() > 0
     with pytest.warns(UserWarning, match="if it is a probability, return its logit"):
         counts(nn.Sequential(model, nn.Sigmoid()), images)
+    model[1].weight.data *= 0.01
+    model[1].bias.data.fill_(0.5)  # in [0, 1] for images, yet a logit
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert counts(model, images)[..., 1].min() > 0
 
 
 @pytest.mark.parametrize(
