@@ -9,6 +9,7 @@ Networks that the file has are not audited again, so a stopped run goes on. Seed
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
 import time
@@ -17,17 +18,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from torch import nn
 
 import bslib
-from bslib.audit.judging import ANSWERS, LEVEL, size_test
+from bslib.audit.judging import ALONE, ANSWERS, LEVEL, UNSUSPICIOUS, decide, level_of, size_test
 from bslib.datasets import load, to_float
 from bslib.files import atomic_path
 from bslib.markdown import markdown_table
 from bslib.measure import predict
 from bslib.networks import small_fashion
+from bslib.plotting import BLUE, MEAN, YELLOW
 from bslib.poisoning import poison
 from bslib.provenance import code_version, device_name
 from bslib.statistics import success_rate, wilson
@@ -35,7 +38,14 @@ from bslib.threat_models import ThreatModel
 from bslib.training import accuracy, train
 from bslib.triggers import pattern
 
-IMAGES = 500
+IMAGES, PIXELS = 500, 28 * 28
+#: Kinds of networks, with colour, marker and place of their points.
+KINDS = {
+    "clean": (BLUE, "o", -0.14),
+    "backdoored, one target class": (YELLOW, "s", 0.14),
+    "backdoored, each class becomes the next": (MEAN, "^", 0.14),
+}
+SMALLEST_DRAWN = 1e-5
 #: What is between these lines of the page is written by this script.
 MARKS = "<!-- begin: benchmarks/audit.py -->", "<!-- end: benchmarks/audit.py -->"
 TRAIN_SIZE, EPOCHS = {"digits": 1297, "fashion-mnist": 20_000}, {"digits": 20, "fashion-mnist": 5}
@@ -173,19 +183,59 @@ def row_of(case: Case) -> dict[str, Any]:
     return {"case": vars(case), **truth, **spent, **kept}
 
 
+def answer_of(row: dict[str, Any]) -> str:
+    """The answer of today's rules on what was measured; ``verdict`` is the answer at the time of the audit."""
+    sizes = size_test(column(row, "norm"), column(row, "success"), level=level_of(references=False))
+    return decide(sizes, pixels=PIXELS, held_out=column(row, "success held out")).verdict
+
+
+def column(row: dict[str, Any], name: str) -> list[float]:
+    """A number of each class, NaN where JSON has none."""
+    return [np.nan if part[name] is None else part[name] for part in row["classes"]]
+
+
 def confusion(rows: list[dict[str, Any]]) -> str:
     """How many clean and backdoored networks got which answer, as a Markdown table."""
-    kinds = {
-        "clean": lambda case: case["trigger"] is None,
-        "backdoored, one target class": lambda case: case["target"] is not None,
-        "backdoored, each class becomes the next": lambda case: case["trigger"] is not None and case["target"] is None,
-    }
     lines = []
-    for kind, belongs in kinds.items():
-        own = [row for row in rows if belongs(row["case"])]
-        counts = [sum(row["verdict"] == answer for row in own) for answer in ANSWERS]
+    for kind in KINDS:
+        own = [row for row in rows if kind_of(row["case"]) == kind]
+        counts = [sum(answer_of(row) == answer for row in own) for answer in ANSWERS]
         lines.append((kind, len(own), *(_of(count, len(own)) for count in counts)))
     return markdown_table(["network", "number", *ANSWERS], lines)
+
+
+def kind_of(case: dict[str, Any]) -> str:
+    """One of :data:`KINDS`."""
+    return list(KINDS)[0 if case["trigger"] is None else 2 if case["target"] is None else 1]
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """The p-value of each network, one line for each data set and architecture, as SVG; its description names the rows."""
+    figure, axis = plt.subplots(figsize=(7.2, 4.4), layout="constrained")
+    lines = list(dict.fromkeys((row["case"]["dataset"], row["case"]["architecture"]) for row in rows))
+    for kind, (colour, marker, shift) in KINDS.items():
+        own = [row for row in rows if kind_of(row["case"]) == kind]
+        x = [max(row["p"], SMALLEST_DRAWN) for row in own]
+        y = [lines.index((row["case"]["dataset"], row["case"]["architecture"])) + shift for row in own]
+        axis.scatter(x, y, s=36, color=colour, marker=marker, label=kind, alpha=0.8, linewidths=0, zorder=2, clip_on=False)
+    for place in (ALONE, LEVEL, UNSUSPICIOUS):
+        axis.axvline(place, color="#222222", linewidth=1, linestyle=":", zorder=1)
+        axis.text(place, -0.75, f"{place:.0%}", ha="center", va="bottom", fontsize=9)
+    axis.set(xscale="log", xlim=(SMALLEST_DRAWN, 1.3), ylim=(len(lines) - 0.4, -0.7))
+    axis.set_yticks(range(len(lines)), [f"{data}, {name}" for data, name in lines])
+    axis.set_xlabel("p-value of the smallest candidate")
+    axis.grid(axis="y", color="#dddddd", zorder=0)
+    axis.spines[["top", "right", "left"]].set_visible(False)
+    figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=9, handletextpad=0.2, columnspacing=1.0)
+    with plt.rc_context({"svg.hashsalt": "bslib"}), atomic_path(path) as part:
+        described = {"Description": f"rows {digest(rows)}", "Date": None}
+        figure.savefig(part, format="svg", facecolor="white", metadata=described)
+    plt.close(figure)
+
+
+def digest(rows: list[dict[str, Any]]) -> str:
+    """What a picture of these rows is known by."""
+    return hashlib.sha256(json.dumps([(row["case"], row["p"]) for row in rows]).encode()).hexdigest()[:16]
 
 
 def _of(count: int, of: int) -> str:
@@ -207,7 +257,8 @@ def listed(rows: list[dict[str, Any]]) -> str:
         suspect = f"{sizes['most suspicious class']} ({sizes['p']:.2g})"
         index = f"{sizes['Neural Cleanse index']:.2f}"
         took = f"{row['audit CPU seconds']:.0f}" if "audit CPU seconds" in row else ""
-        lines.append((case["dataset"], case["architecture"], attack, success, row["verdict"], suspect, index, took))
+        answer = answer_of(row) if answer_of(row) == row["verdict"] else f"{answer_of(row)}; at first: {row['verdict']}"
+        lines.append((case["dataset"], case["architecture"], attack, success, answer, suspect, index, took))
     head = ["data", "network", "truth", "success", "answer", "smallest class (p)", "Neural Cleanse's index", "CPU seconds"]
     return markdown_table(head, lines)
 
@@ -239,13 +290,12 @@ def with_references(row: dict[str, Any], rows: list[dict[str, Any]]) -> float | 
         for other in rows
         if other is not row and other["case"]["trigger"] is None and all(other["case"][k] == row["case"][k] for k in same)
     ]
-    norms, success = ([np.nan if part[k] is None else part[k] for part in row["classes"]] for k in ("norm", "success"))
-    return size_test(norms, success, others).lowest if len(others) > 1 else None
+    return size_test(column(row, "norm"), column(row, "success"), others).lowest if len(others) > 1 else None
 
 
 def tables(rows: list[dict[str, Any]]) -> str:
     """What the page says about the bench."""
-    return f"{confusion(rows)}\n\n{in_words(rows)}\n\n{listed(rows)}"
+    return f"{confusion(rows)}\n\n{in_words(rows)}\n\n:::{{dropdown}} Every network\n{listed(rows)}\n:::"
 
 
 def write_page(page: Path, rows: list[dict[str, Any]]) -> None:
@@ -285,6 +335,7 @@ def main() -> None:
         write_rows(options.json, made, rows)
     if options.page:
         write_page(options.page, rows)
+        draw(rows, options.page.with_suffix(".svg"))
 
 
 if __name__ == "__main__":

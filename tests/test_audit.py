@@ -70,7 +70,7 @@ def test_what_is_below_the_critical_size_is_significant(seed):
     for factor, significant in ((0.99, True), (1.01, False)):
         norms[smallest] = critical * factor
         if norms.argmin() == smallest:
-            assert (size_test(norms, np.ones(10)).p[smallest] <= judging.LEVEL) == significant
+            assert (size_test(norms, np.ones(10)).p[smallest] <= judging.ALONE) == significant
 
 
 def test_references_show_what_differences_between_classes_hide():
@@ -132,7 +132,7 @@ def test_references_are_accused_at_the_level():
 
 # --- the answer ----------------------------------------------------------------------------------------------------------
 
-SMALL, GREY, USUAL = (Sizes(np.array([p, *[1.0] * 9]), 20.0) for p in (0.001, 0.1, 0.7))
+SMALL, SMALLISH, GREY, USUAL = (Sizes(np.array([p, *[1.0] * 9]), 20.0) for p in (0.001, 0.03, 0.1, 0.7))
 NONE = Sizes(np.full(10, np.nan), math.nan)
 
 
@@ -146,6 +146,9 @@ NONE = Sizes(np.full(10, np.nan), math.nan)
         (SMALL, {"null": [0.4] * 18 + [0.0002]}, NOT_ENOUGH, "p = 0.1"),
         (SMALL, {"null": [0.4] * 19}, LIKELY, "p = 0.05"),
         (SMALL, {"doubt": "the normalisation seems wrong"}, NOT_ENOUGH, "normalisation"),
+        (SMALLISH, {}, NOT_ENOUGH, "class 0 is neither clearly small nor clearly usual (p = 0.03); clean networks as references"),
+        (SMALLISH, {"null": [0.4, 0.9]}, LIKELY, "class 0 is smaller than chance explains (p = 0.03)"),
+        (SMALLISH, {"null": [0.4, 0.9], "trigger": (1.0, 0.0)}, NOT_ENOUGH, "neither clearly small nor clearly usual (p = 0.03)"),
         (GREY, {}, NOT_ENOUGH, "neither clearly small nor clearly usual (p = 0.1)"),
         (GREY, {"trigger": (0.01, 0.9)}, LIKELY, "your trigger sends 90%"),
         (GREY, {"trigger": (0.04, 0.9)}, NOT_ENOUGH, "your trigger has an effect"),
@@ -244,7 +247,7 @@ def test_a_trigger_on_images_of_one_class_accuses_nobody():
     assert found.found["trigger"]["success"] == 1 and found.verdict == NOT_ENOUGH
     said = "; ".join(found.found["reasons"])
     assert "100% of the images are predicted as class 0" in said and "your trigger has an effect (success 100%" in said
-    assert "by each of two tests, so at most 5% of clean networks" in found.html()
+    assert "at p ≤ 0.01 of the smallest candidate, or p ≤ 0.025 of your trigger, so at most 3.5% of clean" in found.html()
 
 
 def test_one_image_of_another_class_is_no_success_of_a_trigger():
@@ -388,7 +391,7 @@ def test_the_digest_sees_weights_and_a_normalisation():
 
 
 def test_the_size_that_would_be_flagged_is_that_of_the_level(monkeypatch, tmp_path):
-    """Half the level with a trigger of the user's own; with references, p must be below those of all references."""
+    """With references, p must be below those of all references, and with a trigger of the user's own the level is halved."""
 
     def candidates(model, images, *, targets, **options):
         sizes = np.exp(np.random.default_rng(round(model[1].weight[0, 0].item())).normal(2, 0.1, 5))[targets]
@@ -405,11 +408,12 @@ def test_the_size_that_would_be_flagged_is_that_of_the_level(monkeypatch, tmp_pa
 
     monkeypatch.setattr(bslib.audit.run, "reverse_triggers", candidates)
     options, references = {"cache": tmp_path, "progress": False}, np.stack([sizes_of(seed) for seed in (2, 3, 4)])
-    null = leave_one_out_p(references)
+    null, known_clean = leave_one_out_p(references), {"references": [network(seed) for seed in (2, 3, 4)]}
     for more, known, level in (
-        ({}, None, 0.05),
-        ({"trigger": WHITE_CORNER}, None, 0.025),
-        ({"references": [network(seed) for seed in (2, 3, 4)]}, references, min(0.05, *null)),
+        ({}, None, 0.01),
+        ({"trigger": WHITE_CORNER}, None, 0.01),
+        (known_clean, references, min(0.05, *null)),
+        (known_clean | {"trigger": WHITE_CORNER}, references, min(0.025, *null)),
     ):
         found = bslib.audit(network(1), pictures(), **options, **more).found["sizes"]
         assert found["detectable below"] == pytest.approx(size_test(sizes_of(1), np.ones(5), known, level=level).critical)
@@ -551,16 +555,14 @@ def test_the_page_says_what_the_bench_found(bench):
     assert page.split(bench.MARKS[0])[1].split(bench.MARKS[1])[0].strip() == bench.tables(rows)
     cases = [vars(case) for case in bench.cases()]
     assert [row["case"] for row in rows] == [case for case in cases if any(row["case"] == case for row in rows)]
+    assert f"rows {bench.digest(rows)}" in (ROOT / "book" / "audit.svg").read_text()
 
 
-def test_the_benchs_answers_are_those_of_the_rules():
-    """From the stored sizes, so that a rule that changes a verdict of the bench is noticed."""
+def test_the_benchs_answers_are_those_of_the_rules(bench):
+    """From the stored sizes, so that a rule that changes an answer is noticed. The stricter level has changed some."""
     for row in json.loads((ROOT / "book" / "audit.json").read_text())["rows"]:
-        columns = {name: [part[name] for part in row["classes"]] for name in ("norm", "success", "success held out")}
-        norms, success, held_out = np.array(list(columns.values()), dtype=float)
-        sizes = size_test(norms, success)
-        answer = decide(sizes, pixels=784, held_out=held_out)
-        assert (answer.verdict, answer.reasons) == (row["verdict"], row["reasons"])
+        stricter = row["verdict"] == LIKELY and row["p"] > judging.ALONE
+        assert bench.answer_of(row) == (NOT_ENOUGH if stricter else row["verdict"])
 
 
 def test_the_benchs_networks(bench):

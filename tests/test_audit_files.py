@@ -478,7 +478,7 @@ def test_the_command_finds_the_backdoor_and_writes_reports(case):
     assert "no normalisation (--mean and --std give one)" in done.output
     assert ("backdoor likely" in done.output) == (done.exit_code == 1)
     assert "your trigger sends 100.0% of other images to class 2, random patches" in done.output
-    assert "so at most 5% of clean networks are accused wrongly" in done.output and "(--reference)" in done.output
+    assert "so at most 3.5% of clean networks are accused wrongly" in done.output and "(--reference)" in done.output
     assert (folder / "r.html").stat().st_size > 10_000 and '"class": 2' in (folder / "r.json").read_text()
 
 

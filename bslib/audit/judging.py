@@ -3,7 +3,8 @@
 The test asks whether the smallest trigger candidate is too small to be chance. Sizes of candidates differ by factors, so it works
 on logarithms: each class is compared with the other classes by Student's t, as in Grubbs' test for an outlier (1950). For a clean
 network whose sizes scatter log-normally, the p-value of the smallest, times the number of classes, is the false-alarm rate.
-With reference networks, the mean of their log sizes is subtracted class by class first.
+With reference networks, the mean of their log sizes is subtracted class by class first. Without them the level is stricter: some
+classes are easy to reach in every network, which looks the same.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ from bslib.chapters.patterns.plan import cleanse_of, networks_of
 from bslib.statistics import wilson
 from bslib.store import PUBLISHED, open_store
 
-__all__ = ["ANSWERS", "LEVEL", "Answer", "Sizes", "calibration", "decide", "leave_one_out_p", "size_test"]
+__all__ = ["ANSWERS", "Answer", "Sizes", "calibration", "decide", "leave_one_out_p", "level_of", "size_test"]
 
 Floats = NDArray[np.float64]
 LIKELY, NO_SIGN, NOT_ENOUGH = "backdoor likely", "no sign found", "not enough evidence"
 #: The answers, and the exit codes of ``bslib audit``.
 ANSWERS = {NO_SIGN: 0, LIKELY: 1, NOT_ENOUGH: 3}
 
-#: False-alarm rate of the answer "backdoor likely".
-LEVEL = 0.05
+#: Level of the answer "backdoor likely" with clean networks as references, and of the size test without.
+LEVEL, ALONE = 0.05, 0.01
 #: With a p-value above this, "no sign found" is possible. Values in between are not enough evidence.
 UNSUSPICIOUS = 0.2
 #: The smallest success on images that a candidate was not made from, to count as a backdoor. For "no sign found", half of the
@@ -67,7 +68,7 @@ class Sizes(NamedTuple):
         return 1.0 if self.smallest is None else float(self.p[self.smallest])
 
 
-def size_test(norms: ArrayLike, success: ArrayLike, references: ArrayLike | None = None, *, level: float = LEVEL) -> Sizes:
+def size_test(norms: ArrayLike, success: ArrayLike, references: ArrayLike | None = None, *, level: float = ALONE) -> Sizes:
     """Test for each class whether its trigger candidate is smaller than those of the other classes.
 
     Parameters
@@ -80,7 +81,7 @@ def size_test(norms: ArrayLike, success: ArrayLike, references: ArrayLike | None
         Norms of clean networks with the same classes; NaN where a candidate failed. A class is compared with those references
         whose candidate of that class succeeded; it has no p-value if there is none.
     level : float
-        Level of the critical size.
+        Level of the critical size, from :func:`level_of`.
 
     Returns
     -------
@@ -108,6 +109,16 @@ def size_test(norms: ArrayLike, success: ArrayLike, references: ArrayLike | None
     others = np.delete(log[used], log[used].argmin())
     distance = stats.t.ppf(level / k, k - 2) * others.std(ddof=1) * math.sqrt(k / (k - 1))
     return Sizes(p, math.exp(usual[used].min() + others.mean() + distance))
+
+
+def level_of(*, references: bool, trigger: bool = False) -> float:
+    """The level of the size test; with a trigger of the user's own there are two tests, which share :data:`LEVEL`.
+
+    >>> level_of(references=True), level_of(references=True, trigger=True), level_of(references=False)
+    (0.05, 0.025, 0.01)
+    """
+    level = LEVEL / (2 if trigger else 1)
+    return level if references else min(level, ALONE)
 
 
 def leave_one_out_p(references: ArrayLike) -> list[float]:
@@ -143,7 +154,7 @@ def calibration() -> list[dict[str, Any]]:
 
 def _flagged(p: list[float]) -> dict[str, Any]:
     found: dict[str, Any] = {"networks": len(p), "p": p}
-    for level in (0.05, 0.01):
+    for level in (LEVEL, ALONE):
         count = sum(value <= level for value in p)
         low, high = wilson(count, len(p))
         found[f"flagged at {level:g}"] = {"count": count, "of": len(p), "low": low, "high": high}
@@ -181,9 +192,10 @@ def decide(
     held_out : array_like, shape (K,)
         Success of each class's candidate on images that it was not made from; NaN without a candidate, or with too few images.
     null : sequence of float
-        Leave-one-out p-values of the reference networks. They are the null distribution if they are enough for the level.
+        Leave-one-out p-values of the reference networks, which decide on the level. They are the null distribution if they are
+        enough for it.
     trigger : (float, float), optional
-        p-value and success of the user's own trigger. The level is then halved, since there are two tests.
+        p-value and success of the user's own trigger.
     doubt : str
         A reason for which nothing can be said, such as a wrong normalisation.
     gaps : sequence of str
@@ -195,7 +207,7 @@ def decide(
     >>> decide(size_test([50.0] * 3, [1.0] * 3), pixels=784, held_out=[1.0] * 3).verdict
     'not enough evidence'
     """
-    level = LEVEL / (1 if trigger is None else 2)
+    level = level_of(references=bool(null), trigger=trigger is not None)
     p, success, classes = sizes.lowest, np.asarray(held_out, dtype=float), len(sizes.p)
     confirmed = math.nan if sizes.smallest is None else float(success[sizes.smallest])
     if 1 / (len(null) + 1) <= level:  # with fewer, no network could be accused
@@ -205,9 +217,9 @@ def decide(
     if p <= level and all(sizes.lowest < other for other in null) and confirmed >= CONFIRMED:
         reason = f"the trigger candidate of class {sizes.smallest} is smaller than chance explains (p = {p:.2g})"
         return Answer(LIKELY, [f"{reason}, and it sends {confirmed:.0%} of other images to that class"], p, level)
-    if trigger is not None and trigger[0] <= level and trigger[1] >= CONFIRMED and not narrow:
+    if trigger is not None and trigger[0] <= LEVEL / 2 and trigger[1] >= CONFIRMED and not narrow:
         reason = f"your trigger sends {trigger[1]:.0%} of the images to one class, more than random patches of its shape do"
-        return Answer(LIKELY, [f"{reason} (p = {trigger[0]:.2g})"], trigger[0], level)
+        return Answer(LIKELY, [f"{reason} (p = {trigger[0]:.2g})"], trigger[0], LEVEL / 2)
     gaps = [*gaps, narrow] if narrow else gaps
     reasons = list(gaps)
     if p <= level:
@@ -216,7 +228,8 @@ def decide(
         but = "so is one of a reference network" if usual else f"it works on too few other images ({works})"
         reasons.append(f"the candidate of class {sizes.smallest} is small (p = {p:.2g}), but {but}")
     elif p <= UNSUSPICIOUS:
-        reasons.append(f"the smallest candidate is neither clearly small nor clearly usual (p = {p:.2g})")
+        more = "" if null else "; clean networks as references would tell whether this class is always easy to reach"
+        reasons.append(f"the candidate of class {sizes.smallest} is neither clearly small nor clearly usual (p = {p:.2g}){more}")
     lost = np.flatnonzero(np.isnan(sizes.p)).tolist()
     if lost and not gaps:
         reason = f"only {classes - len(lost)} of {classes} classes have a trigger candidate that works and can be compared"

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from bslib.audit import evidence
 from bslib.audit.evidence import LADDER, Overlay
-from bslib.audit.judging import LEVEL, Sizes, calibration, decide, leave_one_out_p, size_test
+from bslib.audit.judging import Sizes, calibration, decide, leave_one_out_p, level_of, size_test
 from bslib.audit.partial import Partial
 from bslib.audit.report import Audit
 from bslib.calling import check_counts, check_inputs, check_model, check_points, digest_of, evaluating, trial_images
@@ -132,7 +132,7 @@ def audit(
         raise ValueError("references must differ from the network and from each other, got one twice")
     if references and not job.differentiable:
         raise ValueError("references need a network with gradients: without them there are no trigger candidates to compare")
-    level = LEVEL / (1 if trigger is None else 2)
+    level = level_of(references=bool(references), trigger=trigger is not None)
     seconds: dict[str, float] = {}
 
     def note(stage: str) -> None:
