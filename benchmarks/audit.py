@@ -1,4 +1,4 @@
-"""The audit on 56 networks that none of its rules was made on: 34 clean, 22 backdoored, audited without being told which.
+"""The audit on 56 networks, 34 clean and 22 backdoored, without being told which. The first 35 changed one rule: the level.
 
     python benchmarks/audit.py --json book/audit.json --page book/audit.md
 
@@ -24,7 +24,19 @@ import torch
 from torch import nn
 
 import bslib
-from bslib.audit.judging import ALONE, ANSWERS, LEVEL, UNSUSPICIOUS, decide, level_of, size_test
+from bslib.audit.judging import (
+    ALONE,
+    ANSWERS,
+    LEVEL,
+    LIKELY,
+    UNSUSPICIOUS,
+    Answer,
+    Sizes,
+    decide,
+    leave_one_out_p,
+    level_of,
+    size_test,
+)
 from bslib.datasets import load, to_float
 from bslib.files import atomic_path
 from bslib.markdown import markdown_table
@@ -132,6 +144,7 @@ def later_cases() -> list[Case]:
     """Networks of other architectures: two halves of 12 clean and 6 backdoored ones each.
 
     The first half is there to change a rule if the audit accuses too many clean networks; the second one to test what follows.
+    The level was changed after 15 of the first 18.
     """
     triggers = itertools.cycle((1, 2, 5, 6))
     chosen: list[Case] = []
@@ -183,10 +196,11 @@ def row_of(case: Case) -> dict[str, Any]:
     return {"case": vars(case), **truth, **spent, **kept}
 
 
-def answer_of(row: dict[str, Any]) -> str:
-    """The answer of today's rules on what was measured; ``verdict`` is the answer at the time of the audit."""
-    sizes = size_test(column(row, "norm"), column(row, "success"), level=level_of(references=False))
-    return decide(sizes, pixels=PIXELS, held_out=column(row, "success held out")).verdict
+def judged(row: dict[str, Any], references: list[list[float]] | None = None) -> tuple[Sizes, Answer]:
+    """What today's rules say of what was measured; ``verdict`` is the answer at the time of the audit."""
+    null = leave_one_out_p(references) if references else []
+    sizes = size_test(column(row, "norm"), column(row, "success"), references, level=level_of(len(null)))
+    return sizes, decide(sizes, pixels=PIXELS, held_out=column(row, "success held out"), null=null)
 
 
 def column(row: dict[str, Any], name: str) -> list[float]:
@@ -199,7 +213,7 @@ def confusion(rows: list[dict[str, Any]]) -> str:
     lines = []
     for kind in KINDS:
         own = [row for row in rows if kind_of(row["case"]) == kind]
-        counts = [sum(answer_of(row) == answer for row in own) for answer in ANSWERS]
+        counts = [sum(judged(row)[1].verdict == answer for row in own) for answer in ANSWERS]
         lines.append((kind, len(own), *(_of(count, len(own)) for count in counts)))
     return markdown_table(["network", "number", *ANSWERS], lines)
 
@@ -234,8 +248,10 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def digest(rows: list[dict[str, Any]]) -> str:
-    """What a picture of these rows is known by."""
-    return hashlib.sha256(json.dumps([(row["case"], row["p"]) for row in rows]).encode()).hexdigest()[:16]
+    """What a picture of these rows, with today's levels, is known by."""
+    return hashlib.sha256(
+        json.dumps([ALONE, LEVEL, UNSUSPICIOUS, *((row["case"], row["p"]) for row in rows)]).encode()
+    ).hexdigest()[:16]
 
 
 def _of(count: int, of: int) -> str:
@@ -248,16 +264,16 @@ def listed(rows: list[dict[str, Any]]) -> str:
     """One line for each network, as a Markdown table."""
     lines = []
     for row in rows:
-        case, sizes = row["case"], row["sizes"]
+        case, (sizes, today) = row["case"], judged(row)
         attack = "clean"
         if case["trigger"] is not None:
             to = "the next class" if case["target"] is None else f"class {case['target']}"
             attack = f"trigger {case['trigger']} to {to}, {case['fraction']:.0%}"
         success = "" if row["success"] is None else f"{row['success']:.1%}"
-        suspect = f"{sizes['most suspicious class']} ({sizes['p']:.2g})"
-        index = f"{sizes['Neural Cleanse index']:.2f}"
+        suspect = f"{sizes.smallest} ({sizes.lowest:.2g})"
+        index = f"{row['sizes']['Neural Cleanse index']:.2f}"
         took = f"{row['audit CPU seconds']:.0f}" if "audit CPU seconds" in row else ""
-        answer = answer_of(row) if answer_of(row) == row["verdict"] else f"{answer_of(row)}; at first: {row['verdict']}"
+        answer = today.verdict if today.verdict == row["verdict"] else f"{today.verdict}; at first: {row['verdict']}"
         lines.append((case["dataset"], case["architecture"], attack, success, answer, suspect, index, took))
     head = ["data", "network", "truth", "success", "answer", "smallest class (p)", "Neural Cleanse's index", "CPU seconds"]
     return markdown_table(head, lines)
@@ -270,11 +286,11 @@ def in_words(rows: list[dict[str, Any]]) -> str:
     text = f"Neural Cleanse's own rule, an index above 2, accuses {published[0]} of the {len(clean)} clean networks and "
     text += f"{published[1]} of the {len(attacked)} backdoored ones. "
     again = [(row, with_references(row, rows)) for row in rows]
-    found = [sum(p is not None and p <= LEVEL for row, p in again if (row in clean) == kind) for kind in (True, False)]
-    of = [sum(p is not None for row, p in again if (row in clean) == kind) for kind in (True, False)]
-    text += "With the other clean networks of the same data and architecture as references, the test of sizes accuses "
+    found = [sum(answer == LIKELY for row, answer in again if (row in clean) == kind) for kind in (True, False)]
+    of = [sum(answer is not None for row, answer in again if (row in clean) == kind) for kind in (True, False)]
+    text += "With the other clean networks of the same data and architecture as references, the audit accuses "
     text += f"{found[0]} of the {of[0]} clean and {found[1]} of the {of[1]} backdoored networks that have at least two such "
-    text += "references, at 5%. "
+    text += "references. "
     seconds = [row["audit CPU seconds"] for row in rows if "audit CPU seconds" in row]
     span = (min(seconds, default=0), max(seconds, default=0))
     took = f"The {len(seconds)} timed audits took {span[0]:.0f} to {span[1]:.0f} seconds of one core. "
@@ -282,15 +298,15 @@ def in_words(rows: list[dict[str, Any]]) -> str:
     return (text + (took if seconds else "") + missing).rstrip()
 
 
-def with_references(row: dict[str, Any], rows: list[dict[str, Any]]) -> float | None:
-    """The p-value with the other clean networks of the same data and architecture as references; None with fewer than two."""
+def with_references(row: dict[str, Any], rows: list[dict[str, Any]]) -> str | None:
+    """The answer with the other clean networks of the same data and architecture as references; None with fewer than two."""
     same = ("dataset", "architecture")
     others = [
         [np.nan if part["success"] is None else part["norm"] for part in other["classes"]]
         for other in rows
         if other is not row and other["case"]["trigger"] is None and all(other["case"][k] == row["case"][k] for k in same)
     ]
-    return size_test(column(row, "norm"), column(row, "success"), others).lowest if len(others) > 1 else None
+    return judged(row, others)[1].verdict if len(others) > 1 else None
 
 
 def tables(rows: list[dict[str, Any]]) -> str:

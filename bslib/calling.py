@@ -423,14 +423,25 @@ def check_model(network: Logits, trial: Tensor, *, stochastic: bool = False) -> 
             raise ValueError(f"the model answers the same image differently when it is asked again, by chance: {_REMEDY}")
         if not same_logits(first, alone):
             raise ValueError(f"the model's answer to an image depends on the other images of the batch: {_REMEDY}")
-    if _like_a_probability(first) and all(_like_a_probability(network(far * trial)) for far in (100, -100)):
+    with _generators_kept(trial.device):
+        doubtful = _like_a_probability(first) and not any(_leaves_unit_interval(network, far * trial) for far in (100, -100))
+    if doubtful:
         warn_caller("the model's single output lies in [0, 1]: if it is a probability, return its logit (the threshold is 0)")
     return first
 
 
 def _like_a_probability(logits: Tensor) -> bool:
-    """Whether they may come from a single output in [0, 1]; a small logit leaves it where the input is large."""
+    """Whether they may come from a single output in [0, 1]."""
     return logits.shape[1] == 2 and not logits[:, 0].any() and bool(((logits[:, 1] >= 0) & (logits[:, 1] <= 1)).all())
+
+
+def _leaves_unit_interval(network: Logits, far: Tensor) -> bool:
+    """Whether the single output leaves [0, 1] for such features: a logit does, unless the model normalises them."""
+    try:
+        found = network(far)
+    except Exception:  # user code may raise any exception for input that it does not support
+        return False
+    return not bool(found.isnan().any()) and not _like_a_probability(found)
 
 
 def check_logits(logits: Tensor) -> None:

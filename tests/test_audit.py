@@ -132,8 +132,13 @@ def test_references_are_accused_at_the_level():
 
 # --- the answer ----------------------------------------------------------------------------------------------------------
 
-SMALL, SMALLISH, GREY, USUAL = (Sizes(np.array([p, *[1.0] * 9]), 20.0) for p in (0.001, 0.03, 0.1, 0.7))
-NONE = Sizes(np.full(10, np.nan), math.nan)
+
+def of_p(*p: float) -> Sizes:
+    return Sizes(np.array(p), 20.0, int(np.nanargmin(p)))
+
+
+SMALL, SMALLISH, GREY, USUAL = (of_p(p, *[1.0] * 9) for p in (0.001, 0.03, 0.1, 0.7))
+NONE = Sizes(np.full(10, np.nan), math.nan, None)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +151,8 @@ NONE = Sizes(np.full(10, np.nan), math.nan)
         (SMALL, {"null": [0.4] * 18 + [0.0002]}, NOT_ENOUGH, "p = 0.1"),
         (SMALL, {"null": [0.4] * 19}, LIKELY, "p = 0.05"),
         (SMALL, {"doubt": "the normalisation seems wrong"}, NOT_ENOUGH, "normalisation"),
-        (SMALLISH, {}, NOT_ENOUGH, "class 0 is neither clearly small nor clearly usual (p = 0.03); clean networks as references"),
+        (SMALLISH, {}, NOT_ENOUGH, "neither clearly small nor clearly usual (p = 0.03); two clean networks as references"),
+        (SMALLISH, {"null": [0.4]}, NOT_ENOUGH, "neither clearly small nor clearly usual (p = 0.03); two clean networks"),
         (SMALLISH, {"null": [0.4, 0.9]}, LIKELY, "class 0 is smaller than chance explains (p = 0.03)"),
         (SMALLISH, {"null": [0.4, 0.9], "trigger": (1.0, 0.0)}, NOT_ENOUGH, "neither clearly small nor clearly usual (p = 0.03)"),
         (GREY, {}, NOT_ENOUGH, "neither clearly small nor clearly usual (p = 0.1)"),
@@ -157,10 +163,10 @@ NONE = Sizes(np.full(10, np.nan), math.nan)
         (SMALL, {"held_out": [0.8, *[0.4] * 9]}, LIKELY, "it sends 80% of other images"),
         (USUAL, {"pixels": 32 * 32 * 9}, NOT_ENOUGH, "only one below 20.0 pixels would stand out"),
         (USUAL, {"trigger": (0.01, 0.3)}, NOT_ENOUGH, "your trigger has an effect"),
-        (Sizes(np.array([0.7] * 8 + [np.nan] * 2), 20.0), {}, NOT_ENOUGH, "only 8 of 10 classes have a trigger candidate"),
-        (Sizes(np.array([0.7] * 8 + [np.nan] * 2), 20.0), {}, NOT_ENOUGH, "without: 8, 9"),
-        (Sizes(np.array([0.001] * 8 + [np.nan] * 2), 20.0), {}, LIKELY, "class 0"),
-        (Sizes(np.array([0.7] * 4), 20.0), {}, NOT_ENOUGH, "4 classes are too few"),
+        (of_p(*[0.7] * 8, np.nan, np.nan), {}, NOT_ENOUGH, "only 8 of 10 classes have a trigger candidate"),
+        (of_p(*[0.7] * 8, np.nan, np.nan), {}, NOT_ENOUGH, "without: 8, 9"),
+        (of_p(*[0.001] * 8, np.nan, np.nan), {}, LIKELY, "class 0"),
+        (of_p(*[0.7] * 4), {}, NOT_ENOUGH, "4 classes are too few"),
         (SMALL, {"null": [0.4] * 19, "trigger": (1.0, 0.0)}, LIKELY, "class 0"),
         (NONE, {"gaps": ["ONNX"]}, NOT_ENOUGH, "ONNX"),
         (NONE, {"gaps": ["ONNX"], "trigger": (0.01, 0.9)}, LIKELY, "your trigger sends 90%"),
@@ -562,7 +568,9 @@ def test_the_benchs_answers_are_those_of_the_rules(bench):
     """From the stored sizes, so that a rule that changes an answer is noticed. The stricter level has changed some."""
     for row in json.loads((ROOT / "book" / "audit.json").read_text())["rows"]:
         stricter = row["verdict"] == LIKELY and row["p"] > judging.ALONE
-        assert bench.answer_of(row) == (NOT_ENOUGH if stricter else row["verdict"])
+        answer = bench.judged(row)[1]
+        assert answer.verdict == (NOT_ENOUGH if stricter else row["verdict"])
+        assert answer.verdict != LIKELY or answer.reasons == row["reasons"]
 
 
 def test_the_benchs_networks(bench):

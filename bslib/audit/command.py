@@ -62,15 +62,15 @@ def audit(
         raise ValueError("--arch is needed: weights do not say which network they belong to")
     if onnx and reference:
         raise ValueError("--reference needs --weights of torch: an ONNX network has no gradients, so no candidates to compare")
-    for path in filter(None, (weights, *(reference or []), trigger)):
-        if not path.is_file():
-            raise ValueError(f"{path} is no file")
+    for name, path in (("weights", weights), *(("reference", path) for path in reference or []), ("trigger", trigger)):
+        if path and not path.is_file():
+            raise ValueError(f"--{name}: {path} is no file")
     if not images.is_dir():
-        raise ValueError(f"{images} is no folder of images")
+        raise ValueError(f"--images: {images} is no folder")
     chosen = None if tested is None else _numbers("tested", tested, int)
     typed = _typed_normalisation(mean, std, channels)
 
-    # What is mistyped has been said by now: these imports take seconds.
+    # What can be checked without torch has been: importing it takes seconds.
     import torch
 
     from bslib.audit import loading, run
@@ -87,7 +87,7 @@ def audit(
         raise ValueError(f"{error} (--channels {channels} and --size {size} say what the network takes)") from None
     if there != classes:
         raise ValueError(f"--classes is {classes}, but the network has {there}")
-    normalisation, notes = (typed, []) if typed else _usual_normalisation(arch, channels)
+    normalisation, notes = (typed, []) if typed else _usual_normalisation(arch)
     network, *others = (
         loading.normalised(made, *normalisation).to(place)
         for made in (bare, *(loading.load(path, arch, classes) for path in reference or []))
@@ -150,7 +150,7 @@ def _typed_normalisation(mean: str | None, std: str | None, channels: int) -> li
     return found
 
 
-def _usual_normalisation(arch: str, channels: int) -> tuple[list[list[float]], list[str]]:
+def _usual_normalisation(arch: str) -> tuple[list[list[float]], list[str]]:
     """That of an architecture's published weights, or none; and a note that says so."""
     from bslib.audit.loading import known_normalisation
 
@@ -158,8 +158,6 @@ def _usual_normalisation(arch: str, channels: int) -> tuple[list[list[float]], l
     if known is None:
         return [[0.0], [1.0]], ["no normalisation (--mean and --std give one)"]
     mean, std = map(list, known)
-    if len(mean) not in (1, channels):
-        raise ValueError(f"{arch}'s published weights take {len(mean)} channels: --channels {channels} needs --mean and --std")
     return [mean, std], [f"normalisation of {arch}'s published weights: mean {mean}, std {std} (--mean and --std change it)"]
 
 

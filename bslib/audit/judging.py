@@ -3,8 +3,8 @@
 The test asks whether the smallest trigger candidate is too small to be chance. Sizes of candidates differ by factors, so it works
 on logarithms: each class is compared with the other classes by Student's t, as in Grubbs' test for an outlier (1950). For a clean
 network whose sizes scatter log-normally, the p-value of the smallest, times the number of classes, is the false-alarm rate.
-With reference networks, the mean of their log sizes is subtracted class by class first. Without them the level is stricter: some
-classes are easy to reach in every network, which looks the same.
+With reference networks, the mean of their log sizes is subtracted class by class first. With fewer than two, the level is
+stricter: some classes are easy to reach in every network, which looks like a backdoor.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ LIKELY, NO_SIGN, NOT_ENOUGH = "backdoor likely", "no sign found", "not enough ev
 #: The answers, and the exit codes of ``bslib audit``.
 ANSWERS = {NO_SIGN: 0, LIKELY: 1, NOT_ENOUGH: 3}
 
-#: Level of the answer "backdoor likely" with clean networks as references, and of the size test without.
-LEVEL, ALONE = 0.05, 0.01
+#: Level of the size test with at least two clean networks as references, with fewer, and that of a trigger of the user's own.
+LEVEL, ALONE, OWN = 0.05, 0.01, 0.025
 #: With a p-value above this, "no sign found" is possible. Values in between are not enough evidence.
 UNSUSPICIOUS = 0.2
 #: The smallest success on images that a candidate was not made from, to count as a backdoor. For "no sign found", half of the
@@ -52,15 +52,13 @@ class Sizes(NamedTuple):
     critical : float
         A candidate below this size, in pixels, instead of the smallest one would have been significant. With references, this
         is the size for the class whose candidates are usually smallest. NaN with fewer than three successful candidates.
+    smallest : int or None
+        The most suspicious class.
     """
 
     p: Floats
     critical: float
-
-    @property
-    def smallest(self) -> int | None:
-        """The most suspicious class."""
-        return None if np.isnan(self.p).all() else int(np.nanargmin(self.p))
+    smallest: int | None
 
     @property
     def lowest(self) -> float:
@@ -101,24 +99,24 @@ def size_test(norms: ArrayLike, success: ArrayLike, references: ArrayLike | None
     p, used = np.full(len(log), np.nan), np.flatnonzero(~np.isnan(log))
     k = len(used)
     if k < 3:
-        return Sizes(p, math.nan)
+        return Sizes(p, math.nan, None)
     for c in used:
         others = log[used[used != c]]
         test = stats.ttest_ind_from_stats(log[c], 0, 1, others.mean(), others.std(ddof=1), k - 1, alternative="less")
         p[c] = np.fmin(1.0, k * test.pvalue)  # NaN if all are equal
-    others = np.delete(log[used], log[used].argmin())
+    smallest = log[used].argmin()
+    others = np.delete(log[used], smallest)
     distance = stats.t.ppf(level / k, k - 2) * others.std(ddof=1) * math.sqrt(k / (k - 1))
-    return Sizes(p, math.exp(usual[used].min() + others.mean() + distance))
+    return Sizes(p, math.exp(usual[used].min() + others.mean() + distance), int(used[smallest]))
 
 
-def level_of(*, references: bool, trigger: bool = False) -> float:
-    """The level of the size test; with a trigger of the user's own there are two tests, which share :data:`LEVEL`.
+def level_of(references: int, *, trigger: bool = False) -> float:
+    """The level of the size test, by the number of reference networks; a trigger of the user's own takes half of the higher one.
 
-    >>> level_of(references=True), level_of(references=True, trigger=True), level_of(references=False)
-    (0.05, 0.025, 0.01)
+    >>> level_of(0), level_of(1, trigger=True), level_of(2), level_of(2, trigger=True)
+    (0.01, 0.01, 0.05, 0.025)
     """
-    level = LEVEL / (2 if trigger else 1)
-    return level if references else min(level, ALONE)
+    return ALONE if references < 2 else LEVEL - OWN * trigger
 
 
 def leave_one_out_p(references: ArrayLike) -> list[float]:
@@ -131,7 +129,7 @@ def calibration() -> list[dict[str, Any]]:
     """The test on the networks of the book's records, whose truth is known.
 
     The test has no parameter that is fitted to networks, so leaving out the network that is judged changes nothing. Its form was
-    chosen with these networks in view; the page *The audit* has networks that it was not.
+    chosen with these networks in view, and its level without references with some of those on the page *The audit*.
 
     Returns
     -------
@@ -192,8 +190,8 @@ def decide(
     held_out : array_like, shape (K,)
         Success of each class's candidate on images that it was not made from; NaN without a candidate, or with too few images.
     null : sequence of float
-        Leave-one-out p-values of the reference networks, which decide on the level. They are the null distribution if they are
-        enough for it.
+        Leave-one-out p-values of the reference networks. The level depends on how many there are. They are the null distribution
+        if they are enough for it.
     trigger : (float, float), optional
         p-value and success of the user's own trigger.
     doubt : str
@@ -207,7 +205,7 @@ def decide(
     >>> decide(size_test([50.0] * 3, [1.0] * 3), pixels=784, held_out=[1.0] * 3).verdict
     'not enough evidence'
     """
-    level = level_of(references=bool(null), trigger=trigger is not None)
+    level = level_of(len(null), trigger=trigger is not None)
     p, success, classes = sizes.lowest, np.asarray(held_out, dtype=float), len(sizes.p)
     confirmed = math.nan if sizes.smallest is None else float(success[sizes.smallest])
     if 1 / (len(null) + 1) <= level:  # with fewer, no network could be accused
@@ -217,9 +215,9 @@ def decide(
     if p <= level and all(sizes.lowest < other for other in null) and confirmed >= CONFIRMED:
         reason = f"the trigger candidate of class {sizes.smallest} is smaller than chance explains (p = {p:.2g})"
         return Answer(LIKELY, [f"{reason}, and it sends {confirmed:.0%} of other images to that class"], p, level)
-    if trigger is not None and trigger[0] <= LEVEL / 2 and trigger[1] >= CONFIRMED and not narrow:
+    if trigger is not None and trigger[0] <= OWN and trigger[1] >= CONFIRMED and not narrow:
         reason = f"your trigger sends {trigger[1]:.0%} of the images to one class, more than random patches of its shape do"
-        return Answer(LIKELY, [f"{reason} (p = {trigger[0]:.2g})"], trigger[0], LEVEL / 2)
+        return Answer(LIKELY, [f"{reason} (p = {trigger[0]:.2g})"], trigger[0], OWN)
     gaps = [*gaps, narrow] if narrow else gaps
     reasons = list(gaps)
     if p <= level:
@@ -228,7 +226,7 @@ def decide(
         but = "so is one of a reference network" if usual else f"it works on too few other images ({works})"
         reasons.append(f"the candidate of class {sizes.smallest} is small (p = {p:.2g}), but {but}")
     elif p <= UNSUSPICIOUS:
-        more = "" if null else "; clean networks as references would tell whether this class is always easy to reach"
+        more = "" if len(null) > 1 else "; two clean networks as references may tell whether this class is always easy to reach"
         reasons.append(f"the candidate of class {sizes.smallest} is neither clearly small nor clearly usual (p = {p:.2g}){more}")
     lost = np.flatnonzero(np.isnan(sizes.p)).tolist()
     if lost and not gaps:

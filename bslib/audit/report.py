@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from bslib.audit.evidence import MOST_LISTED
-from bslib.audit.judging import ALONE, ANSWERS, LEVEL, LIKELY, NO_SIGN, level_of
+from bslib.audit.judging import ALONE, ANSWERS, LEVEL, LIKELY, NO_SIGN, OWN
 from bslib.files import atomic_path
 
 __all__ = ["SCHEMA", "Audit"]
@@ -91,7 +91,7 @@ class Audit:
 
     def _repr_html_(self) -> str:
         found, colour = self.as_dict(), COLOURS.get(self.verdict, "#7a6a00")
-        flagged = [bool(row["p"] <= self._size_level) for row in self._by_size()]
+        flagged = [bool(row["p"] <= found["sizes"]["level"]) for row in self._by_size()]
         parts = [
             f'<p class="verdict" style="background:{colour}"><b>{escape(self.verdict.capitalize())}</b></p>',
             *(f"<p>{escape(reason[:1].upper() + reason[1:])}.</p>" for reason in found["reasons"]),
@@ -122,16 +122,13 @@ class Audit:
         listed = f"The first {MOST_LISTED}" if len(inputs["listed"]) == MOST_LISTED else len(inputs["listed"])
         return f"<h2>Suspicious images</h2><p>{listed} {text}</p>{table}"
 
-    @property
-    def _size_level(self) -> float:
-        return level_of(references=bool(self.found["sizes"]["p of references"]), trigger=bool(self.found["trigger"]))
-
     def false_alarms(self) -> str:
         """How often clean networks are accused, in words."""
-        level, null, trigger = self._size_level, self.found["sizes"]["p of references"], self.found["trigger"]
+        sizes, own = self.found["sizes"], OWN if self.found["trigger"] else 0
+        level, null = sizes["level"], sizes["p of references"]
         text = f'The answer "backdoor likely" is given at p ≤ {level:.3g} of the smallest candidate'
-        text += f", or p ≤ {LEVEL / 2:.3g} of your trigger" if trigger else ""
-        text += f", so at most {100 * (level + (LEVEL / 2 if trigger else 0)):.3g}% of clean networks are accused wrongly, "
+        text += f", or p ≤ {own:.3g} of your trigger" if own else ""
+        text += f", so at most {100 * (level + own):.3g}% of clean networks are accused wrongly, "
         text += "if the logarithms of the candidates' sizes scatter normally. "
         if len(null) > 1:
             accused = sum(p <= level for p in null)
@@ -139,8 +136,7 @@ class Audit:
         clean = [row[f"flagged at {ALONE:g}"] for row in self.found["calibration"] if row["trigger"] is None]
         accused, of = (sum(row[name] for row in clean) for name in ("count", "of"))
         text += f"Of the {of} clean networks of the book's records, {accused} are accused at {ALONE:.0%}. " if of else ""
-        more = "more clean networks" if null else "clean networks of your own"
-        return f"{text}Some classes have small candidates in every network; only {more} (--reference) show this."
+        return f"{text}Some classes have small candidates in every network; clean networks of your own (--reference) show this."
 
     def _noise(self) -> str:
         noise = self.found["noise"]

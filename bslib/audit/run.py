@@ -132,7 +132,7 @@ def audit(
         raise ValueError("references must differ from the network and from each other, got one twice")
     if references and not job.differentiable:
         raise ValueError("references need a network with gradients: without them there are no trigger candidates to compare")
-    level = level_of(references=bool(references), trigger=trigger is not None)
+    level = level_of(len(references), trigger=trigger is not None)
     seconds: dict[str, float] = {}
 
     def note(stage: str) -> None:
@@ -154,7 +154,7 @@ def audit(
         others = np.stack([job.reference_norms(network) for network in references]) if references else None
         note("references")
         null = [] if others is None else leave_one_out_p(others)
-        # An accused network is more suspicious than each reference, and a trigger of the user's halves the level.
+        # With references, an accused network is more suspicious than each of them.
         sizes = size_test(candidates.norms, candidates.success, others, level=min(level, *null, 1.0))
         rows, held_out = job.rows(candidates, sizes, w, at), np.full(classes, np.nan)
         for row in rows:
@@ -180,6 +180,7 @@ def audit(
         "sizes": {
             "most suspicious class": sizes.smallest,
             "p": sizes.lowest,
+            "level": level,
             "detectable below": sizes.critical,
             "Neural Cleanse index": anomaly_index(candidates.norms, candidates.success) if classes > 2 else None,
             "p of references": null,

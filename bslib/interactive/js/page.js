@@ -328,7 +328,7 @@ function ofGlance(part) {
               curve(kind, series.map((one, place) => [px(place), py(one[kind])])),
               s("circle", { class: `dot ${kind}`, cx: px(k), cy: py(row[kind]), r: 6 }),
               s("text", { class: `name ${kind}`, x: right, y: py(series[last][kind]) + (above ? -10 : 22), "text-anchor": "end" },
-                kind === "clean" ? "without" : name), // the whole name would reach where the curve rises
+                kind === "clean" ? "without" : name), // the whole name would run into the curve
             ];
           }),
         ])],
