@@ -58,6 +58,8 @@ KINDS = {
     "backdoored, each class becomes the next": (MEAN, "^", 0.14),
 }
 SMALLEST_DRAWN = 1e-5
+#: The networks from this seed on were audited after the level had been changed.
+FIRST_AT_ALONE = 2015
 #: What is between these lines of the page is written by this script.
 MARKS = "<!-- begin: benchmarks/audit.py -->", "<!-- end: benchmarks/audit.py -->"
 TRAIN_SIZE, EPOCHS = {"digits": 1297, "fashion-mnist": 20_000}, {"digits": 20, "fashion-mnist": 5}
@@ -280,11 +282,15 @@ def listed(rows: list[dict[str, Any]]) -> str:
 
 
 def in_words(rows: list[dict[str, Any]]) -> str:
-    """How the published index fares on the same networks, what references would change, and the times."""
+    """The networks that test the level, the published index on all, what references would change, and the times."""
     clean, attacked = ([row for row in rows if (row["case"]["trigger"] is None) == kind] for kind in (True, False))
     published = [sum(row["sizes"]["Neural Cleanse index"] > 2 for row in part) for part in (clean, attacked)]
     text = f"Neural Cleanse's own rule, an index above 2, accuses {published[0]} of the {len(clean)} clean networks and "
     text += f"{published[1]} of the {len(attacked)} backdoored ones. "
+    later = [[row for row in part if row["case"]["seed"] >= FIRST_AT_ALONE] for part in (clean, attacked)]
+    accused = [sum(judged(row)[1].verdict == LIKELY for row in part) for part in later]
+    text += "Of the networks that were audited after the level had been changed, the audit accuses "
+    text += f"{accused[0]} of {len(later[0])} clean and {accused[1]} of {len(later[1])} backdoored ones. "
     again = [(row, with_references(row, rows)) for row in rows]
     found = [sum(answer == LIKELY for row, answer in again if (row in clean) == kind) for kind in (True, False)]
     of = [sum(answer is not None for row, answer in again if (row in clean) == kind) for kind in (True, False)]
@@ -345,8 +351,9 @@ def main() -> None:
     for case in cases()[: options.first]:
         if any(row["case"] == vars(case) for row in rows):
             continue
-        rows.append(row_of(case))
-        print(case, rows[-1]["verdict"], f"{rows[-1]['audit seconds']:.0f} s", flush=True)
+        new = row_of(case)
+        print(case, new["verdict"], f"{new['audit seconds']:.0f} s", flush=True)
+        rows = sorted([*rows, new], key=lambda row: row["case"]["seed"])
         made = {"bslib": code_version(), "device": device_name(torch.device("cpu")), "threads": torch.get_num_threads()}
         write_rows(options.json, made, rows)
     if options.page:
